@@ -1,0 +1,153 @@
+//! Requests from the VMM to the shim and their completions, in shared memory.
+//!
+//! Two single-producer single-consumer rings. The VMM produces requests and consumes completions; the shim
+//! does the opposite. Indices run freely and are taken modulo [`RING_ENTRIES`]; each is written by one side
+//! only. The VMM never has more than [`RING_ENTRIES`] requests unanswered, so the completion ring cannot overflow.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Entries of each ring; a power of two.
+pub const RING_ENTRIES: usize = 64;
+
+/// What a [`Request`] asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Operation {
+    /// Create the DRIVER_OBJECT and call DriverEntry. Arguments: image base, image bytes, entry point (all
+    /// guest-virtual), user address and byte length of the driver's name (UTF-16, without path and ".sys").
+    /// Value of the completion: the driver's id.
+    LoadDriver = 1,
+    /// Call DriverUnload and list leaks. Arguments: driver id. Value: objects and pool blocks leaked.
+    /// STATUS_INVALID_DEVICE_REQUEST if the driver has no DriverUnload.
+    UnloadDriver = 2,
+    /// A client connected: make an EPROCESS with the id in [`Request::process`].
+    CreateProcess = 3,
+    /// A client is gone: close its handles, delete its EPROCESS.
+    ExitProcess = 4,
+    /// Open a device (IRP_MJ_CREATE). Arguments: user address and byte length of the name (UTF-16, an NT
+    /// path such as `\??\giveio`), desired access. Value: a handle.
+    Open = 5,
+    /// Close a handle (IRP_MJ_CLEANUP, IRP_MJ_CLOSE). Arguments: handle.
+    Close = 6,
+    /// IRP_MJ_DEVICE_CONTROL. Arguments: handle, control code, input address and bytes, output address and bytes.
+    DeviceControl = 7,
+    /// IRP_MJ_READ. Arguments: handle, address, bytes, byte offset.
+    Read = 8,
+    /// IRP_MJ_WRITE. Arguments: handle, address, bytes, byte offset.
+    Write = 9,
+    /// Cancel the request whose id is the argument (IoCancelIrp).
+    Cancel = 10,
+    /// `in` by the process at CPL 3. Arguments: port, width in bytes. Value: what was read;
+    /// STATUS_PRIVILEGED_INSTRUCTION when the process's IOPM denies it.
+    PortIn = 11,
+    /// `out` by the process at CPL 3. Arguments: port, width in bytes, value.
+    PortOut = 12,
+    /// Stop the guest in order.
+    Shutdown = 13,
+}
+
+impl Operation {
+    /// Decodes a request's operation; `None` for an unknown number.
+    #[must_use]
+    pub const fn from_number(number: u32) -> Option<Self> {
+        Some(match number {
+            1 => Self::LoadDriver,
+            2 => Self::UnloadDriver,
+            3 => Self::CreateProcess,
+            4 => Self::ExitProcess,
+            5 => Self::Open,
+            6 => Self::Close,
+            7 => Self::DeviceControl,
+            8 => Self::Read,
+            9 => Self::Write,
+            10 => Self::Cancel,
+            11 => Self::PortIn,
+            12 => Self::PortOut,
+            13 => Self::Shutdown,
+            _ => return None,
+        })
+    }
+}
+
+/// One request. All addresses are guest-virtual addresses of client memory.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Request {
+    /// Chosen by the VMM; its completion carries the same.
+    pub id: u64,
+    /// [`Operation`] as a number.
+    pub operation: u32,
+    /// Id of the process on whose behalf it is made.
+    pub process: u32,
+    /// As the operation says.
+    pub arguments: [u64; 6],
+}
+
+/// The answer to a [`Request`].
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Completion {
+    /// The request's id.
+    pub id: u64,
+    /// NTSTATUS.
+    pub status: u32,
+    /// Always zero.
+    pub reserved: u32,
+    /// IO_STATUS_BLOCK.Information: bytes transferred.
+    pub information: u64,
+    /// As the operation says.
+    pub value: u64,
+}
+
+/// The VMM's ring of requests.
+#[derive(Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct RequestRing {
+    /// Requests ever produced; written by the VMM.
+    pub produced: u64,
+    /// Requests ever taken; written by the shim.
+    pub consumed: u64,
+    /// The entries.
+    pub entries: [Request; RING_ENTRIES],
+}
+
+/// The shim's ring of completions.
+#[derive(Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CompletionRing {
+    /// Completions ever produced; written by the shim.
+    pub produced: u64,
+    /// Completions ever taken; written by the VMM.
+    pub consumed: u64,
+    /// The entries.
+    pub entries: [Completion; RING_ENTRIES],
+}
+
+/// State words that one side publishes for the other, without an exit.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct State {
+    /// Current IRQL, written by the shim.
+    pub irql: u32,
+    /// How many API calls (or other shim code that must not be re-entered) are active; written by the shim.
+    /// The VMM injects the tick only when this is zero and `irql` is below DISPATCH_LEVEL.
+    pub shim_depth: u32,
+    /// Set by the VMM when a tick was due but could not be injected; the shim clears and serves it
+    /// when it leaves its own code or lowers IRQL.
+    pub tick_due: u32,
+    /// Nonzero while a tick handler runs; written by the shim. The VMM injects no other meanwhile.
+    pub in_tick: u32,
+    /// Process id of the client that the current request belongs to; written by the shim, for reports.
+    pub current_process: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+const _: () = assert!(
+    size_of::<RequestRing>() <= 0x4000,
+    "request ring fits its pages"
+);
+const _: () = assert!(
+    size_of::<CompletionRing>() <= 0x8000,
+    "completion ring fits its pages"
+);

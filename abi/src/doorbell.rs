@@ -1,0 +1,63 @@
+//! Doorbell calls: how the guest asks the VMM for something it cannot do itself.
+//!
+//! The guest fills the [`CallPage`], then stores the call's number as a u32 to the doorbell page. The store
+//! exits to the VMM, which answers in the call page before the guest's next instruction. A number that is
+//! not in [`Call`] stops the guest: it is a bug of the shim or a driver writing where it should not.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// The calls. Arguments and results are words of the [`CallPage`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Call {
+    /// Nothing to do until a request arrives or `arguments[0]` (interrupt time, 100 ns units since boot;
+    /// `u64::MAX`: no timer is set) has come. Returns when either is the case.
+    Idle = 1,
+    /// The trace ring is full: take what is in it.
+    DrainTrace = 2,
+    /// Map physical memory: `arguments` = physical address, bytes, guest-virtual address (page-aligned,
+    /// inside the I/O window), nonzero to write, memory caching type. `results[0]` = NTSTATUS,
+    /// `results[1]` = guest-physical address behind the first page.
+    MapPhysical = 3,
+    /// The [`crate::crash::CrashRecord`] is filled; the guest does not run again.
+    Crash = 4,
+    /// The guest is done and does not run again.
+    Shutdown = 5,
+    /// An IOPM changed: `arguments[0]` = map number, `arguments[1]` = guest-virtual address of its 8192 bytes.
+    SetIoAccessMap = 6,
+    /// A process was pointed at a map: `arguments` = process id, map number (0: none).
+    SetProcessIoAccessMap = 7,
+    /// The earliest timer is now at `arguments[0]` (interrupt time, 100 ns units since boot).
+    ArmTimer = 8,
+    /// A mapped physical range was unmapped by the guest: `arguments` = guest-virtual address, bytes.
+    UnmapPhysical = 9,
+}
+
+impl Call {
+    /// Decodes what the guest stored; `None` for a number that is no call.
+    #[must_use]
+    pub const fn from_number(number: u32) -> Option<Self> {
+        Some(match number {
+            1 => Self::Idle,
+            2 => Self::DrainTrace,
+            3 => Self::MapPhysical,
+            4 => Self::Crash,
+            5 => Self::Shutdown,
+            6 => Self::SetIoAccessMap,
+            7 => Self::SetProcessIoAccessMap,
+            8 => Self::ArmTimer,
+            9 => Self::UnmapPhysical,
+            _ => return None,
+        })
+    }
+}
+
+/// Arguments and results of a doorbell call.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CallPage {
+    /// From the guest.
+    pub arguments: [u64; 6],
+    /// From the VMM.
+    pub results: [u64; 4],
+}

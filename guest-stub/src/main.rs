@@ -1,0 +1,2 @@
+//! The guest binary.
+fn main() {}

@@ -1,0 +1,61 @@
+//! What the shim needs from the machine below it.
+//!
+//! guest-stub implements [`Platform`] with the real thing; unit tests implement it natively. Nothing else in
+//! this crate knows about privilege modes, descriptor tables or the doorbell page.
+
+use abi::crash::Registers;
+use abi::doorbell::Call;
+
+/// Width and direction of a port access, with the value of a write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortAccess {
+    /// First port.
+    pub port: u16,
+    /// Bytes: 1, 2 or 4.
+    pub width: u8,
+    /// The value to write; `None` reads.
+    pub write: Option<u32>,
+}
+
+/// A port access that the process's IOPM does not allow (#GP at CPL 3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortDenied;
+
+/// A trap as the shim sees it. Changes to `registers` take effect when the handler returns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Trap {
+    /// Exception vector.
+    pub vector: u32,
+    /// Hardware error code; 0 for vectors that have none.
+    pub error_code: u32,
+    /// Registers of the interrupted code.
+    pub registers: Registers,
+    /// Whether the interrupted code is the driver's 32-bit code.
+    pub is_32_bit: bool,
+}
+
+/// The machine below the shim.
+pub trait Platform: Sync {
+    /// Address of the shared pages ([`abi::layout::Shared`]).
+    fn shared(&self) -> u64;
+    /// Makes a doorbell call; returns the call page's results.
+    fn doorbell(&self, call: Call, arguments: [u64; 6]) -> [u64; 4];
+    /// Calls a driver's routine in the driver ABI's convention (Microsoft x64, or stdcall on i386, where every
+    /// argument is one 4-byte slot). At most 12 arguments. Returns RAX, or EDX:EAX.
+    fn call_driver(&self, function: u64, arguments: &[u64]) -> u64;
+    /// Executes `in`/`out` at CPL 3 in the ring-3 stub, under the bitmap set by [`Platform::set_process_iopm`].
+    ///
+    /// # Errors
+    /// [`PortDenied`] when the processor raised #GP.
+    fn user_port(&self, access: PortAccess) -> Result<u32, PortDenied>;
+    /// Executes `in`/`out` as the kernel; never denied inside the guest. A read's value, 0 for a write.
+    fn kernel_port(&self, access: PortAccess) -> u32;
+    /// Loads the bitmap that is in force while the ring-3 stub runs; `None` denies every port.
+    fn set_process_iopm(&self, map: Option<&[u8; 8192]>);
+    /// Makes present pages absent (a range that `Call::MapPhysical` mapped) and flushes their translations.
+    fn unmap_pages(&self, address: u64, bytes: u64);
+    /// Reads the time-stamp counter.
+    fn time_stamp(&self) -> u64;
+    /// Stops for good after the crash record was filled or the shutdown call was made.
+    fn halt(&self) -> !;
+}

@@ -1,0 +1,1 @@
+//! PE images: parsing, validation, relocation, import binding.

@@ -1,0 +1,1 @@
+//! The virtual machine: KVM, guest memory, page tables, vCPU, exits.

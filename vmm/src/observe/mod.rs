@@ -1,0 +1,1 @@
+//! Traces, crash reports, symbols.

@@ -1,0 +1,1 @@
+//! The owner's policy: which ports and physical ranges a driver may touch.

@@ -1,0 +1,1 @@
+//! Port accesses: decision, mirror of the IOPMs, back ends.

@@ -1,0 +1,1 @@
+//! A running driver: requests, processes, commands.
