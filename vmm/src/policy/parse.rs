@@ -206,7 +206,7 @@ fn parse_port(
     let kind = required_backend(context, fields, PORT_BACKENDS);
     check_port_keys(context, fields, kind);
     let range = fields.range(context, "range", 0xFFFF, PORT_RANGE);
-    let access = access(context, fields, ACCESS, kind == Some(PortKind::Deny));
+    let access = access(context, fields, kind.map(|kind| kind == PortKind::Deny));
     let on_deny = fields.choice(context, "on-deny", ON_DENY);
     let denied_read = fields.number(context, "denied-read", u32::MAX);
     let name = name(context, fields);
@@ -359,7 +359,7 @@ fn parse_memory(
             quoted(&["r", "rw"], '"'),
         );
     }
-    let access = access(context, fields, ACCESS, is_deny);
+    let access = access(context, fields, kind.map(|_| is_deny));
     // A mapping that is denied is a NULL pointer: there is no access that could fault.
     let on_deny = fields.choice(
         context,
@@ -438,15 +438,15 @@ fn required_backend<T: Copy>(
 }
 
 /// `access` must be said, except for `deny`, where it would read two ways ("denies rw" or "allows rw").
+/// `is_deny` is `None` when the back end is unknown and that was reported.
 fn access(
     context: &mut Context<'_>,
     fields: &Fields<'_>,
-    choices: &[(&str, AccessMode)],
-    is_deny: bool,
+    is_deny: Option<bool>,
 ) -> Option<AccessMode> {
     let is_given = fields.table.get("access").is_some();
     match (is_given, is_deny) {
-        (true, true) => {
+        (true, Some(true)) => {
             context.error(
                 &fields.span_of("access"),
                 "backend \"deny\" denies reads and writes: it has no `access`",
@@ -454,12 +454,12 @@ fn access(
             );
             None
         }
-        (false, false) => {
+        (false, Some(false)) => {
             fields.missing(context, "access", quoted(&["r", "w", "rw"], '"'));
             None
         }
-        (false, true) => None,
-        (true, false) => fields.choice(context, "access", choices),
+        (false, _) => None,
+        (true, _) => fields.choice(context, "access", ACCESS),
     }
 }
 

@@ -406,3 +406,6 @@ fn open_device(
         }
     })
 }
+
+#[cfg(test)]
+mod tests;
