@@ -2,9 +2,10 @@
 
 pub mod cli;
 pub mod devices;
-pub mod loader;
 pub mod machine;
 pub mod observe;
 pub mod policy;
 pub mod ports;
 pub mod session;
+
+pub use loader;
