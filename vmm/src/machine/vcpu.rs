@@ -4,8 +4,8 @@
     reason = "KVM's shared run page and one ioctl that kvm-ioctls lacks"
 )]
 
+use abi::DriverAbi;
 use abi::layout::{self, selector};
-use abi::{DriverAbi, Privilege};
 use displaydoc::Display;
 use kvm_bindings::{
     KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVMIO, kvm_interrupt, kvm_regs, kvm_segment, kvm_sregs,
@@ -99,7 +99,7 @@ pub enum Exit {
 
 /// Where the vCPU starts.
 #[derive(Debug, Clone, Copy)]
-pub struct BootState {
+pub(super) struct BootState {
     /// Guest-physical address of the page tables' root.
     pub page_tables: u64,
     /// First instruction.
@@ -108,13 +108,11 @@ pub struct BootState {
     pub kernel_base: u64,
     /// The driver ABI, for the KPCR's segment.
     pub abi: DriverAbi,
-    /// Privilege mode.
-    pub privilege: Privilege,
 }
 
 /// The one vCPU of a guest.
 #[derive(Debug)]
-pub struct Vcpu {
+pub(super) struct Vcpu {
     fd: VcpuFd,
 }
 
