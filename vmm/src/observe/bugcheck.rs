@@ -43,8 +43,14 @@ const fn entry(
 const TABLE: &[Bugcheck] = &[
     entry(0x01, "APC_INDEX_MISMATCH", "Calls that disable and enable APCs do not pair up.",
         ["address of the system call", "thread's ApcStateIndex", "disable counts", "call type"]),
+    entry(0x05, "INVALID_PROCESS_ATTACH_ATTEMPT", "The driver attached to a process where it may not.",
+        ["process", "process attached to", "", ""]),
+    entry(0x09, "IRQL_NOT_GREATER_OR_EQUAL", "A routine was called at an IRQL that is too low.",
+        ["address of the routine", "IRQL at the time", "IRQL needed", ""]),
     entry(0x0A, "IRQL_NOT_LESS_OR_EQUAL", "Memory that may be paged out, or that does not exist, was touched at an IRQL that is too high.",
         ["address that was touched", "IRQL at the time", "0: read, 1: write, 8: execute", "address of the instruction"]),
+    entry(0x0F, "SPIN_LOCK_ALREADY_OWNED", "A spin lock was acquired by the code that holds it already.",
+        ["address of the lock", "", "", ""]),
     entry(0x10, "SPIN_LOCK_NOT_OWNED", "A spin lock was released that is not held.",
         ["address of the lock", "", "", ""]),
     entry(0x18, "REFERENCE_BY_POINTER", "An object's reference count is wrong: it was dereferenced too often, or its memory was damaged.",
@@ -55,24 +61,36 @@ const TABLE: &[Bugcheck] = &[
         ["kind of damage", "", "", ""]),
     entry(0x1E, "KMODE_EXCEPTION_NOT_HANDLED", "The driver raised an exception and no handler took it.",
         ["exception code", "address of the instruction", "exception's first parameter", "exception's second parameter"]),
+    entry(0x2A, "INCONSISTENT_IRP", "An IRP is in a state that makes no sense: freed, or never set up.",
+        ["address of the IRP", "", "", ""]),
     entry(0x35, "NO_MORE_IRP_STACK_LOCATIONS", "An IRP was passed down although it has no stack location left.",
         ["address of the IRP", "", "", ""]),
+    entry(0x36, "DEVICE_REFERENCE_COUNT_NOT_ZERO", "A device was deleted that is still referenced.",
+        ["address of the device object", "", "", ""]),
     entry(0x3B, "SYSTEM_SERVICE_EXCEPTION", "An exception occurred in a system service on a process's behalf.",
         ["exception code", "address of the instruction", "address of the context record", ""]),
     entry(0x44, "MULTIPLE_IRP_COMPLETE_REQUESTS", "An IRP was completed that was complete already, or that was freed.",
         ["address of the IRP", "", "", ""]),
     entry(0x48, "CANCEL_STATE_IN_COMPLETED_IRP", "An IRP was completed while its cancel routine was still set.",
         ["address of the IRP", "address of the cancel routine", "", ""]),
+    entry(0x4A, "IRQL_GT_ZERO_AT_SYSTEM_SERVICE", "The driver returned to a process without lowering the IRQL again.",
+        ["address of the system call", "IRQL at the time", "", ""]),
     entry(0x4E, "PFN_LIST_CORRUPT", "The list of page frames is damaged, for example by an MDL that was unlocked twice.",
         ["kind of damage", "", "", ""]),
     entry(0x50, "PAGE_FAULT_IN_NONPAGED_AREA", "Memory was touched that does not exist.",
         ["address that was touched", "0: read, 1: write, 2: execute", "address of the instruction", ""]),
+    entry(0x76, "PROCESS_HAS_LOCKED_PAGES", "A process ended while the driver still had pages of it locked.",
+        ["kind of failure", "process", "pages locked", ""]),
+    entry(0x77, "KERNEL_STACK_INPAGE_ERROR", "A page of a kernel stack is not there.",
+        ["", "", "", ""]),
     entry(0x7E, "SYSTEM_THREAD_EXCEPTION_NOT_HANDLED", "A system thread raised an exception and no handler took it.",
         ["exception code", "address of the instruction", "address of the exception record", "address of the context record"]),
     entry(0x7F, "UNEXPECTED_KERNEL_MODE_TRAP", "The processor raised an exception that kernel code may not cause (double fault: usually a stack overflow).",
         ["exception vector (0: divide error, 6: invalid opcode, 8: double fault)", "", "", ""]),
     entry(0x8E, "KERNEL_MODE_EXCEPTION_NOT_HANDLED", "The driver raised an exception and no handler took it.",
         ["exception code", "address of the instruction", "address of the trap frame", ""]),
+    entry(0x93, "INVALID_KERNEL_HANDLE", "The driver used a handle that is not open, or protected.",
+        ["handle", "0: not open, 1: protected", "", ""]),
     entry(0xBE, "ATTEMPTED_WRITE_TO_READONLY_MEMORY", "The driver wrote to memory that is read-only, such as its own code.",
         ["address that was written", "page table entry", "address of the instruction", ""]),
     entry(0xC1, "SPECIAL_POOL_DETECTED_MEMORY_CORRUPTION", "Something wrote beyond the bounds of its pool allocation.",
@@ -87,6 +105,8 @@ const TABLE: &[Bugcheck] = &[
         ["address that was written", "0: read, 1: write", "", ""]),
     entry(0xC7, "TIMER_OR_DPC_INVALID", "A timer or DPC lies in memory that was freed, or ran where it may not.",
         ["kind (0: timer, 1: DPC, 2: DPC routine)", "address of the object", "start of the memory range", "end of the memory range"]),
+    entry(0xC8, "IRQL_UNEXPECTED_VALUE", "The IRQL is not what it should be: the driver did not restore it.",
+        ["IRQLs and routine, packed", "", "", ""]),
     entry(0xC9, "DRIVER_VERIFIER_IOMANAGER_VIOLATION", "The driver broke a rule of the I/O manager.", ["kind of violation", "", "", ""]),
     entry(0xCB, "DRIVER_LEFT_LOCKED_PAGES_IN_PROCESS", "The driver did not unlock pages that it had locked.",
         ["address of the routine that locked them", "its caller", "address of the MDL", "pages"]),
@@ -121,6 +141,16 @@ mod tests {
     #[test]
     fn table_is_sorted_and_without_doubles() {
         assert!(TABLE.windows(2).all(|pair| pair[0].code < pair[1].code));
+    }
+
+    #[test]
+    fn names_agree_with_the_shim() {
+        use kernel_shim::nt::bugcheck::name;
+        for code in 0..0x1000 {
+            if let Some(shim) = name(code) {
+                assert_eq!(find(code).map(|entry| entry.name), Some(shim), "{code:#x}");
+            }
+        }
     }
 
     #[test]

@@ -1,1 +1,4 @@
 //! A running driver: requests, processes, commands.
+
+pub mod command;
+pub mod driver;
