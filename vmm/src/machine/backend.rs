@@ -18,6 +18,8 @@ pub struct PortExit {
     pub width: u8,
     /// The value written; `None` reads.
     pub write: Option<u32>,
+    /// Guest-virtual address of the instruction (or just past it, as KVM has it).
+    pub rip: u64,
 }
 
 /// What becomes of a port access.

@@ -10,7 +10,7 @@ use displaydoc::Display;
 use kvm_bindings::{
     KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVMIO, kvm_interrupt, kvm_regs, kvm_segment, kvm_sregs,
 };
-use kvm_ioctls::{VcpuExit, VcpuFd};
+use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 use thiserror::Error;
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iow_nr;
@@ -153,7 +153,7 @@ impl Vcpu {
     ///
     /// # Errors
     /// When KVM refuses the state.
-    pub fn new(fd: VcpuFd, boot: BootState) -> Result<Self, VcpuError> {
+    pub fn new(mut fd: VcpuFd, boot: BootState) -> Result<Self, VcpuError> {
         let mut sregs = fd.get_sregs().map_err(kvm_error("KVM_GET_SREGS"))?;
         Self::set_long_mode(&mut sregs, boot);
         fd.set_sregs(&sregs).map_err(kvm_error("KVM_SET_SREGS"))?;
@@ -167,7 +167,14 @@ impl Vcpu {
             ..Default::default()
         })
         .map_err(kvm_error("KVM_SET_REGS"))?;
+        fd.set_sync_valid_reg(SyncReg::Register);
         Ok(Self { fd })
+    }
+
+    /// RIP at the last exit (KVM_CAP_SYNC_REGS), without a system call.
+    #[must_use]
+    pub(super) fn exit_rip(&self) -> u64 {
+        self.fd.sync_regs().regs.rip
     }
 
     fn set_long_mode(sregs: &mut kvm_sregs, boot: BootState) {

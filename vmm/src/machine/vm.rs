@@ -177,6 +177,7 @@ impl Vm {
                 port,
                 width,
                 write: is_write.then(|| u32::from_le_bytes(bytes)),
+                rip: self.vcpu.exit_rip(),
             };
             match backend.port(&GuestView { plan: &self.plan }, access) {
                 PortAnswer::Value(_) if is_write => {}
