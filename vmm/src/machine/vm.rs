@@ -74,6 +74,18 @@ impl Vm {
         self.tsc_khz
     }
 
+    /// Added to the host's time-stamp counter gives the guest's.
+    #[must_use]
+    pub fn time_stamp_offset(&self) -> u64 {
+        self.tsc_offset
+    }
+
+    /// The guest's time-stamp counter when it was made.
+    #[must_use]
+    pub fn boot_time_stamp(&self) -> u64 {
+        self.boot_tsc
+    }
+
     /// Address of an export as drivers see it.
     #[must_use]
     pub fn export_address(&self, index: usize) -> Option<u64> {
