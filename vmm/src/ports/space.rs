@@ -15,7 +15,7 @@ use crate::policy::{Defaults, LogLimiter, LogVerdict, OnDeny, Policy, PortBacken
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An `lpt` output.
-    #[error("{file}:{line}: {source}")]
+    #[error("{file}:{line}: backend \"lpt\" cannot start")]
     Output {
         /// The policy.
         file: String,
@@ -25,7 +25,7 @@ pub enum StartError {
         source: OutputError,
     },
     /// The machine's ports.
-    #[error("{file}:{line}: {source}")]
+    #[error("{file}:{line}: backend \"passthrough\" cannot start")]
     HostPorts {
         /// The policy.
         file: String,
