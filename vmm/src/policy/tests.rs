@@ -552,6 +552,17 @@ fn every_block_of_the_reference_is_a_policy_and_every_key_is_in_it() {
     }
 }
 
+#[test]
+fn mistake_that_the_reference_shows_is_printed_so() {
+    let text = "[[port]]\nrange = \"0x378-0x37a\"\naccess = \"rw\"\nbackend = \"lp\"\n";
+    let printed = Policy::from_str("lab.toml", text).unwrap_err().to_string();
+    let reference = include_str!("../../../docs/policy.md");
+    assert!(
+        reference.contains(&format!("```text\n{printed}\n```")),
+        "{printed}"
+    );
+}
+
 proptest! {
     /// Whatever is done to a policy's text, the answer is a policy or a place in the text.
     #[test]
