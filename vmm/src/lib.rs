@@ -2,12 +2,13 @@
 
 pub mod cli;
 pub mod devices;
-pub mod loader;
 pub mod machine;
 pub mod observe;
 pub mod policy;
 pub mod ports;
 pub mod session;
+
+pub use loader;
 
 /// An error and its sources, as one line.
 #[must_use]
