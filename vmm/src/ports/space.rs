@@ -312,6 +312,20 @@ impl PortSpace {
         );
     }
 
+    /// A decision in the form that traces and crash reports keep.
+    #[must_use]
+    pub fn record(&self, decision: Decision) -> crate::observe::ports::Decision {
+        let rule = match decision.origin {
+            Origin::Rule { index, .. } => self.slots.get(index).map(|slot| &slot.rule),
+            Origin::Default | Origin::PastLastPort => None,
+        };
+        crate::observe::ports::Decision {
+            allowed: decision.is_allowed(),
+            backend: rule.map_or("deny", |rule| rule.backend.name()),
+            rule_line: rule.and_then(|rule| u32::try_from(rule.line).ok()),
+        }
+    }
+
     /// Hands over what back ends have buffered. To be called whenever the guest goes idle.
     /// Returns what has gone wrong since the start, one entry for each back end that failed.
     pub fn flush(&mut self) -> Vec<DeviceError> {

@@ -74,6 +74,48 @@ fn allowed_access_names_its_rule() {
 }
 
 #[test]
+fn exits_come_in_and_answers_and_records_go_out() {
+    use crate::machine::{PortAnswer, PortExit};
+
+    let mut space = space(NEIGHBOURS);
+    let mut answer = |port, width, write| {
+        let exit = PortExit { port, width, write };
+        let outcome = space.access(PortRequest::from_exit(exit).unwrap());
+        let record = space.record(outcome.decision);
+        (
+            PortAnswer::from(outcome),
+            record.allowed,
+            record.backend,
+            record.rule_line,
+        )
+    };
+    assert_eq!(
+        answer(0x303, 2, None),
+        (PortAnswer::Value(0xA4A3), true, "ram", Some(6))
+    );
+    assert_eq!(
+        answer(0x303, 1, Some(1)),
+        (PortAnswer::Fault, false, "ram", Some(6))
+    );
+    assert_eq!(
+        answer(0x308, 1, None),
+        (PortAnswer::Stop, false, "deny", Some(13))
+    );
+    assert_eq!(
+        answer(0x60, 1, None),
+        (PortAnswer::Value(0xFF), false, "deny", None)
+    );
+    for width in [0, 3, 5, 8, 255] {
+        let exit = PortExit {
+            port: 0x300,
+            width,
+            write: None,
+        };
+        assert_eq!(PortRequest::from_exit(exit), None);
+    }
+}
+
+#[test]
 fn straddling_read_collects_from_each_rule() {
     let mut space = space(NEIGHBOURS);
     write(&mut space, 0x300, Width::Word, 0x3130);
