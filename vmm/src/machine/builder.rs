@@ -200,12 +200,14 @@ impl VmBuilder {
             },
         )?;
         let tsc_khz = vcpu.tsc_khz().unwrap_or(1_000_000);
+        let (tsc_offset, boot_tsc) = vcpu.time_stamp();
         let since_1970 = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let system_time = u64::try_from(since_1970.as_nanos() / 100).unwrap_or(0) + NT_EPOCH_OFFSET;
         self.plan.finish(BootInfo {
             tsc_khz,
+            boot_tsc,
             system_time,
             trace_lossless: u32::from(self.config.is_trace_lossless),
             ..Plan::empty_boot_info()
@@ -231,6 +233,8 @@ impl VmBuilder {
             plan: self.plan,
             header: self.header,
             tsc_khz,
+            tsc_offset,
+            boot_tsc,
             boot_time: Instant::now(),
             privilege: self.config.privilege,
             is_busy: false,

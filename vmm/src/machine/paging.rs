@@ -110,7 +110,11 @@ impl PageTables {
     ///
     /// # Errors
     /// When the pages for tables are used up.
-    pub(super) fn table_for(&mut self, ram: &GuestRam, virtual_address: u64) -> Result<u64, MemoryError> {
+    pub(super) fn table_for(
+        &mut self,
+        ram: &GuestRam,
+        virtual_address: u64,
+    ) -> Result<u64, MemoryError> {
         let mut table = self.root;
         for level in [3, 2, 1] {
             let index = (virtual_address >> (12 + 9 * level)) % ENTRIES;

@@ -8,7 +8,8 @@ use abi::DriverAbi;
 use abi::layout::{self, selector};
 use displaydoc::Display;
 use kvm_bindings::{
-    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVMIO, kvm_interrupt, kvm_regs, kvm_segment, kvm_sregs,
+    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVMIO, Msrs, kvm_interrupt, kvm_msr_entry, kvm_regs, kvm_segment,
+    kvm_sregs,
 };
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 use thiserror::Error;
@@ -31,6 +32,7 @@ const EFER_LMA: u64 = 1 << 10;
 const EFER_NXE: u64 = 1 << 11;
 const RFLAGS_RESERVED: u64 = 2;
 const RFLAGS_IF: u64 = 1 << 9;
+const MSR_TSC: u32 = 0x10;
 
 /// Why the vCPU could not be set up or run.
 #[derive(Debug, Display, Error)]
@@ -364,6 +366,24 @@ impl Vcpu {
             });
         }
         Ok(())
+    }
+
+    /// The guest's time-stamp counter less the host's, and the guest's now. Where KVM does not tell the guest's,
+    /// it is taken for the host's.
+    #[must_use]
+    pub(super) fn time_stamp(&self) -> (u64, u64) {
+        // SAFETY: RDTSC reads a counter and nothing else.
+        let host = unsafe { core::arch::x86_64::_rdtsc() };
+        let entry = kvm_msr_entry {
+            index: MSR_TSC,
+            ..Default::default()
+        };
+        let guest = Msrs::from_entries(&[entry]).ok().and_then(|mut msrs| {
+            let count = self.fd.get_msrs(&mut msrs).ok()?;
+            (count == 1).then(|| msrs.as_slice().first().map(|entry| entry.data))?
+        });
+        let guest = guest.unwrap_or(host);
+        (guest.wrapping_sub(host), guest)
     }
 
     /// Frequency of the guest's time-stamp counter in kHz, if KVM tells.

@@ -42,6 +42,8 @@ pub struct Vm {
     pub(super) plan: Plan,
     pub(super) header: ImageHeader,
     pub(super) tsc_khz: u64,
+    pub(super) tsc_offset: u64,
+    pub(super) boot_tsc: u64,
     pub(super) boot_time: Instant,
     pub(super) privilege: Privilege,
     pub(super) is_busy: bool,

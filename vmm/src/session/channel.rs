@@ -36,8 +36,11 @@ impl Channel {
     pub(super) fn completions(&mut self, vm: &Vm) -> Result<Vec<Completion>, MemoryError> {
         let view = vm.view();
         let offset = |field: usize| Shared::COMPLETIONS + field as u64;
-        let produced: u64 = view.read_shared(offset(std::mem::offset_of!(CompletionRing, produced)))?;
-        let count = produced.wrapping_sub(self.completions_consumed).min(RING_ENTRIES as u64);
+        let produced: u64 =
+            view.read_shared(offset(std::mem::offset_of!(CompletionRing, produced)))?;
+        let count = produced
+            .wrapping_sub(self.completions_consumed)
+            .min(RING_ENTRIES as u64);
         let entries = std::mem::offset_of!(CompletionRing, entries);
         let mut completions = Vec::new();
         for _ in 0..count {

@@ -17,7 +17,9 @@ pub(super) struct ClientMemory {
 impl ClientMemory {
     /// All of it free.
     pub(super) fn new(bytes: u64) -> Self {
-        Self { free: BTreeMap::from([(USER, bytes)]) }
+        Self {
+            free: BTreeMap::from([(USER, bytes)]),
+        }
     }
 
     /// Takes `bytes` (at least one page); `None` when no extent is large enough.
@@ -33,7 +35,9 @@ impl ClientMemory {
 
     /// Gives back what [`Self::allocate`] returned for `bytes`.
     pub(super) fn release(&mut self, address: u64, bytes: u64) {
-        let Some(mut length) = Self::rounded(bytes) else { return };
+        let Some(mut length) = Self::rounded(bytes) else {
+            return;
+        };
         let mut start = address;
         if let Some(following) = self.free.remove(&(address + length)) {
             length += following;

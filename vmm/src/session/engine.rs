@@ -56,7 +56,11 @@ pub(super) struct Done {
 pub(super) enum Message {
     Request(Job),
     /// A port access answered by the mirror of the IOPMs, without entering the guest.
-    MirrorPort { process: u32, access: PortExit, reply: Sender<Result<u32, DriverError>> },
+    MirrorPort {
+        process: u32,
+        access: PortExit,
+        reply: Sender<Result<u32, DriverError>>,
+    },
     Stats(Sender<Result<Stats, DriverError>>),
     /// A report on a guest that does not answer.
     Diagnose(Sender<Box<CrashReport>>),
@@ -91,13 +95,19 @@ pub(super) struct Fate {
 impl Fate {
     /// Why a request could not be answered.
     pub(super) fn error(&self) -> DriverError {
-        self.death.get().map_or_else(|| DriverError::Gone("it was shut down".to_owned()), Death::error)
+        self.death.get().map_or_else(
+            || DriverError::Gone("it was shut down".to_owned()),
+            Death::error,
+        )
     }
 
     fn die(&self, death: Death) {
         // The first reason stands.
         let _ = self.death.set(death).is_ok();
-        let watchers = self.watchers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let watchers = self
+            .watchers
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         for watcher in watchers.iter() {
             // A watcher that is gone needs no news.
             let _ = watcher.write(1).is_ok();
@@ -154,8 +164,15 @@ impl MemoryReader for VmMemory<'_> {
         }
         let mut count = 0;
         for (offset, byte) in (0_u64..).zip(buffer.iter_mut()) {
-            let Some(next) = address.checked_add(offset) else { break };
-            if self.0.view().read(next, std::slice::from_mut(byte)).is_err() {
+            let Some(next) = address.checked_add(offset) else {
+                break;
+            };
+            if self
+                .0
+                .view()
+                .read(next, std::slice::from_mut(byte))
+                .is_err()
+            {
                 break;
             }
             count += 1;
@@ -265,7 +282,10 @@ impl Engine {
         if may_wait {
             let message = match wake_at {
                 None => self.inbox.recv().map_err(|_| ())?,
-                Some(at) => match self.inbox.recv_timeout(at.saturating_duration_since(Instant::now())) {
+                Some(at) => match self
+                    .inbox
+                    .recv_timeout(at.saturating_duration_since(Instant::now()))
+                {
                     Ok(message) => message,
                     Err(RecvTimeoutError::Timeout) => return Ok(()),
                     Err(RecvTimeoutError::Disconnected) => return Err(()),
@@ -285,7 +305,11 @@ impl Engine {
     fn take(&mut self, message: Message) -> Result<(), ()> {
         match message {
             Message::Request(job) => self.backlog.push_back(job),
-            Message::MirrorPort { process, access, reply } => {
+            Message::MirrorPort {
+                process,
+                access,
+                reply,
+            } => {
                 let _ = reply.send(self.mirror_port(process, access)).is_ok();
             }
             Message::Stats(reply) => {
@@ -303,7 +327,9 @@ impl Engine {
     fn submit(&mut self) -> Result<usize, crate::machine::MemoryError> {
         let mut count = 0;
         while self.in_flight.len() < RING_ENTRIES {
-            let Some(job) = self.backlog.pop_front() else { break };
+            let Some(job) = self.backlog.pop_front() else {
+                break;
+            };
             count += usize::from(self.submit_one(job)?);
         }
         Ok(count)
@@ -313,7 +339,9 @@ impl Engine {
         let mut arguments = job.arguments;
         let mut buffers = [None, None];
         let wishes = [
-            job.input.as_ref().map(|(index, bytes)| (*index, bytes.len() as u64)),
+            job.input
+                .as_ref()
+                .map(|(index, bytes)| (*index, bytes.len() as u64)),
             job.output,
         ];
         for (buffer, wish) in buffers.iter_mut().zip(wishes) {
@@ -345,7 +373,8 @@ impl Engine {
         }
         if let Some((address, bytes)) = output {
             // Nothing of another client's data may be left there.
-            self.vm.write(address, &vec![0; usize::try_from(bytes).unwrap_or(0)])?;
+            self.vm
+                .write(address, &vec![0; usize::try_from(bytes).unwrap_or(0)])?;
         }
         let request = Request {
             id: job.id,
@@ -357,7 +386,12 @@ impl Engine {
         self.requests += 1;
         self.in_flight.insert(
             job.id,
-            InFlight { reply: job.reply, input, output, started: Instant::now() },
+            InFlight {
+                reply: job.reply,
+                input,
+                output,
+                started: Instant::now(),
+            },
         );
         match job.operation {
             Operation::CreateProcess => self.processes += 1,
@@ -379,7 +413,10 @@ impl Engine {
     fn complete(&mut self) -> Result<(), crate::machine::MemoryError> {
         for completion in self.channel.completions(&self.vm)? {
             let Some(request) = self.in_flight.remove(&completion.id) else {
-                tracing::warn!("the guest completed request {:#x}, which is not under way", completion.id);
+                tracing::warn!(
+                    "the guest completed request {:#x}, which is not under way",
+                    completion.id
+                );
                 continue;
             };
             let mut output = Vec::new();
@@ -406,7 +443,9 @@ impl Engine {
         let is_allowed = Width::from_bytes(access.width)
             .is_some_and(|width| self.responder.mirror.allows(process, access.port, width));
         if !is_allowed {
-            return Err(DriverError::Status(crate::observe::ntstatus::NtStatus(STATUS_PRIVILEGED_INSTRUCTION)));
+            return Err(DriverError::Status(crate::observe::ntstatus::NtStatus(
+                STATUS_PRIVILEGED_INSTRUCTION,
+            )));
         }
         let PortOutcome { value, .. } = self.responder.access(access);
         Ok(value)
@@ -436,10 +475,13 @@ impl Engine {
             Stop::Crash(record) => Death::Crashed(Box::new(reporter.crashed(&record))),
             Stop::Hung => Death::Hung(Box::new(reporter.hung(self.identity.timeout, &registers))),
             Stop::PolicyStop(what) => {
-                let reason = format!("stopped by the policy: {what} is denied with on-deny = \"stop\"");
+                let reason =
+                    format!("stopped by the policy: {what} is denied with on-deny = \"stop\"");
                 Death::Crashed(Box::new(reporter.vm_failed(&reason, &registers)))
             }
-            Stop::Failure(reason) => Death::Crashed(Box::new(reporter.vm_failed(&reason, &registers))),
+            Stop::Failure(reason) => {
+                Death::Crashed(Box::new(reporter.vm_failed(&reason, &registers)))
+            }
             Stop::Shutdown => Death::Gone("the guest shut down".to_owned()),
             Stop::Idle(_) => Death::Gone("the guest is idle".to_owned()),
         }
@@ -447,7 +489,8 @@ impl Engine {
 
     fn hung_report(&self) -> CrashReport {
         let memory = VmMemory(&self.vm);
-        self.reporter(&memory).hung(self.identity.timeout, &self.registers())
+        self.reporter(&memory)
+            .hung(self.identity.timeout, &self.registers())
     }
 
     fn reporter<'a>(&'a self, memory: &'a VmMemory<'a>) -> Reporter<'a> {
@@ -465,11 +508,13 @@ impl Engine {
     }
 
     fn registers(&self) -> Registers {
-        let Ok(from) = self.vm.registers() else { return Registers::default() };
+        let Ok(from) = self.vm.registers() else {
+            return Registers::default();
+        };
         Registers {
             general: [
-                from.rax, from.rcx, from.rdx, from.rbx, from.rsp, from.rbp, from.rsi, from.rdi, from.r8,
-                from.r9, from.r10, from.r11, from.r12, from.r13, from.r14, from.r15,
+                from.rax, from.rcx, from.rdx, from.rbx, from.rsp, from.rbp, from.rsi, from.rdi,
+                from.r8, from.r9, from.r10, from.r11, from.r12, from.r13, from.r14, from.r15,
             ],
             rip: from.rip,
             rflags: from.rflags,

@@ -9,7 +9,9 @@ use std::time::Duration;
 use abi::channel::Operation;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::driver::{DriverError, Handle, IoResult, PortWidth, RunningDriver, RunningMachine, Stats};
+use super::driver::{
+    DriverError, Handle, IoResult, PortWidth, RunningDriver, RunningMachine, Stats,
+};
 use super::engine::{Done, Fate, Job, Message};
 use crate::machine::PortExit;
 use crate::observe::ntstatus::NtStatus;
@@ -45,7 +47,13 @@ pub(super) struct Call {
 
 impl Call {
     pub(super) fn new(operation: Operation, process: u32, arguments: [u64; 6]) -> Self {
-        Self { operation, process, arguments, input: None, output: None }
+        Self {
+            operation,
+            process,
+            arguments,
+            input: None,
+            output: None,
+        }
     }
 }
 
@@ -69,11 +77,28 @@ impl Link {
             .map_err(|_| self.fate.error())
     }
 
-    fn submit(&self, call: Call) -> Result<(u64, Receiver<Result<Done, DriverError>>), DriverError> {
+    fn submit(
+        &self,
+        call: Call,
+    ) -> Result<(u64, Receiver<Result<Done, DriverError>>), DriverError> {
         let (reply, answer) = channel();
         let id = self.next_request.fetch_add(1, Ordering::Relaxed);
-        let Call { operation, process, arguments, input, output } = call;
-        self.send(Message::Request(Job { id, operation, process, arguments, input, output, reply }))?;
+        let Call {
+            operation,
+            process,
+            arguments,
+            input,
+            output,
+        } = call;
+        self.send(Message::Request(Job {
+            id,
+            operation,
+            process,
+            arguments,
+            input,
+            output,
+            reply,
+        }))?;
         Ok((id, answer))
     }
 
@@ -130,9 +155,16 @@ impl Machine {
     /// # Errors
     /// As for [`RunningMachine::connect`].
     pub fn process(&self) -> Result<Process, DriverError> {
-        let id = self.link.next_process.fetch_add(PROCESS_STEP, Ordering::Relaxed);
-        self.link.call_checked(Call::new(Operation::CreateProcess, id, [0; 6]))?;
-        Ok(Process { link: Arc::clone(&self.link), id })
+        let id = self
+            .link
+            .next_process
+            .fetch_add(PROCESS_STEP, Ordering::Relaxed);
+        self.link
+            .call_checked(Call::new(Operation::CreateProcess, id, [0; 6]))?;
+        Ok(Process {
+            link: Arc::clone(&self.link),
+            id,
+        })
     }
 }
 
@@ -146,7 +178,12 @@ impl RunningMachine for Machine {
             // A watcher that is gone needs no news.
             let _ = event.write(1).is_ok();
         }
-        self.link.fate.watchers.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+        self.link
+            .fate
+            .watchers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(event);
     }
 
     fn stopped(&self) -> Option<DriverError> {
@@ -156,7 +193,11 @@ impl RunningMachine for Machine {
     fn shutdown(&self) {
         // An engine that is gone is shut down.
         let _ = self.link.send(Message::Shutdown).is_ok();
-        let engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let engine = self
+            .engine
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(engine) = engine {
             // A panic of the engine has been printed by then.
             let _ = engine.join().is_ok();
@@ -188,10 +229,24 @@ impl Process {
     ///
     /// # Errors
     /// As for [`RunningDriver::port_in`].
-    pub fn port_by_mirror(&self, port: u16, width: PortWidth, write: Option<u32>) -> Result<u32, DriverError> {
+    pub fn port_by_mirror(
+        &self,
+        port: u16,
+        width: PortWidth,
+        write: Option<u32>,
+    ) -> Result<u32, DriverError> {
         let (reply, answer) = channel();
-        let access = PortExit { port, width: width.bytes(), write, rip: 0 };
-        self.link.send(Message::MirrorPort { process: self.id, access, reply })?;
+        let access = PortExit {
+            port,
+            width: width.bytes(),
+            write,
+            rip: 0,
+        };
+        self.link.send(Message::MirrorPort {
+            process: self.id,
+            access,
+            reply,
+        })?;
         answer.recv().map_err(|_| self.link.fate.error())?
     }
 
@@ -204,7 +259,11 @@ impl Process {
         Ok(IoResult {
             status: NtStatus(done.status),
             information: done.information,
-            output: if is_error(done.status) { Vec::new() } else { done.output },
+            output: if is_error(done.status) {
+                Vec::new()
+            } else {
+                done.output
+            },
             elapsed: done.elapsed,
         })
     }
@@ -219,14 +278,21 @@ fn nt_path(path: &str) -> String {
 
 impl RunningDriver for Process {
     fn open(&mut self, path: &str) -> Result<Handle, DriverError> {
-        let name: Vec<u8> = nt_path(path).encode_utf16().flat_map(u16::to_le_bytes).collect();
-        let mut call = self.call(Operation::Open, [0, name.len() as u64, DESIRED_ACCESS, 0, 0, 0]);
+        let name: Vec<u8> = nt_path(path)
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        let mut call = self.call(
+            Operation::Open,
+            [0, name.len() as u64, DESIRED_ACCESS, 0, 0, 0],
+        );
         call.input = Some((0, name));
         self.link.call_checked(call).map(|done| Handle(done.value))
     }
 
     fn close(&mut self, handle: Handle) -> Result<(), DriverError> {
-        self.link.call_checked(self.call(Operation::Close, [handle.0, 0, 0, 0, 0, 0]))?;
+        self.link
+            .call_checked(self.call(Operation::Close, [handle.0, 0, 0, 0, 0, 0]))?;
         Ok(())
     }
 
@@ -237,22 +303,38 @@ impl RunningDriver for Process {
         input: &[u8],
         output_bytes: u32,
     ) -> Result<IoResult, DriverError> {
-        let arguments =
-            [handle.0, u64::from(code), 0, input.len() as u64, 0, u64::from(output_bytes)];
+        let arguments = [
+            handle.0,
+            u64::from(code),
+            0,
+            input.len() as u64,
+            0,
+            u64::from(output_bytes),
+        ];
         let mut call = self.call(Operation::DeviceControl, arguments);
         call.input = Some((2, input.to_vec()));
         call.output = Some((4, u64::from(output_bytes)));
         self.transfer(call)
     }
 
-    fn read(&mut self, handle: Handle, bytes: u32, offset: Option<u64>) -> Result<IoResult, DriverError> {
+    fn read(
+        &mut self,
+        handle: Handle,
+        bytes: u32,
+        offset: Option<u64>,
+    ) -> Result<IoResult, DriverError> {
         let arguments = [handle.0, 0, u64::from(bytes), offset.unwrap_or(0), 0, 0];
         let mut call = self.call(Operation::Read, arguments);
         call.output = Some((1, u64::from(bytes)));
         self.transfer(call)
     }
 
-    fn write(&mut self, handle: Handle, data: &[u8], offset: Option<u64>) -> Result<IoResult, DriverError> {
+    fn write(
+        &mut self,
+        handle: Handle,
+        data: &[u8],
+        offset: Option<u64>,
+    ) -> Result<IoResult, DriverError> {
         let arguments = [handle.0, 0, data.len() as u64, offset.unwrap_or(0), 0, 0];
         let mut call = self.call(Operation::Write, arguments);
         call.input = Some((1, data.to_vec()));
@@ -261,13 +343,23 @@ impl RunningDriver for Process {
 
     fn port_in(&mut self, port: u16, width: PortWidth) -> Result<u32, DriverError> {
         let arguments = [u64::from(port), u64::from(width.bytes()), 0, 0, 0, 0];
-        let done = self.link.call_checked(self.call(Operation::PortIn, arguments))?;
+        let done = self
+            .link
+            .call_checked(self.call(Operation::PortIn, arguments))?;
         Ok(u32::try_from(done.value).unwrap_or(u32::MAX) & width.max())
     }
 
     fn port_out(&mut self, port: u16, width: PortWidth, value: u32) -> Result<(), DriverError> {
-        let arguments = [u64::from(port), u64::from(width.bytes()), u64::from(value), 0, 0, 0];
-        self.link.call_checked(self.call(Operation::PortOut, arguments))?;
+        let arguments = [
+            u64::from(port),
+            u64::from(width.bytes()),
+            u64::from(value),
+            0,
+            0,
+            0,
+        ];
+        self.link
+            .call_checked(self.call(Operation::PortOut, arguments))?;
         Ok(())
     }
 
@@ -288,7 +380,10 @@ impl Drop for Process {
     fn drop(&mut self) {
         // Nobody waits: the engine closes the process's handles when it gets there, and a machine that is gone
         // has no processes.
-        let _ = self.link.submit(self.call(Operation::ExitProcess, [0; 6])).is_ok();
+        let _ = self
+            .link
+            .submit(self.call(Operation::ExitProcess, [0; 6]))
+            .is_ok();
     }
 }
 

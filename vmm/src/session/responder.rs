@@ -1,15 +1,15 @@
 //! Answers a guest's exits: policy and devices decide, the observer is told.
 
-use abi::layout::Shared;
+use abi::layout::{PAGE_SIZE, Shared};
 use abi::trace::{TRACE_ENTRIES, TraceRecord, TraceRing};
 
 use crate::machine::{Backend, GuestView, PhysicalAnswer, PhysicalPiece, PortAnswer, PortExit};
-use crate::observe::ports::{Decision as SeenDecision, Direction, PortRecord};
+use crate::observe::ports::{Direction, PortRecord};
 use crate::observe::trace::Observer;
 
-use crate::policy::{MemoryDecision, MemoryRequest, MemorySpace, Policy};
+use crate::policy::{MemoryDecision, MemoryRequest, MemorySpace};
 use crate::ports::iopm::Mirror;
-use crate::ports::{Action, Decision, Origin, PortOutcome, PortRequest, PortSpace, Width};
+use crate::ports::{Action, PortOutcome, PortRequest, PortSpace, Width};
 
 /// STATUS_ACCESS_DENIED.
 const STATUS_ACCESS_DENIED: u32 = 0xC000_0022;
@@ -17,7 +17,6 @@ const STATUS_ACCESS_DENIED: u32 = 0xC000_0022;
 /// Everything outside the guest that its exits can reach.
 #[derive(Debug)]
 pub(super) struct Responder {
-    pub(super) policy: Policy,
     pub(super) ports: PortSpace,
     pub(super) memory: MemorySpace,
     pub(super) mirror: Mirror,
@@ -29,9 +28,8 @@ pub(super) struct Responder {
 }
 
 impl Responder {
-    pub(super) fn new(policy: Policy, ports: PortSpace, memory: MemorySpace, observer: Observer) -> Self {
+    pub(super) fn new(ports: PortSpace, memory: MemorySpace, observer: Observer) -> Self {
         Self {
-            policy,
             ports,
             memory,
             mirror: Mirror::new(),
@@ -44,34 +42,28 @@ impl Responder {
 
     /// Carries out a port access that is allowed as far as the guest goes; the policy still decides.
     pub(super) fn access(&mut self, access: PortExit) -> PortOutcome {
-        // KVM reports 1, 2 and 4 only.
-        let width = Width::from_bytes(access.width).unwrap_or(Width::Byte);
-        let outcome = self.ports.access(PortRequest { port: access.port, width, write: access.write });
+        // KVM reports 1, 2 and 4 only; anything else would be decided as its first byte.
+        let request = PortRequest::from_exit(access).unwrap_or(PortRequest {
+            port: access.port,
+            width: Width::Byte,
+            write: access.write,
+        });
+        let outcome = self.ports.access(request);
         let record = PortRecord {
             tsc: host_time_stamp().wrapping_add(self.tsc_offset),
             rip: access.rip,
             port: access.port,
             width: access.width,
-            direction: if access.write.is_some() { Direction::Write } else { Direction::Read },
+            direction: if access.write.is_some() {
+                Direction::Write
+            } else {
+                Direction::Read
+            },
             value: access.write.unwrap_or(outcome.value),
-            decision: self.seen(outcome.decision),
+            decision: self.ports.record(outcome.decision),
         };
         self.observer.port(&record);
         outcome
-    }
-
-    fn seen(&self, decision: Decision) -> SeenDecision {
-        let allowed = decision.is_allowed();
-        match decision.origin {
-            Origin::Rule { index, line } => SeenDecision {
-                allowed,
-                backend: self.policy.port_rules().get(index).map_or("deny", |rule| rule.backend.name()),
-                rule_line: u32::try_from(line).ok(),
-            },
-            Origin::Default | Origin::PastLastPort => {
-                SeenDecision { allowed, backend: "deny", rule_line: None }
-            }
-        }
     }
 }
 
@@ -81,6 +73,15 @@ pub(super) fn host_time_stamp() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+/// Where each backing lies in the guest-physical I/O window: one after the other, an absent page between them.
+pub(super) fn window_offsets(memory: &MemorySpace) -> impl Iterator<Item = u64> + '_ {
+    memory.backings().iter().scan(0, |next, backing| {
+        let offset = *next;
+        *next += backing.bytes() + PAGE_SIZE;
+        Some(offset)
+    })
+}
+
 impl Backend for Responder {
     fn port(&mut self, guest: &GuestView<'_>, access: PortExit) -> PortAnswer {
         self.exits += 1;
@@ -88,33 +89,29 @@ impl Backend for Responder {
             // What the shim recorded before the access comes first.
             self.drain_trace(guest);
         }
-        let outcome = self.access(access);
-        match outcome.decision.action {
-            Action::Allowed | Action::Ignored => PortAnswer::Value(outcome.value),
-            Action::Fault => PortAnswer::Fault,
-            Action::Stop => PortAnswer::Stop,
-        }
+        self.access(access).into()
     }
 
     fn physical(&mut self, address: u64, bytes: u64, is_write: bool) -> PhysicalAnswer {
         self.exits += 1;
-        match self.memory.map(&MemoryRequest { address, bytes, is_write }) {
-            MemoryDecision::Allowed(pieces) => {
-                let backings = self.memory.backings();
-                PhysicalAnswer::Mapped(
-                    pieces
-                        .iter()
-                        .filter_map(|piece| {
-                            let backing = backings.get(piece.backing)?;
-                            Some(PhysicalPiece {
-                                window_offset: backing.window_offset + piece.offset,
-                                bytes: piece.bytes,
-                            })
-                        })
-                        .collect(),
-                )
+        match self.memory.map(&MemoryRequest {
+            address,
+            bytes,
+            is_write,
+        }) {
+            MemoryDecision::Allowed(mapping) => {
+                let window_offset = window_offsets(&self.memory)
+                    .nth(mapping.backing)
+                    .unwrap_or(0);
+                PhysicalAnswer::Mapped(vec![PhysicalPiece {
+                    window_offset: window_offset + mapping.offset,
+                    bytes: mapping.bytes,
+                }])
             }
-            MemoryDecision::Denied { action: Action::Stop, .. } => PhysicalAnswer::Stop,
+            MemoryDecision::Denied {
+                action: Action::Stop,
+                ..
+            } => PhysicalAnswer::Stop,
             MemoryDecision::Denied { .. } => PhysicalAnswer::Denied(STATUS_ACCESS_DENIED),
         }
     }
@@ -136,11 +133,15 @@ impl Backend for Responder {
     fn drain_trace(&mut self, guest: &GuestView<'_>) {
         self.exits += 1;
         let offset = |field: usize| Shared::TRACE + field as u64;
-        let Ok(produced) = guest.read_shared::<u64>(offset(std::mem::offset_of!(TraceRing, produced))) else {
+        let Ok(produced) =
+            guest.read_shared::<u64>(offset(std::mem::offset_of!(TraceRing, produced)))
+        else {
             return;
         };
         // The guest may have lapped us, or lie: a ring full is the most there can be.
-        let available = produced.wrapping_sub(self.trace_consumed).min(TRACE_ENTRIES as u64);
+        let available = produced
+            .wrapping_sub(self.trace_consumed)
+            .min(TRACE_ENTRIES as u64);
         let mut next = produced.wrapping_sub(available);
         while next != produced {
             let slot = (next % TRACE_ENTRIES as u64) as usize * size_of::<TraceRecord>();

@@ -16,7 +16,7 @@ use thiserror::Error;
 use super::driver::DriverError;
 use super::engine::{Engine, Fate, Identity, Message};
 use super::machine::{Call, Link, Machine};
-use super::responder::Responder;
+use super::responder::{Responder, window_offsets};
 use crate::loader::report::ImportStatus;
 use crate::loader::{Image, ImageError, Import, MapError, Mapped, SecurityCookie};
 use crate::machine::host::{self, KvmError, KvmKind};
@@ -115,7 +115,10 @@ pub enum StartError {
 pub fn import_status(abi: DriverAbi, dll: &str, name: Option<&str>) -> ImportStatus {
     match name.and_then(|name| find_export(abi, dll, name)) {
         None => ImportStatus::Unknown,
-        Some(index) => match kernel_shim::table::EXPORTS.get(index).map(|export| export.coverage) {
+        Some(index) => match kernel_shim::table::EXPORTS
+            .get(index)
+            .map(|export| export.coverage)
+        {
             Some(Coverage::Implemented) => ImportStatus::Implemented,
             Some(Coverage::Partial(missing)) => ImportStatus::Partial(missing.to_owned()),
             Some(Coverage::Missing) => ImportStatus::Missing,
@@ -125,9 +128,9 @@ pub fn import_status(abi: DriverAbi, dll: &str, name: Option<&str>) -> ImportSta
 }
 
 fn find_export(abi: DriverAbi, dll: &str, name: &str) -> Option<usize> {
-    kernel_shim::table::EXPORTS
-        .iter()
-        .position(|export| export.name == name && export.machines.has(abi) && export.module.accepts(dll))
+    kernel_shim::table::EXPORTS.iter().position(|export| {
+        export.name == name && export.machines.has(abi) && export.module.accepts(dll)
+    })
 }
 
 /// Starts a driver; returns when DriverEntry has returned successfully.
@@ -137,11 +140,17 @@ fn find_export(abi: DriverAbi, dll: &str, name: &str) -> Option<usize> {
 pub fn start(launch: Launch) -> Result<Machine, StartError> {
     let path = launch.driver.display().to_string();
     let file = read_driver(&launch.driver, &path)?;
-    let image = Image::parse(&file).map_err(|source| StartError::Image { path: path.clone(), source })?;
+    let image = Image::parse(&file).map_err(|source| StartError::Image {
+        path: path.clone(),
+        source,
+    })?;
     if launch.is_strict {
         refuse_unbound(&image, &path)?;
     }
-    let name = launch.driver.file_stem().map_or_else(|| "driver".to_owned(), |stem| stem.to_string_lossy().into_owned());
+    let name = launch.driver.file_stem().map_or_else(
+        || "driver".to_owned(),
+        |stem| stem.to_string_lossy().into_owned(),
+    );
     let timeout = launch.timeout;
     let fate = Arc::new(Fate::default());
     let (sender, inbox) = channel();
@@ -165,19 +174,30 @@ pub fn start(launch: Launch) -> Result<Machine, StartError> {
         })
         .map_err(StartError::Thread)?;
     let link = Arc::new(Link::new(sender, fate, timeout));
-    let machine = Machine { link, engine: Mutex::new(Some(engine)) };
-    let (slot, entry) = outcome
-        .recv()
-        .unwrap_or_else(|_| Err(StartError::Driver(DriverError::Gone("its thread ended".to_owned()))))?;
+    let machine = Machine {
+        link,
+        engine: Mutex::new(Some(engine)),
+    };
+    let (slot, entry) = outcome.recv().unwrap_or_else(|_| {
+        Err(StartError::Driver(DriverError::Gone(
+            "its thread ended".to_owned(),
+        )))
+    })?;
     load(&machine, &name, slot, entry)?;
     Ok(machine)
 }
 
 fn read_driver(file: &Path, path: &str) -> Result<Vec<u8>, StartError> {
-    let io_error = |source| StartError::File { path: path.to_owned(), source };
+    let io_error = |source| StartError::File {
+        path: path.to_owned(),
+        source,
+    };
     let bytes = std::fs::metadata(file).map_err(io_error)?.len();
     if bytes > FILE_MAX {
-        return Err(StartError::FileSize { path: path.to_owned(), bytes });
+        return Err(StartError::FileSize {
+            path: path.to_owned(),
+            bytes,
+        });
     }
     std::fs::read(file).map_err(io_error)
 }
@@ -195,7 +215,10 @@ fn refuse_unbound(image: &Image, path: &str) -> Result<(), StartError> {
     if names.is_empty() {
         return Ok(());
     }
-    Err(StartError::Unbound { path: path.to_owned(), names: names.join(", ") })
+    Err(StartError::Unbound {
+        path: path.to_owned(),
+        names: names.join(", "),
+    })
 }
 
 /// Everything up to the guest's first instruction, on the thread that will run it.
@@ -228,11 +251,17 @@ fn prepare(
     )?;
     add_window_memory(&mut builder, &memory)?;
     let (slot, mapped, unbound) = place(&mut builder, image, path)?;
-    let file_name = launch.driver.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let file_name = launch
+        .driver
+        .file_name()
+        .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let kernel_base = layout::kernel_base(image.abi, privilege);
     let symbols = Arc::new(symbols(image, &file_name, slot, kernel_base, &unbound));
     let vm = builder.build()?;
-    let clock = Clock { boot_tsc: vm.boot_time_stamp(), tsc_khz: vm.tsc_khz() };
+    let clock = Clock {
+        boot_tsc: vm.boot_time_stamp(),
+        tsc_khz: vm.tsc_khz(),
+    };
     let context = TraceContext {
         exports: &kernel_shim::table::EXPORTS,
         clock,
@@ -243,7 +272,7 @@ fn prepare(
     if let Some((output, is_json)) = launch.trace {
         observer = observer.with_trace(output, is_json);
     }
-    let mut responder = Responder::new(launch.policy, ports, memory, observer);
+    let mut responder = Responder::new(ports, memory, observer);
     responder.tsc_offset = vm.time_stamp_offset();
     let identity = Identity {
         driver: file_name,
@@ -254,16 +283,24 @@ fn prepare(
         clock,
         timeout: launch.timeout,
     };
-    Ok((Engine::new(vm, responder, identity, inbox, fate), slot, mapped.entry))
+    Ok((
+        Engine::new(vm, responder, identity, inbox, fate),
+        slot,
+        mapped.entry,
+    ))
 }
 
 #[expect(unsafe_code, reason = "host memory is handed to KVM by address")]
 fn add_window_memory(builder: &mut VmBuilder, memory: &MemorySpace) -> Result<(), CreateError> {
-    for backing in memory.backings() {
+    for (backing, window_offset) in memory.backings().iter().zip(window_offsets(memory)) {
         let window = WindowMemory {
             host_address: backing.host_address(),
-            piece: PhysicalPiece { window_offset: backing.window_offset, bytes: backing.bytes() },
-            is_writable: backing.is_writable,
+            piece: PhysicalPiece {
+                window_offset,
+                bytes: backing.bytes(),
+            },
+            // Page-table entries decide for each rule's part of it.
+            is_writable: true,
         };
         // SAFETY: the backing lives as long as the `MemorySpace`, which the responder owns; `Engine` drops its VM
         // before its responder.
@@ -303,7 +340,10 @@ fn place(builder: &mut VmBuilder, image: &Image, path: &str) -> Result<Placed, S
     let cookie = SecurityCookie::value_from(image.abi, random);
     let mapped = image
         .map(slot.base, &mut resolve, cookie)
-        .map_err(|source| StartError::Map { path: path.to_owned(), source })?;
+        .map_err(|source| StartError::Map {
+            path: path.to_owned(),
+            source,
+        })?;
     if let Some(error) = failure {
         return Err(error.into());
     }
@@ -311,7 +351,10 @@ fn place(builder: &mut VmBuilder, image: &Image, path: &str) -> Result<Placed, S
         tracing::warn!("{path}: {dll}!{name} is not implemented; a call stops the guest");
     }
     builder.place_driver(slot, &mapped.memory, |page| {
-        mapped.protection.get(page).map_or((false, false), |page| (page.write, page.execute))
+        mapped
+            .protection
+            .get(page)
+            .map_or((false, false), |page| (page.write, page.execute))
     })?;
     Ok((slot, mapped, unbound))
 }
@@ -330,9 +373,14 @@ fn symbols(
         .map(|section| u64::from(section.rva)..u64::from(section.end()));
     let mut driver = Module::driver(file_name, slot.base, slot.bytes).with_executable(code);
     if let Some(table) = &image.function_table {
-        driver = driver.with_exception_directory(u64::from(table.start), u64::from(table.end - table.start));
+        driver = driver
+            .with_exception_directory(u64::from(table.start), u64::from(table.end - table.start));
     }
-    let stubs = Module::stubs(kernel_base + layout::EXPORTS, &kernel_shim::table::EXPORTS, unbound);
+    let stubs = Module::stubs(
+        kernel_base + layout::EXPORTS,
+        &kernel_shim::table::EXPORTS,
+        unbound,
+    );
     Symbols::new(vec![driver, stubs])
 }
 
