@@ -1,0 +1,11 @@
+//! NT's own names: structures with their exact layouts, status and bugcheck codes.
+//!
+//! Spelled as in the WDK's headers, because that is how a reader finds them. Layouts are those of Windows 7,
+//! which drivers for XP and later share as far as they are public.
+
+pub mod basic;
+pub mod bugcheck;
+pub mod status;
+
+pub use basic::*;
+pub use status::NtStatus;

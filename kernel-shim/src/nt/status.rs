@@ -1,0 +1,207 @@
+//! NTSTATUS.
+
+use core::fmt;
+
+/// NTSTATUS: any 32-bit number, some with a name.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(transparent)]
+pub struct NtStatus(pub u32);
+
+macro_rules! statuses {
+    ($($(#[$doc:meta])* $name:ident = $value:literal;)*) => {
+        impl NtStatus {
+            $($(#[$doc])* pub const $name: Self = Self($value);)*
+
+            /// Its name in ntstatus.h; `None` for one that is not known here.
+            #[must_use]
+            pub const fn name(self) -> Option<&'static str> {
+                match self.0 {
+                    $($value => Some(concat!("STATUS_", stringify!($name))),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+statuses! {
+    /// The operation succeeded.
+    SUCCESS = 0x0000_0000;
+    /// WAIT_1: the second object was signalled.
+    WAIT_1 = 0x0000_0001;
+    /// The wait was ended by an APC.
+    USER_APC = 0x0000_00C0;
+    /// The time was over.
+    TIMEOUT = 0x0000_0102;
+    /// The operation goes on.
+    PENDING = 0x0000_0103;
+    /// The name continues behind a reparse point.
+    REPARSE = 0x0000_0104;
+    /// The object was there already.
+    OBJECT_NAME_EXISTS = 0x4000_0000;
+    /// The image was not loaded where it was linked to.
+    IMAGE_NOT_AT_BASE = 0x4000_0003;
+    /// A guard page was touched.
+    GUARD_PAGE_VIOLATION = 0x8000_0001;
+    /// A misaligned access.
+    DATATYPE_MISALIGNMENT = 0x8000_0002;
+    /// A breakpoint was reached.
+    BREAKPOINT = 0x8000_0003;
+    /// A single step was made.
+    SINGLE_STEP = 0x8000_0004;
+    /// The buffer holds only the first part.
+    BUFFER_OVERFLOW = 0x8000_0005;
+    /// There are no more entries.
+    NO_MORE_ENTRIES = 0x8000_001A;
+    /// The device is busy.
+    DEVICE_BUSY = 0x8000_0011;
+    /// It failed.
+    UNSUCCESSFUL = 0xC000_0001;
+    /// Not implemented.
+    NOT_IMPLEMENTED = 0xC000_0002;
+    /// The information class is not known.
+    INVALID_INFO_CLASS = 0xC000_0003;
+    /// A length is wrong.
+    INFO_LENGTH_MISMATCH = 0xC000_0004;
+    /// An address that is not accessible was used.
+    ACCESS_VIOLATION = 0xC000_0005;
+    /// The page could not be read.
+    IN_PAGE_ERROR = 0xC000_0006;
+    /// The handle is not valid.
+    INVALID_HANDLE = 0xC000_0008;
+    /// A parameter is not valid.
+    INVALID_PARAMETER = 0xC000_000D;
+    /// There is no such device.
+    NO_SUCH_DEVICE = 0xC000_000E;
+    /// There is no such file.
+    NO_SUCH_FILE = 0xC000_000F;
+    /// The device does not know this request.
+    INVALID_DEVICE_REQUEST = 0xC000_0010;
+    /// The end of the file was reached.
+    END_OF_FILE = 0xC000_0011;
+    /// There is no medium.
+    NO_MEDIA_IN_DEVICE = 0xC000_0013;
+    /// More processing is needed: the I/O manager stops completing the IRP.
+    MORE_PROCESSING_REQUIRED = 0xC000_0016;
+    /// There is not enough memory.
+    NO_MEMORY = 0xC000_0017;
+    /// The addresses are in use.
+    CONFLICTING_ADDRESSES = 0xC000_0018;
+    /// Not a view of a section.
+    NOT_MAPPED_VIEW = 0xC000_0019;
+    /// The instruction does not exist.
+    ILLEGAL_INSTRUCTION = 0xC000_001D;
+    /// Access is denied.
+    ACCESS_DENIED = 0xC000_0022;
+    /// The buffer is too small.
+    BUFFER_TOO_SMALL = 0xC000_0023;
+    /// The object has another type.
+    OBJECT_TYPE_MISMATCH = 0xC000_0024;
+    /// The name is malformed.
+    OBJECT_NAME_INVALID = 0xC000_0033;
+    /// There is no object of that name.
+    OBJECT_NAME_NOT_FOUND = 0xC000_0034;
+    /// There is an object of that name already.
+    OBJECT_NAME_COLLISION = 0xC000_0035;
+    /// A component of the path is malformed.
+    OBJECT_PATH_INVALID = 0xC000_0039;
+    /// A directory of the path does not exist.
+    OBJECT_PATH_NOT_FOUND = 0xC000_003A;
+    /// A component of the path is no directory.
+    OBJECT_PATH_SYNTAX_BAD = 0xC000_003B;
+    /// A section could not be mapped so.
+    SECTION_PROTECTION = 0xC000_004E;
+    /// Shared in a way that does not allow it.
+    SHARING_VIOLATION = 0xC000_0043;
+    /// The object is being deleted.
+    DELETE_PENDING = 0xC000_0056;
+    /// The privilege is missing.
+    PRIVILEGE_NOT_HELD = 0xC000_0061;
+    /// The procedure was not found.
+    PROCEDURE_NOT_FOUND = 0xC000_007A;
+    /// The image is not valid.
+    INVALID_IMAGE_FORMAT = 0xC000_007B;
+    /// A division by zero.
+    INTEGER_DIVIDE_BY_ZERO = 0xC000_0094;
+    /// A result does not fit.
+    INTEGER_OVERFLOW = 0xC000_0095;
+    /// A privileged instruction was executed.
+    PRIVILEGED_INSTRUCTION = 0xC000_0096;
+    /// Resources are exhausted.
+    INSUFFICIENT_RESOURCES = 0xC000_009A;
+    /// The device is not ready.
+    DEVICE_NOT_READY = 0xC000_00A3;
+    /// Not supported.
+    NOT_SUPPORTED = 0xC000_00BB;
+    /// The device does not exist (any more).
+    DEVICE_DOES_NOT_EXIST = 0xC000_00C0;
+    /// An assertion failed.
+    ASSERTION_FAILURE = 0xC000_0420;
+    /// An argument is not valid.
+    INVALID_PARAMETER_1 = 0xC000_00EF;
+    /// An argument is not valid.
+    INVALID_PARAMETER_2 = 0xC000_00F0;
+    /// An argument is not valid.
+    INVALID_PARAMETER_3 = 0xC000_00F1;
+    /// An address is not valid.
+    INVALID_ADDRESS = 0xC000_0141;
+    /// The stack is used up.
+    STACK_OVERFLOW = 0xC000_00FD;
+    /// The process is ending.
+    PROCESS_IS_TERMINATING = 0xC000_010A;
+    /// The operation was cancelled.
+    CANCELLED = 0xC000_0120;
+    /// The file has been closed.
+    FILE_CLOSED = 0xC000_0128;
+    /// An array index is out of range.
+    ARRAY_BOUNDS_EXCEEDED = 0xC000_008C;
+    /// A client id is not known.
+    INVALID_CID = 0xC000_000B;
+    /// An export was not found.
+    ENTRYPOINT_NOT_FOUND = 0xC000_0139;
+    /// Not found.
+    NOT_FOUND = 0xC000_0225;
+    /// The stack was overrun (security cookie).
+    STACK_BUFFER_OVERRUN = 0xC000_0409;
+    /// No character can stand for it.
+    NO_UNICODE_TRANSLATION = 0xC000_02DB;
+    /// The name is too long.
+    NAME_TOO_LONG = 0xC000_0106;
+    /// The string ends early.
+    INVALID_BUFFER_SIZE = 0xC000_0206;
+    /// A user buffer is not valid.
+    INVALID_USER_BUFFER = 0xC000_00E8;
+    /// Too many links to follow.
+    TOO_MANY_LINKS = 0xC000_0265;
+    /// The revision is not known.
+    REVISION_MISMATCH = 0xC000_0059;
+}
+
+impl NtStatus {
+    /// NT_SUCCESS: success or information.
+    #[must_use]
+    pub const fn is_success(self) -> bool {
+        self.0 < 0x8000_0000
+    }
+
+    /// NT_ERROR.
+    #[must_use]
+    pub const fn is_error(self) -> bool {
+        self.0 >= 0xC000_0000
+    }
+}
+
+impl fmt::Debug for NtStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => f.write_str(name),
+            None => write!(f, "{:#010x}", self.0),
+        }
+    }
+}
+
+impl fmt::Display for NtStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}

@@ -1,0 +1,73 @@
+//! Where a driver's call of an export arrives.
+#![expect(
+    unsafe_code,
+    reason = "entry code in assembly, and a table of its addresses"
+)]
+
+#[cfg(not(nt_i386))]
+use core::arch::naked_asm;
+
+/// What an import of an export is bound to: 8 bytes, the address of its amd64 entry code, the address of a data
+/// export, or null (not in this ABI, or an i386 function, which the VMM's import stubs reach by number).
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub struct EntryPoint(*const ());
+
+// SAFETY: an address in the image, never written through.
+unsafe impl Sync for EntryPoint {}
+// SAFETY: as above.
+unsafe impl Send for EntryPoint {}
+
+const _: () = assert!(
+    size_of::<EntryPoint>() == 8,
+    "the VMM reads an array of u64"
+);
+
+impl EntryPoint {
+    /// Nothing for this ABI.
+    pub const NULL: Self = Self(core::ptr::null());
+
+    /// Code or data in the image.
+    #[must_use]
+    pub const fn new(address: *const ()) -> Self {
+        Self(address)
+    }
+
+    /// Its address; 0 for [`Self::NULL`].
+    #[must_use]
+    pub fn addr(self) -> u64 {
+        self.0.expose_provenance() as u64
+    }
+}
+
+/// The amd64 entry of export `INDEX`.
+///
+/// Microsoft's x64 convention gives every function 32 bytes above its return address for its register
+/// arguments. The common code spills them there, which makes all arguments, variable ones too, an array of
+/// 8-byte slots behind the return address: the same shape as on i386.
+#[cfg(not(nt_i386))]
+#[unsafe(naked)]
+pub(crate) extern "win64" fn api_entry<const INDEX: u32>() {
+    naked_asm!("mov eax, {index}", "jmp {common}", index = const INDEX, common = sym amd64_common)
+}
+
+#[cfg(not(nt_i386))]
+#[unsafe(naked)]
+extern "win64" fn amd64_common() {
+    naked_asm!(
+        "mov [rsp + 8], rcx",
+        "mov [rsp + 16], rdx",
+        "mov [rsp + 24], r8",
+        "mov [rsp + 32], r9",
+        "push rbp",
+        "mov rbp, rsp",
+        "mov ecx, eax",
+        "lea rdx, [rsp + 8]",
+        "sub rsp, 32",
+        "call {dispatch}",
+        "add rsp, 32",
+        "pop rbp",
+        "ret",
+        dispatch = sym crate::dispatch::dispatch_amd64,
+    )
+}

@@ -1,0 +1,249 @@
+//! The pages shared with the VMM: state words, trace ring, crash record, doorbell.
+
+use alloc::string::String;
+use core::fmt::{self, Write};
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicU64, Ordering, fence};
+
+use crate::export::{Parameter, ValueKind};
+use crate::nt::{OBJECT_ATTRIBUTES, STRING};
+use crate::platform::{Platform, Trap};
+use crate::raw::{
+    Ptr, low8, low32, narrow_string, prefix, unicode_text, volatile_read, volatile_write,
+    wide_string,
+};
+use abi::boot::BootInfo;
+use abi::channel::State;
+use abi::crash::{CrashKind, CrashRecord, NO_VECTOR, Registers};
+use abi::doorbell::Call;
+use abi::layout::Shared;
+use abi::trace::{TRACE_ARGUMENTS, TRACE_ENTRIES, TRACE_TEXT, TraceKind, TraceRecord, TraceRing};
+
+static PLATFORM: spin::Once<&'static dyn Platform> = spin::Once::new();
+
+/// The driver's return address of the API call that is being served.
+static CALLER: AtomicU64 = AtomicU64::new(0);
+
+/// Installs the machine below the shim; the first one stays.
+pub fn set_platform(platform: &'static dyn Platform) {
+    PLATFORM.call_once(|| platform);
+}
+
+/// The machine below the shim.
+///
+/// # Panics
+/// Before [`set_platform`].
+#[must_use]
+pub fn platform() -> &'static dyn Platform {
+    *PLATFORM.get().expect("boot installs the platform first")
+}
+
+fn state_address(field: usize) -> u64 {
+    platform().shared() + Shared::STATE + field as u64
+}
+
+macro_rules! state_word {
+    ($($(#[$doc:meta])* $get:ident, $set:ident: $field:ident;)*) => {
+        $(
+            $(#[$doc])*
+            #[must_use]
+            pub fn $get() -> u32 {
+                volatile_read(state_address(offset_of!(State, $field)))
+            }
+            $(#[$doc])*
+            pub fn $set(value: u32) {
+                volatile_write(state_address(offset_of!(State, $field)), value);
+            }
+        )*
+    };
+}
+
+state_word! {
+    /// [`State::shim_depth`].
+    depth, set_depth: shim_depth;
+    /// [`State::tick_due`].
+    tick_due, set_tick_due: tick_due;
+    /// [`State::in_tick`].
+    in_tick, set_in_tick: in_tick;
+    /// [`State::current_process`].
+    current_process, set_current_process: current_process;
+}
+
+/// Current IRQL ([`State::irql`]).
+#[must_use]
+pub fn irql() -> u8 {
+    low8(u64::from(volatile_read::<u32>(state_address(offset_of!(
+        State, irql
+    )))))
+}
+
+/// Sets the current IRQL; see [`crate::ke`] for what lowering it has to deliver.
+pub fn set_irql(irql: u8) {
+    volatile_write(state_address(offset_of!(State, irql)), u32::from(irql));
+}
+
+/// What the VMM said at boot.
+#[must_use]
+pub fn boot_info() -> BootInfo {
+    volatile_read(platform().shared() + Shared::BOOT_INFO)
+}
+
+/// The driver's return address of the API call that is being served; 0 outside of one.
+#[must_use]
+pub fn caller() -> u64 {
+    CALLER.load(Ordering::Relaxed)
+}
+
+/// Enters shim code from the driver. Returns what [`leave`] wants.
+pub(crate) fn enter(caller: u64) -> u64 {
+    set_depth(depth() + 1);
+    CALLER.swap(caller, Ordering::Relaxed)
+}
+
+/// Leaves shim code for the driver, after delivering what was deferred if it is the outermost call.
+pub(crate) fn leave(outer_caller: u64) {
+    CALLER.store(outer_caller, Ordering::Relaxed);
+    if depth() == 1 {
+        crate::deliver_deferred();
+    }
+    set_depth(depth() - 1);
+}
+
+/// Appends a record to the trace ring.
+pub fn trace(kind: TraceKind, index: u32, caller: u64, arguments: &[u64], text: &str) {
+    let platform = platform();
+    let ring = platform.shared() + Shared::TRACE;
+    let produced_at = ring + offset_of!(TraceRing, produced) as u64;
+    let produced: u64 = volatile_read(produced_at);
+    if trace_is_lossless() {
+        let consumed: u64 = volatile_read(ring + offset_of!(TraceRing, consumed) as u64);
+        if produced.wrapping_sub(consumed) >= TRACE_ENTRIES as u64 {
+            platform.doorbell(Call::DrainTrace, [0; 6]);
+        }
+    }
+    let mut record = TraceRecord {
+        tsc: platform.time_stamp(),
+        kind: kind as u16,
+        irql: irql(),
+        argument_count: low8(arguments.len().min(TRACE_ARGUMENTS) as u64),
+        index,
+        caller,
+        text_bytes: 0,
+        process: current_process(),
+        arguments: [0; TRACE_ARGUMENTS],
+        text: [0; TRACE_TEXT],
+    };
+    for (slot, argument) in record.arguments.iter_mut().zip(arguments) {
+        *slot = *argument;
+    }
+    let captured = prefix(text, TRACE_TEXT);
+    record.text[..captured.len()].copy_from_slice(captured.as_bytes());
+    record.text_bytes = low32(captured.len() as u64);
+    let slot = produced % TRACE_ENTRIES as u64;
+    let entry =
+        ring + offset_of!(TraceRing, entries) as u64 + slot * size_of::<TraceRecord>() as u64;
+    volatile_write(entry, record);
+    fence(Ordering::Release);
+    volatile_write(produced_at, produced.wrapping_add(1));
+}
+
+fn trace_is_lossless() -> bool {
+    let flag = offset_of!(BootInfo, trace_lossless) as u64;
+    volatile_read::<u32>(platform().shared() + Shared::BOOT_INFO + flag) != 0
+}
+
+/// The most characters of one string argument that are captured.
+const CAPTURE: usize = TRACE_TEXT;
+
+fn capture(kind: ValueKind, word: u64) -> String {
+    match kind {
+        ValueKind::UnicodeString => unicode_text(Ptr::new(word)),
+        ValueKind::AnsiString if word != 0 => {
+            let string = Ptr::<STRING>::new(word).read();
+            narrow_string(string.Buffer, usize::from(string.Length).min(CAPTURE))
+        }
+        ValueKind::NarrowString => narrow_string(Ptr::new(word), CAPTURE),
+        ValueKind::WideString => String::from_utf16_lossy(&wide_string(Ptr::new(word), CAPTURE)),
+        ValueKind::ObjectAttributes if word != 0 => {
+            unicode_text(Ptr::<OBJECT_ATTRIBUTES>::new(word).read().ObjectName)
+        }
+        _ => String::new(),
+    }
+}
+
+/// Records an API call.
+pub(crate) fn trace_call(index: u32, caller: u64, parameters: &[Parameter], words: &[u64]) {
+    let mut text = String::new();
+    for (parameter, word) in parameters.iter().zip(words) {
+        if parameter.kind.captures_text() {
+            text.push_str(&capture(parameter.kind, *word));
+            text.push('\0');
+        }
+    }
+    let count = parameters.len().min(words.len());
+    trace(TraceKind::Call, index, caller, &words[..count], &text);
+}
+
+/// Records what an API call returned.
+pub(crate) fn trace_return(index: u32, has_result: bool, value: u64) {
+    trace(
+        TraceKind::Return,
+        index,
+        0,
+        if has_result {
+            core::slice::from_ref(&value)
+        } else {
+            &[]
+        },
+        "",
+    );
+}
+
+/// Text of bounded length; what does not fit is cut off.
+struct Text<'a> {
+    bytes: &'a mut [u8],
+    used: usize,
+}
+
+impl Write for Text<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = &mut self.bytes[self.used..];
+        let text = prefix(text, room.len());
+        room[..text.len()].copy_from_slice(text.as_bytes());
+        self.used += text.len();
+        Ok(())
+    }
+}
+
+/// Fills the crash record and stops the guest for good.
+pub fn crash(
+    kind: CrashKind,
+    code: u32,
+    parameters: [u64; 4],
+    registers: &Registers,
+    trap: Option<&Trap>,
+    text: fmt::Arguments<'_>,
+) -> ! {
+    let platform = platform();
+    let mut record = CrashRecord {
+        kind: kind as u32,
+        code,
+        parameters,
+        registers: *registers,
+        vector: trap.map_or(NO_VECTOR, |trap| trap.vector),
+        error_code: trap.map_or(0, |trap| trap.error_code),
+        irql: u32::from(irql()),
+        text_bytes: 0,
+        text: [0; 512],
+    };
+    let mut writer = Text {
+        bytes: &mut record.text,
+        used: 0,
+    };
+    // Writing to `Text` cannot fail; what does not fit is cut off.
+    let _ = writer.write_fmt(text);
+    record.text_bytes = low32(writer.used as u64);
+    volatile_write(platform.shared() + Shared::CRASH, record);
+    platform.doorbell(Call::Crash, [0; 6]);
+    platform.halt()
+}

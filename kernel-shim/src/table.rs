@@ -1,0 +1,200 @@
+//! The export table: every export of ntoskrnl.exe and hal.dll that the shim has.
+//!
+//! Numbers are positions in this table. They are the same in every build (exports of the other driver ABI keep
+//! theirs), so the VMM, which links this crate natively, knows a guest image's numbers; [`FINGERPRINT`] guards that.
+
+use crate::dispatch::Body;
+use crate::export::{Convention, Coverage, Export, ExportKind, Machines, Module};
+use crate::raw::{EntryPoint, low32};
+
+macro_rules! modules {
+    ($($slot:ident => $path:path;)*) => {
+        /// The files that declare exports, in the table's order.
+        #[derive(Clone, Copy, Debug)]
+        pub(crate) enum Slot { $($slot),* }
+
+        const LENGTHS: &[usize] = &[$({ use $path as module; module::LEN }),*];
+
+        /// The exports, in order.
+        pub static EXPORTS: [Export; COUNT] = {
+            let mut all = [NOTHING; COUNT];
+            let mut next = 0;
+            $({
+                use $path as module;
+                let part = module::EXPORTS;
+                let mut i = 0;
+                while i < part.len() { all[next] = part[i]; next += 1; i += 1; }
+            })*
+            all
+        };
+
+        /// What a call of each export runs.
+        pub(crate) static BODIES: [Body; COUNT] = {
+            let mut all: [Body; COUNT] = [nothing; COUNT];
+            let mut next = 0;
+            $({
+                use $path as module;
+                let part = module::BODIES;
+                let mut i = 0;
+                while i < part.len() { all[next] = part[i]; next += 1; i += 1; }
+            })*
+            all
+        };
+
+        /// What an import of each export is bound to. In memory an array of u64.
+        pub static ENTRY_POINTS: [EntryPoint; COUNT] = {
+            let mut all = [EntryPoint::NULL; COUNT];
+            let mut next = 0;
+            $({
+                use $path as module;
+                let part = module::ENTRY_POINTS;
+                let mut i = 0;
+                while i < part.len() { all[next] = part[i]; next += 1; i += 1; }
+            })*
+            all
+        };
+    };
+}
+
+modules! {
+    ke_bugcheck => crate::ke::bugcheck::api_table;
+    ke_data => crate::ke::data::data_table;
+}
+
+/// Number of exports.
+pub const COUNT: usize = {
+    let mut sum = 0;
+    let mut i = 0;
+    while i < LENGTHS.len() {
+        sum += LENGTHS[i];
+        i += 1;
+    }
+    sum
+};
+
+/// Number of a file's first export.
+pub(crate) const fn base(slot: Slot) -> u32 {
+    let mut sum = 0;
+    let mut i = 0;
+    while i < slot as usize {
+        sum += LENGTHS[i];
+        i += 1;
+    }
+    low32(sum as u64)
+}
+
+const NOTHING: Export = Export {
+    name: "",
+    module: Module::Either,
+    machines: Machines::Both,
+    kind: ExportKind::Data {
+        bytes_i386: 0,
+        bytes_amd64: 0,
+    },
+    coverage: Coverage::Missing,
+    documentation: "",
+};
+
+fn nothing(_: &mut crate::dispatch::Call) -> u64 {
+    0
+}
+
+/// FNV-1a over all names in order, each closed by NUL: equal exactly when two builds agree on all numbers.
+pub const FINGERPRINT: u64 = {
+    let mut hash: u64 = 0xCBF2_9CE4_8422_2325;
+    let mut i = 0;
+    while i < COUNT {
+        let name = EXPORTS[i].name.as_bytes();
+        let mut j = 0;
+        while j <= name.len() {
+            let byte = if j < name.len() { name[j] } else { 0 };
+            hash = (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01B3);
+            j += 1;
+        }
+        i += 1;
+    }
+    hash
+};
+
+/// The number of the export of that exact name.
+#[must_use]
+pub fn find(name: &str) -> Option<u32> {
+    EXPORTS
+        .iter()
+        .position(|export| export.name == name)
+        .map(|position| low32(position as u64))
+}
+
+/// The addresses that imports are bound to; index as in [`EXPORTS`].
+#[must_use]
+pub fn entry_points() -> &'static [EntryPoint] {
+    &ENTRY_POINTS
+}
+
+/// Bytes of arguments that an i386 callee pops, from the declaration alone.
+#[must_use]
+pub fn i386_pop(export: &Export) -> u32 {
+    let ExportKind::Function {
+        convention,
+        parameters,
+        ..
+    } = export.kind
+    else {
+        return 0;
+    };
+    let mut registers = match convention {
+        Convention::Cdecl => return 0,
+        Convention::Stdcall => 0,
+        Convention::Fastcall => 2,
+    };
+    let mut bytes = 0;
+    for parameter in parameters {
+        let width = parameter.kind.bytes(abi::DriverAbi::I386);
+        if width <= 4 && registers > 0 {
+            registers -= 1;
+        } else {
+            bytes += if width == 8 { 8 } else { 4 };
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique() {
+        let mut seen = BTreeSet::new();
+        for export in &EXPORTS {
+            assert!(
+                seen.insert(export.name),
+                "{} is declared twice",
+                export.name
+            );
+        }
+    }
+
+    #[test]
+    fn every_export_is_documented_and_found() {
+        for (number, export) in EXPORTS.iter().enumerate() {
+            assert!(
+                !export.documentation.trim().is_empty(),
+                "{} has no documentation",
+                export.name
+            );
+            assert_eq!(find(export.name), u32::try_from(number).ok());
+        }
+        assert_eq!(find("NoSuchExport"), None);
+    }
+
+    #[test]
+    fn entry_points_exist_for_what_this_abi_has() {
+        for (export, entry) in EXPORTS.iter().zip(entry_points()) {
+            let is_function = matches!(export.kind, ExportKind::Function { .. });
+            let expected = !is_function || export.machines.has(abi::DriverAbi::Amd64);
+            assert_eq!(entry.addr() != 0, expected, "{}", export.name);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! A machine for the unit tests: shared pages in ordinary memory, no guest.
