@@ -186,9 +186,9 @@ impl Printer<'_> {
             b'c' | b'C' => {
                 let word = u64::from(self.arguments.next_u32());
                 let text = if self.is_wide(this.size, conversion == b'C') {
-                    self.from_wide(&[low16(word)])
+                    self.of_wide(&[low16(word)])
                 } else {
-                    self.from_narrow(&[low8(word)])
+                    self.of_narrow(&[low8(word)])
                 };
                 self.pad(this, &[], &text);
             }
@@ -213,11 +213,11 @@ impl Printer<'_> {
 
     /// An integer argument, sign- or zero-extended from its size.
     fn integer(&mut self, size: Size, is_signed: bool) -> i64 {
-        let bits = match size {
+        let bits: u32 = match size {
             Size::Short => 16,
             Size::Default | Size::Long => 32,
             Size::LongLong => 64,
-            Size::Pointer => 8 * size_of::<Word>(),
+            Size::Pointer => Word::BITS,
         };
         if bits == 64 {
             return self.arguments.next_u64().cast_signed();
@@ -244,37 +244,37 @@ impl Printer<'_> {
         let pointer = self.arguments.next_ptr::<u8>();
         let limit = this.precision.unwrap_or(usize::MAX);
         if pointer.is_null() {
-            return self.from_narrow(&b"(null)"[..limit.min(6)]);
+            return self.of_narrow(&b"(null)"[..limit.min(6)]);
         }
         if self.is_wide(this.size, is_other) {
-            self.from_wide(&crate::raw::wide_string(pointer.cast(), limit))
+            self.of_wide(&crate::raw::wide_string(pointer.cast(), limit))
         } else {
-            self.from_narrow(&crate::raw::narrow_string_bytes(pointer, limit))
+            self.of_narrow(&crate::raw::narrow_string_bytes(pointer, limit))
         }
     }
 
     fn counted(&mut self, this: &Conversion) -> Vec<u16> {
         let pointer = self.arguments.next_ptr::<UNICODE_STRING>();
         if pointer.is_null() || pointer.read().Buffer.is_null() {
-            return self.from_narrow(b"(null)");
+            return self.of_narrow(b"(null)");
         }
         let mut text = if this.size == Size::Long {
-            self.from_wide(&unicode_string(pointer))
+            self.of_wide(&unicode_string(pointer))
         } else {
-            self.from_narrow(&ansi_string(Ptr::<STRING>::new(pointer.addr())))
+            self.of_narrow(&ansi_string(Ptr::<STRING>::new(pointer.addr())))
         };
         text.truncate(this.precision.unwrap_or(usize::MAX));
         text
     }
 
-    fn from_wide(&self, text: &[u16]) -> Vec<u16> {
+    fn of_wide(&self, text: &[u16]) -> Vec<u16> {
         match self.width {
             Width::Wide => text.to_vec(),
             Width::Narrow => text.iter().map(|&unit| u16::from(to_ansi(unit))).collect(),
         }
     }
 
-    fn from_narrow(&self, text: &[u8]) -> Vec<u16> {
+    fn of_narrow(&self, text: &[u8]) -> Vec<u16> {
         match self.width {
             Width::Wide => text.iter().map(|&byte| to_unicode(byte)).collect(),
             Width::Narrow => text.iter().map(|&byte| u16::from(byte)).collect(),
