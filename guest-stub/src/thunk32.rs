@@ -154,8 +154,12 @@ struct ThunkResult {
 extern "C" fn guest_dispatch32(index: u32, stack: u64, ecx: u32, edx: u32) -> ThunkResult {
     #[cfg(nt_i386)]
     {
-        let result =
-            kernel_shim::dispatch::dispatch_i386(index, kernel_shim::raw::Ptr::new(stack), ecx, edx);
+        let result = kernel_shim::dispatch::dispatch_i386(
+            index,
+            kernel_shim::raw::Ptr::new(stack),
+            ecx,
+            edx,
+        );
         ThunkResult {
             value: result.value,
             pop: u64::from(result.pop),

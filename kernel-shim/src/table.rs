@@ -73,6 +73,21 @@ modules! {
     io_mdl => crate::io::mdl::api_table;
     ob_api => crate::ob::api::api_table;
     ps => crate::ps::api_table;
+    rtl_ansi => crate::rtl::ansi::api_table;
+    rtl_ansi_unicode => crate::rtl::ansi_unicode::api_table;
+    rtl_arithmetic => crate::rtl::arithmetic::api_table;
+    rtl_crt_narrow => crate::rtl::crt_narrow::api_table;
+    rtl_crt_print => crate::rtl::crt_print::api_table;
+    rtl_crt_wide => crate::rtl::crt_wide::api_table;
+    rtl_dbg => crate::rtl::dbg::api_table;
+    rtl_memory => crate::rtl::memory::api_table;
+    rtl_misc => crate::rtl::misc::api_table;
+    rtl_number => crate::rtl::number::api_table;
+    rtl_time => crate::rtl::time::api_table;
+    rtl_unicode => crate::rtl::unicode::api_table;
+    hal_bus => crate::hal::bus::api_table;
+    hal_port => crate::hal::port::api_table;
+    hal_register => crate::hal::register::api_table;
 }
 
 /// Number of exports.
