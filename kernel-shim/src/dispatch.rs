@@ -317,4 +317,54 @@ mod tests {
         assert_eq!(call.words[..4], [0x11, u64::MAX, 3, 4]);
         assert_eq!(call.variable_arguments().next_word(), 5);
     }
+
+    #[test]
+    fn a_call_above_its_irql_limit_is_a_bugcheck() {
+        let _machine = crate::test_platform::machine();
+        shared::set_irql(2);
+        let index = table::find("PsLookupProcessByProcessId").unwrap();
+        let mut stack = [0x1234_u64, 4, 0, 0, 0, 0];
+        let frame = Frame::Amd64(Ptr::of(&mut stack[0]).addr());
+        let crash = crate::test_platform::crash_of(|| {
+            run(index, frame);
+        });
+        assert_eq!(crash.code, bugcheck::IRQL_NOT_LESS_OR_EQUAL);
+        assert_eq!((crash.parameters[1], crash.parameters[3]), (2, 0x1234));
+        let text = core::str::from_utf8(&crash.text[..crash.text_bytes as usize]).unwrap();
+        assert!(text.contains("PsLookupProcessByProcessId"), "{text}");
+    }
+
+    #[test]
+    fn calls_are_recorded_with_caller_and_text() {
+        use abi::trace::{TraceKind, TraceRecord, TraceRing};
+        let _machine = crate::test_platform::machine();
+        let ring = shared::platform().shared() + abi::layout::Shared::TRACE;
+        let index = table::find("IoDeleteSymbolicLink").unwrap();
+        let mut units: Vec<u16> = "\\??\\Ä".encode_utf16().collect();
+        let bytes = u16::try_from(2 * units.len()).unwrap();
+        let mut name = crate::nt::UNICODE_STRING {
+            Length: bytes,
+            MaximumLength: bytes,
+            Buffer: Ptr::of(&mut units[0]),
+        };
+        let mut stack = [0x1234_u64, Ptr::of(&mut name).addr(), 0, 0, 0];
+        let before: u64 = crate::raw::volatile_read(ring);
+        let result = run(index, Frame::Amd64(Ptr::of(&mut stack[0]).addr()));
+        assert_eq!(
+            result.value,
+            u64::from(crate::nt::NtStatus::OBJECT_NAME_NOT_FOUND.0)
+        );
+        assert_eq!(crate::raw::volatile_read::<u64>(ring), before + 2);
+        let entries = ring + core::mem::offset_of!(TraceRing, entries) as u64;
+        let record: TraceRecord =
+            crate::raw::volatile_read(entries + before * size_of::<TraceRecord>() as u64);
+        assert_eq!(
+            (record.kind, record.caller, record.index),
+            (TraceKind::Call as u16, 0x1234, index)
+        );
+        assert_eq!(
+            &record.text[..record.text_bytes as usize],
+            "\\??\\Ä\0".as_bytes()
+        );
+    }
 }

@@ -208,6 +208,12 @@ impl Machine {
         self.fake.base
     }
 
+    /// Lets the pool hold code.
+    pub(crate) fn make_pool_executable(&self) {
+        let flags = std::mem::offset_of!(BootInfo, regions) + std::mem::offset_of!(Region, flags);
+        volatile_write(self.fake.shared() + Shared::BOOT_INFO + flags as u64, 3_u32);
+    }
+
     /// Writes client memory at an offset from its start; returns the user address.
     pub(crate) fn write_user(&self, offset: u64, bytes: &[u8]) -> u64 {
         Ptr::<u8>::new(self.fake.base + layout::USER_ALIAS + offset).write_bytes(bytes);
