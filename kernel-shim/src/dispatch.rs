@@ -367,4 +367,39 @@ mod tests {
             "\\??\\Ä\0".as_bytes()
         );
     }
+
+    #[test]
+    fn i386_calls_report_result_and_popped_bytes() {
+        let _machine = crate::test_platform::machine();
+        let call = |name: &str, stack: &mut [u32], ecx| {
+            dispatch_i386(table::find(name).unwrap(), Ptr::of(&mut stack[0]), ecx, 0)
+        };
+        assert_eq!(
+            call("KfRaiseIrql", &mut [0x1000], 2),
+            I386Result { value: 0, pop: 0 }
+        );
+        assert_eq!(
+            call("KeGetCurrentIrql", &mut [0x1000], 9),
+            I386Result { value: 2, pop: 0 }
+        );
+        assert_eq!(
+            call("KeStallExecutionProcessor", &mut [0x1000, 1], 9),
+            I386Result { value: 0, pop: 4 }
+        );
+    }
+
+    #[test]
+    fn an_unbound_import_stops_the_guest_with_its_number() {
+        let _machine = crate::test_platform::machine();
+        let mut stack = [0x8200_1234_u32];
+        let index = low32(table::COUNT as u64) + 3;
+        let crash = crate::test_platform::crash_of(|| {
+            dispatch_i386(index, Ptr::of(&mut stack[0]), 0, 0);
+        });
+        assert_eq!(
+            (crash.kind, crash.code),
+            (CrashKind::UnboundImport as u32, 3)
+        );
+        assert_eq!(crash.registers.rip, 0x8200_1234);
+    }
 }

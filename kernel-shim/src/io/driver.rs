@@ -87,7 +87,7 @@ fn counted_string(text: &str) -> Option<Ptr<UNICODE_STRING>> {
     Some(string.cast())
 }
 
-/// Address of the default dispatch routine: the import stub of [`IopInvalidDeviceRequest`], which a driver could call.
+/// Address of the default dispatch routine: the import stub of `IopInvalidDeviceRequest`, which a driver could call.
 #[must_use]
 pub fn invalid_device_request() -> u64 {
     let index = table::find("IopInvalidDeviceRequest").unwrap_or(0);

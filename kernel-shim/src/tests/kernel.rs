@@ -84,6 +84,7 @@ fn iopm_functions_have_nts_semantics() {
     map[0x378 / 8] = 0xFE;
     let address = Ptr::of(&mut map[0]);
     let process = ps::by_id(CLIENT).unwrap();
+    let loads = machine.fake.iopm_loads.load(Ordering::Relaxed);
     assert!(!iopm::Ke386SetIoAccessMap(0, address));
     assert!(!iopm::Ke386SetIoAccessMap(2, address));
     assert!(iopm::Ke386SetIoAccessMap(1, address));
@@ -108,6 +109,11 @@ fn iopm_functions_have_nts_semantics() {
             .request(CLIENT, Operation::PortIn, &[0x378, 3])
             .status,
         NtStatus::INVALID_PARAMETER.0
+    );
+    let loaded = machine.fake.iopm_loads.load(Ordering::Relaxed) - loads;
+    assert_eq!(
+        loaded, 2,
+        "none, then the map, which the next accesses find loaded"
     );
     let mut back = [0_u8; 8192];
     assert!(iopm::Ke386QueryIoAccessMap(1, Ptr::of(&mut back[0])));
