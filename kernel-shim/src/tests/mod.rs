@@ -404,6 +404,8 @@ fn unload_counts_what_the_driver_leaked() {
         Operation::DeviceControl,
         &[handle, LEAK, 0, 0, 0, 0],
     );
+    let busy = machine.request(0, Operation::UnloadDriver, &[driver]);
+    assert_eq!(busy.status, NtStatus::DEVICE_BUSY.0, "a file is open");
     assert_eq!(
         machine.request(CLIENT, Operation::Close, &[handle]).status,
         0
