@@ -107,7 +107,7 @@ fn privileged(trap: &mut Trap, instruction: &Instruction) -> bool {
 /// CR8 is the IRQL on amd64 (WDK, "Managing hardware priorities").
 fn set_irql(irql: u8) {
     if irql >= shared::irql() {
-        ke::irql::raise(irql);
+        let _old = ke::irql::raise(irql);
     } else {
         ke::irql::lower(irql);
     }

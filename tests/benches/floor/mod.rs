@@ -1,0 +1,142 @@
+//! The floor: bare KVM, with nothing of Ringfence in it.
+
+use std::time::{Duration, Instant};
+
+use abi::Privilege;
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_userspace_memory_region};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+type Failure = Box<dyn std::error::Error>;
+
+const RAM_BYTES: u64 = 0x10_0000;
+const CODE: u64 = 0x1000;
+const STACK: u64 = 0x3000;
+const PAGE_TABLES: u64 = 0x4000;
+/// Port of the measured writes.
+const PORT: u16 = 0x300;
+/// The write that ends a measurement.
+const END_PORT: u8 = 0x81;
+/// Present, writable, CPL 3.
+const TABLE_ENTRY: u64 = 7;
+const LARGE_PAGE: u64 = 0x80;
+
+struct Guest {
+    vcpu: VcpuFd,
+    // Dropped after the vCPU: the VM's memory slot points into the memory.
+    _vm: VmFd,
+    _memory: GuestMemoryMmap,
+}
+
+fn segment(selector: u16, kind: u8, dpl: u8, long: u8) -> kvm_segment {
+    kvm_segment {
+        limit: 0xFFFF_FFFF,
+        selector,
+        type_: kind,
+        present: 1,
+        dpl,
+        db: 1 - long,
+        s: 1,
+        l: long,
+        g: 1,
+        ..Default::default()
+    }
+}
+
+/// A long-mode guest with 2 MiB identity-mapped that executes `code`.
+#[expect(
+    unsafe_code,
+    reason = "KVM_SET_USER_MEMORY_REGION takes a host address"
+)]
+fn guest(privilege: Privilege, code: &[u8]) -> Result<Guest, Failure> {
+    let kvm = Kvm::new()?;
+    let vm = kvm.create_vm()?;
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM_BYTES as usize)])?;
+    memory.write_slice(code, GuestAddress(CODE))?;
+    let entries = [
+        (PAGE_TABLES, (PAGE_TABLES + 0x1000) | TABLE_ENTRY),
+        (PAGE_TABLES + 0x1000, (PAGE_TABLES + 0x2000) | TABLE_ENTRY),
+        (PAGE_TABLES + 0x2000, LARGE_PAGE | TABLE_ENTRY),
+    ];
+    for (address, entry) in entries {
+        memory.write_slice(&u64::to_le_bytes(entry), GuestAddress(address))?;
+    }
+    let region = kvm_userspace_memory_region {
+        slot: 0,
+        flags: 0,
+        guest_phys_addr: 0,
+        memory_size: RAM_BYTES,
+        userspace_addr: memory.get_host_address(GuestAddress(0))? as u64,
+    };
+    // SAFETY: `Guest` keeps the memory for longer than the VM.
+    unsafe { vm.set_user_memory_region(region) }?;
+    let vcpu = vm.create_vcpu(0)?;
+    vcpu.set_cpuid2(&kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?)?;
+    let mut sregs = vcpu.get_sregs()?;
+    let (code_selector, data_selector, dpl) = match privilege {
+        Privilege::Ring0 => (0x10, 0x18, 0),
+        Privilege::Ring3 => (0x33, 0x2B, 3),
+    };
+    sregs.cs = segment(code_selector, 0xB, dpl, 1);
+    let data = segment(data_selector, 3, dpl, 0);
+    (sregs.ss, sregs.ds, sregs.es) = (data, data, data);
+    // A task segment over zeroed memory: its I/O bitmap allows every port.
+    sregs.tr.base = STACK;
+    sregs.tr.limit = 0xFFFF;
+    sregs.cr0 = 0x8001_0033;
+    sregs.cr3 = PAGE_TABLES;
+    sregs.cr4 = 0x620;
+    sregs.efer = 0x500;
+    vcpu.set_sregs(&sregs)?;
+    vcpu.set_regs(&kvm_regs {
+        rip: CODE,
+        rsp: STACK,
+        rflags: 2,
+        ..Default::default()
+    })?;
+    Ok(Guest {
+        vcpu,
+        _vm: vm,
+        _memory: memory,
+    })
+}
+
+/// Creates a VM and a vCPU and takes one exit.
+pub(crate) fn one_exit() -> Result<(), Failure> {
+    let privilege = vmm::machine::host::KvmKind::detect();
+    let privilege = if privilege == vmm::machine::host::KvmKind::Paravirtual {
+        Privilege::Ring3
+    } else {
+        Privilege::Ring0
+    };
+    // out END_PORT, al
+    let mut guest = guest(privilege, &[0xE6, END_PORT])?;
+    match guest.vcpu.run()? {
+        VcpuExit::IoOut(port, _) if port == u16::from(END_PORT) => Ok(()),
+        other => Err(format!("unexpected exit {other:?}").into()),
+    }
+}
+
+/// Time of `count` one-byte port writes, each an exit.
+pub(crate) fn port_writes(privilege: Privilege, count: u32) -> Result<Duration, Failure> {
+    let [p0, p1] = PORT.to_le_bytes();
+    let [c0, c1, c2, c3] = count.to_le_bytes();
+    // mov dx, PORT / mov ecx, count / again: out dx, al / dec ecx / jnz again / out END_PORT, al
+    let code = [
+        0x66, 0xBA, p0, p1, 0xB9, c0, c1, c2, c3, 0xEE, 0xFF, 0xC9, 0x75, 0xFB, 0xE6, END_PORT,
+    ];
+    let mut guest = guest(privilege, &code)?;
+    let started = Instant::now();
+    let mut writes = 0;
+    loop {
+        match guest.vcpu.run()? {
+            VcpuExit::IoOut(PORT, _) => writes += 1,
+            VcpuExit::IoOut(port, _) if port == u16::from(END_PORT) => break,
+            other => return Err(format!("unexpected exit {other:?}").into()),
+        }
+    }
+    if writes != count {
+        return Err(format!("{writes} exits for {count} writes").into());
+    }
+    Ok(started.elapsed())
+}
