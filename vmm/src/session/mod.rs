@@ -2,3 +2,11 @@
 
 pub mod command;
 pub mod driver;
+pub mod exit_code;
+#[cfg(test)]
+pub(crate) mod fake;
+pub mod interpreter;
+pub mod interrupt;
+pub mod launch;
+pub mod protocol;
+pub mod server;
