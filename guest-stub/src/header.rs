@@ -16,7 +16,7 @@ pub(crate) struct Header {
     vectors: unsafe extern "C" fn(),
     trap_window_start: unsafe extern "C" fn(),
     trap_window_end: unsafe extern "C" fn(),
-    exports: &'static [kernel_shim::table::EntryPoint; kernel_shim::table::COUNT],
+    exports: &'static [kernel_shim::raw::EntryPoint; kernel_shim::table::COUNT],
     export_count: u64,
     import_thunk: unsafe extern "C" fn(),
     unbound_thunk: unsafe extern "C" fn(),

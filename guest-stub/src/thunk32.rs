@@ -154,8 +154,12 @@ struct ThunkResult {
 extern "C" fn guest_dispatch32(index: u32, stack: u64, ecx: u32, edx: u32) -> ThunkResult {
     #[cfg(nt_i386)]
     {
-        let result =
-            kernel_shim::dispatch_i386(index, kernel_shim::raw::Ptr::from_addr(stack), ecx, edx);
+        let result = kernel_shim::dispatch::dispatch_i386(
+            index,
+            kernel_shim::raw::Ptr::new(stack),
+            ecx,
+            edx,
+        );
         ThunkResult {
             value: result.value,
             pop: u64::from(result.pop),
@@ -173,5 +177,5 @@ extern "C" fn guest_dispatch32(index: u32, stack: u64, ecx: u32, edx: u32) -> Th
 /// Called by `guest_unbound_thunk`.
 #[cfg_attr(guest, unsafe(no_mangle))]
 extern "C" fn guest_unbound(number: u32, caller: u64) -> ! {
-    kernel_shim::unbound_import(number, caller)
+    kernel_shim::dispatch::unbound_import(number, caller)
 }

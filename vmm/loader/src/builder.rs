@@ -384,6 +384,23 @@ impl Built {
         self.put_u32(self.directory(index) + 4, bytes);
     }
 
+    /// Makes the last section longer by `bytes` bytes (a multiple of both alignments), which are zero. Returns the
+    /// RVA and the file offset of the first.
+    ///
+    /// # Panics
+    /// If the file gets longer than 4 GiB.
+    pub fn grow(&mut self, bytes: u32) -> (u32, u32) {
+        let last = u32::try_from(self.sections.len()).expect("few sections") - 1;
+        let header = self.section_table() + 40 * last;
+        let (rva, raw) = self.sections[last as usize];
+        self.put_u32(header + 8, SECTION_BYTES + bytes);
+        self.put_u32(header + 16, SECTION_BYTES + bytes);
+        self.put_u32(OPTIONAL_HEADER + 56, rva + SECTION_BYTES + bytes);
+        let end = raw + SECTION_BYTES + bytes;
+        self.bytes.resize(end as usize, 0);
+        (rva + SECTION_BYTES, raw + SECTION_BYTES)
+    }
+
     /// Two functions: the first byte of `.text` and the entry point. Their UNWIND_INFO follows the table.
     fn write_function_table(&mut self) {
         let pdata = SectionIndex::Pdata;

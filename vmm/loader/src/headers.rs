@@ -344,7 +344,7 @@ impl OptionalHeader<'_, '_> {
         if !section.value.is_power_of_two() || section.value > MAX_IMAGE_BYTES {
             return Err(section.reject("expected a power of two up to 64 MiB"));
         }
-        // PE Format demands 512 to 64 K, and equality below the page size; 0x20 was LINK's /DRIVER default.
+        // PE Format demands 512 to 64 K, and equality below the page size: old DDKs linked with /ALIGN:0x20 or 0x80.
         if !file.value.is_power_of_two() || file.value < 16 || file.value > 0x1_0000 {
             return Err(file.reject("expected a power of two from 16 to 65536"));
         }

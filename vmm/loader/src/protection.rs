@@ -2,7 +2,9 @@
 
 use core::ops::Range;
 
-use crate::{Image, PAGE_BYTES, Section, SectionFlags};
+use abi::boot::RegionFlags;
+
+use crate::{Image, Mapped, PAGE_BYTES, Section, SectionFlags};
 
 /// Protection of one page. All pages can be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -44,6 +46,15 @@ impl PageProtection {
             (false, true) => "r-x",
             (true, true) => "rwx",
         }
+    }
+
+    /// The same as flags of a region of guest memory.
+    #[must_use]
+    pub fn region_flags(self) -> RegionFlags {
+        let mut flags = RegionFlags::empty();
+        flags.set(RegionFlags::WRITE, self.write);
+        flags.set(RegionFlags::EXECUTE, self.execute);
+        flags
     }
 
     /// What either allows.
@@ -116,5 +127,17 @@ impl Image {
             .skip(range.start as usize)
             .take(range.len())
             .fold(PageProtection::READ, |all, &page| all.union(page))
+    }
+}
+
+impl Mapped {
+    /// The pages by runs of equal protection: ranges of page numbers, in order and without gaps.
+    pub fn runs(&self) -> impl Iterator<Item = (Range<usize>, PageProtection)> {
+        let runs = self.protection.chunk_by(PartialEq::eq);
+        runs.scan(0_usize, |next, run| {
+            let start = *next;
+            *next = start.saturating_add(run.len());
+            run.first().map(|&protection| (start..*next, protection))
+        })
     }
 }

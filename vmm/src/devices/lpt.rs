@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// An output that cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot create {path} for the output of backend \"lpt\"")]
+#[error("cannot create its output {path}")]
 pub struct OutputError {
     /// The file.
     pub path: String,

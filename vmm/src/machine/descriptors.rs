@@ -34,7 +34,7 @@ const FLAT32: u8 = 0xC;
 const BYTES32: u8 = 0x4;
 
 /// The GDT for a kernel space at `kernel_base`.
-pub fn gdt(kernel_base: u64) -> [u8; selector::GDT_SIZE as usize] {
+pub(super) fn gdt(kernel_base: u64) -> [u8; selector::GDT_SIZE as usize] {
     let mut entries = [0_u64; selector::GDT_SIZE as usize / 8];
     let mut set = |selector: u16, descriptor: u64| {
         if let Some(entry) = entries.get_mut(usize::from(selector / 8)) {
@@ -75,7 +75,7 @@ pub fn gdt(kernel_base: u64) -> [u8; selector::GDT_SIZE as usize] {
 
 /// The IDT: an interrupt gate at CPL 0 for every vector that has gate code. DPL 3 for the software
 /// breakpoints that driver code at CPL 3 executes (int3, into).
-pub fn idt(vectors: u64) -> Vec<u8> {
+pub(super) fn idt(vectors: u64) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(VECTOR_COUNT as usize * 16);
     for vector in 0..VECTOR_COUNT {
         let address = vectors + vector * VECTOR_STRIDE;
@@ -98,7 +98,7 @@ pub fn idt(vectors: u64) -> Vec<u8> {
 
 /// The TSS without its bitmaps' contents: stacks and I/O map base. `allows_all_ports`: CPL 3 code has every port
 /// outside the ring-3 stub (ring3 mode, where the driver runs at CPL 3).
-pub fn tss_image(kernel_base: u64, allows_all_ports: bool) -> Vec<u8> {
+pub(super) fn tss_image(kernel_base: u64, allows_all_ports: bool) -> Vec<u8> {
     let mut bytes = vec![0_u8; tss::SIZE as usize];
     let mut put = |offset: u64, value: &[u8]| {
         let start = offset as usize;

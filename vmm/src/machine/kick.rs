@@ -14,7 +14,7 @@ use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 const POLL: Duration = Duration::from_millis(1);
 /// NT's clock interval, 15.625 ms.
-pub const TICK: Duration = Duration::from_micros(15_625);
+pub(super) const TICK: Duration = Duration::from_micros(15_625);
 /// "No time": the guest is idle, or no timer is set.
 const NEVER: u64 = u64::MAX;
 
@@ -38,7 +38,7 @@ impl Shared {
 
 /// What the vCPU thread finds after a signal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Due {
+pub(super) enum Due {
     /// Nothing: a stray signal.
     Nothing,
     /// The timer tick.
@@ -49,7 +49,7 @@ pub enum Due {
 
 /// The vCPU thread's handle on its watchdog. Dropping it stops the watchdog.
 #[derive(Debug)]
-pub struct Watchdog {
+pub(super) struct Watchdog {
     shared: Arc<Shared>,
     thread: Thread,
     handle: Option<JoinHandle<()>>,
@@ -62,7 +62,7 @@ impl Watchdog {
     ///
     /// # Errors
     /// When the signal handler or the thread cannot be made.
-    pub fn start(timeout: Duration) -> std::io::Result<Self> {
+    pub(super) fn start(timeout: Duration) -> std::io::Result<Self> {
         register_signal_handler(SIGRTMIN(), ignore_signal)
             .map_err(|error| std::io::Error::from_raw_os_error(error.errno()))?;
         let shared = Arc::new(Shared {
@@ -88,7 +88,7 @@ impl Watchdog {
     }
 
     /// The guest starts to run after it was idle.
-    pub fn busy(&self) {
+    pub(super) fn busy(&self) {
         let now = self.shared.now();
         self.shared
             .tick_at
@@ -98,18 +98,18 @@ impl Watchdog {
     }
 
     /// The guest is idle.
-    pub fn idle(&self) {
+    pub(super) fn idle(&self) {
         self.shared.busy_since.store(NEVER, Ordering::Release);
     }
 
     /// A timer of the guest is due in `delay`.
-    pub fn arm(&self, delay: Duration) {
+    pub(super) fn arm(&self, delay: Duration) {
         let at = self.shared.now().saturating_add(micros(delay));
         self.shared.tick_at.fetch_min(at, Ordering::Relaxed);
     }
 
     /// What is due now.
-    pub fn due(&self) -> Due {
+    pub(super) fn due(&self) -> Due {
         let now = self.shared.now();
         let since = self.shared.busy_since.load(Ordering::Acquire);
         if since != NEVER
@@ -124,7 +124,7 @@ impl Watchdog {
     }
 
     /// The tick was delivered; the next one comes an interval later.
-    pub fn ticked(&self) {
+    pub(super) fn ticked(&self) {
         self.shared
             .tick_at
             .store(self.shared.now() + micros(TICK), Ordering::Relaxed);

@@ -10,8 +10,12 @@
 //! | `vcpu` | boot state, registers, run, interrupt injection |
 //! | `host` | which KVM this is, what it can do |
 //! | `kick` | the watchdog that interrupts a running guest for ticks and deadlines |
-//! | `vm` | all of it put together: a [`Vm`] that runs from exit to exit |
+//! | `builder` | all of it put together, drivers placed |
+//! | `backend` | the seam to whoever answers exits |
+//! | `vm` | a [`Vm`] that runs from exit to exit |
 
+mod backend;
+mod builder;
 mod descriptors;
 pub mod host;
 mod image;
@@ -22,11 +26,10 @@ mod plan;
 mod vcpu;
 mod vm;
 
+pub use backend::{Backend, GuestView, PhysicalAnswer, PhysicalPiece, PortAnswer, PortExit, Stop};
+pub use builder::{CreateError, VmBuilder, VmConfig, WindowMemory};
 pub use image::{GuestImage, ImageError};
 pub use memory::{GuestRam, MemoryError};
-pub use plan::DriverSlot;
+pub use plan::{DriverSlot, PlanError};
 pub use vcpu::{Exit, VcpuError};
-pub use vm::{
-    Backend, CreateError, GuestView, PhysicalBacking, PortAnswer, PortExit, Stop, Vm, VmBuilder,
-    VmConfig,
-};
+pub use vm::Vm;

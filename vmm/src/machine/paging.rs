@@ -18,15 +18,15 @@ const ENTRIES: u64 = 512;
 
 /// Protection of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Protection {
+pub(super) struct Protection {
     /// Stores are allowed.
-    pub write: bool,
+    pub(super) write: bool,
     /// Instructions can be fetched.
-    pub execute: bool,
+    pub(super) execute: bool,
     /// CPL 3 has access.
-    pub user: bool,
+    pub(super) user: bool,
     /// Not cached (device memory).
-    pub uncached: bool,
+    pub(super) uncached: bool,
 }
 
 impl Protection {
@@ -48,7 +48,7 @@ impl Protection {
 
 /// The page tables of a guest.
 #[derive(Debug)]
-pub struct PageTables {
+pub(super) struct PageTables {
     root: u64,
     next_table: u64,
     tables_end: u64,
@@ -59,7 +59,7 @@ impl PageTables {
     ///
     /// # Errors
     /// When RAM is used up.
-    pub fn new(ram: &mut GuestRam, table_pages: u64) -> Result<Self, MemoryError> {
+    pub(super) fn new(ram: &mut GuestRam, table_pages: u64) -> Result<Self, MemoryError> {
         let root = ram.allocate(table_pages * PAGE_SIZE)?;
         Ok(Self {
             root,
@@ -70,7 +70,7 @@ impl PageTables {
 
     /// Guest-physical address for CR3.
     #[must_use]
-    pub fn root(&self) -> u64 {
+    pub(super) fn root(&self) -> u64 {
         self.root
     }
 
@@ -78,7 +78,7 @@ impl PageTables {
     ///
     /// # Errors
     /// When the pages for tables are used up.
-    pub fn map(
+    pub(super) fn map(
         &mut self,
         ram: &GuestRam,
         virtual_address: u64,
@@ -110,7 +110,11 @@ impl PageTables {
     ///
     /// # Errors
     /// When the pages for tables are used up.
-    pub fn table_for(&mut self, ram: &GuestRam, virtual_address: u64) -> Result<u64, MemoryError> {
+    pub(super) fn table_for(
+        &mut self,
+        ram: &GuestRam,
+        virtual_address: u64,
+    ) -> Result<u64, MemoryError> {
         let mut table = self.root;
         for level in [3, 2, 1] {
             let index = (virtual_address >> (12 + 9 * level)) % ENTRIES;

@@ -15,7 +15,7 @@ use super::paging::{PageTables, Protection};
 /// Pages of page tables beside those that map RAM and the I/O window.
 const SPARE_TABLES: u64 = 40;
 /// Import stubs for imports that are not in the table.
-pub const MAX_UNBOUND: usize = 512;
+pub(super) const MAX_UNBOUND: usize = 512;
 /// Bytes of an import stub.
 const STUB_BYTES: u64 = 16;
 /// Part of RAM that becomes client memory.
@@ -45,7 +45,7 @@ pub struct DriverSlot {
 
 /// A guest's address space while it is laid out, and afterwards the record of it.
 #[derive(Debug)]
-pub struct Plan {
+pub(super) struct Plan {
     /// RAM.
     pub ram: GuestRam,
     /// Page tables.

@@ -4,13 +4,14 @@
     reason = "KVM's shared run page and one ioctl that kvm-ioctls lacks"
 )]
 
+use abi::DriverAbi;
 use abi::layout::{self, selector};
-use abi::{DriverAbi, Privilege};
 use displaydoc::Display;
 use kvm_bindings::{
-    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVMIO, kvm_interrupt, kvm_regs, kvm_segment, kvm_sregs,
+    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVMIO, Msrs, kvm_interrupt, kvm_msr_entry, kvm_regs, kvm_segment,
+    kvm_sregs,
 };
-use kvm_ioctls::{VcpuExit, VcpuFd};
+use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 use thiserror::Error;
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iow_nr;
@@ -31,6 +32,7 @@ const EFER_LMA: u64 = 1 << 10;
 const EFER_NXE: u64 = 1 << 11;
 const RFLAGS_RESERVED: u64 = 2;
 const RFLAGS_IF: u64 = 1 << 9;
+const MSR_TSC: u32 = 0x10;
 
 /// Why the vCPU could not be set up or run.
 #[derive(Debug, Display, Error)]
@@ -99,7 +101,7 @@ pub enum Exit {
 
 /// Where the vCPU starts.
 #[derive(Debug, Clone, Copy)]
-pub struct BootState {
+pub(super) struct BootState {
     /// Guest-physical address of the page tables' root.
     pub page_tables: u64,
     /// First instruction.
@@ -108,13 +110,11 @@ pub struct BootState {
     pub kernel_base: u64,
     /// The driver ABI, for the KPCR's segment.
     pub abi: DriverAbi,
-    /// Privilege mode.
-    pub privilege: Privilege,
 }
 
 /// The one vCPU of a guest.
 #[derive(Debug)]
-pub struct Vcpu {
+pub(super) struct Vcpu {
     fd: VcpuFd,
 }
 
@@ -155,7 +155,7 @@ impl Vcpu {
     ///
     /// # Errors
     /// When KVM refuses the state.
-    pub fn new(fd: VcpuFd, boot: BootState) -> Result<Self, VcpuError> {
+    pub fn new(mut fd: VcpuFd, boot: BootState) -> Result<Self, VcpuError> {
         let mut sregs = fd.get_sregs().map_err(kvm_error("KVM_GET_SREGS"))?;
         Self::set_long_mode(&mut sregs, boot);
         fd.set_sregs(&sregs).map_err(kvm_error("KVM_SET_SREGS"))?;
@@ -169,7 +169,14 @@ impl Vcpu {
             ..Default::default()
         })
         .map_err(kvm_error("KVM_SET_REGS"))?;
+        fd.set_sync_valid_reg(SyncReg::Register);
         Ok(Self { fd })
+    }
+
+    /// RIP at the last exit (KVM_CAP_SYNC_REGS), without a system call.
+    #[must_use]
+    pub(super) fn exit_rip(&self) -> u64 {
+        self.fd.sync_regs().regs.rip
     }
 
     fn set_long_mode(sregs: &mut kvm_sregs, boot: BootState) {
@@ -359,6 +366,24 @@ impl Vcpu {
             });
         }
         Ok(())
+    }
+
+    /// The guest's time-stamp counter less the host's, and the guest's now. Where KVM does not tell the guest's,
+    /// it is taken for the host's.
+    #[must_use]
+    pub(super) fn time_stamp(&self) -> (u64, u64) {
+        // SAFETY: RDTSC reads a counter and nothing else.
+        let host = unsafe { core::arch::x86_64::_rdtsc() };
+        let entry = kvm_msr_entry {
+            index: MSR_TSC,
+            ..Default::default()
+        };
+        let guest = Msrs::from_entries(&[entry]).ok().and_then(|mut msrs| {
+            let count = self.fd.get_msrs(&mut msrs).ok()?;
+            (count == 1).then(|| msrs.as_slice().first().map(|entry| entry.data))?
+        });
+        let guest = guest.unwrap_or(host);
+        (guest.wrapping_sub(host), guest)
     }
 
     /// Frequency of the guest's time-stamp counter in kHz, if KVM tells.

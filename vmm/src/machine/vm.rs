@@ -1,364 +1,52 @@
 //! A guest, from exit to exit.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use abi::boot::BootInfo;
+use abi::Privilege;
 use abi::channel::State;
 use abi::crash::CrashRecord;
 use abi::doorbell::{Call, CallPage};
 use abi::header::{ImageHeader, TICK_VECTOR};
 use abi::layout::{self, PAGE_SIZE, Shared};
-use abi::{DriverAbi, Privilege};
-use displaydoc::Display;
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_userspace_memory_region};
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use thiserror::Error;
-use zerocopy::IntoBytes;
+use kvm_bindings::kvm_regs;
+use kvm_ioctls::VmFd;
 
-use super::image::{GuestImage, ImageError};
+use super::backend::{Backend, GuestView, PhysicalAnswer, PortAnswer, PortExit, Stop};
+use super::builder::CreateError;
 use super::kick::{Due, Watchdog};
 use super::memory::MemoryError;
 use super::paging::Protection;
-use super::plan::{DriverSlot, Plan, PlanError};
-use super::vcpu::{BootState, Exit, Vcpu, VcpuError};
+use super::plan::Plan;
+use super::vcpu::{Exit, Vcpu, VcpuError};
 
 /// IRQL from which no tick is injected.
 const DISPATCH_LEVEL: u32 = 2;
-/// Offset of NT's epoch (1601) from Unix's, in 100 ns units.
-const NT_EPOCH_OFFSET: u64 = 116_444_736_000_000_000;
-const RAM_SLOT: u32 = 0;
-const FIRST_IO_SLOT: u32 = 1;
 const STATUS_SUCCESS: u64 = 0;
 const STATUS_INSUFFICIENT_RESOURCES: u64 = 0xC000_009A;
 const STATUS_INVALID_PARAMETER: u64 = 0xC000_000D;
 
-/// Why a guest could not be made.
-#[derive(Debug, Display, Error)]
-pub enum CreateError {
-    /// guest image
-    Image(#[from] ImageError),
-    /// guest layout
-    Plan(#[from] PlanError),
-    /// guest memory
-    Memory(#[from] MemoryError),
-    /// vCPU
-    Vcpu(#[from] VcpuError),
-    /// KVM refused {call}
-    Kvm {
-        /// The ioctl.
-        call: &'static str,
-        /// Its error.
-        #[source]
-        source: kvm_ioctls::Error,
-    },
-    /// cannot start the watchdog thread
-    Watchdog(#[source] std::io::Error),
-    /// guest memory of {0} bytes: it must be a multiple of 4096 between 8 MiB and 1 GiB
-    RamSize(u64),
-}
-
-/// What a guest is made of.
-#[derive(Debug, Clone, Copy)]
-pub struct VmConfig {
-    /// Driver ABI.
-    pub abi: DriverAbi,
-    /// Privilege mode.
-    pub privilege: Privilege,
-    /// Bytes of RAM.
-    pub ram_bytes: u64,
-    /// How long the guest may run without being idle.
-    pub timeout: Duration,
-    /// Whether every trace record must reach the VMM.
-    pub is_trace_lossless: bool,
-}
-
-/// A port access by the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PortExit {
-    /// First port.
-    pub port: u16,
-    /// Bytes: 1, 2 or 4.
-    pub width: u8,
-    /// The value written; `None` reads.
-    pub write: Option<u32>,
-}
-
-/// What becomes of a port access.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PortAnswer {
-    /// It is done; the value read (ignored for a write).
-    Value(u32),
-    /// The instruction raises #GP.
-    Fault,
-    /// The guest is stopped.
+/// Why a physical range was not mapped.
+enum Unmapped {
+    Status(u64),
     Stop,
-}
-
-/// Memory behind a mapped physical range.
-#[derive(Debug, Clone, Copy)]
-pub struct PhysicalBacking {
-    /// Host address of the first byte, page-aligned, valid for the VM's life.
-    pub host_address: u64,
-    /// Bytes, a multiple of the page size.
-    pub bytes: u64,
-}
-
-/// The parts of a guest that its backend may look at during an exit.
-#[derive(Debug)]
-pub struct GuestView<'a> {
-    plan: &'a Plan,
-}
-
-impl GuestView<'_> {
-    /// Reads guest-virtual memory.
-    ///
-    /// # Errors
-    /// When part of it is not mapped.
-    pub fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
-        self.plan.read_virtual(address, into)
-    }
-
-    /// Reads a value at an offset in the shared pages.
-    ///
-    /// # Errors
-    /// Never for an offset inside them.
-    pub fn read_shared<T: zerocopy::FromBytes + IntoBytes>(
-        &self,
-        offset: u64,
-    ) -> Result<T, MemoryError> {
-        let mut value = T::new_zeroed();
-        self.read(
-            self.plan.kernel_base + layout::SHARED + offset,
-            value.as_mut_bytes(),
-        )?;
-        Ok(value)
-    }
-
-    /// Writes a value at an offset in the shared pages.
-    ///
-    /// # Errors
-    /// Never for an offset inside them.
-    pub fn write_shared<T: IntoBytes + zerocopy::Immutable>(
-        &self,
-        offset: u64,
-        value: &T,
-    ) -> Result<(), MemoryError> {
-        self.plan.write_virtual(
-            self.plan.kernel_base + layout::SHARED + offset,
-            value.as_bytes(),
-        )
-    }
-
-    /// First address of kernel space.
-    #[must_use]
-    pub fn kernel_base(&self) -> u64 {
-        self.plan.kernel_base
-    }
-}
-
-/// Who answers a guest's exits: policy, devices, trace.
-pub trait Backend {
-    /// A port access by driver or client.
-    fn port(&mut self, guest: &GuestView<'_>, access: PortExit) -> PortAnswer;
-    /// Memory behind a physical range, or an NTSTATUS.
-    ///
-    /// # Errors
-    /// The NTSTATUS that the driver's request fails with.
-    fn physical(
-        &mut self,
-        address: u64,
-        bytes: u64,
-        is_write: bool,
-    ) -> Result<PhysicalBacking, u32>;
-    /// An IOPM changed.
-    fn io_access_map(&mut self, map: u64, bytes: &[u8; 8192]);
-    /// A process was pointed at an IOPM.
-    fn process_io_access_map(&mut self, process: u64, map: u64);
-    /// Take the trace ring's records.
-    fn drain_trace(&mut self, guest: &GuestView<'_>);
-}
-
-/// Why [`Vm::run`] returned.
-#[derive(Debug)]
-pub enum Stop {
-    /// The guest has nothing to do; until then, if a timer is set.
-    Idle(Option<Duration>),
-    /// A crash record was left.
-    Crash(Box<CrashRecord>),
-    /// The guest is done.
-    Shutdown,
-    /// It ran for longer than allowed.
-    Hung,
-    /// The policy said to stop.
-    PolicyStop(PortExit),
-    /// KVM could not go on.
-    Failure(String),
 }
 
 /// A guest with its vCPU. Everything happens on the thread that created it.
 #[derive(Debug)]
 pub struct Vm {
     // Field order is drop order: the vCPU and VM descriptors go before the memory that they use.
-    vcpu: Vcpu,
-    watchdog: Watchdog,
-    vm: VmFd,
-    plan: Plan,
-    header: ImageHeader,
-    tsc_khz: u64,
-    boot_time: Instant,
-    next_io_slot: u32,
-    next_io_gpa: u64,
-    is_busy: bool,
-}
-
-/// A guest that is being put together: drivers are placed before the first run.
-#[derive(Debug)]
-pub struct VmBuilder {
-    config: VmConfig,
-    vm: VmFd,
-    vcpu: VcpuFd,
-    plan: Plan,
-    header: ImageHeader,
-}
-
-impl VmBuilder {
-    /// Makes VM, vCPU and address space.
-    ///
-    /// # Errors
-    /// See [`CreateError`].
-    pub fn new(kvm: &Kvm, config: VmConfig) -> Result<Self, CreateError> {
-        let is_size_valid = config.ram_bytes % PAGE_SIZE == 0
-            && (layout::RAM_MIN..=layout::RAM_MAX).contains(&config.ram_bytes);
-        if !is_size_valid {
-            return Err(CreateError::RamSize(config.ram_bytes));
-        }
-        let kvm_error = |call| move |source| CreateError::Kvm { call, source };
-        let vm = kvm.create_vm().map_err(kvm_error("KVM_CREATE_VM"))?;
-        let image = GuestImage::parse(images::guest(config.abi), config.abi)?;
-        let plan = Plan::new(&image, config.abi, config.privilege, config.ram_bytes)?;
-        let vcpu = vm.create_vcpu(0).map_err(kvm_error("KVM_CREATE_VCPU"))?;
-        let cpuid = kvm
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(kvm_error("KVM_GET_SUPPORTED_CPUID"))?;
-        vcpu.set_cpuid2(&cpuid)
-            .map_err(kvm_error("KVM_SET_CPUID2"))?;
-        Ok(Self {
-            config,
-            vm,
-            vcpu,
-            plan,
-            header: image.header,
-        })
-    }
-
-    /// Takes address space for a driver's image.
-    ///
-    /// # Errors
-    /// When there is no room.
-    pub fn reserve_driver(&mut self, bytes: u64) -> Result<DriverSlot, CreateError> {
-        Ok(self.plan.reserve_driver(bytes)?)
-    }
-
-    /// Address for an import of export `index`; `None` when this ABI does not have it.
-    #[must_use]
-    pub fn export_address(&self, index: usize) -> Option<u64> {
-        self.plan.export_address(index)
-    }
-
-    /// Address for an import that is not in the table, and its number.
-    ///
-    /// # Errors
-    /// When there are too many.
-    pub fn bind_unbound(&mut self) -> Result<(u64, usize), CreateError> {
-        Ok(self.plan.bind_unbound()?)
-    }
-
-    /// Puts a driver's image into its slot.
-    ///
-    /// # Errors
-    /// When RAM is used up.
-    pub fn place_driver(
-        &mut self,
-        slot: DriverSlot,
-        memory: &[u8],
-        protection: impl Fn(usize) -> (bool, bool),
-    ) -> Result<(), CreateError> {
-        Ok(self.plan.place_driver(slot, memory, protection)?)
-    }
-
-    /// Makes the guest ready to run. It belongs to the calling thread from here on.
-    ///
-    /// # Errors
-    /// See [`CreateError`].
-    pub fn build(mut self) -> Result<Vm, CreateError> {
-        let vcpu = Vcpu::new(
-            self.vcpu,
-            BootState {
-                page_tables: self.plan.tables.root(),
-                entry: self.header.entry,
-                kernel_base: self.plan.kernel_base,
-                abi: self.config.abi,
-                privilege: self.config.privilege,
-            },
-        )?;
-        let tsc_khz = vcpu.tsc_khz().unwrap_or(1_000_000);
-        let since_1970 = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let system_time = u64::try_from(since_1970.as_nanos() / 100).unwrap_or(0) + NT_EPOCH_OFFSET;
-        self.plan.finish(BootInfo {
-            tsc_khz,
-            system_time,
-            trace_lossless: u32::from(self.config.is_trace_lossless),
-            ..Plan::empty_boot_info()
-        })?;
-        map_slot(
-            &self.vm,
-            RAM_SLOT,
-            layout::RAM_BASE,
-            self.plan.ram.host_address()?,
-            self.plan.ram.bytes(),
-        )?;
-        let watchdog = Watchdog::start(self.config.timeout).map_err(CreateError::Watchdog)?;
-        Ok(Vm {
-            vcpu,
-            watchdog,
-            vm: self.vm,
-            plan: self.plan,
-            header: self.header,
-            tsc_khz,
-            boot_time: Instant::now(),
-            next_io_slot: FIRST_IO_SLOT,
-            next_io_gpa: layout::IO_WINDOW_GPA,
-            is_busy: false,
-        })
-    }
-}
-
-#[expect(
-    unsafe_code,
-    reason = "KVM_SET_USER_MEMORY_REGION takes a host address"
-)]
-fn map_slot(
-    vm: &VmFd,
-    slot: u32,
-    guest_physical: u64,
-    host_address: u64,
-    bytes: u64,
-) -> Result<(), CreateError> {
-    let region = kvm_userspace_memory_region {
-        slot,
-        flags: 0,
-        guest_phys_addr: guest_physical,
-        memory_size: bytes,
-        userspace_addr: host_address,
-    };
-    // SAFETY: the host range is guest RAM, which `Vm` drops after the VM's descriptor, or a backing that its owner
-    // keeps for the VM's life (`PhysicalBacking`).
-    unsafe { vm.set_user_memory_region(region) }.map_err(|source| CreateError::Kvm {
-        call: "KVM_SET_USER_MEMORY_REGION",
-        source,
-    })
+    pub(super) vcpu: Vcpu,
+    pub(super) watchdog: Watchdog,
+    /// Kept open: closing it would end the guest.
+    pub(super) _vm: VmFd,
+    pub(super) plan: Plan,
+    pub(super) header: ImageHeader,
+    pub(super) tsc_khz: u64,
+    pub(super) tsc_offset: u64,
+    pub(super) boot_tsc: u64,
+    pub(super) boot_time: Instant,
+    pub(super) privilege: Privilege,
+    pub(super) is_busy: bool,
 }
 
 impl Vm {
@@ -386,6 +74,18 @@ impl Vm {
     #[must_use]
     pub fn tsc_khz(&self) -> u64 {
         self.tsc_khz
+    }
+
+    /// Added to the host's time-stamp counter gives the guest's.
+    #[must_use]
+    pub fn time_stamp_offset(&self) -> u64 {
+        self.tsc_offset
+    }
+
+    /// The guest's time-stamp counter when it was made.
+    #[must_use]
+    pub fn boot_time_stamp(&self) -> u64 {
+        self.boot_tsc
     }
 
     /// Address of an export as drivers see it.
@@ -491,6 +191,7 @@ impl Vm {
                 port,
                 width,
                 write: is_write.then(|| u32::from_le_bytes(bytes)),
+                rip: self.vcpu.exit_rip(),
             };
             match backend.port(&GuestView { plan: &self.plan }, access) {
                 PortAnswer::Value(_) if is_write => {}
@@ -507,7 +208,12 @@ impl Vm {
                     })?;
                     return Ok(None);
                 }
-                PortAnswer::Stop => return Ok(Some(Stop::PolicyStop(access))),
+                PortAnswer::Stop => {
+                    return Ok(Some(Stop::PolicyStop(format!(
+                        "{} of {width} bytes at port {port:#x}",
+                        if is_write { "write" } else { "read" }
+                    ))));
+                }
             }
         }
         Ok(None)
@@ -534,7 +240,12 @@ impl Vm {
             Call::MapPhysical => {
                 page.results = match self.map_physical(backend, first, second, third, fourth != 0) {
                     Ok(guest_physical) => [STATUS_SUCCESS, guest_physical, 0, 0],
-                    Err(status) => [status, 0, 0, 0],
+                    Err(Unmapped::Status(status)) => [status, 0, 0, 0],
+                    Err(Unmapped::Stop) => {
+                        return Ok(Some(Stop::PolicyStop(format!(
+                            "mapping of {second} bytes at physical address {first:#x}"
+                        ))));
+                    }
                 };
             }
             Call::UnmapPhysical => {}
@@ -562,6 +273,7 @@ impl Vm {
             .saturating_sub(self.boot_time.elapsed())
     }
 
+    /// Fills page-table entries for a physical range; `Err` is what the call answers, or stops with.
     fn map_physical(
         &mut self,
         backend: &mut dyn Backend,
@@ -569,58 +281,51 @@ impl Vm {
         bytes: u64,
         address: u64,
         is_write: bool,
-    ) -> Result<u64, u64> {
+    ) -> Result<u64, Unmapped> {
         let window = self.plan.kernel_base + layout::IO_WINDOW;
-        let is_in_window = address % PAGE_SIZE == 0
-            && physical % PAGE_SIZE == 0
-            && bytes % PAGE_SIZE == 0
+        let is_in_window = [address, physical, bytes]
+            .iter()
+            .all(|value| value % PAGE_SIZE == 0)
             && bytes != 0
             && address
                 .checked_sub(window)
                 .and_then(|offset| offset.checked_add(bytes))
                 .is_some_and(|end| end <= layout::IO_WINDOW_SIZE);
         if !is_in_window {
-            return Err(STATUS_INVALID_PARAMETER);
+            return Err(Unmapped::Status(STATUS_INVALID_PARAMETER));
         }
-        let backing = backend
-            .physical(physical, bytes, is_write)
-            .map_err(u64::from)?;
-        if backing.bytes < bytes {
-            return Err(STATUS_INVALID_PARAMETER);
-        }
-        let guest_physical = self.next_io_gpa;
-        if guest_physical + bytes > layout::IO_WINDOW_GPA + layout::IO_WINDOW_GPA_SIZE {
-            return Err(STATUS_INSUFFICIENT_RESOURCES);
-        }
-        map_slot(
-            &self.vm,
-            self.next_io_slot,
-            guest_physical,
-            backing.host_address,
-            bytes,
-        )
-        .map_err(|_| STATUS_INSUFFICIENT_RESOURCES)?;
-        self.next_io_slot += 1;
-        self.next_io_gpa += bytes;
+        let pieces = match backend.physical(physical, bytes, is_write) {
+            PhysicalAnswer::Mapped(pieces) => pieces,
+            PhysicalAnswer::Denied(status) => return Err(Unmapped::Status(u64::from(status))),
+            PhysicalAnswer::Stop => return Err(Unmapped::Stop),
+        };
+        let first = pieces
+            .first()
+            .map_or(0, |piece| layout::IO_WINDOW_GPA + piece.window_offset);
         let protection = Protection {
             write: is_write,
-            user: self.plan.kernel_base < 0xFFFF_0000_0000_0000 && self.is_ring3(),
-            uncached: false,
-            execute: false,
+            user: self.privilege == Privilege::Ring3,
+            ..Protection::default()
         };
-        self.plan
-            .tables
-            .map(&self.plan.ram, address, guest_physical, bytes, protection)
-            .map_err(|_| STATUS_INSUFFICIENT_RESOURCES)?;
-        Ok(guest_physical)
-    }
-
-    fn is_ring3(&self) -> bool {
-        let mut word = [0; 8];
-        self.plan
-            .read_virtual(self.header.is_ring3, &mut word)
-            .is_ok()
-            && word != [0; 8]
+        let mut next = address;
+        for piece in pieces {
+            if piece.bytes > address + bytes - next {
+                return Err(Unmapped::Status(STATUS_INVALID_PARAMETER));
+            }
+            let guest_physical = layout::IO_WINDOW_GPA + piece.window_offset;
+            self.plan
+                .tables
+                .map(
+                    &self.plan.ram,
+                    next,
+                    guest_physical,
+                    piece.bytes,
+                    protection,
+                )
+                .map_err(|_| Unmapped::Status(STATUS_INSUFFICIENT_RESOURCES))?;
+            next += piece.bytes;
+        }
+        Ok(first)
     }
 
     /// A signal came: deliver the tick if it is due and the guest can take it.

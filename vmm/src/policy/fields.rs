@@ -53,7 +53,8 @@ impl<'t> Fields<'t> {
 
     /// Where a key's value stands, or the table's header when it is not there.
     pub(super) fn span_of(&self, key: &str) -> Range<usize> {
-        self.get(key).map_or_else(|| self.span.clone(), Spanned::span)
+        self.get(key)
+            .map_or_else(|| self.span.clone(), Spanned::span)
     }
 
     /// Reports each key that is not in `allowed`. `elsewhere` may explain a key that belongs somewhere else.

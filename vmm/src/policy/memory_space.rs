@@ -11,7 +11,7 @@ use serde::Serialize;
 use vm_memory::{MmapRegion, VolatileMemory};
 
 use super::values::read_limited;
-use super::{LogLimiter, LogVerdict, MemoryBackend, OnDeny, Policy, PolicyError};
+use super::{LogLimiter, LogVerdict, MemoryBackend, MemoryRule, OnDeny, Policy, PolicyError};
 use crate::ports::Action;
 
 const PAGE_MASK: u64 = abi::layout::PAGE_SIZE - 1;
@@ -32,9 +32,8 @@ pub struct MemoryRequest {
 /// What becomes of a [`MemoryRequest`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum MemoryDecision {
-    /// Map these pieces, one after the other without a gap. The first begins at the page of the request's
-    /// address, the last ends at the end of its last byte's page. Not empty.
-    Allowed(Vec<MemoryPiece>),
+    /// Map this.
+    Allowed(MemoryMapping),
     /// Map nothing: the driver gets NULL, or the guest is stopped if `action` is [`Action::Stop`].
     Denied {
         /// The rule that denies, an index into [`Policy::memory_rules`]; `None`: no rule covers an address.
@@ -46,15 +45,21 @@ pub enum MemoryDecision {
     },
 }
 
-/// A part of a mapping that one backing provides.
+/// The memory behind an allowed request: whole pages, from the page of the request's address to the page of its
+/// last byte.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MemoryPiece {
+pub struct MemoryMapping {
     /// Index into [`MemorySpace::backings`].
     pub backing: usize,
     /// Where in the backing, in bytes; a multiple of 4096.
     pub offset: u64,
+    /// Host-virtual address of the first byte, page-aligned; valid as long as the [`MemorySpace`] lives.
+    pub host_address: u64,
     /// Bytes; a multiple of 4096.
     pub bytes: u64,
+    /// Whether it was asked for, and allowed, to be written. When not, the KVM memory slot should be read-only
+    /// like the page tables' entries: a driver in ring 0 might get at the latter.
+    pub is_writable: bool,
 }
 
 /// Why a request is denied.
@@ -69,7 +74,7 @@ pub(super) struct Denial {
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryStartError {
     /// The policy does not fit the guest.
-    #[error("{0}")]
+    #[error(transparent)]
     Policy(#[from] PolicyError),
     /// All `ram` rules together are too large.
     #[error(
@@ -85,7 +90,7 @@ pub enum MemoryStartError {
     },
     /// The initial contents cannot be read.
     #[error(
-        "{file}:{line}: cannot read `file` = {path:?} (at most {bytes} bytes, the rule's range): {source}"
+        "{file}:{line}: cannot read `file` = {path:?} (at most {bytes} bytes, the rule's range)"
     )]
     Contents {
         /// The policy.
@@ -113,19 +118,11 @@ pub enum MemoryStartError {
     },
 }
 
-/// Host memory behind a `ram` rule; the machine makes a KVM memory slot of it.
+/// Host memory behind `ram` rules without a gap between them; the machine makes KVM memory slots of it.
 #[derive(Debug)]
 pub struct MemoryBacking {
-    /// The rule, an index into [`Policy::memory_rules`].
-    pub rule: usize,
-    /// The physical address that drivers know it by.
+    /// The physical address that drivers know its first byte by; a multiple of 4096.
     pub physical: u64,
-    /// Where in the guest-physical I/O window it goes, in bytes from [`abi::layout::IO_WINDOW_GPA`]. Backings of
-    /// adjacent rules are adjacent there too; others have a page between them.
-    pub window_offset: u64,
-    /// Whether any mapping may write. When not, the memory slot is to be read-only as well: a driver that runs
-    /// in ring 0 could change page tables, but not the slot.
-    pub is_writable: bool,
     region: MmapRegion,
 }
 
@@ -253,12 +250,19 @@ impl MemorySpace {
     /// Decides a mapping; counts it, and logs it when it is denied.
     pub fn map(&mut self, request: &MemoryRequest) -> MemoryDecision {
         let denial = match Self::decide(&self.policy, request) {
-            Ok(rules) => {
-                for index in &rules {
-                    self.stats.rules[*index].mapped += 1;
+            Ok(rules) => match self.mapping(request) {
+                Some(mapping) => {
+                    for index in &rules {
+                        self.stats.rules[*index].mapped += 1;
+                    }
+                    return MemoryDecision::Allowed(mapping);
                 }
-                return MemoryDecision::Allowed(self.pieces(request, &rules));
-            }
+                None => Denial {
+                    rule: rules.first().copied(),
+                    on_deny: OnDeny::Ignore,
+                    reason: "its pages have no backing".to_owned(),
+                },
+            },
             Err(denial) => denial,
         };
         match denial.rule {
@@ -339,27 +343,20 @@ impl MemorySpace {
         }
     }
 
-    fn pieces(&self, request: &MemoryRequest, rules: &[usize]) -> Vec<MemoryPiece> {
-        let Some((first, last)) = pages(request) else {
-            return Vec::new();
-        };
-        rules
-            .iter()
-            .filter_map(|rule| {
-                let (index, backing) = self
-                    .backings
-                    .iter()
-                    .enumerate()
-                    .find(|(_, backing)| backing.rule == *rule)?;
-                let start = first.max(backing.physical);
-                let end = last.min(backing.physical + (backing.bytes() - 1));
-                Some(MemoryPiece {
-                    backing: index,
-                    offset: start - backing.physical,
-                    bytes: end - start + 1,
-                })
-            })
-            .collect()
+    /// Where the memory of an allowed request is. The rules are adjacent, so one backing has all of it.
+    fn mapping(&self, request: &MemoryRequest) -> Option<MemoryMapping> {
+        let (first, last) = pages(request)?;
+        let (index, backing) = self.backings.iter().enumerate().find(|(_, backing)| {
+            backing.physical <= first && last - backing.physical < backing.bytes()
+        })?;
+        let offset = first - backing.physical;
+        Some(MemoryMapping {
+            backing: index,
+            offset,
+            host_address: backing.host_address() + offset,
+            bytes: last - first + 1,
+            is_writable: request.is_write,
+        })
     }
 }
 
@@ -369,61 +366,70 @@ fn pages(request: &MemoryRequest) -> Option<(u64, u64)> {
     Some((request.address & !PAGE_MASK, last | PAGE_MASK))
 }
 
+/// Allocates the memory of `ram` rules, one backing for each run of adjacent ones, and fills it.
 fn allocate(policy: &Policy) -> Result<Vec<MemoryBacking>, MemoryStartError> {
-    let mut sorted: Vec<(usize, &super::MemoryRule)> =
-        policy.memory_rules().iter().enumerate().collect();
-    sorted.sort_by_key(|(_, rule)| rule.first);
-    let mut backings: Vec<MemoryBacking> = Vec::new();
+    let mut rules: Vec<&MemoryRule> = policy
+        .memory_rules()
+        .iter()
+        .filter(|rule| matches!(rule.backend, MemoryBackend::Ram { .. }))
+        .collect();
+    rules.sort_by_key(|rule| rule.first);
     let mut total = 0_u64;
-    for (index, rule) in sorted {
-        let MemoryBackend::Ram { file: contents } = &rule.backend else {
-            continue;
-        };
-        let (file, line, bytes) = (policy.file().to_owned(), rule.line, rule.bytes());
-        total = total.saturating_add(bytes);
+    for rule in &rules {
+        total = total.saturating_add(rule.bytes());
         if total > RAM_BYTES_MAX {
             return Err(MemoryStartError::TooLarge {
-                file,
-                line,
+                file: policy.file().to_owned(),
+                line: rule.line,
                 bytes: total,
             });
         }
-        let no_memory = |reason: String| MemoryStartError::NoMemory {
-            file: file.clone(),
-            line,
-            bytes,
-            reason,
-        };
-        let size = usize::try_from(bytes).map_err(|error| no_memory(error.to_string()))?;
-        let region = MmapRegion::new(size).map_err(|error| no_memory(error.to_string()))?;
-        if let Some(path) = contents {
-            let initial =
-                read_limited(path, bytes).map_err(|source| MemoryStartError::Contents {
-                    file: file.clone(),
-                    line,
-                    path: path.clone(),
-                    bytes,
-                    source,
-                })?;
-            region.as_volatile_slice().copy_from(&initial);
-        }
-        let window_offset = backings.last().map_or(0, |previous| {
-            let end = previous.window_offset + previous.bytes();
-            if previous.physical + previous.bytes() == rule.first {
-                end
-            } else {
-                end + abi::layout::PAGE_SIZE
-            }
-        });
-        backings.push(MemoryBacking {
-            rule: index,
-            physical: rule.first,
-            window_offset,
-            is_writable: rule.access.is_some_and(super::AccessMode::allows_write),
-            region,
-        });
     }
-    Ok(backings)
+    rules
+        .chunk_by(|rule, next| rule.last + 1 == next.first)
+        .map(|run| allocate_run(policy, run))
+        .collect()
+}
+
+fn allocate_run(policy: &Policy, run: &[&MemoryRule]) -> Result<MemoryBacking, MemoryStartError> {
+    let [first, ..] = run else {
+        unreachable!("a run of rules has a first one");
+    };
+    let bytes = run.iter().map(|rule| rule.bytes()).sum::<u64>();
+    let no_memory = |reason: String| MemoryStartError::NoMemory {
+        file: policy.file().to_owned(),
+        line: first.line,
+        bytes,
+        reason,
+    };
+    let size = usize::try_from(bytes).map_err(|error| no_memory(error.to_string()))?;
+    let region: MmapRegion = MmapRegion::new(size).map_err(|error| no_memory(error.to_string()))?;
+    for rule in run {
+        let MemoryBackend::Ram { file: Some(path) } = &rule.backend else {
+            continue;
+        };
+        let failed = |source: io::Error| MemoryStartError::Contents {
+            file: policy.file().to_owned(),
+            line: rule.line,
+            path: path.clone(),
+            bytes: rule.bytes(),
+            source,
+        };
+        let contents = read_limited(path, rule.bytes()).map_err(failed)?;
+        let target = usize::try_from(rule.first - first.first)
+            .map_err(io::Error::other)
+            .and_then(|offset| {
+                region
+                    .get_slice(offset, contents.len())
+                    .map_err(io::Error::other)
+            })
+            .map_err(failed)?;
+        target.copy_from(&contents);
+    }
+    Ok(MemoryBacking {
+        physical: first.first,
+        region,
+    })
 }
 
 #[cfg(test)]

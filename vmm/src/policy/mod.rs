@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 pub use diagnostic::{Diagnostic, PolicyError};
 pub use limiter::{LogLimiter, LogVerdict};
 pub use memory_space::{
-    MemoryBacking, MemoryDecision, MemoryPiece, MemoryRequest, MemoryRuleStats, MemorySpace,
+    MemoryBacking, MemoryDecision, MemoryMapping, MemoryRequest, MemoryRuleStats, MemorySpace,
     MemoryStartError, MemoryStats,
 };
 

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::ports::Width;
 
@@ -547,5 +549,50 @@ fn every_block_of_the_reference_is_a_policy_and_every_key_is_in_it() {
     assert!(blocks >= 5, "{blocks} blocks");
     for key in parse::all_keys() {
         assert!(reference.contains(&format!("`{key}`")), "{key}");
+    }
+}
+
+#[test]
+fn mistake_that_the_reference_shows_is_printed_so() {
+    let text = "[[port]]\nrange = \"0x378-0x37a\"\naccess = \"rw\"\nbackend = \"lp\"\n";
+    let printed = Policy::from_str("lab.toml", text).unwrap_err().to_string();
+    let reference = include_str!("../../../docs/policy.md");
+    assert!(
+        reference.contains(&format!("```text\n{printed}\n```")),
+        "{printed}"
+    );
+}
+
+proptest! {
+    /// Whatever is done to a policy's text, the answer is a policy or a place in the text.
+    #[test]
+    fn damaged_text_is_a_policy_or_has_a_place(
+        edits in proptest::collection::vec((any::<prop::sample::Index>(), 0..6_usize, "[\\PC\n\t]{0,4}"), 1..6),
+    ) {
+        let reference = include_str!("../../../docs/policy.md");
+        let seed: String = reference
+            .split("```toml\n")
+            .skip(1)
+            .filter_map(|block| block.split("```").next())
+            .collect();
+        let mut characters: Vec<char> = seed.chars().collect();
+        for (at, removed, inserted) in edits {
+            let start = at.index(characters.len());
+            let end = (start + removed).min(characters.len());
+            characters.splice(start..end, inserted.chars());
+        }
+        let text: String = characters.into_iter().collect();
+        if let Err(error) = Policy::from_str("p.toml", &text) {
+            prop_assert!(!error.to_string().is_empty());
+            let PolicyError::Invalid(found) = error else {
+                panic!("{error}");
+            };
+            prop_assert!(!found.is_empty());
+            for diagnostic in found {
+                let line = text.split('\n').nth(diagnostic.line - 1);
+                let length = line.map(|line| line.chars().count());
+                prop_assert!(length.is_some_and(|length| diagnostic.column <= length + 1), "{}", diagnostic);
+            }
+        }
     }
 }

@@ -15,7 +15,7 @@ const DEV_PORT: &str = "/dev/port";
 /// Neither way to the machine's ports works.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "backend \"passthrough\" cannot reach this machine's ports (ioperm: {ioperm}; {DEV_PORT}: {dev_port}). \
+    "this machine's ports cannot be reached (ioperm: {ioperm}; {DEV_PORT}: {dev_port}). \
      Run as root or with CAP_SYS_RAWIO (setcap cap_sys_rawio+ep); with Secure Boot the kernel's lockdown forbids \
      both; containers and some cloud machines have no ports: backend \"lpt\" or \"ram\" works there"
 )]

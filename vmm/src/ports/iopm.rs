@@ -94,7 +94,7 @@ mod tests {
     /// The rule bit by bit: every port of the access exists and its bit is clear.
     fn allows_bit_by_bit(map: &[u8; MAP_BYTES], port: u16, width: Width) -> bool {
         (0..u32::from(width.bytes())).all(|byte| {
-            let port = u32::from(port) + u32::from(byte);
+            let port = u32::from(port) + byte;
             let index = usize::try_from(port / 8).unwrap();
             index < MAP_BYTES && map[index] & (1 << (port % 8)) == 0
         })

@@ -14,6 +14,7 @@ pub use host::HostPortsError;
 pub use space::{PortSpace, StartError};
 pub use stats::{DeniedPorts, PortRuleStats, PortStats};
 
+use crate::machine::{PortAnswer, PortExit};
 use crate::policy::OnDeny;
 
 /// How many ports an access covers, which is also its bytes.
@@ -74,6 +75,21 @@ pub struct PortRequest {
     pub write: Option<u32>,
 }
 
+impl PortRequest {
+    /// From a guest's exit; `None` for a width that no port instruction has.
+    #[must_use]
+    pub const fn from_exit(exit: PortExit) -> Option<Self> {
+        match Width::from_bytes(exit.width) {
+            Some(width) => Some(Self {
+                port: exit.port,
+                width,
+                write: exit.write,
+            }),
+            None => None,
+        }
+    }
+}
+
 /// What an access came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PortOutcome {
@@ -81,6 +97,16 @@ pub struct PortOutcome {
     pub value: u32,
     /// Who decided, and what.
     pub decision: Decision,
+}
+
+impl From<PortOutcome> for PortAnswer {
+    fn from(outcome: PortOutcome) -> Self {
+        match outcome.decision.action {
+            Action::Allowed | Action::Ignored => Self::Value(outcome.value),
+            Action::Fault => Self::Fault,
+            Action::Stop => Self::Stop,
+        }
+    }
 }
 
 /// A policy's word on an access.

@@ -15,7 +15,7 @@ use crate::policy::{Defaults, LogLimiter, LogVerdict, OnDeny, Policy, PortBacken
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An `lpt` output.
-    #[error("{file}:{line}: {source}")]
+    #[error("{file}:{line}: backend \"lpt\" cannot start")]
     Output {
         /// The policy.
         file: String,
@@ -25,7 +25,7 @@ pub enum StartError {
         source: OutputError,
     },
     /// The machine's ports.
-    #[error("{file}:{line}: {source}")]
+    #[error("{file}:{line}: backend \"passthrough\" cannot start")]
     HostPorts {
         /// The policy.
         file: String,
@@ -310,6 +310,20 @@ impl PortSpace {
             request.width.bytes(),
             request.port
         );
+    }
+
+    /// A decision in the form that traces and crash reports keep.
+    #[must_use]
+    pub fn record(&self, decision: Decision) -> crate::observe::ports::Decision {
+        let rule = match decision.origin {
+            Origin::Rule { index, .. } => self.slots.get(index).map(|slot| &slot.rule),
+            Origin::Default | Origin::PastLastPort => None,
+        };
+        crate::observe::ports::Decision {
+            allowed: decision.is_allowed(),
+            backend: rule.map_or("deny", |rule| rule.backend.name()),
+            rule_line: rule.and_then(|rule| u32::try_from(rule.line).ok()),
+        }
     }
 
     /// Hands over what back ends have buffered. To be called whenever the guest goes idle.

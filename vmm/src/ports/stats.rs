@@ -18,6 +18,22 @@ pub struct PortStats {
     pub past_last_port: u64,
 }
 
+impl PortStats {
+    /// Accesses that the policy denied, whoever decided.
+    #[must_use]
+    pub fn denied_total(&self) -> u64 {
+        let by_rules = self
+            .rules
+            .iter()
+            .map(|rule| rule.denied_reads.saturating_add(rule.denied_writes));
+        let by_default = self.denied.iter().map(DeniedPorts::accesses);
+        by_rules
+            .chain(by_default)
+            .chain([self.denied_elsewhere, self.past_last_port])
+            .fold(0, u64::saturating_add)
+    }
+}
+
 /// One rule's accesses. A wide access over several rules counts for each of them.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct PortRuleStats {

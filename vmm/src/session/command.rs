@@ -1,8 +1,8 @@
 //! The commands that drive a driver: `open`, `ioctl`, `outb` and the others. Parsed from arguments, scripts and
 //! sockets, so the text is hostile: lengths are bounded and nothing is guessed.
 
+use super::driver::PortWidth;
 use crate::observe::hex;
-use crate::ports::Width;
 use std::fmt;
 use std::str::FromStr;
 
@@ -60,14 +60,14 @@ pub enum Action {
         /// Port.
         port: u16,
         /// Width.
-        width: Width,
+        width: PortWidth,
     },
     /// `out`
     PortOut {
         /// Port.
         port: u16,
         /// Width.
-        width: Width,
+        width: PortWidth,
         /// Value.
         value: u32,
     },
@@ -122,10 +122,10 @@ pub fn parse_script_line(line: &str) -> Result<Option<Command>, CommandError> {
 
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let suffix = |width: &Width| match width {
-            Width::Byte => 'b',
-            Width::Word => 'w',
-            Width::Dword => 'd',
+        let suffix = |width: &PortWidth| match width {
+            PortWidth::Byte => 'b',
+            PortWidth::Word => 'w',
+            PortWidth::Dword => 'd',
         };
         match self {
             Self::Open(path) => write!(f, "open {}", crate::observe::escape::Escaped(path)),

@@ -3,7 +3,6 @@
 
 use crate::observe::crash::CrashReport;
 use crate::observe::ntstatus::NtStatus;
-use crate::ports::Width;
 use serde::Serialize;
 use std::time::Duration;
 use vmm_sys_util::eventfd::EventFd;
@@ -11,6 +10,39 @@ use vmm_sys_util::eventfd::EventFd;
 /// A handle of the guest's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Handle(pub u64);
+
+/// Width of a port access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PortWidth {
+    /// 1 byte.
+    Byte,
+    /// 2 bytes.
+    Word,
+    /// 4 bytes.
+    Dword,
+}
+
+impl PortWidth {
+    /// Bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u8 {
+        match self {
+            Self::Byte => 1,
+            Self::Word => 2,
+            Self::Dword => 4,
+        }
+    }
+
+    /// Largest value of that width.
+    #[must_use]
+    pub const fn max(self) -> u32 {
+        match self {
+            Self::Byte => 0xFF,
+            Self::Word => 0xFFFF,
+            Self::Dword => u32::MAX,
+        }
+    }
+}
 
 /// The outcome of a request that the driver completed, successfully or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,12 +161,12 @@ pub trait RunningDriver: Send {
     ///
     /// # Errors
     /// STATUS_PRIVILEGED_INSTRUCTION when the IOPM denies the port, or the machine's end.
-    fn port_in(&mut self, port: u16, width: Width) -> Result<u32, DriverError>;
+    fn port_in(&mut self, port: u16, width: PortWidth) -> Result<u32, DriverError>;
     /// `out` by the process at CPL 3, under its IOPM.
     ///
     /// # Errors
     /// As for [`RunningDriver::port_in`].
-    fn port_out(&mut self, port: u16, width: Width, value: u32) -> Result<(), DriverError>;
+    fn port_out(&mut self, port: u16, width: PortWidth, value: u32) -> Result<(), DriverError>;
     /// Counters of the whole machine.
     ///
     /// # Errors

@@ -1,13 +1,12 @@
 //! A driver and a machine that exist only in memory, for unit tests of what drives them.
 
-use super::driver::{DriverError, Handle, IoResult, RunningDriver, RunningMachine, Stats};
+use super::driver::{DriverError, Handle, IoResult, PortWidth, RunningDriver, RunningMachine, Stats};
 use crate::observe::clock::Clock;
 use crate::observe::crash::{CrashReport, Reporter};
 use crate::observe::flight::Flight;
 use crate::observe::ntstatus::NtStatus;
 use crate::observe::symbols::Symbols;
 use crate::observe::unwind::tests::Pieces;
-use crate::ports::Width;
 use abi::crash::{CrashKind, CrashRecord, NO_VECTOR, Registers};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -122,14 +121,14 @@ impl RunningDriver for Fake {
         })
     }
 
-    fn port_in(&mut self, port: u16, _width: Width) -> Result<u32, DriverError> {
+    fn port_in(&mut self, port: u16, _width: PortWidth) -> Result<u32, DriverError> {
         if self.opened == 0 {
             return Err(DriverError::Status(NtStatus::PRIVILEGED_INSTRUCTION));
         }
         Ok(self.ports.get(&port).copied().unwrap_or(0))
     }
 
-    fn port_out(&mut self, port: u16, _width: Width, value: u32) -> Result<(), DriverError> {
+    fn port_out(&mut self, port: u16, _width: PortWidth, value: u32) -> Result<(), DriverError> {
         if self.opened == 0 {
             return Err(DriverError::Status(NtStatus::PRIVILEGED_INSTRUCTION));
         }

@@ -199,3 +199,50 @@ fn single_mapping_is_rwx_only_where_code_and_data_meet() {
     let built = I386.section_alignment(0x20).build();
     assert_eq!(protections(&built.bytes), ["rwx"]);
 }
+
+#[test]
+fn runs_of_equal_protection() {
+    let image = Image::parse(&AMD64.build().bytes).expect("valid");
+    let mapped = image.map(BASE, |_| 0, COOKIE).expect("maps");
+    let runs: Vec<_> = mapped.runs().map(|(run, p)| (run, p.name())).collect();
+    let expected = [
+        (0..1, "r--"),
+        (1..2, "r-x"),
+        (2..3, "r--"),
+        (3..4, "rw-"),
+        (4..5, "r-x"),
+        (5..7, "r--"),
+    ];
+    assert_eq!(runs, expected);
+    let flags = PageProtection::READ_WRITE.region_flags();
+    assert_eq!(flags, abi::boot::RegionFlags::WRITE);
+    let flags = PageProtection::READ_EXECUTE.region_flags();
+    assert_eq!(flags, abi::boot::RegionFlags::EXECUTE);
+}
+
+/// Whatever single byte is changed: the image is rejected, or it can be mapped and described.
+#[test]
+fn any_changed_byte_is_survived() {
+    let mut rejected = 0;
+    for builder in [I386.section_alignment(0x80), AMD64.with_exports()] {
+        let built = builder.build();
+        for offset in 0..built.bytes.len() {
+            for value in [0x01, 0xFF] {
+                let mut bytes = built.bytes.clone();
+                bytes[offset] = value;
+                let Ok(image) = Image::parse(&bytes) else {
+                    rejected += 1;
+                    continue;
+                };
+                if image.size_of_image < 1 << 20 {
+                    let _ = image.map(0x8200_0000, |_| 0, COOKIE);
+                }
+                let report = crate::report::InspectReport::new(&image, |_, _, _| {
+                    crate::report::ImportStatus::Unknown
+                });
+                assert!(!report.to_string().is_empty());
+            }
+        }
+    }
+    assert!(rejected > 300, "only {rejected} changes were noticed");
+}

@@ -61,6 +61,35 @@ rejections! {
     ordinal_too_large: AMD64, |image| image.put_word(image.raw(Init, LOOKUP_HAL + 8), 1 << 63 | 0x1_0000)
         => "import lookup entry at 0xa98 is 0x8000000000010000, expected an ordinal of at most 0xffff";
 
+    too_many_imports: I386, |image| {
+        let (rva, raw) = image.grow(0x1_0000);
+        for index in 0..8193 {
+            image.put_u32(raw + index * 4, 0x8000_0001);
+        }
+        image.put_u32(image.raw(Init, DESCRIPTORS), rva);
+        image.put_u32(image.raw(Init, DESCRIPTORS + 16), rva);
+    } => "import lookup entry at 0x8e00 is 0x80000001, expected at most 8192 imports";
+    too_many_dlls: I386, |image| {
+        let (rva, raw) = image.grow(0x2000);
+        for index in 0..257 {
+            let descriptor = raw + index * 20;
+            image.put_u32(descriptor, rva + 0x1FFC);
+            image.put_u32(descriptor + 12, image.rva(Init, DLL_HAL));
+            image.put_u32(descriptor + 16, rva);
+        }
+        image.put_directory(1, rva, 0x2000);
+    } => "Name at 0x220c is 0x4150, expected at most 256 import descriptors";
+
+    too_many_relocations: I386, |image| {
+        let entries = (1 << 20) + 1;
+        let (rva, raw) = image.grow(0x20_1000);
+        image.put_u32(raw, 0x3000);
+        image.put_u32(raw + 4, 8 + entries * 2);
+        for index in 0..entries {
+            image.put_u16(raw + 8 + index * 2, 0x3000);
+        }
+        image.put_directory(5, rva, 8 + entries * 2);
+    } => "relocation entry at 0x200e08 is 0x3000, expected at most 1048576 relocations";
     relocations_outside_sections: I386, |image| image.put_directory(5, 0x5000, 0x201)
         => "Size of the base relocation directory at 0x124 is 0x201, which leads to 513 bytes at RVA 0x5000, outside";
     relocation_directory_ends_in_header: I386, |image| image.put_directory(5, 0x5000, 28)

@@ -167,3 +167,13 @@ fn output_is_created_at_start_and_emptied() {
     let error = Lpt::open(&LptOutput::File(nowhere), LPT_STATUS_DEFAULT).unwrap_err();
     assert!(error.to_string().contains("missing/lpt.out"), "{error}");
 }
+
+#[test]
+fn closed_pipe_is_an_error_not_a_signal() {
+    let (reader, writer) = io::pipe().unwrap();
+    drop(reader);
+    let mut lpt = Lpt::with_output(Box::new(writer), "pipe".to_owned(), LPT_STATUS_DEFAULT);
+    send(&mut lpt, b"x");
+    let error = lpt.flush().unwrap_err();
+    assert!(error.message.contains("Broken pipe"), "{error}");
+}

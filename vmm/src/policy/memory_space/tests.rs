@@ -41,59 +41,50 @@ const TWO_NEIGHBOURS: &str = r#"
     backend = "ram"
 "#;
 
-#[test]
-fn request_is_rounded_out_to_pages_of_its_rule() {
-    let mut space = space(TWO_NEIGHBOURS);
-    let decision = space.map(&rw(0xF_0FFF, 2));
-    assert_eq!(
-        decision,
-        MemoryDecision::Allowed(vec![MemoryPiece {
-            backing: 2,
-            offset: 0,
-            bytes: 0x2000
-        }])
-    );
-    let decision = space.map(&rw(0xF_3004, 1));
-    assert_eq!(
-        decision,
-        MemoryDecision::Allowed(vec![MemoryPiece {
-            backing: 2,
-            offset: 0x3000,
-            bytes: 0x1000
-        }])
-    );
-    assert_eq!(space.stats().rules[3].mapped, 2);
+#[track_caller]
+fn allowed(space: &mut MemorySpace, request: &MemoryRequest) -> MemoryMapping {
+    match space.map(request) {
+        MemoryDecision::Allowed(mapping) => mapping,
+        denied @ MemoryDecision::Denied { .. } => panic!("{denied:?}"),
+    }
 }
 
 #[test]
-fn neighbouring_rules_give_one_mapping_in_pieces() {
+fn request_is_rounded_out_to_pages() {
     let mut space = space(TWO_NEIGHBOURS);
-    let decision = space.map(&ro(0xD_0800, 0x1000));
+    let base = space.backings()[1].host_address();
+    assert_eq!(base % 4096, 0);
     assert_eq!(
-        decision,
-        MemoryDecision::Allowed(vec![
-            MemoryPiece {
-                backing: 0,
-                offset: 0,
-                bytes: 0x1000
-            },
-            MemoryPiece {
-                backing: 1,
-                offset: 0,
-                bytes: 0x1000
-            },
-        ])
+        allowed(&mut space, &rw(0xF_0FFF, 2)),
+        MemoryMapping {
+            backing: 1,
+            offset: 0,
+            host_address: base,
+            bytes: 0x2000,
+            is_writable: true
+        }
     );
-    let backings = space.backings();
-    assert_eq!((backings[0].physical, backings[0].rule), (0xD_0000, 1));
-    assert_eq!(backings[0].window_offset, 0);
-    assert_eq!(backings[1].window_offset, 0x1000, "adjacent stays adjacent");
-    assert_eq!(backings[2].window_offset, 0x4000, "a page between others");
-    assert!(backings[0].is_writable && !backings[1].is_writable);
-    for backing in backings {
-        assert_eq!(backing.host_address() % 4096, 0);
-    }
-    assert_eq!(backings[1].bytes(), 0x2000);
+    let one_byte = allowed(&mut space, &ro(0xF_3004, 1));
+    assert_eq!((one_byte.offset, one_byte.bytes), (0x3000, 0x1000));
+    assert_eq!(one_byte.host_address, base + 0x3000);
+    assert!(!one_byte.is_writable);
+    let all = allowed(&mut space, &rw(0xF_0000, 0x1_0000));
+    assert_eq!((all.offset, all.bytes), (0, 0x1_0000));
+    assert_eq!(space.stats().rules[3].mapped, 3);
+}
+
+#[test]
+fn neighbouring_rules_are_one_memory() {
+    let mut space = space(TWO_NEIGHBOURS);
+    let [low, high] = space.backings() else {
+        panic!("{space:?}");
+    };
+    assert_eq!((low.physical, low.bytes()), (0xD_0000, 0x3000));
+    assert_eq!((high.physical, high.bytes()), (0xF_0000, 0x1_0000));
+    let mapping = allowed(&mut space, &ro(0xD_0800, 0x1000));
+    assert_eq!((mapping.offset, mapping.bytes), (0, 0x2000));
+    let rules = &space.stats().rules;
+    assert_eq!((rules[0].mapped, rules[1].mapped), (1, 1));
 }
 
 #[test]
@@ -182,14 +173,21 @@ fn with_file(path: &std::path::Path) -> Policy {
 fn contents_come_from_the_file_and_the_rest_is_zero() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), b"\x55\xAAROM").unwrap();
-    let space = MemorySpace::new(&with_file(file.path()), RAM).unwrap();
-    let mut bytes = [1; 4096];
+    let text = format!(
+        "[[memory]]\nrange = \"0xd0000-0xd0fff\"\naccess = \"rw\"\nbackend = \"ram\"\n\
+         [[memory]]\nrange = \"0xd1000-0xd1fff\"\naccess = \"r\"\nbackend = \"ram\"\nfile = '{}'",
+        file.path().display()
+    );
+    let space = space(&text);
+    let mut bytes = [1; 8192];
     space.backings()[0]
         .region()
         .as_volatile_slice()
         .copy_to(&mut bytes);
-    assert_eq!(&bytes[..6], b"\x55\xAAROM\0");
-    assert!(bytes[6..].iter().all(|byte| *byte == 0));
+    let (before, rom) = bytes.split_at(4096);
+    assert!(before.iter().all(|byte| *byte == 0));
+    assert_eq!(&rom[..6], b"\x55\xAAROM\0");
+    assert!(rom[6..].iter().all(|byte| *byte == 0));
 }
 
 #[test]

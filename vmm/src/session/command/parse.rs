@@ -1,9 +1,9 @@
 //! From a line to a [`Command`].
 
+use super::super::driver::PortWidth;
 use super::data;
 use super::{Action, Command, CommandError, LINE_MAX, TRANSFER_MAX};
 use crate::observe::escape::escape;
-use crate::ports::Width;
 
 /// Longest device path, in bytes.
 const PATH_MAX: usize = 1024;
@@ -72,7 +72,7 @@ fn action(cursor: &mut Cursor<'_>, name: Word<'_>) -> Result<Action, CommandErro
         "outb" | "outw" | "outd" => {
             let port = cursor.port()?;
             let width = width(name.text);
-            let max = u64::from(width.mask());
+            let max = u64::from(width.max());
             let value = cursor.number(&format!("a value from 0 to {max:#x}"), max)?;
             Action::PortOut {
                 port,
@@ -93,11 +93,11 @@ fn action(cursor: &mut Cursor<'_>, name: Word<'_>) -> Result<Action, CommandErro
     })
 }
 
-fn width(name: &str) -> Width {
+fn width(name: &str) -> PortWidth {
     match name.as_bytes().last() {
-        Some(b'b') => Width::Byte,
-        Some(b'w') => Width::Word,
-        _ => Width::Dword,
+        Some(b'b') => PortWidth::Byte,
+        Some(b'w') => PortWidth::Word,
+        _ => PortWidth::Dword,
     }
 }
 

@@ -61,14 +61,14 @@ fn ports_read_and_write() {
         action("inw 0x378"),
         Action::PortIn {
             port: 0x378,
-            width: Width::Word
+            width: PortWidth::Word
         }
     );
     assert_eq!(
         action("outb 888 0x41"),
         Action::PortOut {
             port: 0x378,
-            width: Width::Byte,
+            width: PortWidth::Byte,
             value: 0x41
         }
     );
