@@ -139,8 +139,9 @@ pub struct State {
     pub in_tick: u32,
     /// Process id of the client that the current request belongs to; written by the shim, for reports.
     pub current_process: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// Nonzero while a driver at CPL 3 has executed `cli` without `sti`; written by the shim. The VMM injects no
+    /// tick meanwhile. (At CPL 0 RFLAGS.IF itself says so.)
+    pub interrupts_masked: u32,
 }
 
 const _: () = assert!(

@@ -69,6 +69,8 @@ state_word! {
     in_tick, set_in_tick: in_tick;
     /// [`State::current_process`].
     current_process, set_current_process: current_process;
+    /// [`State::interrupts_masked`].
+    interrupts_masked, set_interrupts_masked: interrupts_masked;
 }
 
 /// Current IRQL ([`State::irql`]).
@@ -104,6 +106,7 @@ macro_rules! boot_word {
 
 boot_word! {
     version: u32;
+    privilege: u32;
     kernel_base: u64;
     tsc_khz: u64;
     boot_tsc: u64;

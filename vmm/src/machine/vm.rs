@@ -339,7 +339,7 @@ impl Vm {
         if state.in_tick != 0 {
             return Ok(None);
         }
-        if state.shim_depth != 0 || state.irql >= DISPATCH_LEVEL {
+        if state.shim_depth != 0 || state.irql >= DISPATCH_LEVEL || state.interrupts_masked != 0 {
             state.tick_due = 1;
             self.view().write_shared(Shared::STATE, &state)?;
             self.watchdog.ticked();
