@@ -9,14 +9,24 @@
 //! | `responder` | answers exits: policy, devices, trace |
 //! | `driver` | the seam to whoever drives a driver |
 //! | `command` | the grammar of session commands |
+//! | `interpreter` | executes commands and says what came of them |
+//! | `server`, `protocol` | the control socket |
+//! | `interrupt` | SIGINT and SIGTERM |
 
 mod channel;
 mod client_memory;
 pub mod command;
 pub mod driver;
 mod engine;
+pub mod exit_code;
+#[cfg(test)]
+pub(crate) mod fake;
+pub mod interpreter;
+pub mod interrupt;
 mod machine;
+pub mod protocol;
 mod responder;
+pub mod server;
 mod start;
 
 pub use machine::{Machine, Process};

@@ -1,0 +1,96 @@
+//! `ringfence ctl`
+
+use super::output::Output;
+use crate::observe::escape::escape_lines;
+use crate::session::command::Command;
+use crate::session::exit_code::ExitCode;
+use crate::session::protocol::{REPLY_MAX, Request, read_line};
+use serde_json::Value;
+use std::io::{self, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+/// Send commands to a running driver
+///
+/// The commands of one call run in one process of the guest, which ends with the call: handles and granted
+/// ports do not outlive it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Each COMMAND is one argument, so quote it. `ringfence run --help` lists the commands.
+
+Examples:
+  ringfence ctl /run/giveio.sock 'open \\\\.\\giveio' 'outb 0x378 0x41' 'inb 0x379'
+  ringfence ctl /run/giveio.sock stats")]
+pub(super) struct Arguments {
+    /// The socket of a `ringfence run --socket`
+    socket: PathBuf,
+    /// Commands, in order; the first that fails ends the call
+    #[arg(required = true)]
+    command: Vec<String>,
+    /// Print JSON, one object a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn main(arguments: &Arguments) -> ExitCode {
+    let mut output = Output::new(arguments.json);
+    // All are looked at before any is sent.
+    for line in &arguments.command {
+        if let Err(error) = line.parse::<Command>() {
+            let hint = if arguments.command.len() > 1 {
+                " (each argument is one whole command: quote it)"
+            } else {
+                ""
+            };
+            return output.error(ExitCode::Usage, &format!("in `{}`: {error}{hint}", escape_lines(line)));
+        }
+    }
+    let stream = match UnixStream::connect(&arguments.socket) {
+        Ok(stream) => stream,
+        Err(error) => {
+            let message = format!(
+                "cannot connect to {}: {error}; is `ringfence run --socket` running?",
+                arguments.socket.display()
+            );
+            return output.error(ExitCode::CommandFailed, &message);
+        }
+    };
+    match converse(stream, &arguments.command, &mut output) {
+        Ok(code) => code,
+        Err(error) => {
+            let message = format!("the connection broke: {error}");
+            output.error(ExitCode::CommandFailed, &message)
+        }
+    }
+}
+
+fn converse(stream: UnixStream, commands: &[String], output: &mut Output) -> io::Result<ExitCode> {
+    let mut writer = stream.try_clone()?;
+    let mut reader = BufReader::new(stream);
+    for command in commands {
+        let request = serde_json::to_string(&Request {
+            command: command.clone(),
+        })?;
+        // A server that is full answers before it is asked, and closes: its answer says more than the error.
+        let written = writeln!(writer, "{request}");
+        let Some(line) = read_line(&mut reader, REPLY_MAX)? else {
+            written?;
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the driver's process ended"));
+        };
+        let mut reply: Value = serde_json::from_str(&line)?;
+        let text = reply
+            .as_object_mut()
+            .and_then(|fields| fields.remove("text"))
+            .and_then(|text| text.as_str().map(escape_lines))
+            .unwrap_or_default();
+        let code = reply.get("exit_code").and_then(Value::as_u64);
+        let code = code.map_or(ExitCode::CommandFailed, ExitCode::from_number);
+        if output.result(&text, &reply).is_err() {
+            return Ok(ExitCode::CommandFailed);
+        }
+        if code != ExitCode::Success {
+            return Ok(code);
+        }
+    }
+    Ok(ExitCode::Success)
+}

@@ -1,0 +1,56 @@
+//! `ringfence inspect`
+
+use super::output::Output;
+use crate::error_chain;
+use crate::loader::report::InspectReport;
+use crate::loader::{Image, MAX_IMAGE_BYTES};
+use crate::observe::escape::{escape, escape_lines};
+use crate::session::exit_code::ExitCode;
+use crate::session::import_status;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Show a driver's machine, sections and imports, and which imports Ringfence has
+///
+/// Every import is implemented, partial (with what is missing), missing (known, but a call stops the guest) or unknown.
+/// A driver with missing imports still loads: only a call of one stops it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  ringfence inspect giveio.sys\n  ringfence inspect --json giveio.sys | jq '.imports[] | select(.status != \"implemented\")'")]
+pub(super) struct Arguments {
+    /// The driver's file (.sys)
+    driver: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn main(arguments: &Arguments) -> ExitCode {
+    let mut output = Output::new(arguments.json);
+    let shown = escape(&arguments.driver.display().to_string());
+    let bytes = match read(&arguments.driver) {
+        Ok(bytes) => bytes,
+        Err(error) => return output.error(ExitCode::Usage, &format!("cannot read {shown}: {error}")),
+    };
+    let image = match Image::parse(&bytes) {
+        Ok(image) => image,
+        Err(error) => {
+            let message = format!("{shown} is rejected: {}", escape(&error_chain(&error)));
+            return output.error(ExitCode::ImageRejected, &message);
+        }
+    };
+    let abi = image.abi;
+    let report = InspectReport::new(&image, |dll, name, _ordinal| import_status(abi, dll, name));
+    match output.result(&escape_lines(&report.to_string()), &report) {
+        Ok(()) => ExitCode::Success,
+        Err(_) => ExitCode::CommandFailed,
+    }
+}
+
+/// Reads a little more than an image may have, so that the loader says what is wrong with a longer one.
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let limit = u64::from(MAX_IMAGE_BYTES) + 1;
+    File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

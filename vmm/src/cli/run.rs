@@ -1,0 +1,301 @@
+//! `ringfence run`
+
+use super::output::Output;
+use crate::error_chain;
+use crate::observe::escape::escape;
+use crate::observe::output::TraceOutput;
+use crate::policy::Policy;
+use crate::session::command::{Command, HELP, LINE_MAX, parse_script_line};
+use crate::session::driver::{DriverError, RunningMachine};
+use crate::session::exit_code::ExitCode;
+use crate::session::interpreter::{Interpreter, Outcome};
+use crate::session::interrupt::Interrupt;
+use crate::session::server::Server;
+use crate::session::{Launch, StartError, start};
+use abi::{Privilege, layout};
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use vmm_sys_util::eventfd::EventFd;
+
+/// Largest script, in bytes.
+const SCRIPT_MAX: u64 = 16 << 20;
+
+/// Run a driver in a guest of its own
+///
+/// With commands: runs them in order, stops at the first that fails, unloads nothing by itself and ends. Without: stays in
+/// the foreground until SIGINT or SIGTERM. With --socket it serves clients (after the commands, if there are any).
+#[derive(Debug, clap::Args)]
+#[command(after_help = after_help())]
+pub(super) struct Arguments {
+    /// The driver's file (.sys), i386 or amd64
+    driver: PathBuf,
+    /// What the driver may touch (TOML); without it everything is denied
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Where shim and driver run inside the guest; auto picks what suits this KVM (see `ringfence doctor`)
+    #[arg(long, value_enum, default_value = "auto")]
+    privilege: PrivilegeArgument,
+    /// Guest memory, such as 16M
+    #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = parse_memory)]
+    memory: u64,
+    /// How long the guest may take for an answer, such as 10 or 0.5
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_timeout)]
+    timeout: Duration,
+    /// Refuse a driver that imports what Ringfence does not have
+    #[arg(long)]
+    strict: bool,
+    /// Serve `ringfence ctl` at this path
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Write API calls, IRPs and port accesses to a file; - is stderr
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Print JSON, one object a line; traces are JSON too
+    #[arg(long)]
+    json: bool,
+    /// A command; may be given several times
+    #[arg(short, long, value_name = "COMMAND")]
+    command: Vec<String>,
+    /// A file of commands, one a line, run after those of -c
+    #[arg(long, value_name = "FILE")]
+    script: Option<PathBuf>,
+}
+
+fn after_help() -> String {
+    format!(
+        "{HELP}\n\nExamples:\n  \
+         ringfence run giveio.sys --policy lpt.toml -c '! outb 0x378 0x41' -c 'open \\\\.\\giveio' -c 'outb 0x378 0x41'\n  \
+         ringfence run driver.sys --trace - -c 'open \\Device\\x' -c 'ioctl 0x9c402004 u16:0x379 1'\n  \
+         ringfence run driver.sys --socket /tmp/driver.sock"
+    )
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum PrivilegeArgument {
+    Auto,
+    Ring0,
+    Ring3,
+}
+
+pub(super) fn parse_memory(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.trim_end_matches("iB").char_indices().next_back() {
+        Some((at, 'K' | 'k')) => (text.get(..at), 1 << 10),
+        Some((at, 'M' | 'm')) => (text.get(..at), 1 << 20),
+        Some((at, 'G' | 'g')) => (text.get(..at), 1 << 30),
+        _ => (Some(text), 1),
+    };
+    let bytes = digits
+        .and_then(|digits| digits.parse::<u64>().ok())
+        .and_then(|count| count.checked_mul(unit))
+        .ok_or_else(|| "write a number of bytes, or of K, M or G: 16M".to_owned())?;
+    let range = layout::RAM_MIN..=layout::RAM_MAX;
+    if !range.contains(&bytes) || bytes % layout::PAGE_SIZE != 0 {
+        return Err(format!(
+            "a guest has {}M to {}M, in whole pages",
+            layout::RAM_MIN >> 20,
+            layout::RAM_MAX >> 20
+        ));
+    }
+    Ok(bytes)
+}
+
+pub(super) fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "write seconds: 10 or 0.5".to_owned())?;
+    if !(0.01..=86_400.0).contains(&seconds) {
+        return Err("a timeout is 0.01 to 86400 seconds".into());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+/// All commands, parsed before anything starts.
+pub(super) fn commands(lines: &[String], script: Option<&Path>) -> Result<Vec<Command>, String> {
+    let mut commands = Vec::new();
+    for line in lines {
+        let command = line.parse();
+        commands.push(command.map_err(|error| format!("in -c `{}`: {error}", escape(line)))?);
+    }
+    if let Some(path) = script {
+        let name = escape(&path.display().to_string());
+        let text = read_script(path).map_err(|error| format!("cannot read the script {name}: {error}"))?;
+        for (number, line) in (1..).zip(text.lines()) {
+            let command = parse_script_line(line);
+            commands.extend(command.map_err(|error| format!("{name}:{number}: {error}"))?);
+        }
+    }
+    Ok(commands)
+}
+
+fn read_script(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let file = BufReader::new(File::open(path)?);
+    file.take(SCRIPT_MAX + LINE_MAX as u64).read_to_string(&mut text)?;
+    if text.len() as u64 > SCRIPT_MAX {
+        let message = format!("more than {SCRIPT_MAX} bytes");
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, message));
+    }
+    Ok(text)
+}
+
+/// Everything that can be wrong before a machine exists.
+struct Prepared {
+    commands: Vec<Command>,
+    launch: Launch,
+    server: Option<Server>,
+    interrupt: Interrupt,
+}
+
+pub(super) fn main(arguments: &Arguments) -> ExitCode {
+    let mut output = Output::new(arguments.json);
+    let prepared = match prepare(arguments) {
+        Ok(prepared) => prepared,
+        Err(message) => return output.error(ExitCode::Usage, &message),
+    };
+    let interrupt = prepared.interrupt;
+    let machine = match start(prepared.launch) {
+        Ok(machine) => machine,
+        Err(error) => return start_failed(&error, &mut output),
+    };
+    let machine: Arc<dyn RunningMachine> = Arc::new(machine);
+    tracing::info!("{} is running", escape(&arguments.driver.display().to_string()));
+    let code = drive(&machine, &prepared.commands, prepared.server.as_ref(), interrupt, &mut output);
+    machine.shutdown();
+    code
+}
+
+fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
+    let commands = commands(&arguments.command, arguments.script.as_deref())?;
+    let policy = match &arguments.policy {
+        None => Policy::deny_all(),
+        Some(path) => Policy::from_path(path).map_err(|error| error_chain(&error))?,
+    };
+    policy
+        .check_guest_memory(arguments.memory)
+        .map_err(|error| error_chain(&error))?;
+    let trace = match &arguments.trace {
+        None => None,
+        Some(path) => Some((
+            TraceOutput::open(path).map_err(|error| error.to_string())?,
+            arguments.json,
+        )),
+    };
+    let interrupt = Interrupt::install().map_err(|error| format!("cannot take signals over: {error}"))?;
+    let server = match &arguments.socket {
+        None => None,
+        Some(path) => Some(Server::bind(path).map_err(|error| error_chain(&error))?),
+    };
+    Ok(Prepared {
+        commands,
+        launch: Launch {
+            driver: arguments.driver.clone(),
+            policy,
+            privilege: match arguments.privilege {
+                PrivilegeArgument::Auto => None,
+                PrivilegeArgument::Ring0 => Some(Privilege::Ring0),
+                PrivilegeArgument::Ring3 => Some(Privilege::Ring3),
+            },
+            memory_bytes: arguments.memory,
+            timeout: arguments.timeout,
+            trace,
+            is_strict: arguments.strict,
+        },
+        server,
+        interrupt,
+    })
+}
+
+fn start_failed(error: &StartError, output: &mut Output) -> ExitCode {
+    let code = match error {
+        StartError::Driver(error) => return lost("start", error, output),
+        StartError::DriverEntry(status) => {
+            return lost("DriverEntry", &DriverError::Status(*status), output);
+        }
+        StartError::Image { .. }
+        | StartError::Map { .. }
+        | StartError::Unbound { .. }
+        | StartError::FileSize { .. } => ExitCode::ImageRejected,
+        StartError::Kvm(_) => ExitCode::KvmUnavailable,
+        StartError::File { .. } | StartError::Ring0Unavailable => ExitCode::Usage,
+        StartError::Create(_)
+        | StartError::Ports(_)
+        | StartError::Memory(_)
+        | StartError::Thread(_) => ExitCode::CommandFailed,
+    };
+    output.error(code, &escape(&error_chain(error)))
+}
+
+fn lost(what: &str, error: &DriverError, output: &mut Output) -> ExitCode {
+    let outcome = Outcome::driver_error(what, error);
+    let _ = output.outcome(&outcome);
+    outcome.exit
+}
+
+/// Runs the commands, then serves or waits; see [`Arguments`].
+pub(super) fn drive(
+    machine: &Arc<dyn RunningMachine>,
+    commands: &[Command],
+    server: Option<&Server>,
+    interrupt: Interrupt,
+    output: &mut Output,
+) -> ExitCode {
+    let stop = match EventFd::new(libc::EFD_CLOEXEC).and_then(|stop| Ok((stop.try_clone()?, stop.try_clone()?, stop))) {
+        Ok((for_machine, for_signal, stop)) => {
+            machine.notify_stop(for_machine);
+            let machine = Arc::clone(machine);
+            let watcher = std::thread::Builder::new().name("signals".into()).spawn(move || {
+                interrupt.wait();
+                // What waits for the guest returns now.
+                machine.shutdown();
+                let _ = for_signal.write(1);
+            });
+            if let Err(error) = watcher {
+                return output.error(ExitCode::CommandFailed, &format!("cannot start a thread: {error}"));
+            }
+            stop
+        }
+        Err(error) => return output.error(ExitCode::CommandFailed, &format!("cannot make an event: {error}")),
+    };
+    if !commands.is_empty() {
+        let code = run_commands(&**machine, commands, output);
+        if code != ExitCode::Success || server.is_none() {
+            return code;
+        }
+    }
+    let waited = match server {
+        Some(server) => server.serve(machine, &stop),
+        None => stop.read().map(|_| ()),
+    };
+    if let Err(error) = waited {
+        return output.error(ExitCode::CommandFailed, &format!("cannot wait: {error}"));
+    }
+    match machine.stopped() {
+        // Asked for by a signal.
+        _ if interrupt.is_set() => ExitCode::Success,
+        Some(error) => lost("run", &error, output),
+        None => ExitCode::Success,
+    }
+}
+
+fn run_commands(machine: &dyn RunningMachine, commands: &[Command], output: &mut Output) -> ExitCode {
+    let driver = match machine.connect() {
+        Ok(driver) => driver,
+        Err(error) => return lost("connect", &error, output),
+    };
+    let mut interpreter = Interpreter::new(driver);
+    for command in commands {
+        let outcome = interpreter.execute(command);
+        if output.outcome(&outcome).is_err() {
+            return ExitCode::CommandFailed;
+        }
+        if !outcome.is_success() {
+            return outcome.exit;
+        }
+    }
+    // A driver may crash after it has answered.
+    match machine.stopped() {
+        Some(error) => lost("run", &error, output),
+        None => ExitCode::Success,
+    }
+}

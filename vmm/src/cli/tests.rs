@@ -1,0 +1,152 @@
+use super::doctor::{Facts, render};
+use super::output::Output;
+use super::*;
+use crate::session::driver::RunningMachine;
+use crate::session::fake::FakeMachine;
+use crate::session::interrupt::Interrupt;
+use clap::CommandFactory;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+#[derive(Clone, Default)]
+struct Sink(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Sink {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(data);
+        Ok(data.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct BrokenPipe;
+
+impl Write for BrokenPipe {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn drive(json: bool, lines: &[&str]) -> (ExitCode, Vec<String>) {
+    let sink = Sink::default();
+    let mut output = Output::to_writer(json, Box::new(sink.clone()));
+    let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+    let commands = run::commands(&lines, None).unwrap();
+    let machine: Arc<dyn RunningMachine> = Arc::new(FakeMachine::default());
+    let interrupt = Interrupt::install().unwrap();
+    let code = run::drive(&machine, &commands, None, interrupt, &mut output);
+    let bytes = sink.0.lock().unwrap().clone();
+    let text = String::from_utf8(bytes).unwrap();
+    (code, text.lines().map(str::to_owned).collect())
+}
+
+#[test]
+fn arguments_are_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn commands_stop_at_the_first_failure() {
+    let (code, lines) = drive(false, &[r"open \\.\nothing", "stats"]);
+    assert_eq!(code, ExitCode::CommandFailed);
+    assert_eq!(
+        lines,
+        [r"open \\.\nothing: STATUS_OBJECT_NAME_NOT_FOUND (0xc0000034): no object has that name"]
+    );
+}
+
+#[test]
+fn crash_and_timeout_have_their_codes() {
+    let (code, lines) = drive(true, &[r"open \\.\fake", "ioctl 0xdead", "stats"]);
+    assert_eq!((code, lines.len()), (ExitCode::DriverCrashed, 2));
+    let crash: serde_json::Value = serde_json::from_str(&lines[1]).unwrap();
+    assert_eq!(crash["crash"]["cause"]["kind"], "bugcheck");
+    let (code, _) = drive(false, &[r"open \\.\fake", "ioctl 0x510"]);
+    assert_eq!(code, ExitCode::TimedOut);
+}
+
+#[test]
+fn machine_that_stops_by_itself_ends_the_run() {
+    let fake = Arc::new(FakeMachine::default());
+    let machine: Arc<dyn RunningMachine> = Arc::<FakeMachine>::clone(&fake);
+    let sink = Sink::default();
+    let mut output = Output::to_writer(false, Box::new(sink.clone()));
+    let crasher = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        fake.crash();
+    });
+    let interrupt = Interrupt::install().unwrap();
+    let code = run::drive(&machine, &[], None, interrupt, &mut output);
+    crasher.join().unwrap();
+    assert_eq!(code, ExitCode::DriverCrashed);
+    let bytes = sink.0.lock().unwrap().clone();
+    assert!(String::from_utf8(bytes).unwrap().starts_with("run: fake.sys stopped"));
+}
+
+#[test]
+fn closed_stdout_ends_quietly() {
+    let mut output = Output::to_writer(false, Box::new(BrokenPipe));
+    let machine: Arc<dyn RunningMachine> = Arc::new(FakeMachine::default());
+    let commands = run::commands(&["stats".into(), "stats".into()], None).unwrap();
+    let interrupt = Interrupt::install().unwrap();
+    let code = run::drive(&machine, &commands, None, interrupt, &mut output);
+    assert_eq!(code, ExitCode::CommandFailed);
+}
+
+#[test]
+fn script_errors_name_file_and_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    std::fs::write(&path, "# comment\n\nstats\ninb x\n").unwrap();
+    let error = run::commands(&[], Some(&path)).unwrap_err();
+    assert_eq!(
+        error,
+        format!("{}:4: column 5: `x`; expected a port from 0 to 0xffff", path.display())
+    );
+    assert!(run::commands(&[], Some(Path::new("/nonexistent"))).unwrap_err().contains("cannot read the script"));
+}
+
+#[test]
+fn sizes_and_times_are_checked() {
+    assert_eq!(run::parse_memory("16M"), Ok(16 << 20));
+    assert_eq!(run::parse_memory("16MiB"), Ok(16 << 20));
+    assert_eq!(run::parse_memory("1G"), Ok(1 << 30));
+    for bad in ["", "M", "1M", "2G", "-16M", "16777217", "99999999999G", "ü"] {
+        assert!(run::parse_memory(bad).is_err(), "{bad}");
+    }
+    assert_eq!(run::parse_timeout("0.5"), Ok(Duration::from_millis(500)));
+    for bad in ["0", "-1", "nan", "inf", "1e30", "x"] {
+        assert!(run::parse_timeout(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn doctor_says_what_to_do() {
+    let facts = Facts {
+        kvm: Some(Ok("kvm_pvm")),
+        ring0_works: false,
+        automatic: Some(("ring3", "kvm_pvm interprets ring-0 code")),
+        has_rawio: true,
+        dev_port: None,
+        wine: Some("/usr/bin/wine".into()),
+    };
+    assert_eq!(
+        render(&facts.checks()),
+        "\
+ok       /dev/kvm          kvm_pvm, API version 12
+warn     ring0             a probe could not execute SSE at ring 0
+                           drivers run at ring 3 here, which Ringfence does by itself
+ok       --privilege auto  ring3: kvm_pvm interprets ring-0 code
+ok       ioperm            allowed (CAP_SYS_RAWIO)
+warn     /dev/port         does not exist
+                           only device models can answer ports here
+ok       wine              /usr/bin/wine"
+    );
+}

@@ -1,0 +1,350 @@
+//! The control socket of a running driver.
+
+use super::driver::RunningMachine;
+use super::interpreter::{Interpreter, Outcome};
+use super::protocol::{REQUEST_MAX, Request, read_line, reply};
+use std::fs::Permissions;
+use std::io::{self, BufReader, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::EventFd;
+
+/// Connections at a time; each is a process of the guest and a thread.
+const CONNECTIONS_MAX: usize = 32;
+
+/// Why the socket cannot be served.
+#[derive(Debug, thiserror::Error, displaydoc::Display)]
+pub enum SocketError {
+    /// {path} is in use by another ringfence: choose another --socket, or end that one
+    InUse {
+        /// The socket.
+        path: String,
+    },
+    /// {path} exists and is no socket: choose another --socket, or remove it
+    NotASocket {
+        /// The file.
+        path: String,
+    },
+    /// the socket {path} cannot be created; its directory must exist and be writable, and a path has at most 107 bytes
+    Create {
+        /// The socket.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A bound socket; its file goes away with it.
+#[derive(Debug)]
+pub struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Server {
+    /// Binds `path`, for the owner only. A socket that nobody listens on is replaced.
+    ///
+    /// # Errors
+    /// See [`SocketError`].
+    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+        let shown = path.display().to_string();
+        if let Ok(metadata) = path.symlink_metadata() {
+            if !metadata.file_type().is_socket() {
+                return Err(SocketError::NotASocket { path: shown });
+            }
+            if UnixStream::connect(path).is_ok() {
+                return Err(SocketError::InUse { path: shown });
+            }
+        }
+        let create = |source| SocketError::Create {
+            path: shown.clone(),
+            source,
+        };
+        // Made under another name, so that it never has the right name with the wrong permissions.
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(format!(".{}", std::process::id()));
+        let temporary = PathBuf::from(temporary);
+        let listener = UnixListener::bind(&temporary).map_err(create)?;
+        let placed = std::fs::set_permissions(&temporary, Permissions::from_mode(0o600))
+            .and_then(|()| listener.set_nonblocking(true))
+            .and_then(|()| std::fs::rename(&temporary, path));
+        if let Err(error) = placed {
+            let _ = std::fs::remove_file(&temporary);
+            return Err(create(error));
+        }
+        Ok(Self {
+            listener,
+            path: path.into(),
+        })
+    }
+
+    /// Serves connections until `stop` is written, then ends them all.
+    ///
+    /// # Errors
+    /// The operating system's, from waiting for connections.
+    pub fn serve(&self, machine: &Arc<dyn RunningMachine>, stop: &EventFd) -> io::Result<()> {
+        let epoll = Epoll::new()?;
+        for (fd, data) in [(self.listener.as_raw_fd(), 0), (stop.as_raw_fd(), 1)] {
+            epoll.ctl(
+                ControlOperation::Add,
+                fd,
+                EpollEvent::new(EventSet::IN, data),
+            )?;
+        }
+        let connections = Connections::default();
+        let mut events = [EpollEvent::default(); 2];
+        loop {
+            let count = match epoll.wait(-1, &mut events) {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            if events.iter().take(count).any(|event| event.data() == 1) {
+                connections.end();
+                return Ok(());
+            }
+            match self.listener.accept() {
+                Ok((stream, _)) => connections.begin(stream, machine),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => {
+                    tracing::warn!("a client could not be accepted: {error}");
+                    // Out of descriptors: waiting lets clients go away, spinning does not.
+                    thread::sleep(std::time::Duration::from_millis(50));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+struct Connection {
+    stream: UnixStream,
+    thread: thread::JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Connections {
+    open: Mutex<Vec<Connection>>,
+    is_ending: Arc<AtomicBool>,
+}
+
+impl Connections {
+    fn begin(&self, stream: UnixStream, machine: &Arc<dyn RunningMachine>) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|connection| !connection.thread.is_finished());
+        if open.len() >= CONNECTIONS_MAX {
+            refuse(
+                &stream,
+                &Outcome::refused(&format!("{CONNECTIONS_MAX} clients are connected already")),
+            );
+            return;
+        }
+        let started = stream
+            .set_nonblocking(false)
+            .and_then(|()| stream.try_clone())
+            .and_then(|theirs| {
+                let machine = Arc::clone(machine);
+                let is_ending = Arc::clone(&self.is_ending);
+                thread::Builder::new().name("client".into()).spawn(move || {
+                    let ours = theirs.try_clone();
+                    serve_client(theirs, &*machine, &is_ending);
+                    // The list of connections still has a descriptor: without this the client would
+                    // never see the end.
+                    if let Ok(ours) = ours {
+                        let _ = ours.shutdown(std::net::Shutdown::Both);
+                    }
+                })
+            });
+        match started {
+            Ok(thread) => open.push(Connection { stream, thread }),
+            Err(error) => tracing::warn!("a client could not be served: {error}"),
+        }
+    }
+
+    fn end(&self) {
+        self.is_ending.store(true, Ordering::SeqCst);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        for connection in open.drain(..) {
+            // A reply that is on its way still arrives.
+            let _ = connection.stream.shutdown(std::net::Shutdown::Read);
+            if connection.thread.join().is_err() {
+                tracing::error!("a client's thread panicked");
+            }
+        }
+    }
+}
+
+fn refuse(mut stream: &UnixStream, outcome: &Outcome) {
+    let _ = writeln!(stream, "{}", reply(outcome));
+}
+
+fn serve_client(stream: UnixStream, machine: &dyn RunningMachine, is_ending: &AtomicBool) {
+    // A client that does not read its replies must not keep this thread for ever.
+    let _ = stream.set_write_timeout(Some(std::time::Duration::from_secs(10)));
+    let driver = match machine.connect() {
+        Ok(driver) => driver,
+        Err(error) => {
+            refuse(&stream, &Outcome::driver_error("connect", &error));
+            return;
+        }
+    };
+    let mut interpreter = Interpreter::new(driver);
+    let Ok(mut writer) = stream.try_clone() else {
+        return;
+    };
+    let mut reader = BufReader::new(stream);
+    while !is_ending.load(Ordering::SeqCst) {
+        let outcome = match read_line(&mut reader, REQUEST_MAX) {
+            Ok(None) => return,
+            Ok(Some(line)) => match serde_json::from_str::<Request>(&line) {
+                Ok(request) => interpreter.execute_line(&request.command),
+                Err(error) => Outcome::refused(&format!(
+                    "not a request ({error}); send one line such as {{\"command\": \"stats\"}}"
+                )),
+            },
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                refuse(&writer, &Outcome::refused(&error.to_string()));
+                return;
+            }
+            Err(_) => return,
+        };
+        if writeln!(writer, "{}", reply(&outcome)).is_err() || outcome.is_over {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::FakeMachine;
+    use super::*;
+    use std::io::{BufRead, Read};
+
+    struct Running {
+        path: PathBuf,
+        stop: EventFd,
+        live: Arc<std::sync::atomic::AtomicU64>,
+        thread: Option<thread::JoinHandle<()>>,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Running {
+        fn start() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("s");
+            let server = Server::bind(&path).unwrap();
+            let stop = EventFd::new(0).unwrap();
+            let theirs = stop.try_clone().unwrap();
+            let fake = FakeMachine::default();
+            let live = Arc::clone(&fake.live);
+            let machine: Arc<dyn RunningMachine> = Arc::new(fake);
+            let thread = thread::spawn(move || server.serve(&machine, &theirs).unwrap());
+            Self {
+                path,
+                stop,
+                live,
+                thread: Some(thread),
+                _directory: directory,
+            }
+        }
+
+        fn ask(&self, lines: &str) -> Vec<serde_json::Value> {
+            let mut stream = UnixStream::connect(&self.path).unwrap();
+            stream.write_all(lines.as_bytes()).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            BufReader::new(stream)
+                .lines()
+                .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
+                .collect()
+        }
+
+        fn end(mut self) -> PathBuf {
+            self.stop.write(1).unwrap();
+            self.thread.take().unwrap().join().unwrap();
+            self.path.clone()
+        }
+    }
+
+    #[test]
+    fn commands_are_answered_in_order() {
+        let running = Running::start();
+        let replies = running.ask("{\"command\":\"open \\\\\\\\.\\\\fake\"}\n{\"command\":\"inb 1\"}\nnonsense\n{\"command\":\"frob\"}\n");
+        assert_eq!(
+            replies[0]["text"],
+            r"open \\.\fake: STATUS_SUCCESS, handle 0x4"
+        );
+        assert_eq!(replies[1]["value"], "0x00");
+        assert_eq!(replies[2]["exit_code"], 2);
+        assert_eq!(replies[3]["column"], 1);
+        running.end();
+    }
+
+    #[test]
+    fn each_connection_is_a_process_that_ends_with_it() {
+        let running = Running::start();
+        running.ask("{\"command\":\"open \\\\\\\\.\\\\fake\"}\n");
+        let replies = running.ask("{\"command\":\"inb 1\"}\n");
+        assert_eq!(replies[0]["status"], "STATUS_PRIVILEGED_INSTRUCTION");
+        let live = Arc::clone(&running.live);
+        running.end();
+        assert_eq!(live.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn crash_reaches_the_client_and_ends_the_connection() {
+        let running = Running::start();
+        let replies = running.ask("{\"command\":\"open \\\\\\\\.\\\\fake\"}\n{\"command\":\"ioctl 0xdead\"}\n{\"command\":\"stats\"}\n");
+        assert_eq!(replies.len(), 2);
+        assert_eq!(replies[1]["exit_code"], 4);
+        running.end();
+    }
+
+    #[test]
+    fn idle_clients_do_not_keep_the_server() {
+        let running = Running::start();
+        let mut idle = UnixStream::connect(&running.path).unwrap();
+        writeln!(idle, "{{\"command\":\"stats\"}}").unwrap();
+        let mut first = [0];
+        idle.read_exact(&mut first).unwrap();
+        let path = running.end();
+        assert!(!path.exists(), "the socket's file is gone");
+    }
+
+    #[test]
+    fn sockets_in_use_and_other_files_are_left_alone() {
+        let running = Running::start();
+        assert!(matches!(
+            Server::bind(&running.path),
+            Err(SocketError::InUse { .. })
+        ));
+        running.end();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let file = directory.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        assert!(matches!(
+            Server::bind(&file),
+            Err(SocketError::NotASocket { .. })
+        ));
+        // A socket that was left behind is replaced.
+        drop(UnixListener::bind(&path).unwrap());
+        assert_eq!(
+            Server::bind(&path)
+                .map(|server| server.path.metadata().unwrap().permissions().mode() & 0o777)
+                .unwrap(),
+            0o600
+        );
+    }
+}
