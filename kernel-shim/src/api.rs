@@ -157,7 +157,11 @@ macro_rules! nt_body {
         $(let _ = $parameter;)*
         $crate::dispatch::missing_export(stringify!($name))
     }};
-    ($coverage:ident $name:ident ($($parameter:ident)*) $body:block) => { $body };
+    ($coverage:ident $name:ident ($($parameter:ident)*) $body:block) => {{
+        // Not every body looks at every parameter that NT declares.
+        $(let _ = &$parameter;)*
+        $body
+    }};
 }
 
 macro_rules! nt_word {

@@ -16,19 +16,27 @@ extern crate alloc;
 
 pub(crate) mod api;
 pub mod dispatch;
+mod emulate;
+pub mod ex;
 pub mod export;
 pub mod hal;
+pub mod io;
 pub mod ke;
+mod main_loop;
+pub mod mm;
 pub mod nt;
+pub mod ob;
 pub mod platform;
+pub mod ps;
 pub mod raw;
 pub mod rtl;
 pub mod shared;
 pub mod table;
+mod trap;
 pub mod value;
+
+pub use main_loop::{boot, finding, shim_panic, tick};
+pub use trap::trap;
 
 #[cfg(test)]
 mod test_platform;
-
-/// Delivers what was deferred while shim code ran.
-fn deliver_deferred() {}

@@ -13,11 +13,13 @@ use crate::raw::{
     wide_string,
 };
 use abi::boot::BootInfo;
-use abi::channel::State;
+use abi::channel::{Completion, CompletionRing, RING_ENTRIES, Request, RequestRing, State};
 use abi::crash::{CrashKind, CrashRecord, NO_VECTOR, Registers};
 use abi::doorbell::Call;
 use abi::layout::Shared;
-use abi::trace::{TRACE_ARGUMENTS, TRACE_ENTRIES, TRACE_TEXT, TraceKind, TraceRecord, TraceRing};
+use abi::trace::{
+    Entry, TRACE_ARGUMENTS, TRACE_ENTRIES, TRACE_TEXT, TraceKind, TraceRecord, TraceRing,
+};
 
 static PLATFORM: spin::Once<&'static dyn Platform> = spin::Once::new();
 
@@ -82,10 +84,54 @@ pub fn set_irql(irql: u8) {
     volatile_write(state_address(offset_of!(State, irql)), u32::from(irql));
 }
 
-/// What the VMM said at boot.
+/// The address of a field of the boot information, by its offset.
 #[must_use]
-pub fn boot_info() -> BootInfo {
-    volatile_read(platform().shared() + Shared::BOOT_INFO)
+pub fn boot_address(field: usize) -> u64 {
+    platform().shared() + Shared::BOOT_INFO + field as u64
+}
+
+macro_rules! boot_word {
+    ($($name:ident: $type:ty;)*) => {
+        $(
+            #[doc = concat!("[`BootInfo::", stringify!($name), "`].")]
+            #[must_use]
+            pub fn $name() -> $type {
+                volatile_read(boot_address(offset_of!(BootInfo, $name)))
+            }
+        )*
+    };
+}
+
+boot_word! {
+    version: u32;
+    kernel_base: u64;
+    tsc_khz: u64;
+    boot_tsc: u64;
+    system_time: u64;
+    pool_bytes: u64;
+    user_bytes: u64;
+    trace_lossless: u32;
+    region_count: u32;
+}
+
+/// Calls a routine of the driver: traced, and with the depth of shim code at 0 meanwhile, because the driver's
+/// own code may be interrupted. No [`crate::raw::Global`] may be in use.
+pub fn call_driver(entry: Entry, function: u64, arguments: &[u64]) -> u64 {
+    let mut record = [0; TRACE_ARGUMENTS];
+    record[0] = function;
+    for (slot, argument) in record[1..].iter_mut().zip(arguments) {
+        *slot = *argument;
+    }
+    let count = (arguments.len() + 1).min(TRACE_ARGUMENTS);
+    trace(TraceKind::Enter, entry as u32, 0, &record[..count], "");
+    let outer_depth = depth();
+    let outer_caller = CALLER.swap(0, Ordering::Relaxed);
+    set_depth(0);
+    let result = platform().call_driver(function, arguments);
+    set_depth(outer_depth);
+    CALLER.store(outer_caller, Ordering::Relaxed);
+    trace(TraceKind::Leave, entry as u32, 0, &[result], "");
+    result
 }
 
 /// The driver's return address of the API call that is being served; 0 outside of one.
@@ -104,7 +150,7 @@ pub(crate) fn enter(caller: u64) -> u64 {
 pub(crate) fn leave(outer_caller: u64) {
     CALLER.store(outer_caller, Ordering::Relaxed);
     if depth() == 1 {
-        crate::deliver_deferred();
+        crate::ke::deliver_deferred();
     }
     set_depth(depth() - 1);
 }
@@ -115,7 +161,7 @@ pub fn trace(kind: TraceKind, index: u32, caller: u64, arguments: &[u64], text: 
     let ring = platform.shared() + Shared::TRACE;
     let produced_at = ring + offset_of!(TraceRing, produced) as u64;
     let produced: u64 = volatile_read(produced_at);
-    if trace_is_lossless() {
+    if trace_lossless() != 0 {
         let consumed: u64 = volatile_read(ring + offset_of!(TraceRing, consumed) as u64);
         if produced.wrapping_sub(consumed) >= TRACE_ENTRIES as u64 {
             platform.doorbell(Call::DrainTrace, [0; 6]);
@@ -145,11 +191,6 @@ pub fn trace(kind: TraceKind, index: u32, caller: u64, arguments: &[u64], text: 
     volatile_write(entry, record);
     fence(Ordering::Release);
     volatile_write(produced_at, produced.wrapping_add(1));
-}
-
-fn trace_is_lossless() -> bool {
-    let flag = offset_of!(BootInfo, trace_lossless) as u64;
-    volatile_read::<u32>(platform().shared() + Shared::BOOT_INFO + flag) != 0
 }
 
 /// The most characters of one string argument that are captured.
@@ -246,4 +287,33 @@ pub fn crash(
     volatile_write(platform.shared() + Shared::CRASH, record);
     platform.doorbell(Call::Crash, [0; 6]);
     platform.halt()
+}
+
+/// Takes the VMM's next request; `None` when there is none.
+pub(crate) fn next_request() -> Option<Request> {
+    let ring = platform().shared() + Shared::REQUESTS;
+    let consumed_at = ring + offset_of!(RequestRing, consumed) as u64;
+    let consumed: u64 = volatile_read(consumed_at);
+    let produced: u64 = volatile_read(ring + offset_of!(RequestRing, produced) as u64);
+    if produced == consumed {
+        return None;
+    }
+    fence(Ordering::Acquire);
+    let slot = consumed % RING_ENTRIES as u64;
+    let entries = ring + offset_of!(RequestRing, entries) as u64;
+    let request = volatile_read(entries + slot * size_of::<Request>() as u64);
+    volatile_write(consumed_at, consumed.wrapping_add(1));
+    Some(request)
+}
+
+/// Posts a completion.
+pub(crate) fn post(completion: &Completion) {
+    let ring = platform().shared() + Shared::COMPLETIONS;
+    let produced_at = ring + offset_of!(CompletionRing, produced) as u64;
+    let produced: u64 = volatile_read(produced_at);
+    let slot = produced % RING_ENTRIES as u64;
+    let entries = ring + offset_of!(CompletionRing, entries) as u64;
+    volatile_write(entries + slot * size_of::<Completion>() as u64, *completion);
+    fence(Ordering::Release);
+    volatile_write(produced_at, produced.wrapping_add(1));
 }

@@ -5,7 +5,11 @@
 
 pub mod basic;
 pub mod bugcheck;
+pub mod io;
+pub mod kernel;
 pub mod status;
 
 pub use basic::*;
+pub use io::*;
+pub use kernel::*;
 pub use status::NtStatus;

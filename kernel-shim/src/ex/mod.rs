@@ -1,0 +1,4 @@
+//! The executive: pool.
+
+pub mod pool;
+pub mod pool_api;

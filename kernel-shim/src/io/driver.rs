@@ -1,0 +1,257 @@
+//! Drivers: DRIVER_OBJECT, DriverEntry, DriverUnload, and what a driver leaves behind.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::device;
+use crate::ex::pool;
+use crate::nt::{
+    DRIVER_EXTENSION, DRIVER_OBJECT, IO_TYPE_DRIVER, MAJOR_FUNCTIONS, NtStatus, UNICODE_STRING,
+};
+use crate::ob::{self, ObjectType, names};
+use crate::raw::{Global, Ptr, from_word, low16, low32, to_word};
+use crate::{ke, shared, table};
+use abi::layout;
+use abi::trace::{Entry, TraceKind};
+
+/// A loaded driver.
+#[derive(Clone, Debug)]
+pub struct Driver {
+    /// What the VMM calls it.
+    pub id: u64,
+    /// Its DRIVER_OBJECT.
+    pub object: Ptr<DRIVER_OBJECT>,
+    /// First address of its image.
+    pub base: u64,
+    /// Bytes of its image.
+    pub bytes: u64,
+    /// Its name, without path and ".sys".
+    pub name: String,
+    /// The registry path that DriverEntry gets.
+    registry_path: Ptr<UNICODE_STRING>,
+}
+
+#[derive(Debug)]
+struct Drivers {
+    loaded: Vec<Driver>,
+    next_id: u64,
+}
+
+static DRIVERS: Global<Drivers> = Global::new(
+    "drivers",
+    Drivers {
+        loaded: Vec::new(),
+        next_id: 1,
+    },
+);
+
+pub(super) fn initialize() {
+    DRIVERS.with(|drivers| {
+        drivers.loaded.clear();
+        drivers.next_id = 1;
+    });
+}
+
+/// The DRIVER_OBJECT of the driver whose image contains `address`; [`pool::SHIM`] if none does.
+#[must_use]
+pub fn owner_of(address: u64) -> u64 {
+    by_address(address).map_or(pool::SHIM, |driver| driver.object.addr())
+}
+
+/// The driver whose image contains `address`.
+#[must_use]
+pub fn by_address(address: u64) -> Option<Driver> {
+    DRIVERS.with(|drivers| {
+        drivers
+            .loaded
+            .iter()
+            .find(|driver| address.wrapping_sub(driver.base) < driver.bytes)
+            .cloned()
+    })
+}
+
+/// A UNICODE_STRING with its buffer behind it, in pool memory. `None` when the pool is exhausted or the text too long.
+fn counted_string(text: &str) -> Option<Ptr<UNICODE_STRING>> {
+    let units: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let length = u16::try_from(units.len()).ok()?;
+    let header = size_of::<UNICODE_STRING>() as u64;
+    let string = pool::allocate_zeroed(header + u64::from(length) + 2, *b"IoNm")?;
+    let buffer = string.add_bytes(header);
+    buffer.write_bytes(&units);
+    string.cast().write(UNICODE_STRING {
+        Length: length,
+        MaximumLength: length + 2,
+        Buffer: buffer.cast(),
+    });
+    Some(string.cast())
+}
+
+/// Address of the default dispatch routine: the import stub of [`IopInvalidDeviceRequest`], which a driver could call.
+#[must_use]
+pub fn invalid_device_request() -> u64 {
+    let index = table::find("IopInvalidDeviceRequest").unwrap_or(0);
+    shared::kernel_base() + layout::EXPORTS + 16 * u64::from(index)
+}
+
+fn create_object(base: u64, bytes: u64, entry: u64, name: &str) -> Option<Driver> {
+    let extension_at = size_of::<DRIVER_OBJECT>() as u64;
+    let body = ob::create(
+        ObjectType::Driver,
+        extension_at + size_of::<DRIVER_EXTENSION>() as u64,
+        None,
+    )?;
+    let object = Ptr::<DRIVER_OBJECT>::new(body);
+    let extension = object.add_bytes(extension_at).cast::<DRIVER_EXTENSION>();
+    let registry_path = counted_string(&format!(
+        "\\Registry\\Machine\\System\\CurrentControlSet\\Services\\{name}"
+    ))?;
+    let driver_name = counted_string(&format!("\\Driver\\{name}"))?.read();
+    let service_name = counted_string(name)?.read();
+    let hardware = counted_string("\\Registry\\Machine\\Hardware\\Description\\System")?;
+    let default = to_word(invalid_device_request());
+    object.write(DRIVER_OBJECT {
+        Type: IO_TYPE_DRIVER,
+        Size: low16(extension_at).cast_signed(),
+        DeviceObject: Ptr::null(),
+        Flags: 2, // DRVO_LEGACY_DRIVER
+        DriverStart: to_word(base),
+        DriverSize: low32(bytes),
+        DriverSection: 0,
+        DriverExtension: extension,
+        DriverName: driver_name,
+        HardwareDatabase: hardware,
+        FastIoDispatch: 0,
+        DriverInit: to_word(entry),
+        DriverStartIo: 0,
+        DriverUnload: 0,
+        MajorFunction: [default; MAJOR_FUNCTIONS],
+    });
+    extension.write(DRIVER_EXTENSION {
+        DriverObject: object,
+        AddDevice: 0,
+        Count: 0,
+        ServiceKeyName: service_name,
+    });
+    let id = DRIVERS.with(|drivers| {
+        drivers.next_id += 1;
+        drivers.next_id - 1
+    });
+    Some(Driver {
+        id,
+        object,
+        base,
+        bytes,
+        name: String::from(name),
+        registry_path,
+    })
+}
+
+/// Makes the DRIVER_OBJECT and calls DriverEntry. When that fails, the driver's objects are removed again.
+///
+/// # Errors
+/// What DriverEntry returned; OBJECT_NAME_COLLISION: a driver of that name is loaded.
+pub fn load(base: u64, bytes: u64, entry: u64, name: &str) -> Result<u64, NtStatus> {
+    let driver = create_object(base, bytes, entry, name).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
+    if let Err(status) = names::insert_object(&format!("\\Driver\\{name}"), driver.object.addr()) {
+        ob::dereference(driver.object.addr());
+        return Err(status);
+    }
+    DRIVERS.with(|drivers| drivers.loaded.push(driver.clone()));
+    let arguments = [driver.object.addr(), driver.registry_path.addr()];
+    let status = NtStatus(low32(shared::call_driver(
+        Entry::DriverEntry,
+        entry,
+        &arguments,
+    )));
+    if status.is_success() {
+        for device in device::of_driver(driver.object) {
+            device.with(|device| device.Flags &= !crate::nt::DO_DEVICE_INITIALIZING);
+        }
+        return Ok(driver.id);
+    }
+    remove(&driver);
+    Err(status)
+}
+
+/// Calls DriverUnload and lists what is left; returns how many things that is.
+///
+/// # Errors
+/// INVALID_PARAMETER: no such driver. INVALID_DEVICE_REQUEST: it has no DriverUnload.
+pub fn unload(id: u64) -> Result<u64, NtStatus> {
+    let driver = DRIVERS
+        .with(|drivers| {
+            drivers
+                .loaded
+                .iter()
+                .find(|driver| driver.id == id)
+                .cloned()
+        })
+        .ok_or(NtStatus::INVALID_PARAMETER)?;
+    let routine = from_word(driver.object.read().DriverUnload);
+    if routine == 0 {
+        return Err(NtStatus::INVALID_DEVICE_REQUEST);
+    }
+    shared::call_driver(Entry::DriverUnload, routine, &[driver.object.addr()]);
+    Ok(remove(&driver))
+}
+
+/// Lists and removes what a driver left behind, and the driver itself.
+fn remove(driver: &Driver) -> u64 {
+    let mut leaks = 0;
+    for block in pool::blocks_of(driver.object.addr()) {
+        leaks += 1;
+        let tag: String = pool::tag_text(block.tag).into_iter().collect();
+        let record = [
+            block.address,
+            block.bytes,
+            u64::from(block.tag),
+            block.caller,
+        ];
+        shared::trace(
+            TraceKind::Leak,
+            0,
+            block.caller,
+            &record,
+            &format!("pool block, tag '{tag}'"),
+        );
+        pool::free(Ptr::new(block.address), 0);
+    }
+    for device in device::of_driver(driver.object) {
+        leaks += 1;
+        let name = ob::lookup(device.addr()).map_or_else(String::new, |object| object.name);
+        let record = [device.addr(), u64::from(device.read().Size), 0, 0];
+        shared::trace(TraceKind::Leak, 0, 0, &record, &format!("device {name}"));
+        for (link, target) in names::links() {
+            if !name.is_empty() && names::fold(&target) == names::fold(&name) {
+                leaks += 1;
+                shared::trace(
+                    TraceKind::Leak,
+                    0,
+                    0,
+                    &[0; 4],
+                    &format!("symbolic link {link}"),
+                );
+                let _ = names::remove_link(&link);
+            }
+        }
+        device::delete(device);
+    }
+    ke::timer::forget_range(driver.base, driver.bytes);
+    names::remove_object(driver.object.addr());
+    let object = driver.object.read();
+    for buffer in [
+        object.DriverName.Buffer,
+        object.DriverExtension.read().ServiceKeyName.Buffer,
+    ] {
+        pool::free(
+            buffer.sub_bytes(size_of::<UNICODE_STRING>() as u64).cast(),
+            0,
+        );
+    }
+    pool::free(object.HardwareDatabase.cast(), 0);
+    pool::free(driver.registry_path.cast(), 0);
+    ob::dereference(driver.object.addr());
+    DRIVERS.with(|drivers| drivers.loaded.retain(|loaded| loaded.id != driver.id));
+    leaks
+}

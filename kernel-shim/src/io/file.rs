@@ -1,0 +1,197 @@
+//! FILE_OBJECTs: opening, and closing in NT's two steps (IRP_MJ_CLEANUP with the last handle, IRP_MJ_CLOSE with the
+//! last reference).
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::device::top_of;
+use super::request::{self, Buffers};
+use crate::ex::pool;
+use crate::ke::event;
+use crate::nt::{
+    DEVICE_OBJECT, DO_DEVICE_INITIALIZING, DO_EXCLUSIVE, FILE_OBJECT, IO_TYPE_FILE, IRP_MJ_CLEANUP,
+    IRP_MJ_CLOSE, NtStatus, UNICODE_STRING, dispatcher,
+};
+use crate::ob::{self, ObjectType, handles, names};
+use crate::raw::{Ptr, low16};
+
+/// FO_HANDLE_CREATED: IRP_MJ_CREATE succeeded, so there must be an IRP_MJ_CLOSE.
+pub const FO_HANDLE_CREATED: u32 = 0x0004_0000;
+/// FO_SYNCHRONOUS_IO.
+const FO_SYNCHRONOUS_IO: u32 = 0x0000_0002;
+/// FILE_READ_DATA.
+pub const FILE_READ_DATA: u32 = 1;
+/// FILE_WRITE_DATA.
+pub const FILE_WRITE_DATA: u32 = 2;
+
+/// Generic rights as the file type maps them.
+#[must_use]
+pub fn map_access(desired: u32) -> u32 {
+    const GENERIC: [(u32, u32); 5] = [
+        (0x8000_0000, 0x0012_0089),
+        (0x4000_0000, 0x0012_0116),
+        (0x2000_0000, 0x0012_00A0),
+        (0x1000_0000, 0x001F_01FF),
+        (0x0200_0000, 0x001F_01FF), // MAXIMUM_ALLOWED
+    ];
+    GENERIC
+        .iter()
+        .fold(desired & 0x01FF_FFFF, |access, &(generic, specific)| {
+            if desired & generic == 0 {
+                access
+            } else {
+                access | specific
+            }
+        })
+}
+
+/// Finds the device that a name leads to and makes a FILE_OBJECT on it, not yet sent to the driver.
+///
+/// # Errors
+/// As [`names::resolve`]; NO_SUCH_DEVICE: it is being initialised; ACCESS_DENIED: it is exclusive and open already.
+pub fn create(name: &str, desired: u32) -> Result<Ptr<FILE_OBJECT>, NtStatus> {
+    let found = names::resolve(name)?;
+    if ob::type_of(found.body) != Some(ObjectType::Device) {
+        return Err(NtStatus::OBJECT_TYPE_MISMATCH);
+    }
+    let device = Ptr::<DEVICE_OBJECT>::new(found.body);
+    let DEVICE_OBJECT {
+        Flags: flags,
+        ReferenceCount: open,
+        ..
+    } = device.read();
+    if flags & DO_DEVICE_INITIALIZING != 0 {
+        return Err(NtStatus::NO_SUCH_DEVICE);
+    }
+    if flags & DO_EXCLUSIVE != 0 && open > 0 {
+        return Err(NtStatus::ACCESS_DENIED);
+    }
+    let rest: Vec<u8> = found
+        .rest
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let rest_bytes = u16::try_from(rest.len()).map_err(|_| NtStatus::OBJECT_NAME_INVALID)?;
+    let bytes = size_of::<FILE_OBJECT>() as u64;
+    let body = ob::create(ObjectType::File, bytes, Some(delete))
+        .ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
+    let file = Ptr::<FILE_OBJECT>::new(body);
+    let buffer = if rest.is_empty() {
+        None
+    } else {
+        pool::allocate_copy(&rest, *b"IoNm")
+    };
+    let access = map_access(desired);
+    file.with(|file| {
+        file.Type = IO_TYPE_FILE;
+        file.Size = low16(bytes).cast_signed();
+        file.DeviceObject = device;
+        file.ReadAccess = u8::from(access & FILE_READ_DATA != 0);
+        file.WriteAccess = u8::from(access & FILE_WRITE_DATA != 0);
+        file.Flags = FO_SYNCHRONOUS_IO;
+        if let Some(buffer) = buffer {
+            file.FileName = UNICODE_STRING {
+                Length: rest_bytes,
+                MaximumLength: rest_bytes,
+                Buffer: buffer.cast(),
+            };
+        }
+    });
+    let at = |field: usize| file.add_bytes(field as u64);
+    event::initialize(
+        at(core::mem::offset_of!(FILE_OBJECT, Lock)).cast(),
+        dispatcher::SYNCHRONIZATION_EVENT,
+        true,
+    );
+    event::initialize(
+        at(core::mem::offset_of!(FILE_OBJECT, Event)).cast(),
+        dispatcher::NOTIFICATION_EVENT,
+        false,
+    );
+    at(core::mem::offset_of!(FILE_OBJECT, IrpList))
+        .cast()
+        .list_initialize();
+    ob::reference(device.addr());
+    device.with(|device| device.ReferenceCount += 1);
+    Ok(file)
+}
+
+/// IRP_MJ_CREATE succeeded: the handle.
+#[must_use]
+pub(super) fn created(file: Ptr<FILE_OBJECT>, process: u32, desired: u32) -> u64 {
+    file.with(|file| file.Flags |= FO_HANDLE_CREATED);
+    let handle = handles::insert(process, file.addr(), map_access(desired));
+    // The handle holds the reference now.
+    ob::dereference(file.addr());
+    handle
+}
+
+/// The last reference to a FILE_OBJECT is gone.
+fn delete(body: u64) {
+    let file = Ptr::<FILE_OBJECT>::new(body);
+    let FILE_OBJECT {
+        DeviceObject: device,
+        Flags: flags,
+        FileName: name,
+        ..
+    } = file.read();
+    if flags & FO_HANDLE_CREATED != 0 {
+        let _ = request::send_and_wait(top_of(device), file, IRP_MJ_CLOSE);
+    }
+    device.with(|device| device.ReferenceCount -= 1);
+    if !name.Buffer.is_null() {
+        pool::free(name.Buffer.cast(), 0);
+    }
+    ob::dereference(device.addr());
+}
+
+/// Closes a file handle.
+#[must_use]
+pub fn close_handle(process: u32, handle: u64) -> NtStatus {
+    let Some((entry, left)) = handles::remove(process, handle) else {
+        return NtStatus::INVALID_HANDLE;
+    };
+    if left == 0 && ob::type_of(entry.body) == Some(ObjectType::File) {
+        let file = Ptr::<FILE_OBJECT>::new(entry.body);
+        let _ = request::send_and_wait(top_of(file.read().DeviceObject), file, IRP_MJ_CLEANUP);
+    }
+    ob::dereference(entry.body);
+    NtStatus::SUCCESS
+}
+
+/// Cancels a process's requests and closes its handles.
+pub fn close_all(process: u32) {
+    request::cancel_of(process);
+    for handle in handles::of_process(process) {
+        let _ = close_handle(process, handle);
+    }
+}
+
+/// The file behind a handle and the access granted to it.
+///
+/// # Errors
+/// INVALID_HANDLE; OBJECT_TYPE_MISMATCH: the handle is not a file's.
+pub fn by_handle(process: u32, handle: u64) -> Result<(Ptr<FILE_OBJECT>, u32), NtStatus> {
+    let entry = handles::lookup(process, handle).ok_or(NtStatus::INVALID_HANDLE)?;
+    if ob::type_of(entry.body) != Some(ObjectType::File) {
+        return Err(NtStatus::OBJECT_TYPE_MISMATCH);
+    }
+    Ok((Ptr::new(entry.body), entry.access))
+}
+
+/// A name in client memory, as text.
+///
+/// # Errors
+/// ACCESS_VIOLATION: it is not client memory. OBJECT_NAME_INVALID: too long.
+pub fn client_text(address: u64, bytes: u64) -> Result<String, NtStatus> {
+    if bytes > 0xFFFE {
+        return Err(NtStatus::OBJECT_NAME_INVALID);
+    }
+    let mut raw = alloc::vec![0; crate::raw::to_usize(bytes)];
+    Buffers::alias(address, bytes)?.read_bytes(&mut raw);
+    let units: Vec<u16> = raw
+        .chunks_exact(2)
+        .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
+        .collect();
+    Ok(String::from_utf16_lossy(&units))
+}

@@ -1,0 +1,74 @@
+//! Software IRQL: a word in the shared pages, no interrupt flag.
+
+use crate::api::nt_api;
+use crate::nt::bugcheck::{IRQL_NOT_GREATER_OR_EQUAL, IRQL_NOT_LESS_OR_EQUAL, bugcheck_with_text};
+use crate::nt::{DISPATCH_LEVEL, HIGH_LEVEL};
+use crate::raw::Ptr;
+use crate::shared;
+use crate::value::Irql;
+
+/// Raises IRQL; returns the old one. Raising to a lower one is a bugcheck.
+#[must_use]
+pub fn raise(new: u8) -> u8 {
+    let old = shared::irql();
+    if new < old {
+        bugcheck_with_text(
+            IRQL_NOT_GREATER_OR_EQUAL,
+            [u64::from(old), u64::from(new), 0, shared::caller()],
+            format_args!("IRQL was to be raised from {old} to {new}"),
+        );
+    }
+    shared::set_irql(new.min(HIGH_LEVEL));
+    old
+}
+
+/// Lowers IRQL. What that lets in is delivered when the API call returns. Lowering to a higher one is a bugcheck.
+pub fn lower(new: u8) {
+    let old = shared::irql();
+    if new > old {
+        bugcheck_with_text(
+            IRQL_NOT_LESS_OR_EQUAL,
+            [u64::from(new), u64::from(old), 0, shared::caller()],
+            format_args!("IRQL was to be lowered from {old} to {new}"),
+        );
+    }
+    shared::set_irql(new);
+}
+
+nt_api! { module = ke_irql;
+    /// The current IRQL.
+    either both stdcall irql(ANY_LEVEL) implemented
+    fn KeGetCurrentIrql() -> Irql {
+        Irql(shared::irql())
+    }
+
+    /// Raises IRQL and returns the old one.
+    either both fastcall irql(ANY_LEVEL) implemented
+    fn KfRaiseIrql(new_irql: Irql) -> Irql {
+        Irql(raise(new_irql.0))
+    }
+
+    /// Lowers IRQL.
+    either both fastcall irql(ANY_LEVEL) implemented
+    fn KfLowerIrql(new_irql: Irql) {
+        lower(new_irql.0);
+    }
+
+    /// Raises IRQL and stores the old one.
+    either both stdcall irql(ANY_LEVEL) implemented
+    fn KeRaiseIrql(new_irql: Irql, old_irql: Ptr<u8>) {
+        old_irql.write(raise(new_irql.0));
+    }
+
+    /// Lowers IRQL.
+    either both stdcall irql(ANY_LEVEL) implemented
+    fn KeLowerIrql(new_irql: Irql) {
+        lower(new_irql.0);
+    }
+
+    /// Raises IRQL to DISPATCH_LEVEL and returns the old one.
+    either both stdcall irql(ANY_LEVEL) implemented
+    fn KeRaiseIrqlToDpcLevel() -> Irql {
+        Irql(raise(DISPATCH_LEVEL))
+    }
+}

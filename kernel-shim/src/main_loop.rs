@@ -1,0 +1,172 @@
+//! The shim's life: boot, requests, shutdown.
+
+use crate::io::{driver, file, request};
+use crate::ke::{iopm, time, timer};
+use crate::nt::{NtStatus, PASSIVE_LEVEL};
+use crate::platform::{Platform, PortAccess};
+use crate::raw::{low8, low16, low32};
+use crate::{ex, io, ke, ob, ps, shared};
+use abi::channel::{Completion, Operation, Request};
+use abi::crash::{CrashKind, Registers};
+use abi::doorbell::Call;
+use abi::trace::TraceKind;
+
+/// How often the ring is looked at before the guest idles; each look costs a few nanoseconds, an exit thousands.
+const POLLS: u32 = 2000;
+
+/// Starts the shim on a machine whose shared pages hold the boot information, and serves requests until
+/// [`Operation::Shutdown`].
+pub fn boot(platform: &'static dyn Platform) -> ! {
+    shared::set_platform(platform);
+    initialize();
+    loop {
+        serve_one_or_idle();
+    }
+}
+
+/// Puts everything into its first state.
+pub(crate) fn initialize() {
+    let version = shared::version();
+    if version != abi::VERSION {
+        shim_panic(format_args!(
+            "the VMM speaks version {version}, this image {}",
+            abi::VERSION
+        ));
+    }
+    shared::set_irql(PASSIVE_LEVEL);
+    shared::set_depth(1);
+    ex::pool::initialize();
+    ob::initialize();
+    ps::initialize();
+    io::initialize();
+    ke::initialize();
+}
+
+/// Serves the next request; idles when there is none.
+fn serve_one_or_idle() {
+    ke::deliver_deferred();
+    for _ in 0..POLLS {
+        if let Some(request) = shared::next_request() {
+            serve(&request);
+            return;
+        }
+        core::hint::spin_loop();
+    }
+    shared::platform().doorbell(Call::Idle, [timer::next_due(), 0, 0, 0, 0, 0]);
+    time::update();
+    timer::expire();
+}
+
+/// Serves one request. What is not answered here is answered when the driver completes its IRP.
+pub(crate) fn serve(request: &Request) {
+    time::update();
+    shared::set_current_process(if request.process == 0 {
+        ps::SYSTEM_ID
+    } else {
+        request.process
+    });
+    if let Some(answer) = answer(request) {
+        let (status, value) = match answer {
+            Ok(value) => (NtStatus::SUCCESS, value),
+            Err(status) => (status, 0),
+        };
+        shared::post(&Completion {
+            id: request.id,
+            status: status.0,
+            reserved: 0,
+            information: 0,
+            value,
+        });
+    }
+    shared::set_current_process(ps::SYSTEM_ID);
+}
+
+fn to_result(status: NtStatus) -> Result<u64, NtStatus> {
+    if status.is_success() {
+        Ok(0)
+    } else {
+        Err(status)
+    }
+}
+
+/// The answer to a request; `None`: it is on its way through a driver.
+fn answer(request: &Request) -> Option<Result<u64, NtStatus>> {
+    let arguments = &request.arguments;
+    let Some(operation) = Operation::from_number(request.operation) else {
+        return Some(Err(NtStatus::INVALID_PARAMETER));
+    };
+    Some(match operation {
+        Operation::LoadDriver => {
+            let [base, bytes, entry, name, name_bytes, _] = *arguments;
+            file::client_text(name, name_bytes)
+                .and_then(|name| driver::load(base, bytes, entry, &name))
+        }
+        Operation::UnloadDriver => driver::unload(arguments[0]),
+        Operation::CreateProcess => to_result(ps::create(request.process)),
+        Operation::ExitProcess => {
+            file::close_all(request.process);
+            to_result(ps::remove(request.process))
+        }
+        Operation::Open => return request::open(request).err().map(Err),
+        Operation::Close => to_result(file::close_handle(request.process, arguments[0])),
+        Operation::DeviceControl => return request::device_control(request).err().map(Err),
+        Operation::Read => return request::read_or_write(request, false).err().map(Err),
+        Operation::Write => return request::read_or_write(request, true).err().map(Err),
+        Operation::Cancel => request::cancel_by_id(arguments[0]).map(|()| 0),
+        Operation::PortIn => port(request, None),
+        Operation::PortOut => port(request, Some(low32(arguments[2]))),
+        Operation::Shutdown => {
+            shared::post(&Completion {
+                id: request.id,
+                ..Completion::default()
+            });
+            let platform = shared::platform();
+            platform.doorbell(Call::Shutdown, [0; 6]);
+            platform.halt()
+        }
+    })
+}
+
+fn port(request: &Request, write: Option<u32>) -> Result<u64, NtStatus> {
+    let [port, width, ..] = request.arguments;
+    if port > 0xFFFF || width > 4 {
+        return Err(NtStatus::INVALID_PARAMETER);
+    }
+    let access = PortAccess {
+        port: low16(port),
+        width: low8(width),
+        write,
+    };
+    iopm::process_port(request.process, access).map(u64::from)
+}
+
+/// The timer tick, in the interrupted code's stead: time, expired timers, DPCs.
+pub fn tick() {
+    if shared::depth() != 0 || shared::irql() >= crate::nt::DISPATCH_LEVEL || shared::in_tick() != 0
+    {
+        shared::set_tick_due(1);
+        return;
+    }
+    shared::set_in_tick(1);
+    shared::set_depth(1);
+    shared::set_tick_due(0);
+    time::update();
+    timer::expire();
+    ke::dpc::run_all();
+    shared::set_depth(0);
+    shared::set_in_tick(0);
+}
+
+/// Stops the guest because the shim itself failed.
+pub fn shim_panic(text: core::fmt::Arguments<'_>) -> ! {
+    let registers = Registers {
+        rip: shared::caller(),
+        ..Registers::default()
+    };
+    shared::crash(CrashKind::ShimPanic, 0, [0; 4], &registers, None, text)
+}
+
+/// Records something noteworthy that does not stop the guest.
+pub fn finding(arguments: &[u64], text: &str) {
+    shared::trace(TraceKind::Finding, 0, shared::caller(), arguments, text);
+}

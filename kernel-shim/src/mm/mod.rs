@@ -1,0 +1,48 @@
+//! Addresses: which memory is behind them, physically and as a kernel alias.
+
+use crate::raw::{low32, volatile_read};
+use crate::shared;
+use abi::boot::{BootInfo, MAX_REGIONS, Region, RegionKind};
+use abi::layout;
+
+/// The region that `address` lies in, as the VMM described it.
+#[must_use]
+pub fn region_of(address: u64) -> Option<Region> {
+    let at = shared::boot_address(core::mem::offset_of!(BootInfo, regions));
+    let count = u64::from(shared::region_count()).min(MAX_REGIONS as u64);
+    (0..count)
+        .map(|index| volatile_read::<Region>(at + index * size_of::<Region>() as u64))
+        .find(|region| address.wrapping_sub(region.virtual_address) < region.bytes)
+}
+
+/// Whether `address` lies in a region of that kind.
+#[must_use]
+pub fn is_in(address: u64, kind: RegionKind) -> bool {
+    region_of(address).is_some_and(|region| region.kind == kind as u32)
+}
+
+/// The guest-physical address behind `address`; `None` when nothing that the VMM described is there.
+#[must_use]
+pub fn physical_address(address: u64) -> Option<u64> {
+    region_of(address).map(|region| region.physical_address + (address - region.virtual_address))
+}
+
+/// Where a range of client memory is in kernel space; `None` unless the whole range is client memory.
+#[must_use]
+pub fn user_alias(address: u64, bytes: u64) -> Option<u64> {
+    let offset = address.checked_sub(layout::USER)?;
+    let end = offset.checked_add(bytes)?;
+    (end <= shared::user_bytes()).then(|| shared::kernel_base() + layout::USER_ALIAS + offset)
+}
+
+/// Pages that a range touches (ADDRESS_AND_SIZE_TO_SPAN_PAGES).
+#[must_use]
+pub const fn pages_spanned(address: u64, bytes: u64) -> u64 {
+    ((address % layout::PAGE_SIZE) + bytes).div_ceil(layout::PAGE_SIZE)
+}
+
+/// A byte count as the ULONG that NT's structures hold.
+#[must_use]
+pub const fn ulong(bytes: u64) -> u32 {
+    low32(bytes)
+}

@@ -1,0 +1,172 @@
+//! The object manager: objects with reference counts, the namespace, handles.
+//!
+//! Every object has a body in pool memory, which drivers see, behind a header that only its counts of are real. The rest
+//! of what the object manager knows is kept in the shim's heap by the body's address.
+
+pub mod api;
+pub mod handles;
+pub mod names;
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+
+use crate::ex::pool;
+use crate::nt::bugcheck::{REFERENCE_BY_POINTER, bugcheck_with_text};
+use crate::raw::{Global, Ptr};
+
+/// Bytes of NT's OBJECT_HEADER, in front of every body: PointerCount, HandleCount, ...
+pub const HEADER_BYTES: u64 = if cfg!(nt_i386) { 0x18 } else { 0x30 };
+
+/// What kind of object it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ObjectType {
+    /// DEVICE_OBJECT.
+    Device,
+    /// DRIVER_OBJECT.
+    Driver,
+    /// FILE_OBJECT.
+    File,
+    /// Section.
+    Section,
+    /// EPROCESS.
+    Process,
+    /// ETHREAD.
+    Thread,
+    /// KEVENT.
+    Event,
+}
+
+impl ObjectType {
+    /// NT's name of the type.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Device => "Device",
+            Self::Driver => "Driver",
+            Self::File => "File",
+            Self::Section => "Section",
+            Self::Process => "Process",
+            Self::Thread => "Thread",
+            Self::Event => "Event",
+        }
+    }
+}
+
+/// Called when the last reference is gone, before the body is freed; it may call the driver.
+pub type Delete = fn(body: u64);
+
+/// What is known about an object.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// Its type.
+    pub kind: ObjectType,
+    /// Its full name, as it was given; empty for an object without one.
+    pub name: String,
+    /// References, handles included.
+    pub references: u32,
+    /// Handles.
+    pub handles: u32,
+    /// Cleanup.
+    pub delete: Option<Delete>,
+}
+
+static OBJECTS: Global<BTreeMap<u64, Object>> = Global::new("objects", BTreeMap::new());
+
+/// Forgets everything.
+pub fn initialize() {
+    OBJECTS.with(BTreeMap::clear);
+    handles::initialize();
+    names::initialize();
+}
+
+/// Makes an object with a zeroed body of `bytes` and one reference. `None` when the pool is exhausted.
+#[must_use]
+pub fn create(kind: ObjectType, bytes: u64, delete: Option<Delete>) -> Option<u64> {
+    // The body is page-aligned or not as the pool sees fit; its alignment is that of the header's size.
+    let header = pool::allocate_zeroed(HEADER_BYTES + bytes, *b"Obj ")?;
+    let body = header.addr() + HEADER_BYTES;
+    let object = Object {
+        kind,
+        name: String::new(),
+        references: 1,
+        handles: 0,
+        delete,
+    };
+    OBJECTS.with(|objects| objects.insert(body, object));
+    show_counts(body, 1, 0);
+    Some(body)
+}
+
+/// Writes the counts where a debugger, or a driver that knows too much, looks for them.
+fn show_counts(body: u64, references: u32, handles: u32) {
+    let header = Ptr::<crate::raw::Word>::new(body - HEADER_BYTES);
+    header.write(references.into());
+    header.offset(1).write(handles.into());
+}
+
+/// What is known about the object with that body.
+#[must_use]
+pub fn lookup(body: u64) -> Option<Object> {
+    OBJECTS.with(|objects| objects.get(&body).cloned())
+}
+
+/// The type of the object with that body.
+#[must_use]
+pub fn type_of(body: u64) -> Option<ObjectType> {
+    OBJECTS.with(|objects| objects.get(&body).map(|object| object.kind))
+}
+
+fn change<R>(body: u64, change: impl FnOnce(&mut Object) -> R) -> R {
+    let result = OBJECTS.with(|objects| {
+        objects.get_mut(&body).map(|object| {
+            let result = change(object);
+            (result, object.references, object.handles)
+        })
+    });
+    let Some((result, references, handles)) = result else {
+        bugcheck_with_text(
+            REFERENCE_BY_POINTER,
+            [0, body, 0, 0],
+            format_args!("{body:#x} is no object"),
+        );
+    };
+    show_counts(body, references, handles);
+    result
+}
+
+/// Adds a reference. An address that is no object's is a bugcheck.
+pub fn reference(body: u64) -> u32 {
+    change(body, |object| {
+        object.references += 1;
+        object.references
+    })
+}
+
+/// Takes a reference away, and deletes the object with the last one.
+pub fn dereference(body: u64) -> u32 {
+    let left = change(body, |object| {
+        object.references = object.references.saturating_sub(1);
+        object.references
+    });
+    if left == 0 {
+        let delete = OBJECTS.with(|objects| objects.get(&body).and_then(|object| object.delete));
+        if let Some(delete) = delete {
+            delete(body);
+        }
+        OBJECTS.with(|objects| objects.remove(&body));
+        pool::free(Ptr::new(body - HEADER_BYTES), 0);
+    }
+    left
+}
+
+/// Gives an object its name.
+pub(crate) fn set_name(body: u64, name: &str) {
+    change(body, |object| object.name = String::from(name));
+}
+
+pub(crate) fn change_handles(body: u64, difference: i32) -> u32 {
+    change(body, |object| {
+        object.handles = object.handles.saturating_add_signed(difference);
+        object.handles
+    })
+}

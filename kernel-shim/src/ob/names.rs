@@ -1,0 +1,234 @@
+//! The namespace: directories, symbolic links, named objects. Names compare without case.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::nt::NtStatus;
+use crate::raw::Global;
+
+/// How many symbolic links a name may lead through.
+pub const MAX_LINKS: usize = 32;
+
+#[derive(Clone, Debug)]
+enum Entry {
+    Directory,
+    Link(String),
+    Object(u64),
+}
+
+/// Full names, folded, without a closing backslash (the root is the empty string).
+static NAMES: Global<BTreeMap<String, Entry>> = Global::new("object names", BTreeMap::new());
+
+/// The DOS device directory, under all its names.
+const DOS_DEVICES: &str = "\\??";
+
+/// A name that an object was found by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The object's body.
+    pub body: u64,
+    /// What of the name lies behind the object's own, with its leading backslash; empty if nothing does.
+    pub rest: String,
+}
+
+/// Makes the directories that NT has at boot.
+pub fn initialize() {
+    NAMES.with(|names| {
+        names.clear();
+        for directory in [
+            "",
+            "\\Device",
+            "\\Driver",
+            DOS_DEVICES,
+            "\\BaseNamedObjects",
+            "\\Callback",
+            "\\ObjectTypes",
+        ] {
+            names.insert(fold(directory), Entry::Directory);
+        }
+    });
+}
+
+/// Folds case as NT does for file names: each character to its single upper-case character, if it has one.
+#[must_use]
+pub fn fold(name: &str) -> String {
+    name.chars()
+        .map(|character| {
+            let mut upper = character.to_uppercase();
+            match (upper.next(), upper.next()) {
+                (Some(only), None) => only,
+                _ => character,
+            }
+        })
+        .collect()
+}
+
+/// Components of an absolute name.
+fn components(name: &str) -> Result<Vec<&str>, NtStatus> {
+    let inner = name
+        .strip_prefix('\\')
+        .ok_or(NtStatus::OBJECT_PATH_SYNTAX_BAD)?;
+    if inner.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(inner.split('\\').collect())
+}
+
+/// Appends a component, mapping the names of the DOS device directory onto one.
+fn descend(parent: &str, component: &str) -> String {
+    let path = alloc::format!("{parent}\\{}", fold(component));
+    match path.as_str() {
+        "\\DOSDEVICES" | "\\GLOBAL??" | "\\??\\GLOBAL" | "\\??\\GLOBALROOT\\??" => {
+            String::from(DOS_DEVICES)
+        }
+        "\\??\\GLOBALROOT" => String::new(),
+        _ => path,
+    }
+}
+
+/// Finds the object that a name leads to.
+///
+/// # Errors
+/// OBJECT_PATH_SYNTAX_BAD: not absolute. OBJECT_NAME_INVALID: an empty component. OBJECT_NAME_NOT_FOUND,
+/// OBJECT_PATH_NOT_FOUND: nothing there. OBJECT_TYPE_MISMATCH: a directory. NAME_TOO_LONG: a loop of links.
+pub fn resolve(name: &str) -> Result<Found, NtStatus> {
+    let mut path = String::from(name);
+    for _ in 0..MAX_LINKS {
+        match step(&path)? {
+            Step::Found(found) => return Ok(found),
+            Step::Link(target) => path = target,
+        }
+    }
+    Err(NtStatus::NAME_TOO_LONG)
+}
+
+enum Step {
+    Found(Found),
+    Link(String),
+}
+
+fn step(name: &str) -> Result<Step, NtStatus> {
+    let parts = components(name)?;
+    NAMES.with(|names| {
+        let mut current = String::new();
+        for (index, part) in parts.iter().enumerate() {
+            if part.is_empty() {
+                return Err(NtStatus::OBJECT_NAME_INVALID);
+            }
+            current = descend(&current, part);
+            let rest = || {
+                parts[index + 1..]
+                    .iter()
+                    .fold(String::new(), |rest, part| rest + "\\" + part)
+            };
+            match names.get(&current) {
+                Some(Entry::Directory) => {}
+                Some(Entry::Link(target)) => {
+                    return Ok(Step::Link(alloc::format!("{target}{}", rest())));
+                }
+                Some(Entry::Object(body)) => {
+                    return Ok(Step::Found(Found {
+                        body: *body,
+                        rest: rest(),
+                    }));
+                }
+                None if index + 1 == parts.len() => return Err(NtStatus::OBJECT_NAME_NOT_FOUND),
+                None => return Err(NtStatus::OBJECT_PATH_NOT_FOUND),
+            }
+        }
+        Err(NtStatus::OBJECT_TYPE_MISMATCH)
+    })
+}
+
+/// The folded full name for something new: its directory must exist.
+fn new_name(names: &BTreeMap<String, Entry>, name: &str) -> Result<String, NtStatus> {
+    let parts = components(name)?;
+    let Some((last, directories)) = parts.split_last() else {
+        return Err(NtStatus::OBJECT_NAME_COLLISION);
+    };
+    let mut current = String::new();
+    for part in directories {
+        current = descend(&current, part);
+        match names.get(&current) {
+            Some(Entry::Directory) => {}
+            Some(_) => return Err(NtStatus::OBJECT_PATH_SYNTAX_BAD),
+            None => return Err(NtStatus::OBJECT_PATH_NOT_FOUND),
+        }
+    }
+    if last.is_empty() {
+        return Err(NtStatus::OBJECT_NAME_INVALID);
+    }
+    let path = descend(&current, last);
+    if names.contains_key(&path) {
+        Err(NtStatus::OBJECT_NAME_COLLISION)
+    } else {
+        Ok(path)
+    }
+}
+
+fn insert(name: &str, entry: Entry) -> Result<(), NtStatus> {
+    NAMES.with(|names| {
+        let path = new_name(names, name)?;
+        names.insert(path, entry);
+        Ok(())
+    })
+}
+
+/// Names an object.
+///
+/// # Errors
+/// OBJECT_NAME_COLLISION: the name is taken. OBJECT_PATH_NOT_FOUND: no such directory. As [`resolve`] otherwise.
+pub fn insert_object(name: &str, body: u64) -> Result<(), NtStatus> {
+    insert(name, Entry::Object(body))?;
+    super::set_name(body, name);
+    Ok(())
+}
+
+/// Makes a symbolic link.
+///
+/// # Errors
+/// As [`insert_object`].
+pub fn insert_link(name: &str, target: &str) -> Result<(), NtStatus> {
+    insert(name, Entry::Link(String::from(target)))
+}
+
+/// Removes a symbolic link.
+///
+/// # Errors
+/// OBJECT_NAME_NOT_FOUND: there is none. OBJECT_TYPE_MISMATCH: the name is something else's.
+pub fn remove_link(name: &str) -> Result<(), NtStatus> {
+    let parts = components(name)?;
+    let path = parts
+        .iter()
+        .fold(String::new(), |path, part| descend(&path, part));
+    NAMES.with(|names| match names.get(&path) {
+        Some(Entry::Link(_)) => {
+            names.remove(&path);
+            Ok(())
+        }
+        Some(_) => Err(NtStatus::OBJECT_TYPE_MISMATCH),
+        None => Err(NtStatus::OBJECT_NAME_NOT_FOUND),
+    })
+}
+
+/// Takes an object's name away.
+pub fn remove_object(body: u64) {
+    NAMES.with(|names| {
+        names.retain(|_, entry| !matches!(entry, Entry::Object(named) if *named == body))
+    });
+}
+
+/// The symbolic links: (full name, folded; target).
+#[must_use]
+pub fn links() -> Vec<(String, String)> {
+    NAMES.with(|names| {
+        names
+            .iter()
+            .filter_map(|(name, entry)| match entry {
+                Entry::Link(target) => Some((name.clone(), target.clone())),
+                Entry::Directory | Entry::Object(_) => None,
+            })
+            .collect()
+    })
+}
