@@ -34,6 +34,8 @@ pub struct ImageHeader {
     /// Where a stub for an unbound import jumps with the unbound import's number in EAX (amd64; i386
     /// uses `import_thunk` with `export_count` + number).
     pub unbound_thunk: u64,
+    /// Address of a u64 that the entry code reads: nonzero in ring3 mode. Stored by the VMM before the first run.
+    pub is_ring3: u64,
     /// The page of ring-3 port stub code, also mapped at [`crate::layout::USER_STUB`].
     pub user_stub: u64,
 }

@@ -52,7 +52,8 @@ pub const DRIVERS_SIZE: u64 = 0x0600_0000;
 pub const STACK: u64 = 0x0801_0000;
 /// Bytes of the kernel stack. Larger than NT's (12/24 KiB) since the shim runs on it too.
 pub const STACK_SIZE: u64 = 0x1_0000;
-/// The stacks that trap handlers run on ([`TRAP_LEVELS`] of them, each above an unmapped page).
+/// The stacks that trap handlers run on ([`TRAP_LEVELS`] of them and one to report that they are used up),
+/// each above an unmapped page.
 pub const TRAP_STACKS: u64 = 0x0811_0000;
 /// Address distance between two trap stacks, in bytes; the lowest page of each is absent.
 pub const TRAP_STACK_STRIDE: u64 = 0x1_0000;
@@ -76,6 +77,9 @@ pub const DESCRIPTORS: u64 = 0x0D00_0000;
 pub const TSS: u64 = 0x0D10_0000;
 /// The stacks of the trap gates (IST 1 exceptions, 2 interrupts, 3 double faults), one page each.
 pub const IST_STACKS: u64 = 0x0D20_0000;
+/// The page-table entries of the I/O window, in order: supervisor, read and write. guest-stub's CPL 0 service
+/// clears entries here; nothing else in the guest can reach a page table.
+pub const IO_TABLES: u64 = 0x0E00_0000;
 /// Paged and non-paged pool.
 pub const POOL: u64 = 0x1000_0000;
 /// Kernel-space alias of the client processes' memory ([`USER`]).
@@ -83,7 +87,7 @@ pub const USER_ALIAS: u64 = 0x6000_0000;
 /// Where MmMapIoSpace and section views are mapped.
 pub const IO_WINDOW: u64 = 0x7000_0000;
 /// Bytes of address space for mapped physical ranges.
-pub const IO_WINDOW_SIZE: u64 = 0x0E00_0000;
+pub const IO_WINDOW_SIZE: u64 = 0x0400_0000;
 
 /// KUSER_SHARED_DATA as i386 drivers know it.
 pub const KUSER_I386: u64 = 0xFFDF_0000;

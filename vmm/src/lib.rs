@@ -2,9 +2,23 @@
 
 pub mod cli;
 pub mod devices;
-pub mod loader;
 pub mod machine;
 pub mod observe;
 pub mod policy;
 pub mod ports;
 pub mod session;
+
+pub use loader;
+
+/// An error and its sources, as one line.
+#[must_use]
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

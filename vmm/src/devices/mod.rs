@@ -1,1 +1,46 @@
-//! Device models.
+//! Device models: what a policy's port rule may put behind its range.
+//!
+//! A model is a [`PortDevice`]; [`crate::ports::PortSpace`] calls it only for accesses that the policy allows.
+
+mod lpt;
+mod ram;
+
+use std::fmt;
+
+pub use lpt::{Lpt, OutputError};
+pub use ram::Ram;
+
+use crate::ports::Width;
+
+/// A device behind a range of ports.
+pub trait PortDevice: Send + fmt::Debug {
+    /// Reads `width` bytes at `offset` from the range's first port; the access lies inside the range.
+    /// The result's bytes above the width are ignored.
+    fn read(&mut self, offset: u16, width: Width) -> u32;
+
+    /// Writes the low `width` bytes of `value` at `offset` from the range's first port; the access lies inside
+    /// the range. A port write cannot fail as far as the guest can see: what goes wrong is told by
+    /// [`PortDevice::flush`] and, where the device has one, by its status register.
+    fn write(&mut self, offset: u16, width: Width, value: u32);
+
+    /// What it is and where its data goes, for logs and statistics.
+    fn describe(&self) -> String;
+
+    /// Hands over everything that is still buffered. To be called when the guest goes idle, and at the end.
+    ///
+    /// # Errors
+    /// What has gone wrong since the start; it stays wrong.
+    fn flush(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+}
+
+/// A device's failure.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{device}: {message}")]
+pub struct DeviceError {
+    /// [`PortDevice::describe`].
+    pub device: String,
+    /// What happened, what was lost, what to do.
+    pub message: String,
+}

@@ -1,1 +1,35 @@
-//! The virtual machine: KVM, guest memory, page tables, vCPU, exits.
+//! The virtual machine: KVM, guest memory, page tables, the vCPU and its exits.
+//!
+//! | module | what |
+//! |---|---|
+//! | `memory` | guest RAM and the pages handed out from it |
+//! | `paging` | page tables in guest memory |
+//! | `image` | the guest image (ELF) and its header |
+//! | `plan` | what is mapped where: one pass over [`abi::layout`] |
+//! | `descriptors` | GDT, IDT, TSS as bytes |
+//! | `vcpu` | boot state, registers, run, interrupt injection |
+//! | `host` | which KVM this is, what it can do |
+//! | `kick` | the watchdog that interrupts a running guest for ticks and deadlines |
+//! | `builder` | all of it put together, drivers placed |
+//! | `backend` | the seam to whoever answers exits |
+//! | `vm` | a [`Vm`] that runs from exit to exit |
+
+mod backend;
+mod builder;
+mod descriptors;
+pub mod host;
+mod image;
+mod kick;
+mod memory;
+mod paging;
+mod plan;
+mod vcpu;
+mod vm;
+
+pub use backend::{Backend, GuestView, PhysicalAnswer, PhysicalPiece, PortAnswer, PortExit, Stop};
+pub use builder::{CreateError, VmBuilder, VmConfig, WindowMemory};
+pub use image::{GuestImage, ImageError};
+pub use memory::{GuestRam, MemoryError};
+pub use plan::{DriverSlot, PlanError};
+pub use vcpu::{Exit, VcpuError};
+pub use vm::Vm;

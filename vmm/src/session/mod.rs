@@ -1,1 +1,23 @@
 //! A running driver: requests, processes, commands.
+//!
+//! | module | what |
+//! |---|---|
+//! | `start` | from a driver's file and a policy to a running machine |
+//! | `engine` | the thread that owns the guest |
+//! | `machine` | the handles that other threads hold on it |
+//! | `channel`, `client_memory` | requests in shared memory, and their buffers |
+//! | `responder` | answers exits: policy, devices, trace |
+//! | `driver` | the seam to whoever drives a driver |
+//! | `command` | the grammar of session commands |
+
+mod channel;
+mod client_memory;
+pub mod command;
+pub mod driver;
+mod engine;
+mod machine;
+mod responder;
+mod start;
+
+pub use machine::{Machine, Process};
+pub use start::{Launch, StartError, import_status, start};

@@ -1,0 +1,160 @@
+//! [`Platform`] on the real machine: doorbell, driver calls, ports, TSS, time-stamp counter.
+#![expect(
+    unsafe_code,
+    reason = "addresses that the boot protocol promises, and instructions"
+)]
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use abi::doorbell::{Call, CallPage};
+use abi::layout::{self, Shared, tss};
+use kernel_shim::platform::{Platform, PortAccess, PortDenied};
+
+use crate::{entry, runtime, trap, user};
+
+static KERNEL_BASE: AtomicU64 = AtomicU64::new(0);
+
+/// First address of kernel space.
+pub(crate) fn kernel_base() -> u64 {
+    KERNEL_BASE.load(Ordering::Relaxed)
+}
+
+/// The platform of a guest.
+#[derive(Debug)]
+struct Machine;
+
+static MACHINE: Machine = Machine;
+
+/// First Rust code, on the boot stack, at the mode's CPL. RDI = kernel base, RSI = bytes of the shim's heap.
+#[cfg_attr(guest, unsafe(no_mangle))]
+pub(crate) extern "C" fn guest_start(kernel_base: u64, heap_bytes: u64) -> ! {
+    KERNEL_BASE.store(kernel_base, Ordering::Relaxed);
+    trap::initialize(kernel_base);
+    runtime::claim_heap(kernel_base + layout::HEAP, heap_bytes);
+    kernel_shim::boot(&MACHINE)
+}
+
+/// [`guest_start`], for the host build's `main`.
+#[cfg(not(guest))]
+pub(crate) use guest_start as start;
+
+fn tss_field(offset: u64) -> u64 {
+    kernel_base() + layout::TSS + offset
+}
+
+impl Machine {
+    /// Points the processor at the I/O bitmap that lies at `offset` in the TSS.
+    fn set_io_map_base(offset: u16) {
+        let field = tss_field(tss::IOMAP_BASE_FIELD) as *mut u16;
+        // SAFETY: the TSS is mapped for reading and writing at this address for the guest's whole life, the
+        // field is 2-byte aligned, and nothing in Rust refers to it otherwise.
+        unsafe { field.write_volatile(offset) };
+    }
+}
+
+impl Platform for Machine {
+    fn shared(&self) -> u64 {
+        kernel_base() + layout::SHARED
+    }
+
+    fn doorbell(&self, call: Call, arguments: [u64; 6]) -> [u64; 4] {
+        let page = (self.shared() + Shared::CALL_PAGE) as *mut CallPage;
+        // SAFETY: the call page is mapped and aligned; one vCPU, and the VMM looks at it only in the exit below.
+        unsafe { (&raw mut (*page).arguments).write_volatile(arguments) };
+        let doorbell = (kernel_base() + layout::DOORBELL) as *mut u32;
+        // SAFETY: the doorbell page is mapped; the store exits to the VMM and changes no guest memory but the
+        // call page and shared rings, which are only accessed volatile.
+        unsafe { doorbell.write_volatile(call as u32) };
+        // SAFETY: as for the arguments.
+        unsafe { (&raw const (*page).results).read_volatile() }
+    }
+
+    #[cfg(nt_i386)]
+    fn call_driver(&self, function: u64, arguments: &[u64]) -> u64 {
+        crate::thunk32::call(function, arguments)
+    }
+
+    #[cfg(not(nt_i386))]
+    fn call_driver(&self, function: u64, arguments: &[u64]) -> u64 {
+        type Four = extern "win64" fn(u64, u64, u64, u64) -> u64;
+        type Twelve =
+            extern "win64" fn(u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64) -> u64;
+        let argument = |index: usize| arguments.get(index).copied().unwrap_or(0);
+        if arguments.len() <= 4 {
+            // SAFETY: any address is a valid value to jump to as far as Rust's types go; one that is not code
+            // faults in the driver's context, which ends in a bugcheck. Surplus arguments are ignored (the
+            // caller owns the stack in Microsoft's x64 convention).
+            let routine = unsafe { core::mem::transmute::<u64, Four>(function) };
+            return routine(argument(0), argument(1), argument(2), argument(3));
+        }
+        // SAFETY: as above.
+        let routine = unsafe { core::mem::transmute::<u64, Twelve>(function) };
+        routine(
+            argument(0),
+            argument(1),
+            argument(2),
+            argument(3),
+            argument(4),
+            argument(5),
+            argument(6),
+            argument(7),
+            argument(8),
+            argument(9),
+            argument(10),
+            argument(11),
+        )
+    }
+
+    fn user_port(&self, access: PortAccess) -> Result<u32, PortDenied> {
+        Self::set_io_map_base(PROCESS_MAP.load(Ordering::Relaxed) as u16);
+        let result = user::port(access);
+        Self::set_io_map_base(if entry::is_ring3() {
+            tss::KERNEL_IOPM as u16
+        } else {
+            tss::NO_IOPM
+        });
+        result
+    }
+
+    fn kernel_port(&self, access: PortAccess) -> u32 {
+        user::kernel_port(access)
+    }
+
+    fn set_process_iopm(&self, map: Option<&[u8; 8192]>) {
+        let Some(map) = map else {
+            PROCESS_MAP.store(u64::from(tss::NO_IOPM), Ordering::Relaxed);
+            return;
+        };
+        let bitmap = tss_field(tss::PROCESS_IOPM) as *mut [u8; 8192];
+        // SAFETY: the TSS region is mapped read-write and large enough (abi::layout::tss::SIZE); only this
+        // function writes the bitmap, and the processor reads it as memory at each access.
+        unsafe { bitmap.write_volatile(*map) };
+        PROCESS_MAP.store(tss::PROCESS_IOPM, Ordering::Relaxed);
+    }
+
+    fn unmap_pages(&self, address: u64, bytes: u64) {
+        let window = kernel_base() + layout::IO_WINDOW;
+        let Some(offset) = address.checked_sub(window) else {
+            return;
+        };
+        trap::clear_page_table_entries(
+            offset / layout::PAGE_SIZE,
+            bytes.div_ceil(layout::PAGE_SIZE),
+            address,
+        );
+    }
+
+    fn time_stamp(&self) -> u64 {
+        // SAFETY: RDTSC is allowed at every CPL here (CR4.TSD is clear) and touches no memory.
+        unsafe { core::arch::x86_64::_rdtsc() }
+    }
+
+    fn halt(&self) -> ! {
+        loop {
+            self.doorbell(Call::Shutdown, [0; 6]);
+        }
+    }
+}
+
+/// I/O map base for the ring-3 stub: of the process's bitmap, or beyond the limit.
+static PROCESS_MAP: AtomicU64 = AtomicU64::new(tss::NO_IOPM as u64);

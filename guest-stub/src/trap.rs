@@ -1,0 +1,281 @@
+//! Trap gates: from a processor exception or the tick to [`kernel_shim::trap`] and back.
+//!
+//! Every gate switches to an IST stack (precompiled `core` uses the red zone, and a fault may be the stack's own
+//! overflow). In ring3 mode the gate code, a dozen interpreted instructions at CPL 0, only changes to CPL 3
+//! on the same stack. From `guest_trap_entry` on both modes run the same code: it moves the frame to a trap
+//! stack of its own nesting level, saves the FPU state, and calls [`guest_trap`].
+//!
+//! Between the gate and the move the frame is on the gate's stack, and in ring3 mode interrupts cannot be
+//! masked there. The VMM injects no tick while RIP is in `guest_trap_entry..guest_trap_window_end`.
+#![expect(unsafe_code, reason = "trap gates in assembly, frames by pointer")]
+
+use core::arch::global_asm;
+
+use abi::crash::Registers;
+use abi::header::TICK_VECTOR;
+use abi::layout;
+use kernel_shim::platform::Trap;
+
+use crate::{machine, user};
+
+/// A trap frame, as `guest_trap_entry` builds it.
+#[repr(C, align(16))]
+#[derive(Debug)]
+pub(crate) struct TrapFrame {
+    fpu: [u8; 512],
+    /// rax rcx rdx rbx - rbp rsi rdi r8..r15; the fifth is unused (RSP is below).
+    pub(crate) general: [u64; 16],
+    pub(crate) vector: u64,
+    error_code: u64,
+    cr2: u64,
+    reserved: u64,
+    pub(crate) rip: u64,
+    pub(crate) cs: u64,
+    pub(crate) rflags: u64,
+    pub(crate) rsp: u64,
+    pub(crate) ss: u64,
+    reserved2: u64,
+}
+
+const GENERAL: usize = core::mem::offset_of!(TrapFrame, general);
+const VECTOR: usize = core::mem::offset_of!(TrapFrame, vector);
+const RIP: usize = core::mem::offset_of!(TrapFrame, rip);
+const _: () =
+    assert!(size_of::<TrapFrame>() == 720 && VECTOR == GENERAL + 128 && RIP == VECTOR + 32);
+
+unsafe extern "C" {
+    /// Gate code of vector 0; the others follow every [`abi::header::VECTOR_STRIDE`] bytes.
+    pub(crate) fn guest_vectors();
+    /// Common entry of all vectors, at the mode's CPL.
+    pub(crate) fn guest_trap_entry();
+    /// End of the code that uses a gate's stack or the top trap stack without owning it.
+    pub(crate) fn guest_trap_window_end();
+    /// Top of the trap stack for the next trap.
+    static mut guest_trap_stack_top: u64;
+    /// CPL 0 service: see [`clear_page_table_entries`].
+    fn guest_clear_entries(first_index: u64, count: u64, address: u64);
+}
+
+global_asm!(
+    ".section .text.trap, \"ax\"",
+    // One gate a vector. Vectors 8, 10-14, 17, 21, 29 and 30 push an error code (Intel SDM vol. 3A, 6.3).
+    ".global guest_vectors",
+    ".balign 16",
+    "guest_vectors:",
+    ".set vector, 0",
+    ".rept {vectors}",
+    ".balign 16",
+    ".if !(vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30)",
+    "   push 0",
+    ".endif",
+    "   push vector",
+    ".if vector == 6",
+    "   jmp guest_gate_ud",
+    ".else",
+    "   jmp guest_gate",
+    ".endif",
+    ".set vector, vector + 1",
+    ".endr",
+    // #UD at the service instruction is the shim's call for CPL 0 (ring3 mode only). Interpreted code.
+    "guest_gate_ud:",
+    "   push rax",
+    "   mov rax, [rsp + 24]",
+    "   cmp rax, [rip + guest_service_pointer]",
+    "   je guest_service",
+    "   pop rax",
+    "guest_gate:",
+    "   push rax",
+    "   mov rax, cr2",
+    "   push rax",
+    "   cmp qword ptr [rip + guest_is_ring3], 0",
+    "   je guest_trap_entry",
+    "   mov rax, rsp",
+    "   push {user_data}",
+    "   push rax",
+    "   push 0x202",
+    "   push {user_code64}",
+    "   push qword ptr [rip + guest_trap_entry_pointer]",
+    "   iretq",
+    // RDI = first index in the I/O window's page-table entries, RSI = count, RDX = address of the first page.
+    // The bounds are checked here, at CPL 0, against constants.
+    "guest_service:",
+    "   call guest_clear_entries_cpl0",
+    "   pop rax",
+    "   add rsp, 16",
+    "   add qword ptr [rsp], 2",
+    "   iretq",
+    "guest_clear_entries_cpl0:",
+    "   mov rax, {io_pages}",
+    "   cmp rdi, rax",
+    "   jae 4f",
+    "   sub rax, rdi",
+    "   cmp rsi, rax",
+    "   ja 4f",
+    "   mov rax, [rip + guest_io_tables]",
+    "   lea rdi, [rax + rdi * 8]",
+    "3: test rsi, rsi",
+    "   jz 4f",
+    "   mov qword ptr [rdi], 0",
+    "   invlpg [rdx]",
+    "   add rdi, 8",
+    "   add rdx, 4096",
+    "   dec rsi",
+    "   jmp 3b",
+    "4: ret",
+    ".global guest_clear_entries",
+    "guest_clear_entries:",
+    "   cmp qword ptr [rip + guest_is_ring3], 0",
+    "   je guest_clear_entries_cpl0",
+    "guest_service_instruction:",
+    "   ud2",
+    "   ret",
+    // On the gate's stack: cr2, rax, vector, error code, rip, cs, rflags, rsp, ss.
+    ".global guest_trap_entry",
+    "guest_trap_entry:",
+    "   mov rax, [rip + guest_trap_stack_top]",
+    "   lea rax, [rax - {frame}]",
+    "   mov [rax + {general} + 8], rcx",
+    "   mov [rax + {general} + 16], rdx",
+    "   mov [rax + {general} + 24], rbx",
+    "   mov [rax + {general} + 40], rbp",
+    "   mov [rax + {general} + 48], rsi",
+    "   mov [rax + {general} + 56], rdi",
+    "   mov [rax + {general} + 64], r8",
+    "   mov [rax + {general} + 72], r9",
+    "   mov [rax + {general} + 80], r10",
+    "   mov [rax + {general} + 88], r11",
+    "   mov [rax + {general} + 96], r12",
+    "   mov [rax + {general} + 104], r13",
+    "   mov [rax + {general} + 112], r14",
+    "   mov [rax + {general} + 120], r15",
+    "   mov rcx, [rsp]",
+    "   mov [rax + {vector} + 16], rcx",
+    "   mov rcx, [rsp + 8]",
+    "   mov [rax + {general}], rcx",
+    "   mov rcx, [rsp + 16]",
+    "   mov [rax + {vector}], rcx",
+    "   mov rcx, [rsp + 24]",
+    "   mov [rax + {vector} + 8], rcx",
+    "   mov rcx, [rsp + 32]",
+    "   mov [rax + {rip}], rcx",
+    "   mov rcx, [rsp + 40]",
+    "   mov [rax + {rip} + 8], rcx",
+    "   mov rcx, [rsp + 48]",
+    "   mov [rax + {rip} + 16], rcx",
+    "   mov rcx, [rsp + 56]",
+    "   mov [rax + {rip} + 24], rcx",
+    "   mov rcx, [rsp + 64]",
+    "   mov [rax + {rip} + 32], rcx",
+    "   mov rsp, rax",
+    "   add qword ptr [rip + guest_trap_stack_top], {stride}",
+    "   cld",
+    "   fxsave64 [rsp]",
+    "   mov rdi, rsp",
+    "   call guest_trap",
+    "   fxrstor64 [rsp]",
+    "   sub qword ptr [rip + guest_trap_stack_top], {stride}",
+    "   mov rax, [rsp + {general}]",
+    "   mov rcx, [rsp + {general} + 8]",
+    "   mov rdx, [rsp + {general} + 16]",
+    "   mov rbx, [rsp + {general} + 24]",
+    "   mov rbp, [rsp + {general} + 40]",
+    "   mov rsi, [rsp + {general} + 48]",
+    "   mov rdi, [rsp + {general} + 56]",
+    "   mov r8, [rsp + {general} + 64]",
+    "   mov r9, [rsp + {general} + 72]",
+    "   mov r10, [rsp + {general} + 80]",
+    "   mov r11, [rsp + {general} + 88]",
+    "   mov r12, [rsp + {general} + 96]",
+    "   mov r13, [rsp + {general} + 104]",
+    "   mov r14, [rsp + {general} + 112]",
+    "   mov r15, [rsp + {general} + 120]",
+    "   lea rsp, [rsp + {rip}]",
+    "   iretq",
+    ".global guest_trap_window_end",
+    "guest_trap_window_end:",
+    "   ud2",
+    ".section .data.rel.ro.trap, \"aw\"",
+    ".balign 8",
+    "guest_trap_entry_pointer: .quad guest_trap_entry",
+    "guest_service_pointer: .quad guest_service_instruction",
+    ".section .data.trap, \"aw\"",
+    ".balign 8",
+    ".global guest_trap_stack_top",
+    "guest_trap_stack_top: .quad 0",
+    ".global guest_io_tables",
+    "guest_io_tables: .quad 0",
+    ".text",
+    vectors = const abi::header::VECTOR_COUNT,
+    user_data = const layout::selector::USER_DATA,
+    user_code64 = const layout::selector::USER_CODE64,
+    io_pages = const layout::IO_WINDOW_SIZE / layout::PAGE_SIZE,
+    frame = const size_of::<TrapFrame>(),
+    general = const GENERAL,
+    vector = const VECTOR,
+    rip = const RIP,
+    stride = const layout::TRAP_STACK_STRIDE,
+);
+
+/// Sets up the trap stacks; before it no trap can be survived.
+pub(crate) fn initialize(kernel_base: u64) {
+    unsafe extern "C" {
+        static mut guest_io_tables: u64;
+    }
+    let top = kernel_base + layout::TRAP_STACKS + layout::TRAP_STACK_STRIDE;
+    // SAFETY: one vCPU, and no trap happens before this store.
+    unsafe { (&raw mut guest_trap_stack_top).write_volatile(top) };
+    // SAFETY: as above; read by CPL 0 code only.
+    unsafe { (&raw mut guest_io_tables).write_volatile(kernel_base + layout::IO_TABLES) };
+}
+
+/// Clears `count` page-table entries of the I/O window from the page at `address`, and flushes them.
+pub(crate) fn clear_page_table_entries(first_index: u64, count: u64, address: u64) {
+    // SAFETY: the routine checks index and count against the I/O window's bounds and touches nothing else;
+    // callers have dropped every reference into the range (its mapping is being removed at the driver's request).
+    unsafe { guest_clear_entries(first_index, count, address) };
+}
+
+/// Called by `guest_trap_entry` with the frame on the trap stack.
+#[cfg_attr(guest, unsafe(no_mangle))]
+extern "C" fn guest_trap(frame: &mut TrapFrame) {
+    // SAFETY: read by the only vCPU; the entry code has just moved it to the next level.
+    let next_top = unsafe { (&raw const guest_trap_stack_top).read_volatile() };
+    // The first trap runs on stack 0 and leaves the top of stack 1 for the next.
+    let levels_used =
+        (next_top - machine::kernel_base() - layout::TRAP_STACKS) / layout::TRAP_STACK_STRIDE - 1;
+    if levels_used > layout::TRAP_LEVELS {
+        kernel_shim::shim_panic(format_args!(
+            "traps nested too deep: vector {} at {:#x}",
+            frame.vector, frame.rip
+        ));
+    }
+    if frame.vector == u64::from(TICK_VECTOR) {
+        kernel_shim::tick();
+        return;
+    }
+    if user::finish(frame) {
+        return;
+    }
+    let mut general = frame.general;
+    general[4] = frame.rsp;
+    let before = Registers {
+        general,
+        rip: frame.rip,
+        rflags: frame.rflags,
+        cr2: frame.cr2,
+        cs: frame.cs,
+    };
+    let selector = frame.cs as u16;
+    let mut trap = Trap {
+        vector: frame.vector as u32,
+        error_code: frame.error_code as u32,
+        registers: before,
+        is_32_bit: selector == layout::selector::USER_CODE32
+            || selector == layout::selector::KERNEL_CODE32,
+    };
+    kernel_shim::trap(&mut trap);
+    frame.general = trap.registers.general;
+    frame.rsp = trap.registers.general[4];
+    frame.rip = trap.registers.rip;
+    frame.rflags = trap.registers.rflags;
+}

@@ -1,1 +1,0 @@
-//! PE images: parsing, validation, relocation, import binding.

@@ -1,0 +1,138 @@
+//! The seam between a guest and whoever answers its exits.
+
+use std::time::Duration;
+
+use abi::crash::CrashRecord;
+use abi::layout;
+use zerocopy::IntoBytes;
+
+use super::memory::MemoryError;
+use super::plan::Plan;
+
+/// A port access by the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortExit {
+    /// First port.
+    pub port: u16,
+    /// Bytes: 1, 2 or 4.
+    pub width: u8,
+    /// The value written; `None` reads.
+    pub write: Option<u32>,
+    /// Guest-virtual address of the instruction (or just past it, as KVM has it).
+    pub rip: u64,
+}
+
+/// What becomes of a port access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortAnswer {
+    /// It is done; the value read (ignored for a write).
+    Value(u32),
+    /// The instruction raises #GP.
+    Fault,
+    /// The guest is stopped.
+    Stop,
+}
+
+/// A piece of a mapped physical range: pages of the guest-physical I/O window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PhysicalPiece {
+    /// Where, in bytes from [`abi::layout::IO_WINDOW_GPA`]; a multiple of the page size.
+    pub window_offset: u64,
+    /// Bytes, a multiple of the page size.
+    pub bytes: u64,
+}
+
+/// What becomes of a wish to map physical memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PhysicalAnswer {
+    /// These pieces, one after the other.
+    Mapped(Vec<PhysicalPiece>),
+    /// Nothing; the driver's request fails with this NTSTATUS.
+    Denied(u32),
+    /// The guest is stopped.
+    Stop,
+}
+
+/// The parts of a guest that its backend may look at during an exit.
+#[derive(Debug)]
+pub struct GuestView<'a> {
+    pub(super) plan: &'a Plan,
+}
+
+impl GuestView<'_> {
+    /// Reads guest-virtual memory.
+    ///
+    /// # Errors
+    /// When part of it is not mapped.
+    pub fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
+        self.plan.read_virtual(address, into)
+    }
+
+    /// Reads a value at an offset in the shared pages.
+    ///
+    /// # Errors
+    /// Never for an offset inside them.
+    pub fn read_shared<T: zerocopy::FromBytes + IntoBytes>(
+        &self,
+        offset: u64,
+    ) -> Result<T, MemoryError> {
+        let mut value = T::new_zeroed();
+        self.read(
+            self.plan.kernel_base + layout::SHARED + offset,
+            value.as_mut_bytes(),
+        )?;
+        Ok(value)
+    }
+
+    /// Writes a value at an offset in the shared pages.
+    ///
+    /// # Errors
+    /// Never for an offset inside them.
+    pub fn write_shared<T: IntoBytes + zerocopy::Immutable>(
+        &self,
+        offset: u64,
+        value: &T,
+    ) -> Result<(), MemoryError> {
+        self.plan.write_virtual(
+            self.plan.kernel_base + layout::SHARED + offset,
+            value.as_bytes(),
+        )
+    }
+
+    /// First address of kernel space.
+    #[must_use]
+    pub fn kernel_base(&self) -> u64 {
+        self.plan.kernel_base
+    }
+}
+
+/// Who answers a guest's exits: policy, devices, trace.
+pub trait Backend {
+    /// A port access by driver or client.
+    fn port(&mut self, guest: &GuestView<'_>, access: PortExit) -> PortAnswer;
+    /// What lies behind a physical range.
+    fn physical(&mut self, address: u64, bytes: u64, is_write: bool) -> PhysicalAnswer;
+    /// An IOPM changed.
+    fn io_access_map(&mut self, map: u64, bytes: &[u8; 8192]);
+    /// A process was pointed at an IOPM.
+    fn process_io_access_map(&mut self, process: u64, map: u64);
+    /// Take the trace ring's records.
+    fn drain_trace(&mut self, guest: &GuestView<'_>);
+}
+
+/// Why [`Vm::run`] returned.
+#[derive(Debug)]
+pub enum Stop {
+    /// The guest has nothing to do; until then, if a timer is set.
+    Idle(Option<Duration>),
+    /// A crash record was left.
+    Crash(Box<CrashRecord>),
+    /// The guest is done.
+    Shutdown,
+    /// It ran for longer than allowed.
+    Hung,
+    /// The policy said to stop.
+    PolicyStop(String),
+    /// KVM could not go on.
+    Failure(String),
+}

@@ -1,0 +1,164 @@
+//! The watchdog: interrupts a running guest with a signal, for ticks and deadlines.
+//!
+//! While the guest is idle the watchdog sleeps. While it runs, the watchdog wakes every millisecond and
+//! signals the vCPU thread when a tick is due or the deadline has passed; a signal that comes between two
+//! KVM_RUNs is lost, but the next millisecond brings another.
+#![expect(unsafe_code, reason = "a signal to one thread")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+
+const POLL: Duration = Duration::from_millis(1);
+/// NT's clock interval, 15.625 ms.
+pub(super) const TICK: Duration = Duration::from_micros(15_625);
+/// "No time": the guest is idle, or no timer is set.
+const NEVER: u64 = u64::MAX;
+
+#[derive(Debug)]
+struct Shared {
+    epoch: Instant,
+    /// When the guest began to run without being idle, µs since `epoch`; NEVER when idle.
+    busy_since: AtomicU64,
+    /// When the next tick is due, µs since `epoch`.
+    tick_at: AtomicU64,
+    /// How long it may run, µs.
+    timeout: AtomicU64,
+    is_stopping: AtomicBool,
+}
+
+impl Shared {
+    fn now(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(NEVER)
+    }
+}
+
+/// What the vCPU thread finds after a signal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Due {
+    /// Nothing: a stray signal.
+    Nothing,
+    /// The timer tick.
+    Tick,
+    /// The guest has run for longer than allowed.
+    Deadline,
+}
+
+/// The vCPU thread's handle on its watchdog. Dropping it stops the watchdog.
+#[derive(Debug)]
+pub(super) struct Watchdog {
+    shared: Arc<Shared>,
+    thread: Thread,
+    handle: Option<JoinHandle<()>>,
+}
+
+extern "C" fn ignore_signal(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+
+impl Watchdog {
+    /// Starts a watchdog over the calling thread.
+    ///
+    /// # Errors
+    /// When the signal handler or the thread cannot be made.
+    pub(super) fn start(timeout: Duration) -> std::io::Result<Self> {
+        register_signal_handler(SIGRTMIN(), ignore_signal)
+            .map_err(|error| std::io::Error::from_raw_os_error(error.errno()))?;
+        let shared = Arc::new(Shared {
+            epoch: Instant::now(),
+            busy_since: AtomicU64::new(NEVER),
+            tick_at: AtomicU64::new(NEVER),
+            timeout: AtomicU64::new(u64::try_from(timeout.as_micros()).unwrap_or(NEVER)),
+            is_stopping: AtomicBool::new(false),
+        });
+        // SAFETY: pthread_self cannot fail. The id stays valid while the watchdog runs: the vCPU thread owns the
+        // Watchdog and joins it before it ends.
+        let target = unsafe { libc::pthread_self() };
+        let watched = Arc::clone(&shared);
+        let handle = std::thread::Builder::new()
+            .name("watchdog".to_owned())
+            .stack_size(64 << 10)
+            .spawn(move || watch(&watched, target))?;
+        Ok(Self {
+            shared,
+            thread: handle.thread().clone(),
+            handle: Some(handle),
+        })
+    }
+
+    /// The guest starts to run after it was idle.
+    pub(super) fn busy(&self) {
+        let now = self.shared.now();
+        self.shared
+            .tick_at
+            .store(now + micros(TICK), Ordering::Relaxed);
+        self.shared.busy_since.store(now, Ordering::Release);
+        self.thread.unpark();
+    }
+
+    /// The guest is idle.
+    pub(super) fn idle(&self) {
+        self.shared.busy_since.store(NEVER, Ordering::Release);
+    }
+
+    /// A timer of the guest is due in `delay`.
+    pub(super) fn arm(&self, delay: Duration) {
+        let at = self.shared.now().saturating_add(micros(delay));
+        self.shared.tick_at.fetch_min(at, Ordering::Relaxed);
+    }
+
+    /// What is due now.
+    pub(super) fn due(&self) -> Due {
+        let now = self.shared.now();
+        let since = self.shared.busy_since.load(Ordering::Acquire);
+        if since != NEVER
+            && now.saturating_sub(since) >= self.shared.timeout.load(Ordering::Relaxed)
+        {
+            Due::Deadline
+        } else if now >= self.shared.tick_at.load(Ordering::Relaxed) {
+            Due::Tick
+        } else {
+            Due::Nothing
+        }
+    }
+
+    /// The tick was delivered; the next one comes an interval later.
+    pub(super) fn ticked(&self) {
+        self.shared
+            .tick_at
+            .store(self.shared.now() + micros(TICK), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.shared.is_stopping.store(true, Ordering::Release);
+        self.thread.unpark();
+        if let Some(handle) = self.handle.take() {
+            // A watchdog that panicked has nothing more to say.
+            let _ = handle.join().is_ok();
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(NEVER)
+}
+
+fn watch(shared: &Shared, target: libc::pthread_t) {
+    while !shared.is_stopping.load(Ordering::Acquire) {
+        let since = shared.busy_since.load(Ordering::Acquire);
+        if since == NEVER {
+            std::thread::park();
+            continue;
+        }
+        std::thread::park_timeout(POLL);
+        let now = shared.now();
+        let is_late = now.saturating_sub(since) >= shared.timeout.load(Ordering::Relaxed);
+        if is_late || now >= shared.tick_at.load(Ordering::Relaxed) {
+            // SAFETY: `target` is a live thread: it joins this one before it ends.
+            unsafe { libc::pthread_kill(target, SIGRTMIN()) };
+        }
+    }
+}

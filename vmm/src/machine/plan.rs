@@ -1,0 +1,555 @@
+//! What is mapped where: one pass over [`abi::layout`] that fills RAM, page tables and the region list.
+
+use abi::boot::{BootInfo, MAX_REGIONS, Region, RegionFlags, RegionKind};
+use abi::layout::{self, PAGE_SIZE, Shared};
+use abi::{DriverAbi, Privilege};
+use displaydoc::Display;
+use thiserror::Error;
+use zerocopy::FromZeros;
+
+use super::descriptors;
+use super::image::GuestImage;
+use super::memory::{GuestRam, MemoryError};
+use super::paging::{PageTables, Protection};
+
+/// Pages of page tables beside those that map RAM and the I/O window.
+const SPARE_TABLES: u64 = 40;
+/// Import stubs for imports that are not in the table.
+pub(super) const MAX_UNBOUND: usize = 512;
+/// Bytes of an import stub.
+const STUB_BYTES: u64 = 16;
+/// Part of RAM that becomes client memory.
+const CLIENT_SHARE: u64 = 8;
+
+/// Why a guest could not be laid out.
+#[derive(Debug, Display, Error)]
+pub enum PlanError {
+    /// guest memory
+    Memory(#[from] MemoryError),
+    /// the drivers' images need more than {0} bytes of address space
+    DriversTooLarge(u64),
+    /// the drivers import more than {0} functions that Ringfence does not have
+    TooManyUnbound(usize),
+    /// the guest image has no entry points for its exports
+    NoExports,
+}
+
+/// Where a driver's image was put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DriverSlot {
+    /// Guest-virtual address of its first byte.
+    pub base: u64,
+    /// Bytes, a multiple of the page size.
+    pub bytes: u64,
+}
+
+/// A guest's address space while it is laid out, and afterwards the record of it.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// RAM.
+    pub ram: GuestRam,
+    /// Page tables.
+    pub tables: PageTables,
+    /// What is mapped where.
+    pub regions: Vec<Region>,
+    /// First address of kernel space.
+    pub kernel_base: u64,
+    /// Bytes of client memory at [`layout::USER`].
+    pub user_bytes: u64,
+    abi: DriverAbi,
+    privilege: Privilege,
+    pool_bytes: u64,
+    next_driver: u64,
+    export_addresses: Vec<u64>,
+    unbound_count: usize,
+}
+
+impl Plan {
+    /// Lays out everything but drivers and pool.
+    ///
+    /// # Errors
+    /// When RAM is too small.
+    pub fn new(
+        image: &GuestImage<'_>,
+        abi: DriverAbi,
+        privilege: Privilege,
+        ram_bytes: u64,
+    ) -> Result<Self, PlanError> {
+        let mut ram = GuestRam::new(ram_bytes)?;
+        let table_pages =
+            ram_bytes / PAGE_SIZE / 512 + layout::IO_WINDOW_SIZE / PAGE_SIZE / 512 + SPARE_TABLES;
+        let tables = PageTables::new(&mut ram, table_pages)?;
+        let kernel_base = layout::kernel_base(abi, privilege);
+        let export_addresses = image.export_addresses().ok_or(PlanError::NoExports)?;
+        let mut plan = Self {
+            ram,
+            tables,
+            regions: Vec::with_capacity(MAX_REGIONS),
+            kernel_base,
+            user_bytes: ram_bytes / CLIENT_SHARE / PAGE_SIZE * PAGE_SIZE,
+            abi,
+            privilege,
+            pool_bytes: 0,
+            next_driver: kernel_base + layout::DRIVERS + PAGE_SIZE,
+            export_addresses,
+            unbound_count: 0,
+        };
+        plan.shim(image)?;
+        plan.processor(image)?;
+        plan.kernel_data()?;
+        plan.user()?;
+        plan.io_window()?;
+        plan.stubs(image)?;
+        Ok(plan)
+    }
+
+    /// Takes RAM and address space for a driver's image of `bytes`; [`Self::place_driver`] fills it.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn reserve_driver(&mut self, bytes: u64) -> Result<DriverSlot, PlanError> {
+        let bytes = bytes.div_ceil(PAGE_SIZE) * PAGE_SIZE;
+        let base = self.next_driver;
+        let end = self.kernel_base + layout::DRIVERS + layout::DRIVERS_SIZE;
+        if bytes > end - base {
+            return Err(PlanError::DriversTooLarge(layout::DRIVERS_SIZE));
+        }
+        // A page stays unmapped between two images.
+        self.next_driver = base + bytes + PAGE_SIZE;
+        Ok(DriverSlot { base, bytes })
+    }
+
+    /// Copies a driver's image to its slot and maps each page with its protection (write, execute).
+    ///
+    /// # Errors
+    /// When RAM is used up.
+    pub fn place_driver(
+        &mut self,
+        slot: DriverSlot,
+        memory: &[u8],
+        protection: impl Fn(usize) -> (bool, bool),
+    ) -> Result<(), PlanError> {
+        let physical = self.ram.allocate(slot.bytes)?;
+        self.ram.write(physical, memory)?;
+        for page in 0..slot.bytes / PAGE_SIZE {
+            let (write, execute) = protection(page as usize);
+            let protection = Protection {
+                write,
+                execute,
+                ..self.protection()
+            };
+            self.tables.map(
+                &self.ram,
+                slot.base + page * PAGE_SIZE,
+                physical + page * PAGE_SIZE,
+                PAGE_SIZE,
+                protection,
+            )?;
+        }
+        let flags = RegionFlags::WRITE | RegionFlags::EXECUTE;
+        self.record(slot.base, physical, slot.bytes, RegionKind::Driver, flags);
+        Ok(())
+    }
+
+    /// Address that a driver's import of export `index` is bound to: its stub, or the variable itself.
+    #[must_use]
+    pub fn export_address(&self, index: usize) -> Option<u64> {
+        let export = kernel_shim::table::EXPORTS.get(index)?;
+        match export.kind {
+            kernel_shim::export::ExportKind::Function { .. } => {
+                Some(self.kernel_base + layout::EXPORTS + index as u64 * STUB_BYTES)
+            }
+            kernel_shim::export::ExportKind::Data { .. } => self
+                .export_addresses
+                .get(index)
+                .copied()
+                .filter(|&address| address != 0),
+        }
+    }
+
+    /// Address for the next import that is not in the table, and its number.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn bind_unbound(&mut self) -> Result<(u64, usize), PlanError> {
+        let number = self.unbound_count;
+        if number >= MAX_UNBOUND {
+            return Err(PlanError::TooManyUnbound(MAX_UNBOUND));
+        }
+        self.unbound_count += 1;
+        let index = (kernel_shim::table::COUNT + number) as u64;
+        Ok((
+            self.kernel_base + layout::EXPORTS + index * STUB_BYTES,
+            number,
+        ))
+    }
+
+    /// Gives the rest of RAM to the pool and writes the boot information.
+    ///
+    /// # Errors
+    /// When RAM is too small.
+    pub fn finish(&mut self, boot: BootInfo) -> Result<(), PlanError> {
+        let bytes = self.ram.remaining() / PAGE_SIZE * PAGE_SIZE;
+        self.pool_bytes = bytes;
+        self.map(layout::POOL, bytes, RegionKind::Pool, RegionFlags::WRITE)?;
+        let mut info = BootInfo {
+            version: abi::VERSION,
+            privilege: self.privilege as u32,
+            kernel_base: self.kernel_base,
+            ram_bytes: self.ram.bytes(),
+            pool_bytes: self.pool_bytes,
+            user_bytes: self.user_bytes,
+            region_count: self.regions.len() as u32,
+            ..boot
+        };
+        for (slot, region) in info.regions.iter_mut().zip(&self.regions) {
+            *slot = *region;
+        }
+        self.write_virtual(
+            self.kernel_base + layout::SHARED + Shared::BOOT_INFO,
+            zerocopy::IntoBytes::as_bytes(&info),
+        )?;
+        Ok(())
+    }
+
+    /// An empty [`BootInfo`] to fill in.
+    #[must_use]
+    pub fn empty_boot_info() -> BootInfo {
+        BootInfo::new_zeroed()
+    }
+
+    /// Guest-physical address behind a guest-virtual one, with the bytes that follow contiguously.
+    #[must_use]
+    pub fn translate(&self, address: u64) -> Option<(u64, u64)> {
+        self.regions.iter().find_map(|region| {
+            let offset = address.checked_sub(region.virtual_address)?;
+            (offset < region.bytes)
+                .then(|| (region.physical_address + offset, region.bytes - offset))
+        })
+    }
+
+    /// Reads guest-virtual memory.
+    ///
+    /// # Errors
+    /// When part of it is not mapped.
+    pub fn read_virtual(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
+        let bytes = into.len() as u64;
+        let (physical, available) = self
+            .translate(address)
+            .ok_or(MemoryError::OutOfRange { address, bytes })?;
+        if bytes > available {
+            return Err(MemoryError::OutOfRange { address, bytes });
+        }
+        self.ram.read(physical, into)
+    }
+
+    /// Writes guest-virtual memory, whatever its protection.
+    ///
+    /// # Errors
+    /// When part of it is not mapped.
+    pub fn write_virtual(&self, address: u64, from: &[u8]) -> Result<(), MemoryError> {
+        let bytes = from.len() as u64;
+        let (physical, available) = self
+            .translate(address)
+            .ok_or(MemoryError::OutOfRange { address, bytes })?;
+        if bytes > available {
+            return Err(MemoryError::OutOfRange { address, bytes });
+        }
+        self.ram.write(physical, from)
+    }
+
+    fn protection(&self) -> Protection {
+        Protection {
+            user: self.privilege == Privilege::Ring3,
+            ..Protection::default()
+        }
+    }
+
+    fn record(
+        &mut self,
+        virtual_address: u64,
+        physical_address: u64,
+        bytes: u64,
+        kind: RegionKind,
+        flags: RegionFlags,
+    ) {
+        self.regions.push(Region {
+            virtual_address,
+            physical_address,
+            bytes,
+            kind: kind as u32,
+            flags: flags.bits(),
+        });
+    }
+
+    /// Allocates and maps `bytes` at an offset in kernel space; returns the guest-physical address.
+    fn map(
+        &mut self,
+        offset: u64,
+        bytes: u64,
+        kind: RegionKind,
+        flags: RegionFlags,
+    ) -> Result<u64, PlanError> {
+        let bytes = bytes.div_ceil(PAGE_SIZE) * PAGE_SIZE;
+        let physical = self.ram.allocate(bytes)?;
+        self.map_at(self.kernel_base + offset, physical, bytes, kind, flags)?;
+        Ok(physical)
+    }
+
+    fn map_at(
+        &mut self,
+        address: u64,
+        physical: u64,
+        bytes: u64,
+        kind: RegionKind,
+        flags: RegionFlags,
+    ) -> Result<(), PlanError> {
+        let protection = Protection {
+            write: flags.contains(RegionFlags::WRITE),
+            execute: flags.contains(RegionFlags::EXECUTE),
+            user: flags.contains(RegionFlags::USER) || self.privilege == Privilege::Ring3,
+            uncached: false,
+        };
+        self.tables
+            .map(&self.ram, address, physical, bytes, protection)?;
+        self.record(address, physical, bytes, kind, flags);
+        Ok(())
+    }
+
+    fn shim(&mut self, image: &GuestImage<'_>) -> Result<(), PlanError> {
+        for segment in &image.segments {
+            let physical = self.ram.allocate(segment.memory_bytes)?;
+            self.ram.write(physical, segment.data)?;
+            let mut flags = RegionFlags::empty();
+            flags.set(RegionFlags::WRITE, segment.write);
+            flags.set(RegionFlags::EXECUTE, segment.execute);
+            self.map_at(
+                segment.address,
+                physical,
+                segment.memory_bytes,
+                RegionKind::Shim,
+                flags,
+            )?;
+        }
+        let is_ring3 = u64::from(self.privilege == Privilege::Ring3);
+        self.write_virtual(image.header.is_ring3, &is_ring3.to_le_bytes())?;
+        Ok(())
+    }
+
+    fn processor(&mut self, image: &GuestImage<'_>) -> Result<(), PlanError> {
+        // Descriptor tables are out of reach at CPL 3, and read-only.
+        let descriptors = self.ram.allocate(2 * PAGE_SIZE)?;
+        self.ram
+            .write(descriptors, &descriptors::gdt(self.kernel_base))?;
+        self.ram.write(
+            descriptors + PAGE_SIZE,
+            &descriptors::idt(image.header.vectors),
+        )?;
+        // `ltr` sets the busy bit, so the GDT's page is writable for CPL 0.
+        let supervisor = Protection {
+            write: true,
+            ..Protection::default()
+        };
+        self.tables.map(
+            &self.ram,
+            self.kernel_base + layout::DESCRIPTORS,
+            descriptors,
+            2 * PAGE_SIZE,
+            supervisor,
+        )?;
+        let tss = self.map(
+            layout::TSS,
+            layout::tss::SIZE,
+            RegionKind::Processor,
+            RegionFlags::WRITE,
+        )?;
+        let allows_all_ports = self.privilege == Privilege::Ring3;
+        self.ram.write(
+            tss,
+            &descriptors::tss_image(self.kernel_base, allows_all_ports),
+        )?;
+        self.map(
+            layout::IST_STACKS,
+            3 * PAGE_SIZE,
+            RegionKind::Processor,
+            RegionFlags::WRITE,
+        )?;
+        Ok(())
+    }
+
+    fn kernel_data(&mut self) -> Result<(), PlanError> {
+        self.map(
+            layout::STACK,
+            layout::STACK_SIZE,
+            RegionKind::Stack,
+            RegionFlags::WRITE,
+        )?;
+        // One more than the levels that may nest: the last reports that they are used up.
+        for level in 0..=layout::TRAP_LEVELS {
+            let guard = layout::TRAP_STACKS + level * layout::TRAP_STACK_STRIDE;
+            self.map(
+                guard + PAGE_SIZE,
+                layout::TRAP_STACK_STRIDE - PAGE_SIZE,
+                RegionKind::Stack,
+                RegionFlags::WRITE,
+            )?;
+        }
+        self.map(
+            layout::SHARED,
+            Shared::SIZE,
+            RegionKind::Shared,
+            RegionFlags::WRITE,
+        )?;
+        self.map(
+            layout::HEAP,
+            layout::HEAP_SIZE,
+            RegionKind::Heap,
+            RegionFlags::WRITE,
+        )?;
+        self.map(layout::PCR, PAGE_SIZE, RegionKind::Pcr, RegionFlags::WRITE)?;
+        let shared_data = self.map(
+            layout::KUSER,
+            PAGE_SIZE,
+            RegionKind::UserSharedData,
+            RegionFlags::WRITE,
+        )?;
+        let fixed_address = match (self.abi, self.privilege) {
+            (DriverAbi::I386, _) => Some(layout::KUSER_I386),
+            (DriverAbi::Amd64, Privilege::Ring0) => Some(layout::KUSER_AMD64),
+            (DriverAbi::Amd64, Privilege::Ring3) => None,
+        };
+        if let Some(address) = fixed_address {
+            self.map_at(
+                address,
+                shared_data,
+                PAGE_SIZE,
+                RegionKind::UserSharedData,
+                RegionFlags::empty(),
+            )?;
+        }
+        let doorbell = Protection {
+            write: true,
+            uncached: true,
+            ..self.protection()
+        };
+        self.tables.map(
+            &self.ram,
+            self.kernel_base + layout::DOORBELL,
+            layout::DOORBELL_GPA,
+            PAGE_SIZE,
+            doorbell,
+        )?;
+        Ok(())
+    }
+
+    fn user(&mut self) -> Result<(), PlanError> {
+        let stack = self.ram.allocate(PAGE_SIZE)?;
+        let user_flags = RegionFlags::USER | RegionFlags::WRITE;
+        self.map_at(
+            layout::USER_STACK,
+            stack,
+            PAGE_SIZE,
+            RegionKind::UserStub,
+            user_flags,
+        )?;
+        let client = self.map(
+            layout::USER_ALIAS,
+            self.user_bytes,
+            RegionKind::UserAlias,
+            RegionFlags::WRITE,
+        )?;
+        self.map_at(
+            layout::USER,
+            client,
+            self.user_bytes,
+            RegionKind::User,
+            user_flags,
+        )
+    }
+
+    /// Makes the I/O window's tables, so that later only entries need filling, and maps them for CPL 0.
+    fn io_window(&mut self) -> Result<(), PlanError> {
+        let bytes_per_table = 512 * PAGE_SIZE;
+        for index in 0..layout::IO_WINDOW_SIZE / bytes_per_table {
+            let address = self.kernel_base + layout::IO_WINDOW + index * bytes_per_table;
+            let table = self.tables.table_for(&self.ram, address)?;
+            let alias = self.kernel_base + layout::IO_TABLES + index * PAGE_SIZE;
+            let supervisor = Protection {
+                write: true,
+                ..Protection::default()
+            };
+            self.tables
+                .map(&self.ram, alias, table, PAGE_SIZE, supervisor)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the import stubs.
+    fn stubs(&mut self, image: &GuestImage<'_>) -> Result<(), PlanError> {
+        let header = &image.header;
+        let count = self.export_addresses.len() + MAX_UNBOUND;
+        let mut code = Vec::with_capacity(count * STUB_BYTES as usize);
+        for index in 0..count {
+            let target = self.export_addresses.get(index).copied();
+            let unbound_number = index.saturating_sub(self.export_addresses.len());
+            let mut stub = match (self.abi, target) {
+                (DriverAbi::I386, _) => self.i386_stub(index, header.import_thunk),
+                (DriverAbi::Amd64, Some(entry)) => jump_stub(entry),
+                (DriverAbi::Amd64, None) => unbound_stub(unbound_number, header.unbound_thunk),
+            };
+            stub.resize(STUB_BYTES as usize, 0xCC);
+            code.extend_from_slice(&stub);
+        }
+        let physical = self.map(
+            layout::EXPORTS,
+            code.len() as u64,
+            RegionKind::Exports,
+            RegionFlags::EXECUTE,
+        )?;
+        self.ram.write(physical, &code)?;
+        let stub_page = self.translate(header.user_stub);
+        if let Some((physical, _)) = stub_page {
+            let flags = RegionFlags::USER | RegionFlags::EXECUTE;
+            self.map_at(
+                layout::USER_STUB,
+                physical,
+                PAGE_SIZE,
+                RegionKind::UserStub,
+                flags,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// `mov eax, index` / `jmp far selector:thunk`.
+    fn i386_stub(&self, index: usize, thunk: u64) -> Vec<u8> {
+        let selector = match self.privilege {
+            Privilege::Ring0 => layout::selector::KERNEL_CODE64,
+            Privilege::Ring3 => layout::selector::USER_CODE64,
+        };
+        let mut stub = vec![0xB8];
+        stub.extend_from_slice(&(index as u32).to_le_bytes());
+        stub.push(0xEA);
+        stub.extend_from_slice(&(thunk as u32).to_le_bytes());
+        stub.extend_from_slice(&selector.to_le_bytes());
+        stub
+    }
+}
+
+/// `mov r11, target` / `jmp r11`: R11 is volatile in Microsoft's x64 convention.
+fn jump_stub(target: u64) -> Vec<u8> {
+    let mut stub = vec![0x49, 0xBB];
+    stub.extend_from_slice(&target.to_le_bytes());
+    stub.extend_from_slice(&[0x41, 0xFF, 0xE3]);
+    stub
+}
+
+/// `mov eax, number` / `mov r11d, thunk` / `jmp r11`: the shim is linked below 4 GiB.
+fn unbound_stub(number: usize, thunk: u64) -> Vec<u8> {
+    let mut stub = vec![0xB8];
+    stub.extend_from_slice(&(number as u32).to_le_bytes());
+    stub.extend_from_slice(&[0x41, 0xBB]);
+    stub.extend_from_slice(&(thunk as u32).to_le_bytes());
+    stub.extend_from_slice(&[0x41, 0xFF, 0xE3]);
+    stub
+}

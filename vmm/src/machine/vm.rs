@@ -1,0 +1,359 @@
+//! A guest, from exit to exit.
+
+use std::time::{Duration, Instant};
+
+use abi::Privilege;
+use abi::channel::State;
+use abi::crash::CrashRecord;
+use abi::doorbell::{Call, CallPage};
+use abi::header::{ImageHeader, TICK_VECTOR};
+use abi::layout::{self, PAGE_SIZE, Shared};
+use kvm_bindings::kvm_regs;
+use kvm_ioctls::VmFd;
+
+use super::backend::{Backend, GuestView, PhysicalAnswer, PortAnswer, PortExit, Stop};
+use super::builder::CreateError;
+use super::kick::{Due, Watchdog};
+use super::memory::MemoryError;
+use super::paging::Protection;
+use super::plan::Plan;
+use super::vcpu::{Exit, Vcpu, VcpuError};
+
+/// IRQL from which no tick is injected.
+const DISPATCH_LEVEL: u32 = 2;
+const STATUS_SUCCESS: u64 = 0;
+const STATUS_INSUFFICIENT_RESOURCES: u64 = 0xC000_009A;
+const STATUS_INVALID_PARAMETER: u64 = 0xC000_000D;
+
+/// Why a physical range was not mapped.
+enum Unmapped {
+    Status(u64),
+    Stop,
+}
+
+/// A guest with its vCPU. Everything happens on the thread that created it.
+#[derive(Debug)]
+pub struct Vm {
+    // Field order is drop order: the vCPU and VM descriptors go before the memory that they use.
+    pub(super) vcpu: Vcpu,
+    pub(super) watchdog: Watchdog,
+    /// Kept open: closing it would end the guest.
+    pub(super) _vm: VmFd,
+    pub(super) plan: Plan,
+    pub(super) header: ImageHeader,
+    pub(super) tsc_khz: u64,
+    pub(super) tsc_offset: u64,
+    pub(super) boot_tsc: u64,
+    pub(super) boot_time: Instant,
+    pub(super) privilege: Privilege,
+    pub(super) is_busy: bool,
+}
+
+impl Vm {
+    /// Guest memory and shared pages.
+    #[must_use]
+    pub fn view(&self) -> GuestView<'_> {
+        GuestView { plan: &self.plan }
+    }
+
+    /// Writes guest-virtual memory.
+    ///
+    /// # Errors
+    /// When part of it is not mapped.
+    pub fn write(&self, address: u64, from: &[u8]) -> Result<(), MemoryError> {
+        self.plan.write_virtual(address, from)
+    }
+
+    /// Bytes of client memory from [`layout::USER`].
+    #[must_use]
+    pub fn user_bytes(&self) -> u64 {
+        self.plan.user_bytes
+    }
+
+    /// Frequency of the guest's time-stamp counter, kHz.
+    #[must_use]
+    pub fn tsc_khz(&self) -> u64 {
+        self.tsc_khz
+    }
+
+    /// Added to the host's time-stamp counter gives the guest's.
+    #[must_use]
+    pub fn time_stamp_offset(&self) -> u64 {
+        self.tsc_offset
+    }
+
+    /// The guest's time-stamp counter when it was made.
+    #[must_use]
+    pub fn boot_time_stamp(&self) -> u64 {
+        self.boot_tsc
+    }
+
+    /// Address of an export as drivers see it.
+    #[must_use]
+    pub fn export_address(&self, index: usize) -> Option<u64> {
+        self.plan.export_address(index)
+    }
+
+    /// General registers, for reports.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn registers(&self) -> Result<kvm_regs, VcpuError> {
+        self.vcpu.registers()
+    }
+
+    /// CS selector, for reports.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn code_selector(&self) -> Result<u16, VcpuError> {
+        Ok(self.vcpu.special_registers()?.cs.selector)
+    }
+
+    /// Runs the guest until it is idle or stops.
+    pub fn run(&mut self, backend: &mut dyn Backend) -> Stop {
+        if !self.is_busy {
+            self.is_busy = true;
+            self.watchdog.busy();
+        }
+        let stop = loop {
+            match self.run_once(backend) {
+                Ok(None) => {}
+                Ok(Some(stop)) => break stop,
+                Err(error) => break Stop::Failure(crate::error_chain(&error)),
+            }
+        };
+        self.is_busy = false;
+        self.watchdog.idle();
+        backend.drain_trace(&GuestView { plan: &self.plan });
+        stop
+    }
+
+    fn run_once(&mut self, backend: &mut dyn Backend) -> Result<Option<Stop>, CreateError> {
+        Ok(match self.vcpu.run()? {
+            Exit::Port {
+                port,
+                width,
+                count,
+                is_write,
+            } => self.port(backend, port, width, count, is_write)?,
+            Exit::MmioWrite {
+                address: layout::DOORBELL_GPA,
+                data,
+                bytes: 4,
+            } => {
+                let [a, b, c, d, ..] = data;
+                self.doorbell(backend, u32::from_le_bytes([a, b, c, d]))?
+            }
+            Exit::MmioWrite { address, bytes, .. } => Some(Stop::Failure(format!(
+                "the guest stored {bytes} bytes to guest-physical address {address:#x}, where no memory is"
+            ))),
+            Exit::MmioRead { address } => Some(Stop::Failure(format!(
+                "the guest read guest-physical address {address:#x}, where no memory is"
+            ))),
+            Exit::Interrupted => self.interrupted()?,
+            Exit::Halt => Some(Stop::Failure(
+                "the guest executed HLT outside the idle call".to_owned(),
+            )),
+            Exit::Shutdown => Some(Stop::Failure("triple fault".to_owned())),
+            Exit::InternalError { suberror } => Some(Stop::Failure(format!(
+                "KVM internal error {suberror}: it cannot execute the guest's next instruction"
+            ))),
+            Exit::FailEntry { reason } => Some(Stop::Failure(format!(
+                "the processor refused the guest state ({reason:#x})"
+            ))),
+            Exit::Other(reason) => Some(Stop::Failure(format!(
+                "unexpected KVM exit reason {reason}"
+            ))),
+        })
+    }
+
+    fn port(
+        &mut self,
+        backend: &mut dyn Backend,
+        port: u16,
+        width: u8,
+        count: u32,
+        is_write: bool,
+    ) -> Result<Option<Stop>, CreateError> {
+        for index in 0..count {
+            let data = self.vcpu.port_data(index);
+            let mut bytes = [0; 4];
+            let width_bytes = usize::from(width).min(4);
+            if let (true, Some(into), Some(from)) = (
+                is_write,
+                bytes.get_mut(..width_bytes),
+                data.get(..width_bytes),
+            ) {
+                into.copy_from_slice(from);
+            }
+            let access = PortExit {
+                port,
+                width,
+                write: is_write.then(|| u32::from_le_bytes(bytes)),
+                rip: self.vcpu.exit_rip(),
+            };
+            match backend.port(&GuestView { plan: &self.plan }, access) {
+                PortAnswer::Value(_) if is_write => {}
+                PortAnswer::Value(value) => {
+                    let data = self.vcpu.port_data(index);
+                    for (into, from) in data.iter_mut().zip(value.to_le_bytes()) {
+                        *into = from;
+                    }
+                }
+                PortAnswer::Fault => {
+                    let plan = &self.plan;
+                    self.vcpu.fault_port_access(|address, into| {
+                        plan.read_virtual(address, into).is_ok()
+                    })?;
+                    return Ok(None);
+                }
+                PortAnswer::Stop => {
+                    return Ok(Some(Stop::PolicyStop(format!(
+                        "{} of {width} bytes at port {port:#x}",
+                        if is_write { "write" } else { "read" }
+                    ))));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn doorbell(
+        &mut self,
+        backend: &mut dyn Backend,
+        number: u32,
+    ) -> Result<Option<Stop>, CreateError> {
+        let Some(call) = Call::from_number(number) else {
+            return Ok(Some(Stop::Failure(format!(
+                "{number:#x} was stored to the doorbell, which is no call"
+            ))));
+        };
+        let mut page: CallPage = self.view().read_shared(Shared::CALL_PAGE)?;
+        let [first, second, third, fourth, ..] = page.arguments;
+        match call {
+            Call::Idle => {
+                let delay = (first != u64::MAX).then(|| self.until(first));
+                return Ok(Some(Stop::Idle(delay)));
+            }
+            Call::DrainTrace => backend.drain_trace(&self.view()),
+            Call::MapPhysical => {
+                page.results = match self.map_physical(backend, first, second, third, fourth != 0) {
+                    Ok(guest_physical) => [STATUS_SUCCESS, guest_physical, 0, 0],
+                    Err(Unmapped::Status(status)) => [status, 0, 0, 0],
+                    Err(Unmapped::Stop) => {
+                        return Ok(Some(Stop::PolicyStop(format!(
+                            "mapping of {second} bytes at physical address {first:#x}"
+                        ))));
+                    }
+                };
+            }
+            Call::UnmapPhysical => {}
+            Call::Crash => {
+                let record: CrashRecord = self.view().read_shared(Shared::CRASH)?;
+                return Ok(Some(Stop::Crash(Box::new(record))));
+            }
+            Call::Shutdown => return Ok(Some(Stop::Shutdown)),
+            Call::SetIoAccessMap => {
+                let mut map = [0; 8192];
+                if self.view().read(second, &mut map).is_ok() {
+                    backend.io_access_map(first, &map);
+                }
+            }
+            Call::SetProcessIoAccessMap => backend.process_io_access_map(first, second),
+            Call::ArmTimer => self.watchdog.arm(self.until(first)),
+        }
+        self.view().write_shared(Shared::CALL_PAGE, &page)?;
+        Ok(None)
+    }
+
+    /// Time from now to an interrupt time (100 ns units since boot).
+    fn until(&self, interrupt_time: u64) -> Duration {
+        Duration::from_nanos(interrupt_time.saturating_mul(100))
+            .saturating_sub(self.boot_time.elapsed())
+    }
+
+    /// Fills page-table entries for a physical range; `Err` is what the call answers, or stops with.
+    fn map_physical(
+        &mut self,
+        backend: &mut dyn Backend,
+        physical: u64,
+        bytes: u64,
+        address: u64,
+        is_write: bool,
+    ) -> Result<u64, Unmapped> {
+        let window = self.plan.kernel_base + layout::IO_WINDOW;
+        let is_in_window = [address, physical, bytes]
+            .iter()
+            .all(|value| value % PAGE_SIZE == 0)
+            && bytes != 0
+            && address
+                .checked_sub(window)
+                .and_then(|offset| offset.checked_add(bytes))
+                .is_some_and(|end| end <= layout::IO_WINDOW_SIZE);
+        if !is_in_window {
+            return Err(Unmapped::Status(STATUS_INVALID_PARAMETER));
+        }
+        let pieces = match backend.physical(physical, bytes, is_write) {
+            PhysicalAnswer::Mapped(pieces) => pieces,
+            PhysicalAnswer::Denied(status) => return Err(Unmapped::Status(u64::from(status))),
+            PhysicalAnswer::Stop => return Err(Unmapped::Stop),
+        };
+        let first = pieces
+            .first()
+            .map_or(0, |piece| layout::IO_WINDOW_GPA + piece.window_offset);
+        let protection = Protection {
+            write: is_write,
+            user: self.privilege == Privilege::Ring3,
+            ..Protection::default()
+        };
+        let mut next = address;
+        for piece in pieces {
+            if piece.bytes > address + bytes - next {
+                return Err(Unmapped::Status(STATUS_INVALID_PARAMETER));
+            }
+            let guest_physical = layout::IO_WINDOW_GPA + piece.window_offset;
+            self.plan
+                .tables
+                .map(
+                    &self.plan.ram,
+                    next,
+                    guest_physical,
+                    piece.bytes,
+                    protection,
+                )
+                .map_err(|_| Unmapped::Status(STATUS_INSUFFICIENT_RESOURCES))?;
+            next += piece.bytes;
+        }
+        Ok(first)
+    }
+
+    /// A signal came: deliver the tick if it is due and the guest can take it.
+    fn interrupted(&mut self) -> Result<Option<Stop>, CreateError> {
+        match self.watchdog.due() {
+            Due::Nothing => return Ok(None),
+            Due::Deadline => return Ok(Some(Stop::Hung)),
+            Due::Tick => {}
+        }
+        let mut state: State = self.view().read_shared(Shared::STATE)?;
+        if state.in_tick != 0 {
+            return Ok(None);
+        }
+        if state.shim_depth != 0 || state.irql >= DISPATCH_LEVEL {
+            state.tick_due = 1;
+            self.view().write_shared(Shared::STATE, &state)?;
+            self.watchdog.ticked();
+            return Ok(None);
+        }
+        let rip = self.vcpu.registers()?.rip;
+        let is_in_trap_window =
+            (self.header.trap_window_start..self.header.trap_window_end).contains(&rip);
+        let is_in_gate = (self.header.vectors..self.header.trap_window_start).contains(&rip);
+        if is_in_trap_window || is_in_gate || !self.vcpu.can_interrupt() {
+            return Ok(None);
+        }
+        self.vcpu.interrupt(TICK_VECTOR)?;
+        self.watchdog.ticked();
+        Ok(None)
+    }
+}

@@ -1,0 +1,233 @@
+//! What is wrong with a policy, said so that its owner can mend it: place, message, what is allowed, the line.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+
+/// Diagnostics that an error prints; the rest is counted.
+const SHOWN_MAX: usize = 20;
+
+/// One thing that is wrong, with its place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Diagnostic {
+    /// The policy's file name, as it was given.
+    pub file: String,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// What is wrong.
+    pub message: String,
+    /// What is allowed instead; empty when the message says it all.
+    pub allowed: String,
+    /// The source line.
+    pub source_line: String,
+    /// Characters to underline, at least 1.
+    pub width: usize,
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{}:{}:{}: {}",
+            self.file, self.line, self.column, self.message
+        )?;
+        let number = self.line.to_string();
+        writeln!(f, " {number} | {}", self.source_line)?;
+        // A tab stays a tab, so that the caret stands under its character at any tab width.
+        let before: String = self
+            .source_line
+            .chars()
+            .take(self.column - 1)
+            .map(|c| if c == '\t' { '\t' } else { ' ' })
+            .collect();
+        let margin = " ".repeat(number.len());
+        write!(f, " {margin} | {before}{}", "^".repeat(self.width))?;
+        if !self.allowed.is_empty() {
+            write!(f, "\n {margin} = allowed: {}", self.allowed)?;
+        }
+        Ok(())
+    }
+}
+
+/// A policy that cannot be used.
+#[derive(Debug)]
+pub enum PolicyError {
+    /// The file cannot be read.
+    Unreadable {
+        /// Its path, as given.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The text is wrong; everything found, in order of place. Never empty.
+    Invalid(Vec<Diagnostic>),
+}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable { path, .. } => {
+                write!(
+                    f,
+                    "cannot read the policy {}: give --policy a readable TOML file",
+                    path.display()
+                )
+            }
+            Self::Invalid(diagnostics) => {
+                for (index, diagnostic) in diagnostics.iter().take(SHOWN_MAX).enumerate() {
+                    if index > 0 {
+                        writeln!(f)?;
+                    }
+                    write!(f, "{diagnostic}")?;
+                }
+                match diagnostics.len().checked_sub(SHOWN_MAX) {
+                    None | Some(0) => Ok(()),
+                    Some(more) => write!(f, "\n… and {more} more"),
+                }
+            }
+        }
+    }
+}
+
+impl std::error::Error for PolicyError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Unreadable { source, .. } => Some(source),
+            Self::Invalid(_) => None,
+        }
+    }
+}
+
+/// A policy's text, from which diagnostics take their places.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Source<'a> {
+    pub(super) file: &'a str,
+    pub(super) text: &'a str,
+}
+
+impl Source<'_> {
+    /// Line and column (from 1, in characters) of a byte offset.
+    pub(super) fn place(&self, offset: usize) -> (usize, usize) {
+        let mut offset = offset.min(self.text.len());
+        while !self.text.is_char_boundary(offset) {
+            offset -= 1;
+        }
+        let before = &self.text[..offset];
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let line = before.matches('\n').count() + 1;
+        (line, before[line_start..].chars().count() + 1)
+    }
+
+    /// A diagnostic that underlines `span`, as far as it lies on its first line.
+    pub(super) fn diagnostic(
+        &self,
+        span: &Range<usize>,
+        message: String,
+        allowed: String,
+    ) -> Diagnostic {
+        let (line, column) = self.place(span.start);
+        let raw_line = self.text.split('\n').nth(line - 1).unwrap_or("");
+        let raw_line = raw_line.strip_suffix('\r').unwrap_or(raw_line);
+        let line_characters = raw_line.chars().count();
+        let underlined = self
+            .text
+            .get(span.clone())
+            .map_or(1, |text| text.chars().count());
+        let width = underlined
+            .min((line_characters + 1).saturating_sub(column))
+            .max(1);
+        // Control characters would let a pasted policy drive the terminal that shows the error.
+        let source_line = raw_line
+            .chars()
+            .map(|c| {
+                if c.is_control() && c != '\t' {
+                    '\u{FFFD}'
+                } else {
+                    c
+                }
+            })
+            .collect();
+        Diagnostic {
+            file: self.file.to_owned(),
+            line,
+            column,
+            message,
+            allowed,
+            source_line,
+            width,
+        }
+    }
+}
+
+/// The name among `allowed` that was probably meant, for a suggestion.
+pub(super) fn nearest<'a>(given: &str, allowed: &[&'a str]) -> Option<&'a str> {
+    allowed
+        .iter()
+        .map(|name| (edit_distance(given, name), *name))
+        .filter(|(distance, name)| *distance <= name.len().div_ceil(3))
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// Levenshtein's distance, in characters.
+fn edit_distance(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.chars().take(64).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in to.iter().enumerate() {
+            let substituted = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn diagnostic_shows_place_line_caret_and_what_is_allowed() {
+        let source = Source {
+            file: "p.toml",
+            text: "a = 1\n\tbäck = \"lp\"\r\n",
+        };
+        let start = source.text.find("\"lp\"").unwrap();
+        let diagnostic = source.diagnostic(
+            &(start..start + 4),
+            "no such back end".to_owned(),
+            "\"lpt\"".to_owned(),
+        );
+        assert_eq!(
+            diagnostic.to_string(),
+            "p.toml:2:9: no such back end\n 2 | \tbäck = \"lp\"\n   | \t       ^^^^\n   = allowed: \"lpt\""
+        );
+    }
+
+    #[test]
+    fn diagnostic_at_end_of_text_or_over_lines_stays_on_its_line() {
+        let source = Source {
+            file: "p",
+            text: "ab\ncd",
+        };
+        let whole = source.diagnostic(&(1..5), String::new(), String::new());
+        assert_eq!((whole.line, whole.column, whole.width), (1, 2, 1));
+        let end = source.diagnostic(&(5..5), String::new(), String::new());
+        assert_eq!((end.line, end.column, end.width), (2, 3, 1));
+        let beyond = source.diagnostic(&(90..99), String::new(), String::new());
+        assert_eq!((beyond.line, beyond.column), (2, 3));
+    }
+
+    #[test]
+    fn nearest_suggests_typos_only() {
+        let names = ["access", "backend", "range"];
+        assert_eq!(nearest("acess", &names), Some("access"));
+        assert_eq!(nearest("rnage", &names), Some("range"));
+        assert_eq!(nearest("colour", &names), None);
+    }
+}

@@ -1,0 +1,525 @@
+//! The thread that owns a guest: takes jobs, runs the vCPU, answers.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use abi::DriverAbi;
+use abi::Privilege;
+use abi::channel::{Operation, RING_ENTRIES, Request};
+use abi::crash::Registers;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::channel::Channel;
+use super::client_memory::ClientMemory;
+use super::driver::{DriverError, Stats};
+use super::responder::Responder;
+use crate::machine::{PortExit, Stop, Vm};
+use crate::observe::clock::Clock;
+use crate::observe::crash::{CrashReport, Reporter};
+use crate::observe::symbols::Symbols;
+use crate::observe::unwind::MemoryReader;
+use crate::ports::{PortOutcome, Width};
+
+/// STATUS_INSUFFICIENT_RESOURCES: client memory is used up.
+const STATUS_INSUFFICIENT_RESOURCES: u32 = 0xC000_009A;
+/// STATUS_PRIVILEGED_INSTRUCTION: the IOPM denies a port.
+pub(super) const STATUS_PRIVILEGED_INSTRUCTION: u32 = 0xC000_0096;
+
+/// A request with the buffers that it needs.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) id: u64,
+    pub(super) operation: Operation,
+    pub(super) process: u32,
+    pub(super) arguments: [u64; 6],
+    /// Bytes to place in client memory, and which argument receives their address.
+    pub(super) input: Option<(usize, Vec<u8>)>,
+    /// Bytes of output buffer, and which argument receives its address.
+    pub(super) output: Option<(usize, u64)>,
+    pub(super) reply: Sender<Result<Done, DriverError>>,
+}
+
+/// A completed request.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) status: u32,
+    pub(super) information: u64,
+    pub(super) value: u64,
+    pub(super) output: Vec<u8>,
+    pub(super) elapsed: Duration,
+}
+
+/// What the engine can be asked.
+#[derive(Debug)]
+pub(super) enum Message {
+    Request(Job),
+    /// A port access answered by the mirror of the IOPMs, without entering the guest.
+    MirrorPort {
+        process: u32,
+        access: PortExit,
+        reply: Sender<Result<u32, DriverError>>,
+    },
+    Stats(Sender<Result<Stats, DriverError>>),
+    /// A report on a guest that does not answer.
+    Diagnose(Sender<Box<CrashReport>>),
+    Shutdown,
+}
+
+/// Why the guest stopped by itself.
+#[derive(Debug, Clone)]
+pub(super) enum Death {
+    Crashed(Box<CrashReport>),
+    Hung(Box<CrashReport>),
+    Gone(String),
+}
+
+impl Death {
+    pub(super) fn error(&self) -> DriverError {
+        match self {
+            Self::Crashed(report) => DriverError::Crashed(report.clone()),
+            Self::Hung(report) => DriverError::TimedOut(report.clone()),
+            Self::Gone(reason) => DriverError::Gone(reason.clone()),
+        }
+    }
+}
+
+/// What handles on a machine share with its engine.
+#[derive(Debug, Default)]
+pub(super) struct Fate {
+    pub(super) death: OnceLock<Death>,
+    pub(super) watchers: Mutex<Vec<EventFd>>,
+}
+
+impl Fate {
+    /// Why a request could not be answered.
+    pub(super) fn error(&self) -> DriverError {
+        self.death.get().map_or_else(
+            || DriverError::Gone("it was shut down".to_owned()),
+            Death::error,
+        )
+    }
+
+    fn die(&self, death: Death) {
+        // The first reason stands.
+        let _ = self.death.set(death).is_ok();
+        let watchers = self
+            .watchers
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        for watcher in watchers.iter() {
+            // A watcher that is gone needs no news.
+            let _ = watcher.write(1).is_ok();
+        }
+    }
+}
+
+/// What reports need to know of a run.
+#[derive(Debug)]
+pub(super) struct Identity {
+    pub(super) driver: String,
+    pub(super) abi: DriverAbi,
+    pub(super) privilege: Privilege,
+    pub(super) symbols: Arc<Symbols>,
+    pub(super) unbound: Vec<(String, String)>,
+    pub(super) clock: Clock,
+    pub(super) timeout: Duration,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    reply: Sender<Result<Done, DriverError>>,
+    input: Option<(u64, u64)>,
+    output: Option<(u64, u64)>,
+    started: Instant,
+}
+
+/// The guest with all that belongs to it.
+#[derive(Debug)]
+pub(super) struct Engine {
+    // Before `responder`: the guest's memory slots point into its memory.
+    vm: Vm,
+    responder: Responder,
+    identity: Identity,
+    channel: Channel,
+    memory: ClientMemory,
+    inbox: Receiver<Message>,
+    backlog: VecDeque<Job>,
+    in_flight: HashMap<u64, InFlight>,
+    fate: Arc<Fate>,
+    started: Instant,
+    requests: u64,
+    processes: u64,
+}
+
+/// Memory of the stopped guest, for reports.
+struct VmMemory<'a>(&'a Vm);
+
+impl MemoryReader for VmMemory<'_> {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> usize {
+        // Whole, or byte by byte up to where memory ends.
+        if self.0.view().read(address, buffer).is_ok() {
+            return buffer.len();
+        }
+        let mut count = 0;
+        for (offset, byte) in (0_u64..).zip(buffer.iter_mut()) {
+            let Some(next) = address.checked_add(offset) else {
+                break;
+            };
+            if self
+                .0
+                .view()
+                .read(next, std::slice::from_mut(byte))
+                .is_err()
+            {
+                break;
+            }
+            count += 1;
+        }
+        count
+    }
+}
+
+impl Engine {
+    pub(super) fn new(
+        vm: Vm,
+        responder: Responder,
+        identity: Identity,
+        inbox: Receiver<Message>,
+        fate: Arc<Fate>,
+    ) -> Self {
+        let memory = ClientMemory::new(vm.user_bytes());
+        Self {
+            vm,
+            responder,
+            identity,
+            channel: Channel::default(),
+            memory,
+            inbox,
+            backlog: VecDeque::new(),
+            in_flight: HashMap::new(),
+            fate,
+            started: Instant::now(),
+            requests: 0,
+            processes: 0,
+        }
+    }
+
+    /// Serves until shut down or dead.
+    pub(super) fn run(mut self) {
+        if let Some(death) = self.serve() {
+            self.finish();
+            self.fate.die(death);
+        } else {
+            self.finish();
+        }
+        for (_, request) in self.in_flight.drain() {
+            // A client that is gone needs no answer; the same below.
+            let _ = request.reply.send(Err(self.fate.error())).is_ok();
+        }
+        for job in self.backlog.drain(..) {
+            let _ = job.reply.send(Err(self.fate.error())).is_ok();
+        }
+        while let Ok(message) = self.inbox.try_recv() {
+            match message {
+                Message::Request(job) => {
+                    let _ = job.reply.send(Err(self.fate.error())).is_ok();
+                }
+                Message::Stats(reply) => {
+                    let _ = reply.send(Err(self.fate.error())).is_ok();
+                }
+                Message::MirrorPort { reply, .. } => {
+                    let _ = reply.send(Err(self.fate.error())).is_ok();
+                }
+                Message::Diagnose(_) | Message::Shutdown => {}
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        self.responder.observer.finish();
+        for error in self.responder.ports.finish() {
+            tracing::error!("{}", crate::error_chain(&error));
+        }
+    }
+
+    /// `None`: shut down in order.
+    fn serve(&mut self) -> Option<Death> {
+        // When the guest wants to run next, with no request: its earliest timer.
+        let mut wake_at: Option<Instant> = None;
+        let mut is_first = true;
+        loop {
+            let is_idle = self.requests_waiting() == 0 && !is_first;
+            if self.take_messages(is_idle, wake_at).is_err() {
+                return None;
+            }
+            let submitted = match self.submit() {
+                Ok(count) => count,
+                Err(error) => return Some(Death::Gone(crate::error_chain(&error))),
+            };
+            let is_timer_due = wake_at.is_some_and(|at| at <= Instant::now());
+            if submitted == 0 && !is_timer_due && !is_first {
+                continue;
+            }
+            is_first = false;
+            match self.vm.run(&mut self.responder) {
+                Stop::Idle(delay) => wake_at = delay.map(|delay| Instant::now() + delay),
+                stop => return Some(self.died(stop)),
+            }
+            if let Err(error) = self.complete() {
+                return Some(Death::Gone(crate::error_chain(&error)));
+            }
+        }
+    }
+
+    fn requests_waiting(&self) -> usize {
+        self.backlog.len()
+    }
+
+    /// Takes what is in the inbox; waits for the first message when the guest has nothing to do. `Err`: shut down.
+    fn take_messages(&mut self, may_wait: bool, wake_at: Option<Instant>) -> Result<(), ()> {
+        if may_wait {
+            let message = match wake_at {
+                None => self.inbox.recv().map_err(|_| ())?,
+                Some(at) => match self
+                    .inbox
+                    .recv_timeout(at.saturating_duration_since(Instant::now()))
+                {
+                    Ok(message) => message,
+                    Err(RecvTimeoutError::Timeout) => return Ok(()),
+                    Err(RecvTimeoutError::Disconnected) => return Err(()),
+                },
+            };
+            self.take(message)?;
+        }
+        loop {
+            match self.inbox.try_recv() {
+                Ok(message) => self.take(message)?,
+                Err(TryRecvError::Empty) => return Ok(()),
+                Err(TryRecvError::Disconnected) => return Err(()),
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) -> Result<(), ()> {
+        match message {
+            Message::Request(job) => self.backlog.push_back(job),
+            Message::MirrorPort {
+                process,
+                access,
+                reply,
+            } => {
+                let _ = reply.send(self.mirror_port(process, access)).is_ok();
+            }
+            Message::Stats(reply) => {
+                let _ = reply.send(Ok(self.stats())).is_ok();
+            }
+            Message::Diagnose(reply) => {
+                let _ = reply.send(Box::new(self.hung_report())).is_ok();
+            }
+            Message::Shutdown => return Err(()),
+        }
+        Ok(())
+    }
+
+    /// Moves jobs to the ring while there is room; returns how many.
+    fn submit(&mut self) -> Result<usize, crate::machine::MemoryError> {
+        let mut count = 0;
+        while self.in_flight.len() < RING_ENTRIES {
+            let Some(job) = self.backlog.pop_front() else {
+                break;
+            };
+            count += usize::from(self.submit_one(job)?);
+        }
+        Ok(count)
+    }
+
+    fn submit_one(&mut self, job: Job) -> Result<bool, crate::machine::MemoryError> {
+        let mut arguments = job.arguments;
+        let mut buffers = [None, None];
+        let wishes = [
+            job.input
+                .as_ref()
+                .map(|(index, bytes)| (*index, bytes.len() as u64)),
+            job.output,
+        ];
+        for (buffer, wish) in buffers.iter_mut().zip(wishes) {
+            let Some((index, bytes)) = wish else { continue };
+            if bytes == 0 {
+                // As an application that passes NULL, 0.
+                continue;
+            }
+            let Some(address) = self.memory.allocate(bytes) else {
+                self.release(&buffers);
+                let done = Done {
+                    status: STATUS_INSUFFICIENT_RESOURCES,
+                    information: 0,
+                    value: 0,
+                    output: Vec::new(),
+                    elapsed: Duration::ZERO,
+                };
+                let _ = job.reply.send(Ok(done)).is_ok();
+                return Ok(false);
+            };
+            *buffer = Some((address, bytes));
+            if let Some(argument) = arguments.get_mut(index) {
+                *argument = address;
+            }
+        }
+        let [input, output] = buffers;
+        if let (Some((address, _)), Some((_, bytes))) = (input, &job.input) {
+            self.vm.write(address, bytes)?;
+        }
+        if let Some((address, bytes)) = output {
+            // Nothing of another client's data may be left there.
+            self.vm
+                .write(address, &vec![0; usize::try_from(bytes).unwrap_or(0)])?;
+        }
+        let request = Request {
+            id: job.id,
+            operation: job.operation as u32,
+            process: job.process,
+            arguments,
+        };
+        self.channel.submit(&self.vm, &request)?;
+        self.requests += 1;
+        self.in_flight.insert(
+            job.id,
+            InFlight {
+                reply: job.reply,
+                input,
+                output,
+                started: Instant::now(),
+            },
+        );
+        match job.operation {
+            Operation::CreateProcess => self.processes += 1,
+            Operation::ExitProcess => {
+                self.processes = self.processes.saturating_sub(1);
+                self.responder.mirror.remove_process(job.process);
+            }
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    fn release(&mut self, buffers: &[Option<(u64, u64)>; 2]) {
+        for (address, bytes) in buffers.iter().flatten() {
+            self.memory.release(*address, *bytes);
+        }
+    }
+
+    fn complete(&mut self) -> Result<(), crate::machine::MemoryError> {
+        for completion in self.channel.completions(&self.vm)? {
+            let Some(request) = self.in_flight.remove(&completion.id) else {
+                tracing::warn!(
+                    "the guest completed request {:#x}, which is not under way",
+                    completion.id
+                );
+                continue;
+            };
+            let mut output = Vec::new();
+            if let Some((address, bytes)) = request.output {
+                // The driver's number may exceed the buffer; the buffer's end is ours.
+                let count = completion.information.min(bytes);
+                output.resize(usize::try_from(count).unwrap_or(0), 0);
+                self.vm.view().read(address, &mut output)?;
+            }
+            self.release(&[request.input, request.output]);
+            let done = Done {
+                status: completion.status,
+                information: completion.information,
+                value: completion.value,
+                output,
+                elapsed: request.started.elapsed(),
+            };
+            let _ = request.reply.send(Ok(done)).is_ok();
+        }
+        Ok(())
+    }
+
+    fn mirror_port(&mut self, process: u32, access: PortExit) -> Result<u32, DriverError> {
+        let is_allowed = Width::from_bytes(access.width)
+            .is_some_and(|width| self.responder.mirror.allows(process, access.port, width));
+        if !is_allowed {
+            return Err(DriverError::Status(crate::observe::ntstatus::NtStatus(
+                STATUS_PRIVILEGED_INSTRUCTION,
+            )));
+        }
+        let PortOutcome { value, .. } = self.responder.access(access);
+        Ok(value)
+    }
+
+    fn stats(&self) -> Stats {
+        let ports = self.responder.ports.stats();
+        let memory = self.responder.memory.stats();
+        Stats {
+            uptime_us: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            exits: self.responder.exits,
+            requests: self.requests,
+            processes: self.processes,
+            port_reads: ports.rules.iter().map(|rule| rule.reads).sum(),
+            port_writes: ports.rules.iter().map(|rule| rule.writes).sum(),
+            port_denied: ports.denied_total(),
+            memory_mapped: memory.rules.iter().map(|rule| rule.mapped).sum(),
+            memory_denied: memory.denied + memory.rules.iter().map(|rule| rule.denied).sum::<u64>(),
+        }
+    }
+
+    fn died(&mut self, stop: Stop) -> Death {
+        let registers = self.registers();
+        let memory = VmMemory(&self.vm);
+        let reporter = self.reporter(&memory);
+        match stop {
+            Stop::Crash(record) => Death::Crashed(Box::new(reporter.crashed(&record))),
+            Stop::Hung => Death::Hung(Box::new(reporter.hung(self.identity.timeout, &registers))),
+            Stop::PolicyStop(what) => {
+                let reason =
+                    format!("stopped by the policy: {what} is denied with on-deny = \"stop\"");
+                Death::Crashed(Box::new(reporter.vm_failed(&reason, &registers)))
+            }
+            Stop::Failure(reason) => {
+                Death::Crashed(Box::new(reporter.vm_failed(&reason, &registers)))
+            }
+            Stop::Shutdown => Death::Gone("the guest shut down".to_owned()),
+            Stop::Idle(_) => Death::Gone("the guest is idle".to_owned()),
+        }
+    }
+
+    fn hung_report(&self) -> CrashReport {
+        let memory = VmMemory(&self.vm);
+        self.reporter(&memory)
+            .hung(self.identity.timeout, &self.registers())
+    }
+
+    fn reporter<'a>(&'a self, memory: &'a VmMemory<'a>) -> Reporter<'a> {
+        Reporter {
+            driver: &self.identity.driver,
+            abi: self.identity.abi,
+            privilege: self.identity.privilege,
+            symbols: &self.identity.symbols,
+            memory,
+            exports: &kernel_shim::table::EXPORTS,
+            unbound: &self.identity.unbound,
+            flight: self.responder.observer.flight(),
+            clock: self.identity.clock,
+        }
+    }
+
+    fn registers(&self) -> Registers {
+        let Ok(from) = self.vm.registers() else {
+            return Registers::default();
+        };
+        Registers {
+            general: [
+                from.rax, from.rcx, from.rdx, from.rbx, from.rsp, from.rbp, from.rsi, from.rdi,
+                from.r8, from.r9, from.r10, from.r11, from.r12, from.r13, from.r14, from.r15,
+            ],
+            rip: from.rip,
+            rflags: from.rflags,
+            cr2: 0,
+            cs: u64::from(self.vm.code_selector().unwrap_or(0)),
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! Handles on a running machine: [`Machine`] for whoever started it, a [`Process`] for each client.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use abi::channel::Operation;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::driver::{
+    DriverError, Handle, IoResult, PortWidth, RunningDriver, RunningMachine, Stats,
+};
+use super::engine::{Done, Fate, Job, Message};
+use crate::machine::PortExit;
+use crate::observe::ntstatus::NtStatus;
+
+/// Added to a request's time before its client gives up: the engine's own watchdog comes first.
+const GRACE: Duration = Duration::from_secs(2);
+/// Process ids are multiples of four, as NT's; 4 is the System process.
+const FIRST_PROCESS: u32 = 0x100;
+const PROCESS_STEP: u32 = 4;
+/// FILE_GENERIC_READ | FILE_GENERIC_WRITE.
+const DESIRED_ACCESS: u64 = 0x0012_0089 | 0x0012_0116;
+
+/// What all handles on a machine share.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) sender: Mutex<Sender<Message>>,
+    pub(super) fate: Arc<Fate>,
+    pub(super) timeout: Duration,
+    pub(super) next_request: AtomicU64,
+    pub(super) next_process: AtomicU32,
+    pub(super) driver_id: AtomicU64,
+}
+
+/// A request before it has an id and a way back.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) operation: Operation,
+    pub(super) process: u32,
+    pub(super) arguments: [u64; 6],
+    pub(super) input: Option<(usize, Vec<u8>)>,
+    pub(super) output: Option<(usize, u64)>,
+}
+
+impl Call {
+    pub(super) fn new(operation: Operation, process: u32, arguments: [u64; 6]) -> Self {
+        Self {
+            operation,
+            process,
+            arguments,
+            input: None,
+            output: None,
+        }
+    }
+}
+
+impl Link {
+    pub(super) fn new(sender: Sender<Message>, fate: Arc<Fate>, timeout: Duration) -> Self {
+        Self {
+            sender: Mutex::new(sender),
+            fate,
+            timeout,
+            next_request: AtomicU64::new(1),
+            next_process: AtomicU32::new(FIRST_PROCESS),
+            driver_id: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn send(&self, message: Message) -> Result<(), DriverError> {
+        self.sender
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .send(message)
+            .map_err(|_| self.fate.error())
+    }
+
+    fn submit(
+        &self,
+        call: Call,
+    ) -> Result<(u64, Receiver<Result<Done, DriverError>>), DriverError> {
+        let (reply, answer) = channel();
+        let id = self.next_request.fetch_add(1, Ordering::Relaxed);
+        let Call {
+            operation,
+            process,
+            arguments,
+            input,
+            output,
+        } = call;
+        self.send(Message::Request(Job {
+            id,
+            operation,
+            process,
+            arguments,
+            input,
+            output,
+            reply,
+        }))?;
+        Ok((id, answer))
+    }
+
+    /// Makes a request and waits for its completion. One that stays pending for too long is cancelled, as an
+    /// application would (CancelIo); a driver that does not complete it even then has timed out.
+    pub(super) fn call(&self, call: Call) -> Result<Done, DriverError> {
+        let process = call.process;
+        let (id, answer) = self.submit(call)?;
+        match answer.recv_timeout(self.timeout.saturating_add(GRACE)) {
+            Ok(result) => return result,
+            Err(RecvTimeoutError::Disconnected) => return Err(self.fate.error()),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        let cancel = Call::new(Operation::Cancel, process, [id, 0, 0, 0, 0, 0]);
+        // Its own completion only says that it was delivered; what counts is the request's.
+        let _cancelled = self.submit(cancel)?;
+        match answer.recv_timeout(GRACE) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Disconnected) => Err(self.fate.error()),
+            Err(RecvTimeoutError::Timeout) => {
+                let (reply, report) = channel();
+                self.send(Message::Diagnose(reply))?;
+                let report = report.recv().map_err(|_| self.fate.error())?;
+                Err(DriverError::TimedOut(report))
+            }
+        }
+    }
+
+    /// As [`Self::call`], with a failure status as an error.
+    pub(super) fn call_checked(&self, call: Call) -> Result<Done, DriverError> {
+        let done = self.call(call)?;
+        if is_error(done.status) {
+            return Err(DriverError::Status(NtStatus(done.status)));
+        }
+        Ok(done)
+    }
+}
+
+/// NT_ERROR: the two highest bits are set.
+const fn is_error(status: u32) -> bool {
+    status >> 30 == 3
+}
+
+/// A running machine. Dropping it stops the guest.
+#[derive(Debug)]
+pub struct Machine {
+    pub(super) link: Arc<Link>,
+    pub(super) engine: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Machine {
+    /// Makes a process for a new client.
+    ///
+    /// # Errors
+    /// As for [`RunningMachine::connect`].
+    pub fn process(&self) -> Result<Process, DriverError> {
+        let id = self
+            .link
+            .next_process
+            .fetch_add(PROCESS_STEP, Ordering::Relaxed);
+        self.link
+            .call_checked(Call::new(Operation::CreateProcess, id, [0; 6]))?;
+        Ok(Process {
+            link: Arc::clone(&self.link),
+            id,
+        })
+    }
+}
+
+impl RunningMachine for Machine {
+    fn connect(&self) -> Result<Box<dyn RunningDriver>, DriverError> {
+        Ok(Box::new(self.process()?))
+    }
+
+    fn notify_stop(&self, event: EventFd) {
+        if self.link.fate.death.get().is_some() {
+            // A watcher that is gone needs no news.
+            let _ = event.write(1).is_ok();
+        }
+        self.link
+            .fate
+            .watchers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(event);
+    }
+
+    fn stopped(&self) -> Option<DriverError> {
+        self.link.fate.death.get().map(super::engine::Death::error)
+    }
+
+    fn shutdown(&self) {
+        // An engine that is gone is shut down.
+        let _ = self.link.send(Message::Shutdown).is_ok();
+        let engine = self
+            .engine
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(engine) = engine {
+            // A panic of the engine has been printed by then.
+            let _ = engine.join().is_ok();
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+/// One client: a process of the guest, with its own handles and IOPM.
+#[derive(Debug)]
+pub struct Process {
+    link: Arc<Link>,
+    id: u32,
+}
+
+impl Process {
+    /// Its id in the guest (PsGetCurrentProcessId).
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// A port access decided by the VMM's mirror of the IOPMs, without entering the guest.
+    ///
+    /// # Errors
+    /// As for [`RunningDriver::port_in`].
+    pub fn port_by_mirror(
+        &self,
+        port: u16,
+        width: PortWidth,
+        write: Option<u32>,
+    ) -> Result<u32, DriverError> {
+        let (reply, answer) = channel();
+        let access = PortExit {
+            port,
+            width: width.bytes(),
+            write,
+            rip: 0,
+        };
+        self.link.send(Message::MirrorPort {
+            process: self.id,
+            access,
+            reply,
+        })?;
+        answer.recv().map_err(|_| self.link.fate.error())?
+    }
+
+    fn call(&self, operation: Operation, arguments: [u64; 6]) -> Call {
+        Call::new(operation, self.id, arguments)
+    }
+
+    fn transfer(&self, call: Call) -> Result<IoResult, DriverError> {
+        let done = self.link.call(call)?;
+        Ok(IoResult {
+            status: NtStatus(done.status),
+            information: done.information,
+            output: if is_error(done.status) {
+                Vec::new()
+            } else {
+                done.output
+            },
+            elapsed: done.elapsed,
+        })
+    }
+}
+
+/// `\\.\NAME` is `\??\NAME` for NT; `\\?\` likewise. Other paths are NT's own.
+fn nt_path(path: &str) -> String {
+    path.strip_prefix(r"\\.\")
+        .or_else(|| path.strip_prefix(r"\\?\"))
+        .map_or_else(|| path.to_owned(), |name| format!(r"\??\{name}"))
+}
+
+impl RunningDriver for Process {
+    fn open(&mut self, path: &str) -> Result<Handle, DriverError> {
+        let name: Vec<u8> = nt_path(path)
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        let mut call = self.call(
+            Operation::Open,
+            [0, name.len() as u64, DESIRED_ACCESS, 0, 0, 0],
+        );
+        call.input = Some((0, name));
+        self.link.call_checked(call).map(|done| Handle(done.value))
+    }
+
+    fn close(&mut self, handle: Handle) -> Result<(), DriverError> {
+        self.link
+            .call_checked(self.call(Operation::Close, [handle.0, 0, 0, 0, 0, 0]))?;
+        Ok(())
+    }
+
+    fn ioctl(
+        &mut self,
+        handle: Handle,
+        code: u32,
+        input: &[u8],
+        output_bytes: u32,
+    ) -> Result<IoResult, DriverError> {
+        let arguments = [
+            handle.0,
+            u64::from(code),
+            0,
+            input.len() as u64,
+            0,
+            u64::from(output_bytes),
+        ];
+        let mut call = self.call(Operation::DeviceControl, arguments);
+        call.input = Some((2, input.to_vec()));
+        call.output = Some((4, u64::from(output_bytes)));
+        self.transfer(call)
+    }
+
+    fn read(
+        &mut self,
+        handle: Handle,
+        bytes: u32,
+        offset: Option<u64>,
+    ) -> Result<IoResult, DriverError> {
+        let arguments = [handle.0, 0, u64::from(bytes), offset.unwrap_or(0), 0, 0];
+        let mut call = self.call(Operation::Read, arguments);
+        call.output = Some((1, u64::from(bytes)));
+        self.transfer(call)
+    }
+
+    fn write(
+        &mut self,
+        handle: Handle,
+        data: &[u8],
+        offset: Option<u64>,
+    ) -> Result<IoResult, DriverError> {
+        let arguments = [handle.0, 0, data.len() as u64, offset.unwrap_or(0), 0, 0];
+        let mut call = self.call(Operation::Write, arguments);
+        call.input = Some((1, data.to_vec()));
+        self.transfer(call)
+    }
+
+    fn port_in(&mut self, port: u16, width: PortWidth) -> Result<u32, DriverError> {
+        let arguments = [u64::from(port), u64::from(width.bytes()), 0, 0, 0, 0];
+        let done = self
+            .link
+            .call_checked(self.call(Operation::PortIn, arguments))?;
+        Ok(u32::try_from(done.value).unwrap_or(u32::MAX) & width.max())
+    }
+
+    fn port_out(&mut self, port: u16, width: PortWidth, value: u32) -> Result<(), DriverError> {
+        let arguments = [
+            u64::from(port),
+            u64::from(width.bytes()),
+            u64::from(value),
+            0,
+            0,
+            0,
+        ];
+        self.link
+            .call_checked(self.call(Operation::PortOut, arguments))?;
+        Ok(())
+    }
+
+    fn stats(&mut self) -> Result<Stats, DriverError> {
+        let (reply, answer) = channel();
+        self.link.send(Message::Stats(reply))?;
+        answer.recv().map_err(|_| self.link.fate.error())?
+    }
+
+    fn unload(&mut self) -> Result<u64, DriverError> {
+        let driver = self.link.driver_id.load(Ordering::Relaxed);
+        let call = Call::new(Operation::UnloadDriver, self.id, [driver, 0, 0, 0, 0, 0]);
+        self.link.call_checked(call).map(|done| done.value)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Nobody waits: the engine closes the process's handles when it gets there, and a machine that is gone
+        // has no processes.
+        let _ = self
+            .link
+            .submit(self.call(Operation::ExitProcess, [0; 6]))
+            .is_ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn win32_device_paths_become_nt_paths() {
+        assert_eq!(nt_path(r"\\.\giveio"), r"\??\giveio");
+        assert_eq!(nt_path(r"\\?\giveio"), r"\??\giveio");
+        assert_eq!(nt_path(r"\Device\giveio"), r"\Device\giveio");
+    }
+
+    #[test]
+    fn warnings_are_not_errors() {
+        assert!(is_error(0xC000_0001));
+        assert!(!is_error(0x8000_0005));
+        assert!(!is_error(0x0000_0103));
+    }
+}

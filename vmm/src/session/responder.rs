@@ -1,0 +1,159 @@
+//! Answers a guest's exits: policy and devices decide, the observer is told.
+
+use abi::layout::{PAGE_SIZE, Shared};
+use abi::trace::{TRACE_ENTRIES, TraceRecord, TraceRing};
+
+use crate::machine::{Backend, GuestView, PhysicalAnswer, PhysicalPiece, PortAnswer, PortExit};
+use crate::observe::ports::{Direction, PortRecord};
+use crate::observe::trace::Observer;
+
+use crate::policy::{MemoryDecision, MemoryRequest, MemorySpace};
+use crate::ports::iopm::Mirror;
+use crate::ports::{Action, PortOutcome, PortRequest, PortSpace, Width};
+
+/// STATUS_ACCESS_DENIED.
+const STATUS_ACCESS_DENIED: u32 = 0xC000_0022;
+
+/// Everything outside the guest that its exits can reach.
+#[derive(Debug)]
+pub(super) struct Responder {
+    pub(super) ports: PortSpace,
+    pub(super) memory: MemorySpace,
+    pub(super) mirror: Mirror,
+    pub(super) observer: Observer,
+    pub(super) exits: u64,
+    /// Added to the host's time-stamp counter gives the guest's.
+    pub(super) tsc_offset: u64,
+    trace_consumed: u64,
+}
+
+impl Responder {
+    pub(super) fn new(ports: PortSpace, memory: MemorySpace, observer: Observer) -> Self {
+        Self {
+            ports,
+            memory,
+            mirror: Mirror::new(),
+            observer,
+            exits: 0,
+            tsc_offset: 0,
+            trace_consumed: 0,
+        }
+    }
+
+    /// Carries out a port access that is allowed as far as the guest goes; the policy still decides.
+    pub(super) fn access(&mut self, access: PortExit) -> PortOutcome {
+        // KVM reports 1, 2 and 4 only; anything else would be decided as its first byte.
+        let request = PortRequest::from_exit(access).unwrap_or(PortRequest {
+            port: access.port,
+            width: Width::Byte,
+            write: access.write,
+        });
+        let outcome = self.ports.access(request);
+        let record = PortRecord {
+            tsc: host_time_stamp().wrapping_add(self.tsc_offset),
+            rip: access.rip,
+            port: access.port,
+            width: access.width,
+            direction: if access.write.is_some() {
+                Direction::Write
+            } else {
+                Direction::Read
+            },
+            value: access.write.unwrap_or(outcome.value),
+            decision: self.ports.record(outcome.decision),
+        };
+        self.observer.port(&record);
+        outcome
+    }
+}
+
+#[expect(unsafe_code, reason = "RDTSC is an intrinsic")]
+pub(super) fn host_time_stamp() -> u64 {
+    // SAFETY: RDTSC reads a counter and nothing else.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// Where each backing lies in the guest-physical I/O window: one after the other, an absent page between them.
+pub(super) fn window_offsets(memory: &MemorySpace) -> impl Iterator<Item = u64> + '_ {
+    memory.backings().iter().scan(0, |next, backing| {
+        let offset = *next;
+        *next += backing.bytes() + PAGE_SIZE;
+        Some(offset)
+    })
+}
+
+impl Backend for Responder {
+    fn port(&mut self, guest: &GuestView<'_>, access: PortExit) -> PortAnswer {
+        self.exits += 1;
+        if self.observer.is_tracing() {
+            // What the shim recorded before the access comes first.
+            self.drain_trace(guest);
+        }
+        self.access(access).into()
+    }
+
+    fn physical(&mut self, address: u64, bytes: u64, is_write: bool) -> PhysicalAnswer {
+        self.exits += 1;
+        match self.memory.map(&MemoryRequest {
+            address,
+            bytes,
+            is_write,
+        }) {
+            MemoryDecision::Allowed(mapping) => {
+                let window_offset = window_offsets(&self.memory)
+                    .nth(mapping.backing)
+                    .unwrap_or(0);
+                PhysicalAnswer::Mapped(vec![PhysicalPiece {
+                    window_offset: window_offset + mapping.offset,
+                    bytes: mapping.bytes,
+                }])
+            }
+            MemoryDecision::Denied {
+                action: Action::Stop,
+                ..
+            } => PhysicalAnswer::Stop,
+            MemoryDecision::Denied { .. } => PhysicalAnswer::Denied(STATUS_ACCESS_DENIED),
+        }
+    }
+
+    fn io_access_map(&mut self, map: u64, bytes: &[u8; 8192]) {
+        self.exits += 1;
+        if let Ok(number) = u32::try_from(map) {
+            self.mirror.set_map(number, bytes);
+        }
+    }
+
+    fn process_io_access_map(&mut self, process: u64, map: u64) {
+        self.exits += 1;
+        if let (Ok(process), Ok(map)) = (u32::try_from(process), u32::try_from(map)) {
+            self.mirror.set_process(process, map);
+        }
+    }
+
+    fn drain_trace(&mut self, guest: &GuestView<'_>) {
+        self.exits += 1;
+        let offset = |field: usize| Shared::TRACE + field as u64;
+        let Ok(produced) =
+            guest.read_shared::<u64>(offset(std::mem::offset_of!(TraceRing, produced)))
+        else {
+            return;
+        };
+        // The guest may have lapped us, or lie: a ring full is the most there can be.
+        let available = produced
+            .wrapping_sub(self.trace_consumed)
+            .min(TRACE_ENTRIES as u64);
+        let mut next = produced.wrapping_sub(available);
+        while next != produced {
+            let slot = (next % TRACE_ENTRIES as u64) as usize * size_of::<TraceRecord>();
+            let entry = offset(std::mem::offset_of!(TraceRing, entries) + slot);
+            if let Ok(record) = guest.read_shared::<TraceRecord>(entry) {
+                self.observer.record(&record);
+            }
+            next = next.wrapping_add(1);
+        }
+        self.trace_consumed = produced;
+        let consumed = offset(std::mem::offset_of!(TraceRing, consumed));
+        // The shared pages are mapped for the guest's whole life, so this cannot fail.
+        let _ = guest.write_shared(consumed, &produced).is_ok();
+    }
+}
