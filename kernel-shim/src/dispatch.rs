@@ -317,4 +317,89 @@ mod tests {
         assert_eq!(call.words[..4], [0x11, u64::MAX, 3, 4]);
         assert_eq!(call.variable_arguments().next_word(), 5);
     }
+
+    #[test]
+    fn a_call_above_its_irql_limit_is_a_bugcheck() {
+        let _machine = crate::test_platform::machine();
+        shared::set_irql(2);
+        let index = table::find("PsLookupProcessByProcessId").unwrap();
+        let mut stack = [0x1234_u64, 4, 0, 0, 0, 0];
+        let frame = Frame::Amd64(Ptr::of(&mut stack[0]).addr());
+        let crash = crate::test_platform::crash_of(|| {
+            run(index, frame);
+        });
+        assert_eq!(crash.code, bugcheck::IRQL_NOT_LESS_OR_EQUAL);
+        assert_eq!((crash.parameters[1], crash.parameters[3]), (2, 0x1234));
+        let text = core::str::from_utf8(&crash.text[..crash.text_bytes as usize]).unwrap();
+        assert!(text.contains("PsLookupProcessByProcessId"), "{text}");
+    }
+
+    #[test]
+    fn calls_are_recorded_with_caller_and_text() {
+        use abi::trace::{TraceKind, TraceRecord, TraceRing};
+        let _machine = crate::test_platform::machine();
+        let ring = shared::platform().shared() + abi::layout::Shared::TRACE;
+        let index = table::find("IoDeleteSymbolicLink").unwrap();
+        let mut units: Vec<u16> = "\\??\\Ä".encode_utf16().collect();
+        let bytes = u16::try_from(2 * units.len()).unwrap();
+        let mut name = crate::nt::UNICODE_STRING {
+            Length: bytes,
+            MaximumLength: bytes,
+            Buffer: Ptr::of(&mut units[0]),
+        };
+        let mut stack = [0x1234_u64, Ptr::of(&mut name).addr(), 0, 0, 0];
+        let before: u64 = crate::raw::volatile_read(ring);
+        let result = run(index, Frame::Amd64(Ptr::of(&mut stack[0]).addr()));
+        assert_eq!(
+            result.value,
+            u64::from(crate::nt::NtStatus::OBJECT_NAME_NOT_FOUND.0)
+        );
+        assert_eq!(crate::raw::volatile_read::<u64>(ring), before + 2);
+        let entries = ring + core::mem::offset_of!(TraceRing, entries) as u64;
+        let record: TraceRecord =
+            crate::raw::volatile_read(entries + before * size_of::<TraceRecord>() as u64);
+        assert_eq!(
+            (record.kind, record.caller, record.index),
+            (TraceKind::Call as u16, 0x1234, index)
+        );
+        assert_eq!(
+            &record.text[..record.text_bytes as usize],
+            "\\??\\Ä\0".as_bytes()
+        );
+    }
+
+    #[test]
+    fn i386_calls_report_result_and_popped_bytes() {
+        let _machine = crate::test_platform::machine();
+        let call = |name: &str, stack: &mut [u32], ecx| {
+            dispatch_i386(table::find(name).unwrap(), Ptr::of(&mut stack[0]), ecx, 0)
+        };
+        assert_eq!(
+            call("KfRaiseIrql", &mut [0x1000], 2),
+            I386Result { value: 0, pop: 0 }
+        );
+        assert_eq!(
+            call("KeGetCurrentIrql", &mut [0x1000], 9),
+            I386Result { value: 2, pop: 0 }
+        );
+        assert_eq!(
+            call("KeStallExecutionProcessor", &mut [0x1000, 1], 9),
+            I386Result { value: 0, pop: 4 }
+        );
+    }
+
+    #[test]
+    fn an_unbound_import_stops_the_guest_with_its_number() {
+        let _machine = crate::test_platform::machine();
+        let mut stack = [0x8200_1234_u32];
+        let index = low32(table::COUNT as u64) + 3;
+        let crash = crate::test_platform::crash_of(|| {
+            dispatch_i386(index, Ptr::of(&mut stack[0]), 0, 0);
+        });
+        assert_eq!(
+            (crash.kind, crash.code),
+            (CrashKind::UnboundImport as u32, 3)
+        );
+        assert_eq!(crash.registers.rip, 0x8200_1234);
+    }
 }

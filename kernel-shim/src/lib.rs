@@ -9,6 +9,7 @@
     non_upper_case_globals,
     non_camel_case_types,
     clippy::upper_case_acronyms,
+    clippy::enum_variant_names,
     reason = "exports and structures are spelled as in the WDK"
 )]
 
@@ -40,3 +41,5 @@ pub use trap::trap;
 
 #[cfg(test)]
 mod test_platform;
+#[cfg(test)]
+mod tests;

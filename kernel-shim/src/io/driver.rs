@@ -87,7 +87,7 @@ fn counted_string(text: &str) -> Option<Ptr<UNICODE_STRING>> {
     Some(string.cast())
 }
 
-/// Address of the default dispatch routine: the import stub of [`IopInvalidDeviceRequest`], which a driver could call.
+/// Address of the default dispatch routine: the import stub of `IopInvalidDeviceRequest`, which a driver could call.
 #[must_use]
 pub fn invalid_device_request() -> u64 {
     let index = table::find("IopInvalidDeviceRequest").unwrap_or(0);
@@ -177,7 +177,8 @@ pub fn load(base: u64, bytes: u64, entry: u64, name: &str) -> Result<u64, NtStat
 /// Calls DriverUnload and lists what is left; returns how many things that is.
 ///
 /// # Errors
-/// INVALID_PARAMETER: no such driver. INVALID_DEVICE_REQUEST: it has no DriverUnload.
+/// INVALID_PARAMETER: no such driver. INVALID_DEVICE_REQUEST: it has no DriverUnload. DEVICE_BUSY: files are open on
+/// its devices (NT would unload it when the last is closed).
 pub fn unload(id: u64) -> Result<u64, NtStatus> {
     let driver = DRIVERS
         .with(|drivers| {
@@ -191,6 +192,12 @@ pub fn unload(id: u64) -> Result<u64, NtStatus> {
     let routine = from_word(driver.object.read().DriverUnload);
     if routine == 0 {
         return Err(NtStatus::INVALID_DEVICE_REQUEST);
+    }
+    if device::of_driver(driver.object)
+        .into_iter()
+        .any(|device| device.read().ReferenceCount > 0)
+    {
+        return Err(NtStatus::DEVICE_BUSY);
     }
     shared::call_driver(Entry::DriverUnload, routine, &[driver.object.addr()]);
     Ok(remove(&driver))

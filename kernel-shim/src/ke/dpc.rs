@@ -30,9 +30,9 @@ pub fn queue(dpc: Ptr<KDPC>, argument_1: Word, argument_2: Word) -> bool {
         let is_urgent = dpc.read().Importance == 2;
         QUEUE.with(|queue| {
             if is_urgent {
-                queue.push_front(dpc.addr())
+                queue.push_front(dpc.addr());
             } else {
-                queue.push_back(dpc.addr())
+                queue.push_back(dpc.addr());
             }
         });
     }

@@ -42,7 +42,7 @@ fn try_acquire(object: Ptr<DISPATCHER_HEADER>) -> bool {
         }
         match header.Type {
             dispatcher::SYNCHRONIZATION_EVENT | dispatcher::SYNCHRONIZATION_TIMER => {
-                header.SignalState = 0
+                header.SignalState = 0;
             }
             dispatcher::SEMAPHORE | dispatcher::MUTANT => header.SignalState -= 1,
             _ => {}

@@ -12,7 +12,7 @@ use alloc::string::String;
 
 use crate::ex::pool;
 use crate::nt::bugcheck::{REFERENCE_BY_POINTER, bugcheck_with_text};
-use crate::raw::{Global, Ptr};
+use crate::raw::{Global, Ptr, to_word};
 
 /// Bytes of NT's OBJECT_HEADER, in front of every body: PointerCount, HandleCount, ...
 pub const HEADER_BYTES: u64 = if cfg!(nt_i386) { 0x18 } else { 0x30 };
@@ -100,8 +100,8 @@ pub fn create(kind: ObjectType, bytes: u64, delete: Option<Delete>) -> Option<u6
 /// Writes the counts where a debugger, or a driver that knows too much, looks for them.
 fn show_counts(body: u64, references: u32, handles: u32) {
     let header = Ptr::<crate::raw::Word>::new(body - HEADER_BYTES);
-    header.write(references.into());
-    header.offset(1).write(handles.into());
+    header.write(to_word(u64::from(references)));
+    header.offset(1).write(to_word(u64::from(handles)));
 }
 
 /// What is known about the object with that body.

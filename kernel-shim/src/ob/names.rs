@@ -215,7 +215,7 @@ pub fn remove_link(name: &str) -> Result<(), NtStatus> {
 /// Takes an object's name away.
 pub fn remove_object(body: u64) {
     NAMES.with(|names| {
-        names.retain(|_, entry| !matches!(entry, Entry::Object(named) if *named == body))
+        names.retain(|_, entry| !matches!(entry, Entry::Object(named) if *named == body));
     });
 }
 
