@@ -94,6 +94,70 @@ nt_api! { module = mm_api;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rtl::test_strings::wide;
+    use crate::test_platform::{api, crash_of, machine};
+    use abi::doorbell::Call;
+    use abi::layout::{EXPORTS, IO_WINDOW};
+
+    #[test]
+    fn a_range_is_mapped_where_it_can_be_found_again() {
+        let machine = machine();
+        let address = api("MmMapIoSpace", &[0xA_0010, 0x1000, 0]);
+        assert_eq!(address % 0x1000, 0x10);
+        let page = address - 0x10;
+        assert!(page >= machine.kernel_base() + IO_WINDOW);
+        assert_eq!(api("MmGetPhysicalAddress", &[address + 5]), 0xA_0015);
+        assert_eq!(api("MmIsAddressValid", &[page + 0x1FFF]) & 1, 1);
+        assert_eq!(api("MmIsAddressValid", &[page + 0x2000]) & 1, 0);
+        api("MmUnmapIoSpace", &[address, 0x1000]);
+        assert_eq!(api("MmIsAddressValid", &[address]) & 1, 0);
+        let calls = machine.fake.calls.lock().unwrap().clone();
+        let expected = [
+            (Call::MapPhysical, [0xA_0000, 0x2000, page, 1, 0, 0]),
+            (Call::UnmapPhysical, [page, 0x2000, 0, 0, 0, 0]),
+        ];
+        assert_eq!(calls, expected);
+        assert_eq!(api("MmMapIoSpace", &[0xA_0000, 0, 0]), 0);
+        assert_eq!(api("MmMapIoSpace", &[0xA_0000, 1, 6]), 0);
+        assert_eq!(api("MmMapIoSpaceEx", &[0xA_0000, 1, 1]), 0);
+    }
+
+    #[test]
+    fn a_wrong_unmap_is_a_bugcheck() {
+        let _machine = machine();
+        let address = api("MmMapIoSpace", &[0xB_0000, 0x1000, 0]);
+        let record = crash_of(|| MmUnmapIoSpace(Ptr::new(address), Size(0x2000)));
+        assert_eq!(
+            (record.code, record.parameters[0]),
+            (SYSTEM_PTE_MISUSE, WRONG_COUNT)
+        );
+        api("MmUnmapIoSpace", &[address, 0x1000]);
+        let record = crash_of(|| MmUnmapIoSpace(Ptr::new(address), Size(0x1000)));
+        assert_eq!(
+            (record.code, record.parameters[0]),
+            (SYSTEM_PTE_MISUSE, NOT_MAPPED)
+        );
+    }
+
+    #[test]
+    fn routines_are_found_where_imports_are_bound() {
+        let machine = machine();
+        let mut name = wide("DbgPrint", 8);
+        let number = u64::from(table::find("DbgPrint").unwrap());
+        let stub = machine.kernel_base() + EXPORTS + 16 * number;
+        assert_eq!(api("MmGetSystemRoutineAddress", &[name.ptr().addr()]), stub);
+        let mut data = wide("KeTickCount", 11);
+        let found = api("MmGetSystemRoutineAddress", &[data.ptr().addr()]);
+        assert_eq!(found, crate::ke::data::KeTickCount.ptr().addr());
+        for absent in ["_allmul", "NoSuchExport"] {
+            let mut name = wide(absent, 20);
+            assert_eq!(
+                api("MmGetSystemRoutineAddress", &[name.ptr().addr()]),
+                0,
+                "{absent}"
+            );
+        }
+    }
 
     #[test]
     fn only_what_was_mapped_can_be_unmapped() {
