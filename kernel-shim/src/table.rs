@@ -71,6 +71,8 @@ modules! {
     io_device => crate::io::device::api_table;
     io_irp => crate::io::irp::api_table;
     io_mdl => crate::io::mdl::api_table;
+    mm_api => crate::mm::api::api_table;
+    mm_section => crate::mm::section::api_table;
     ob_api => crate::ob::api::api_table;
     ps => crate::ps::api_table;
     rtl_ansi => crate::rtl::ansi::api_table;

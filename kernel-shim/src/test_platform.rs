@@ -33,6 +33,8 @@ static NOW: AtomicU64 = AtomicU64::new(0);
 pub(crate) struct Fake {
     base: u64,
     pub(crate) calls: Mutex<Vec<(Call, [u64; 6])>>,
+    /// Accesses by the kernel; a read answers with the port's number.
+    pub(crate) ports: Mutex<Vec<PortAccess>>,
     pub(crate) iopm: Mutex<Option<Box<[u8; 8192]>>>,
     pub(crate) iopm_loads: AtomicU64,
 }
@@ -76,8 +78,13 @@ impl Platform for Fake {
         Ok(0x5A)
     }
 
-    fn kernel_port(&self, _: PortAccess) -> u32 {
-        0
+    fn kernel_port(&self, access: PortAccess) -> u32 {
+        lock(&self.ports).push(access);
+        if access.write.is_some() {
+            0
+        } else {
+            u32::from(access.port)
+        }
     }
 
     fn set_process_iopm(&self, map: Option<&[u8; 8192]>) {
@@ -127,6 +134,7 @@ fn fake() -> &'static Fake {
         Fake {
             base: (memory.expose_provenance() as u64).next_multiple_of(0x1000),
             calls: Mutex::default(),
+            ports: Mutex::default(),
             iopm: Mutex::default(),
             iopm_loads: AtomicU64::new(0),
         }
@@ -150,6 +158,7 @@ pub(crate) fn machine() -> Machine {
     Ptr::<u8>::new(fake.shared()).fill(0, Shared::SIZE);
     NOW.store(1000, Ordering::Relaxed);
     lock(&fake.calls).clear();
+    lock(&fake.ports).clear();
     let region = |virtual_address, physical_address, bytes, kind: RegionKind| Region {
         virtual_address,
         physical_address,

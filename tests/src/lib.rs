@@ -1,1 +1,3 @@
 //! Harness for the integration tests.
+
+pub mod coverage;

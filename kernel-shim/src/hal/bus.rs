@@ -67,7 +67,7 @@ nt_api! { module = hal_bus;
     /// any other bus.
     hal both stdcall irql(ANY_LEVEL) partial("a policy cannot show PCI devices yet")
     fn HalGetBusData(
-        bus_data_type: ULong, _bus_number: ULong, _slot_number: ULong, buffer: Ptr<u8>, length: ULong,
+        bus_data_type: ULong, bus_number: ULong, slot_number: ULong, buffer: Ptr<u8>, length: ULong,
     ) -> ULong {
         no_device(bus_data_type, buffer, length)
     }
@@ -76,7 +76,7 @@ nt_api! { module = hal_bus;
     /// offset 0 of a PCI slot, 0 for anything else.
     hal both stdcall irql(ANY_LEVEL) partial("a policy cannot show PCI devices yet")
     fn HalGetBusDataByOffset(
-        bus_data_type: ULong, _bus_number: ULong, _slot_number: ULong, buffer: Ptr<u8>, offset: ULong, length: ULong,
+        bus_data_type: ULong, bus_number: ULong, slot_number: ULong, buffer: Ptr<u8>, offset: ULong, length: ULong,
     ) -> ULong {
         if offset == 0 { no_device(bus_data_type, buffer, length) } else { 0 }
     }
@@ -84,7 +84,7 @@ nt_api! { module = hal_bus;
     /// Writes configuration data: 0 bytes, there is no device.
     hal both stdcall irql(ANY_LEVEL) partial("a policy cannot show PCI devices yet")
     fn HalSetBusData(
-        _bus_data_type: ULong, _bus_number: ULong, _slot_number: ULong, _buffer: Ptr<u8>, _length: ULong,
+        bus_data_type: ULong, bus_number: ULong, slot_number: ULong, buffer: Ptr<u8>, length: ULong,
     ) -> ULong {
         0
     }
@@ -92,8 +92,8 @@ nt_api! { module = hal_bus;
     /// Writes configuration data to an offset: 0 bytes, there is no device.
     hal both stdcall irql(ANY_LEVEL) partial("a policy cannot show PCI devices yet")
     fn HalSetBusDataByOffset(
-        _bus_data_type: ULong, _bus_number: ULong, _slot_number: ULong, _buffer: Ptr<u8>, _offset: ULong,
-        _length: ULong,
+        bus_data_type: ULong, bus_number: ULong, slot_number: ULong, buffer: Ptr<u8>, offset: ULong,
+        length: ULong,
     ) -> ULong {
         0
     }

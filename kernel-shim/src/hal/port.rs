@@ -115,3 +115,37 @@ nt_api! { module = hal_port;
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rtl::test_strings::at;
+    use crate::test_platform::{api, machine};
+
+    #[test]
+    fn accesses_have_their_width_and_order() {
+        let machine = machine();
+        assert_eq!(api("READ_PORT_UCHAR", &[0x378]) & 0xFF, 0x78);
+        assert_eq!(
+            api("READ_PORT_USHORT", &[0xFFFF_FFFF_0000_0378]) & 0xFFFF,
+            0x378
+        );
+        let mut buffer = [0x1234_u16, 0x5678];
+        let address = at(&mut buffer).addr();
+        api("WRITE_PORT_BUFFER_USHORT", &[0x1F0, address, 2]);
+        api("READ_PORT_BUFFER_USHORT", &[0x1F0, address, 2]);
+        assert_eq!(buffer, [0x1F0; 2]);
+        api("WRITE_PORT_ULONG", &[0xCF8, 0x8000_0000]);
+        let access = |port, width, write| PortAccess { port, width, write };
+        let expected = [
+            access(0x378, 1, None),
+            access(0x378, 2, None),
+            access(0x1F0, 2, Some(0x1234)),
+            access(0x1F0, 2, Some(0x5678)),
+            access(0x1F0, 2, None),
+            access(0x1F0, 2, None),
+            access(0xCF8, 4, Some(0x8000_0000)),
+        ];
+        assert_eq!(*machine.fake.ports.lock().unwrap(), expected);
+    }
+}

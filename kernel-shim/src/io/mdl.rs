@@ -187,6 +187,6 @@ nt_api! { module = io_mdl;
     /// Whether an access to an address would not fault.
     ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
     fn MmIsAddressValid(address: Ptr<u8>) -> Boolean {
-        mm::region_of(address.addr()).is_some()
+        mm::physical_address(address.addr()).is_some()
     }
 }

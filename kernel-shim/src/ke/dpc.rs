@@ -6,7 +6,7 @@ use crate::api::nt_api;
 use crate::nt::{DISPATCH_LEVEL, KDPC, LIST_ENTRY, dispatcher};
 use crate::raw::{Global, Ptr, Word, from_word, low8};
 use crate::shared;
-use crate::value::{Boolean, Long, Size, ULong};
+use crate::value::{Boolean, Size, UChar, ULong};
 use abi::trace::Entry;
 
 static QUEUE: Global<VecDeque<u64>> = Global::new("DPC queue", VecDeque::new());
@@ -115,8 +115,8 @@ nt_api! { module = ke_dpc;
 
     /// Sets the processor that a DPC runs on: there is one.
     ntoskrnl both stdcall irql(ANY_LEVEL) implemented
-    fn KeSetTargetProcessorDpc(dpc: Ptr<KDPC>, number: Long) {
-        dpc.with(|dpc| dpc.Number = low8(u64::from(number.cast_unsigned())).into());
+    fn KeSetTargetProcessorDpc(dpc: Ptr<KDPC>, number: UChar) {
+        dpc.with(|dpc| dpc.Number = number.into());
     }
 
     /// Waits until all queued DPCs have run.

@@ -1,7 +1,14 @@
 //! Addresses: which memory is behind them, physically and as a kernel alias.
 
+pub mod api;
+pub mod io_space;
+pub mod protection;
+pub mod section;
+
+use crate::export::ExportKind;
 use crate::raw::{low32, volatile_read};
-use crate::shared;
+use crate::{shared, table};
+use abi::DriverAbi;
 use abi::boot::{BootInfo, MAX_REGIONS, Region, RegionKind};
 use abi::layout;
 
@@ -21,11 +28,33 @@ pub fn is_in(address: u64, kind: RegionKind) -> bool {
     region_of(address).is_some_and(|region| region.kind == kind as u32)
 }
 
-/// The guest-physical address behind `address`; `None` when nothing that the VMM described is there.
+/// The physical address behind `address`: guest-physical for the guest's own memory, the host's for a mapped physical
+/// range. `None` when nothing is there.
 #[must_use]
 pub fn physical_address(address: u64) -> Option<u64> {
-    region_of(address).map(|region| region.physical_address + (address - region.virtual_address))
+    region_of(address)
+        .map(|region| region.physical_address + (address - region.virtual_address))
+        .or_else(|| io_space::physical_address_of(address))
 }
+
+/// The address that an import of export `number` is bound to: its import stub, or the variable itself. `None` if drivers
+/// of that ABI do not have it.
+#[must_use]
+pub fn export_address(number: u32, abi: DriverAbi) -> Option<u64> {
+    let slot = number as usize;
+    let export = table::EXPORTS
+        .get(slot)
+        .filter(|export| export.machines.has(abi))?;
+    Some(match export.kind {
+        ExportKind::Function { .. } => {
+            shared::kernel_base() + layout::EXPORTS + STUB_BYTES * u64::from(number)
+        }
+        ExportKind::Data { .. } => table::ENTRY_POINTS.get(slot)?.addr(),
+    })
+}
+
+/// Bytes of an import stub.
+const STUB_BYTES: u64 = 16;
 
 /// Where a range of client memory is in kernel space; `None` unless the whole range is client memory.
 #[must_use]

@@ -109,6 +109,8 @@ statuses! {
     OBJECT_PATH_NOT_FOUND = 0xC000_003A;
     /// A component of the path is no directory.
     OBJECT_PATH_SYNTAX_BAD = 0xC000_003B;
+    /// The protection is not valid.
+    INVALID_PAGE_PROTECTION = 0xC000_0045;
     /// A section could not be mapped so.
     SECTION_PROTECTION = 0xC000_004E;
     /// Shared in a way that does not allow it.
@@ -143,6 +145,14 @@ statuses! {
     INVALID_PARAMETER_2 = 0xC000_00F0;
     /// An argument is not valid.
     INVALID_PARAMETER_3 = 0xC000_00F1;
+    /// An argument is not valid.
+    INVALID_PARAMETER_4 = 0xC000_00F2;
+    /// An argument is not valid.
+    INVALID_PARAMETER_8 = 0xC000_00F6;
+    /// An argument is not valid.
+    INVALID_PARAMETER_9 = 0xC000_00F7;
+    /// The address or offset is not aligned as a view must be.
+    MAPPED_ALIGNMENT = 0xC000_0220;
     /// An address is not valid.
     INVALID_ADDRESS = 0xC000_0141;
     /// The stack is used up.

@@ -5,25 +5,25 @@ use crate::api::nt_api;
 use crate::nt::NtStatus;
 use crate::raw::{Ptr, Word, to_word};
 use crate::shared;
-use crate::value::{Handle, Long, ProcessorMode, ULong};
+use crate::value::{Handle, ProcessorMode, Size, ULong};
 
 nt_api! { module = ob_api;
     /// Adds a reference to an object.
     ntoskrnl both fastcall irql(DISPATCH_LEVEL) implemented
-    fn ObfReferenceObject(object: Ptr<u8>) -> Long {
-        super::reference(object.addr()).cast_signed()
+    fn ObfReferenceObject(object: Ptr<u8>) -> Size {
+        Size(super::reference(object.addr()).into())
     }
 
     /// Takes a reference to an object away.
     ntoskrnl both fastcall irql(DISPATCH_LEVEL) implemented
-    fn ObfDereferenceObject(object: Ptr<u8>) -> Long {
-        super::dereference(object.addr()).cast_signed()
+    fn ObfDereferenceObject(object: Ptr<u8>) -> Size {
+        Size(super::dereference(object.addr()).into())
     }
 
     /// Takes a reference to an object away.
     ntoskrnl i386 stdcall irql(DISPATCH_LEVEL) implemented
-    fn ObDereferenceObject(object: Ptr<u8>) -> Long {
-        super::dereference(object.addr()).cast_signed()
+    fn ObDereferenceObject(object: Ptr<u8>) -> Size {
+        Size(super::dereference(object.addr()).into())
     }
 
     /// Adds a reference to an object.

@@ -152,6 +152,7 @@ nt_api! { module = rtl_ansi_unicode;
 mod tests {
     use super::*;
     use crate::rtl::test_strings::{narrow, wide};
+    use crate::test_platform::machine;
     use crate::value::{AnsiStringPtr as A, UnicodeStringPtr as U};
 
     #[test]
@@ -199,5 +200,28 @@ mod tests {
         let mut small = wide("", 3);
         let status = RtlUpcaseUnicodeString(small.ptr(), U(source.ptr()), false);
         assert_eq!(status, NtStatus::BUFFER_OVERFLOW);
+    }
+
+    #[test]
+    fn new_memory_comes_from_the_pool_and_goes_back() {
+        let _machine = machine();
+        let mut source = narrow(b"abc", 3);
+        let mut string = wide("", 0);
+        let status = RtlAnsiStringToUnicodeString(string.ptr(), A(source.ptr()), true);
+        assert_eq!((status, string.text().as_str()), (NtStatus::SUCCESS, "abc"));
+        let made = string.ptr().read();
+        assert_eq!((made.Length, made.MaximumLength), (6, 8));
+        assert!(crate::ex::pool::contains(made.Buffer.addr()));
+        let mut upper = wide("", 0);
+        assert!(RtlUpcaseUnicodeString(upper.ptr(), U(string.ptr()), true).is_success());
+        assert_eq!(upper.text(), "ABC");
+        let mut back = narrow(b"", 0);
+        assert!(RtlUnicodeStringToAnsiString(back.ptr(), U(upper.ptr()), true).is_success());
+        assert_eq!(back.bytes(), b"ABC");
+        RtlFreeUnicodeString(string.ptr());
+        RtlFreeUnicodeString(upper.ptr());
+        RtlFreeAnsiString(back.ptr());
+        assert!(string.ptr().read().Buffer.is_null());
+        assert!(crate::ex::pool::block_at(made.Buffer.addr()).is_none());
     }
 }

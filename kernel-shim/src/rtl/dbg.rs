@@ -115,6 +115,12 @@ nt_api! { module = rtl_dbg;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raw::volatile_read;
+    use crate::rtl::test_strings::{at, narrow_z, wide_z};
+    use crate::test_platform::{api, crash_of, machine};
+    use abi::layout::{SHARED, Shared};
+    use abi::trace::{TraceRecord, TraceRing};
+    use core::mem::offset_of;
 
     #[test]
     fn long_text_is_cut_into_records_at_character_boundaries() {
@@ -130,5 +136,45 @@ mod tests {
     fn one_call_prints_at_most_512_bytes() {
         assert_eq!(text_of(&[b'x'; 600]).len(), 512);
         assert_eq!(text_of(b"\x80"), "€");
+    }
+
+    #[test]
+    fn text_reaches_the_trace_as_the_driver_formats_it() {
+        let machine = machine();
+        let (mut format, mut name) = (narrow_z("port %x is %ws\n"), wide_z("open"));
+        let arguments = [at(&mut format).addr(), 0x378, at(&mut name).addr()];
+        assert_eq!(api("DbgPrint", &arguments), 0);
+        let ring = machine.kernel_base() + SHARED + Shared::TRACE;
+        let produced: u64 = volatile_read(ring + offset_of!(TraceRing, produced) as u64);
+        let entries = ring + offset_of!(TraceRing, entries) as u64;
+        let record = |number: u64| -> TraceRecord {
+            volatile_read(entries + number * size_of::<TraceRecord>() as u64)
+        };
+        let log: Vec<TraceRecord> = (0..produced)
+            .map(record)
+            .filter(|record| record.kind == TraceKind::Log as u16)
+            .collect();
+        assert_eq!(log.len(), 1);
+        assert_eq!(
+            &log[0].text[..log[0].text_bytes as usize],
+            b"port 378 is open\n"
+        );
+        assert_eq!(log[0].index, DEFAULT_COMPONENT);
+    }
+
+    #[test]
+    fn a_failed_assertion_stops_the_guest_with_its_text() {
+        let _machine = machine();
+        let (mut what, mut file) = (narrow_z("x == 1"), narrow_z("a.c"));
+        let record = crash_of(|| {
+            let (what, file) = (at(&mut what), at(&mut file));
+            RtlAssert(NarrowStringPtr(what), NarrowStringPtr(file), 7, Ptr::null());
+        });
+        assert_eq!(
+            (record.code, record.parameters[0]),
+            (KMODE_EXCEPTION_NOT_HANDLED, 0x8000_0003)
+        );
+        let text = String::from_utf8_lossy(&record.text[..record.text_bytes as usize]).into_owned();
+        assert_eq!(text, "assertion failed: x == 1 (a.c, line 7)");
     }
 }
