@@ -1,0 +1,4 @@
+//! Integration tests that boot machines: sample drivers and real ones, in every privilege mode that this KVM offers.
+
+mod ioperm_sample;
+mod portio_sample;
