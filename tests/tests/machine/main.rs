@@ -1,4 +1,5 @@
 //! Integration tests that boot machines: sample drivers and real ones, in every privilege mode that this KVM offers.
 
+mod echo_sample;
 mod ioperm_sample;
 mod portio_sample;
