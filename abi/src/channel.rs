@@ -130,7 +130,8 @@ pub struct State {
     /// Current IRQL, written by the shim.
     pub irql: u32,
     /// How many API calls (or other shim code that must not be re-entered) are active; written by the shim.
-    /// The VMM injects the tick only when this is zero and `irql` is below DISPATCH_LEVEL.
+    /// The VMM sets it to 1 before the first instruction, and injects the tick only when it is zero and `irql`
+    /// is below DISPATCH_LEVEL.
     pub shim_depth: u32,
     /// Set by the VMM when a tick was due but could not be injected; the shim clears and serves it
     /// when it leaves its own code or lowers IRQL.

@@ -72,6 +72,7 @@ modules! {
     io_irp => crate::io::irp::api_table;
     io_mdl => crate::io::mdl::api_table;
     mm_api => crate::mm::api::api_table;
+    mm_data => crate::mm::data::data_table;
     mm_section => crate::mm::section::api_table;
     ob_api => crate::ob::api::api_table;
     ps => crate::ps::api_table;

@@ -1,6 +1,7 @@
 //! Addresses: which memory is behind them, physically and as a kernel alias.
 
 pub mod api;
+pub mod data;
 pub mod io_space;
 pub mod protection;
 pub mod section;

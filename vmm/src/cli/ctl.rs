@@ -42,7 +42,10 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
             } else {
                 ""
             };
-            return output.error(ExitCode::Usage, &format!("in `{}`: {error}{hint}", escape_lines(line)));
+            return output.error(
+                ExitCode::Usage,
+                &format!("in `{}`: {error}{hint}", escape_lines(line)),
+            );
         }
     }
     let stream = match UnixStream::connect(&arguments.socket) {
@@ -75,7 +78,10 @@ fn converse(stream: UnixStream, commands: &[String], output: &mut Output) -> io:
         let written = writeln!(writer, "{request}");
         let Some(line) = read_line(&mut reader, REPLY_MAX)? else {
             written?;
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the driver's process ended"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the driver's process ended",
+            ));
         };
         let mut reply: Value = serde_json::from_str(&line)?;
         let text = reply

@@ -85,9 +85,19 @@ impl Facts {
         let mut checks = Vec::new();
         match &self.kvm {
             Some(Ok(kind)) => {
-                checks.push(check(State::Ok, "/dev/kvm", format!("{kind}, API version 12"), ""));
+                checks.push(check(
+                    State::Ok,
+                    "/dev/kvm",
+                    format!("{kind}, API version 12"),
+                    "",
+                ));
                 checks.push(if self.ring0_works {
-                    check(State::Ok, "ring0", "a probe executed SSE at ring 0".into(), "")
+                    check(
+                        State::Ok,
+                        "ring0",
+                        "a probe executed SSE at ring 0".into(),
+                        "",
+                    )
                 } else {
                     check(
                         State::Warn,
@@ -202,7 +212,10 @@ fn dev_port() -> Option<bool> {
     if !path.exists() {
         return None;
     }
-    let opened = std::fs::OpenOptions::new().read(true).write(true).open(path);
+    let opened = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path);
     Some(opened.is_ok())
 }
 

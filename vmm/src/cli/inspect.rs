@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 /// Every import is implemented, partial (with what is missing), missing (known, but a call stops the guest) or unknown.
 /// A driver with missing imports still loads: only a call of one stops it.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  ringfence inspect giveio.sys\n  ringfence inspect --json giveio.sys | jq '.imports[] | select(.status != \"implemented\")'")]
+#[command(
+    after_help = "Examples:\n  ringfence inspect giveio.sys\n  ringfence inspect --json giveio.sys | jq '.imports[] | select(.status != \"implemented\")'"
+)]
 pub(super) struct Arguments {
     /// The driver's file (.sys)
     driver: PathBuf,
@@ -30,7 +32,9 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
     let shown = escape(&arguments.driver.display().to_string());
     let bytes = match read(&arguments.driver) {
         Ok(bytes) => bytes,
-        Err(error) => return output.error(ExitCode::Usage, &format!("cannot read {shown}: {error}")),
+        Err(error) => {
+            return output.error(ExitCode::Usage, &format!("cannot read {shown}: {error}"));
+        }
     };
     let image = match Image::parse(&bytes) {
         Ok(image) => image,

@@ -44,8 +44,7 @@ impl Output {
     /// Reports an error: to stderr for people, as an object on stdout with `--json`. Returns `code`.
     pub(super) fn error(&mut self, code: ExitCode, message: &str) -> ExitCode {
         if self.is_json {
-            let object: Value =
-                json!({"ok": false, "exit_code": code.number(), "error": message});
+            let object: Value = json!({"ok": false, "exit_code": code.number(), "error": message});
             // Nobody is there to be told: the exit code still says it.
             let _ = self.line(&object.to_string());
         } else {

@@ -73,7 +73,9 @@ fn parse_access(text: &str) -> Result<Access, String> {
     };
     if let "map" | "mapro" = kind {
         let Some((address, bytes)) = place.split_once('+') else {
-            return Err(format!("write {kind}:ADDRESS+BYTES, such as {kind}:0xa0000+0x1000"));
+            return Err(format!(
+                "write {kind}:ADDRESS+BYTES, such as {kind}:0xa0000+0x1000"
+            ));
         };
         return Ok(Access::Memory {
             address: number(address)?,
@@ -88,7 +90,11 @@ fn parse_access(text: &str) -> Result<Access, String> {
         "outb" => (true, Width::Byte),
         "outw" => (true, Width::Word),
         "outd" => (true, Width::Dword),
-        _ => return Err(format!("`{kind}` is none of inb inw ind outb outw outd map mapro")),
+        _ => {
+            return Err(format!(
+                "`{kind}` is none of inb inw ind outb outw outd map mapro"
+            ));
+        }
     };
     let port = u16::try_from(number(place)?).map_err(|_| "ports end at 0xffff".to_owned())?;
     Ok(Access::Port {

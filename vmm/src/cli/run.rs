@@ -103,7 +103,9 @@ pub(super) fn parse_memory(text: &str) -> Result<u64, String> {
 }
 
 pub(super) fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "write seconds: 10 or 0.5".to_owned())?;
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "write seconds: 10 or 0.5".to_owned())?;
     if !(0.01..=86_400.0).contains(&seconds) {
         return Err("a timeout is 0.01 to 86400 seconds".into());
     }
@@ -119,7 +121,8 @@ pub(super) fn commands(lines: &[String], script: Option<&Path>) -> Result<Vec<Co
     }
     if let Some(path) = script {
         let name = escape(&path.display().to_string());
-        let text = read_script(path).map_err(|error| format!("cannot read the script {name}: {error}"))?;
+        let text =
+            read_script(path).map_err(|error| format!("cannot read the script {name}: {error}"))?;
         for (number, line) in (1..).zip(text.lines()) {
             let command = parse_script_line(line);
             commands.extend(command.map_err(|error| format!("{name}:{number}: {error}"))?);
@@ -131,10 +134,14 @@ pub(super) fn commands(lines: &[String], script: Option<&Path>) -> Result<Vec<Co
 fn read_script(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     let file = BufReader::new(File::open(path)?);
-    file.take(SCRIPT_MAX + LINE_MAX as u64).read_to_string(&mut text)?;
+    file.take(SCRIPT_MAX + LINE_MAX as u64)
+        .read_to_string(&mut text)?;
     if text.len() as u64 > SCRIPT_MAX {
         let message = format!("more than {SCRIPT_MAX} bytes");
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, message));
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::InvalidData,
+            message,
+        ));
     }
     Ok(text)
 }
@@ -159,10 +166,34 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
         Err(error) => return start_failed(&error, &mut output),
     };
     let machine: Arc<dyn RunningMachine> = Arc::new(machine);
-    tracing::info!("{} is running", escape(&arguments.driver.display().to_string()));
-    let code = drive(&machine, &prepared.commands, prepared.server.as_ref(), interrupt, &mut output);
+    let driver = escape(&arguments.driver.display().to_string());
+    tracing::info!("{driver} is running");
+    if arguments.json {
+        let started = Started {
+            event: "started",
+            driver,
+        };
+        if output.result("", &started).is_err() {
+            machine.shutdown();
+            return ExitCode::Success;
+        }
+    }
+    let code = drive(
+        &machine,
+        &prepared.commands,
+        prepared.server.as_ref(),
+        interrupt,
+        &mut output,
+    );
     machine.shutdown();
     code
+}
+
+/// With --json, the first line: DriverEntry has returned.
+#[derive(serde::Serialize)]
+struct Started {
+    event: &'static str,
+    driver: String,
 }
 
 fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
@@ -181,7 +212,8 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
             arguments.json,
         )),
     };
-    let interrupt = Interrupt::install().map_err(|error| format!("cannot take signals over: {error}"))?;
+    let interrupt =
+        Interrupt::install().map_err(|error| format!("cannot take signals over: {error}"))?;
     let server = match &arguments.socket {
         None => None,
         Some(path) => Some(Server::bind(path).map_err(|error| error_chain(&error))?),
@@ -240,22 +272,34 @@ pub(super) fn drive(
     interrupt: Interrupt,
     output: &mut Output,
 ) -> ExitCode {
-    let stop = match EventFd::new(libc::EFD_CLOEXEC).and_then(|stop| Ok((stop.try_clone()?, stop.try_clone()?, stop))) {
+    let stop = match EventFd::new(libc::EFD_CLOEXEC)
+        .and_then(|stop| Ok((stop.try_clone()?, stop.try_clone()?, stop)))
+    {
         Ok((for_machine, for_signal, stop)) => {
             machine.notify_stop(for_machine);
             let machine = Arc::clone(machine);
-            let watcher = std::thread::Builder::new().name("signals".into()).spawn(move || {
-                interrupt.wait();
-                // What waits for the guest returns now.
-                machine.shutdown();
-                let _ = for_signal.write(1);
-            });
+            let watcher = std::thread::Builder::new()
+                .name("signals".into())
+                .spawn(move || {
+                    interrupt.wait();
+                    // What waits for the guest returns now.
+                    machine.shutdown();
+                    let _ = for_signal.write(1);
+                });
             if let Err(error) = watcher {
-                return output.error(ExitCode::CommandFailed, &format!("cannot start a thread: {error}"));
+                return output.error(
+                    ExitCode::CommandFailed,
+                    &format!("cannot start a thread: {error}"),
+                );
             }
             stop
         }
-        Err(error) => return output.error(ExitCode::CommandFailed, &format!("cannot make an event: {error}")),
+        Err(error) => {
+            return output.error(
+                ExitCode::CommandFailed,
+                &format!("cannot make an event: {error}"),
+            );
+        }
     };
     if !commands.is_empty() {
         let code = run_commands(&**machine, commands, output);
@@ -278,7 +322,11 @@ pub(super) fn drive(
     }
 }
 
-fn run_commands(machine: &dyn RunningMachine, commands: &[Command], output: &mut Output) -> ExitCode {
+fn run_commands(
+    machine: &dyn RunningMachine,
+    commands: &[Command],
+    output: &mut Output,
+) -> ExitCode {
     let driver = match machine.connect() {
         Ok(driver) => driver,
         Err(error) => return lost("connect", &error, output),

@@ -87,7 +87,11 @@ fn machine_that_stops_by_itself_ends_the_run() {
     crasher.join().unwrap();
     assert_eq!(code, ExitCode::DriverCrashed);
     let bytes = sink.0.lock().unwrap().clone();
-    assert!(String::from_utf8(bytes).unwrap().starts_with("run: fake.sys stopped"));
+    assert!(
+        String::from_utf8(bytes)
+            .unwrap()
+            .starts_with("run: fake.sys stopped")
+    );
 }
 
 #[test]
@@ -108,9 +112,16 @@ fn script_errors_name_file_and_line() {
     let error = run::commands(&[], Some(&path)).unwrap_err();
     assert_eq!(
         error,
-        format!("{}:4: column 5: `x`; expected a port from 0 to 0xffff", path.display())
+        format!(
+            "{}:4: column 5: `x`; expected a port from 0 to 0xffff",
+            path.display()
+        )
     );
-    assert!(run::commands(&[], Some(Path::new("/nonexistent"))).unwrap_err().contains("cannot read the script"));
+    assert!(
+        run::commands(&[], Some(Path::new("/nonexistent")))
+            .unwrap_err()
+            .contains("cannot read the script")
+    );
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What is mapped where: one pass over [`abi::layout`] that fills RAM, page tables and the region list.
 
 use abi::boot::{BootInfo, MAX_REGIONS, Region, RegionFlags, RegionKind};
+use abi::channel::State;
 use abi::layout::{self, PAGE_SIZE, Shared};
 use abi::{DriverAbi, Privilege};
 use displaydoc::Display;
@@ -205,6 +206,15 @@ impl Plan {
         for (slot, region) in info.regions.iter_mut().zip(&self.regions) {
             *slot = *region;
         }
+        // Boot is shim code: no tick before the shim can take one.
+        let state = State {
+            shim_depth: 1,
+            ..State::new_zeroed()
+        };
+        self.write_virtual(
+            self.kernel_base + layout::SHARED + Shared::STATE,
+            zerocopy::IntoBytes::as_bytes(&state),
+        )?;
         self.write_virtual(
             self.kernel_base + layout::SHARED + Shared::BOOT_INFO,
             zerocopy::IntoBytes::as_bytes(&info),

@@ -1,6 +1,8 @@
 //! A driver and a machine that exist only in memory, for unit tests of what drives them.
 
-use super::driver::{DriverError, Handle, IoResult, PortWidth, RunningDriver, RunningMachine, Stats};
+use super::driver::{
+    DriverError, Handle, IoResult, PortWidth, RunningDriver, RunningMachine, Stats,
+};
 use crate::observe::clock::Clock;
 use crate::observe::crash::{CrashReport, Reporter};
 use crate::observe::flight::Flight;

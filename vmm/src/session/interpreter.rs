@@ -152,6 +152,8 @@ impl Interpreter {
                 },
                 text: match command.action {
                     Action::Help => done.text,
+                    // Counters begin on a line of their own.
+                    Action::Stats => format!("{shown}:{}", done.text),
                     _ => format!("{shown}: {}", done.text),
                 },
                 fields: done.fields,

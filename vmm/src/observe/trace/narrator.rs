@@ -67,7 +67,7 @@ impl Narrator {
             Some(TraceKind::Log) => {}
             None => self.emit(
                 record,
-                format!("record of unknown kind {}", record.kind),
+                &format!("record of unknown kind {}", record.kind),
                 "unknown",
                 json!({"kind": record.kind}),
             ),
@@ -145,7 +145,7 @@ impl Narrator {
             "name": name, "args": json_arguments(arguments), "result": result,
             "from": self.context.symbols.describe(call.caller).name,
         });
-        self.emit(call, text, "call", object);
+        self.emit(call, &text, "call", object);
     }
 
     fn flush_pending(&mut self) {
@@ -159,7 +159,7 @@ impl Narrator {
             "name": name, "args": json_arguments(arguments),
             "from": self.context.symbols.describe(call.caller).name,
         });
-        self.emit(&call, text, "call", object);
+        self.emit(&call, &text, "call", object);
         self.push(Open::Call(call.index));
     }
 
@@ -173,7 +173,7 @@ impl Narrator {
         };
         self.emit(
             record,
-            text,
+            &text,
             "return",
             json!({"name": name, "result": result}),
         );
@@ -191,7 +191,7 @@ impl Narrator {
         let location = self.context.symbols.describe(*address).name;
         let text = format!("{routine} {location}({})", arguments.join(", "));
         let object = json!({"routine": routine, "at": location, "args": arguments});
-        self.emit(record, text, "enter", object);
+        self.emit(record, &text, "enter", object);
         self.push(Open::Routine(record.index));
     }
 
@@ -213,7 +213,7 @@ impl Narrator {
         };
         self.emit(
             record,
-            text,
+            &text,
             "leave",
             json!({"routine": routine, "result": result}),
         );
@@ -245,7 +245,7 @@ impl Narrator {
             "major": major, "irp": Hex(irp), "device": Hex(device), "device_name": device_name,
             "detail": Hex(detail), "in": input, "out": output,
         });
-        self.emit(record, text, "irp", object);
+        self.emit(record, &text, "irp", object);
     }
 
     fn irp_done(&mut self, record: &TraceRecord) {
@@ -253,7 +253,7 @@ impl Narrator {
         let status = value::format(kernel_shim::export::ValueKind::NtStatus, status);
         let text = format!("IRP completed: {status}, information={information:#x} irp={irp:#x}");
         let object = json!({"irp": Hex(irp), "status": status, "information": Hex(information)});
-        self.emit(record, text, "irp_done", object);
+        self.emit(record, &text, "irp_done", object);
     }
 
     fn finding(&mut self, record: &TraceRecord) {
@@ -263,13 +263,13 @@ impl Narrator {
         } else {
             "finding"
         };
-        self.emit(record, text.clone(), kind, json!({"text": text}));
+        self.emit(record, &text, kind, json!({"text": text}));
     }
 
-    fn emit(&mut self, record: &TraceRecord, text: String, event: &str, object: Value) {
+    fn emit(&mut self, record: &TraceRecord, text: &str, event: &str, object: Value) {
         let time = self.context.clock.since_boot(record.tsc);
         if !self.json {
-            self.text_line(time, record.process, &text);
+            self.text_line(time, record.process, text);
             return;
         }
         let mut line = Map::new();
@@ -293,7 +293,7 @@ impl Narrator {
         };
         let indent = self.open.len() * 2;
         self.lines
-            .push(format!("[{time:>12}] {client:<3} {:indent$}{text}", ""));
+            .push(format!("[{time:>12}] {client:<4} {:indent$}{text}", ""));
     }
 
     fn push(&mut self, open: Open) {

@@ -95,15 +95,15 @@ fn whole_run_reads_as_a_story() {
     assert_eq!(
         lines,
         [
-            r"[    0.000000]     DriverEntry echo.sys+0x1000(0x9000, 0x9100)",
-            r#"[    0.000000]       IoCreateDevice(driver: 0x9000, extension_bytes: 0, name: "\Device\x", device_type: 0x22) = STATUS_SUCCESS"#,
-            r"[    0.000000]       READ_PORT_UCHAR(port: 0x379) ...",
-            r"[    0.000030]         port read u8 0x379 -> 0x7f (ram, rule line 4)",
-            r"[    0.000040]       ... READ_PORT_UCHAR = 0x7f",
-            r"[    0.000000]       log: hello \x1b[31mworld",
-            r"[    0.000000]     ... DriverEntry = STATUS_ACCESS_DENIED",
-            r"[    1.500000] p1  IRP_MJ_DEVICE_CONTROL \Device\x code=0x9c402004 (function 0x801, METHOD_BUFFERED) in=2 out=1 irp=0x9300",
-            r"[    0.000000]     IRP completed: STATUS_SUCCESS, information=0x1 irp=0x9300",
+            r"[    0.000000]      DriverEntry echo.sys+0x1000(0x9000, 0x9100)",
+            r#"[    0.000000]        IoCreateDevice(driver: 0x9000, extension_bytes: 0, name: "\Device\x", device_type: 0x22) = STATUS_SUCCESS"#,
+            r"[    0.000000]        READ_PORT_UCHAR(port: 0x379) ...",
+            r"[    0.000030]          port read u8 0x379 -> 0x7f (ram, rule line 4)",
+            r"[    0.000040]        ... READ_PORT_UCHAR = 0x7f",
+            r"[    0.000000]        log: hello \x1b[31mworld",
+            r"[    0.000000]      ... DriverEntry = STATUS_ACCESS_DENIED",
+            r"[    1.500000] p1   IRP_MJ_DEVICE_CONTROL \Device\x code=0x9c402004 (function 0x801, METHOD_BUFFERED) in=2 out=1 irp=0x9300",
+            r"[    0.000000]      IRP completed: STATUS_SUCCESS, information=0x1 irp=0x9300",
         ]
     );
 }
@@ -143,10 +143,10 @@ fn routine_left_by_an_exception_does_not_shift_the_rest() {
     assert_eq!(
         lines,
         [
-            "[    0.000000]     DPC 0x10()",
-            "[    0.000000]       DbgPrint(format: \"x\") ...",
-            "[    0.000000]         IofCompleteRequest(irp: 0x2, boost: 0) ...",
-            "[    0.000000]     ... DPC returned",
+            "[    0.000000]      DPC 0x10()",
+            "[    0.000000]        DbgPrint(format: \"x\") ...",
+            "[    0.000000]          IofCompleteRequest(irp: 0x2, boost: 0) ...",
+            "[    0.000000]      ... DPC returned",
         ]
     );
 }
@@ -187,7 +187,7 @@ fn leak_is_a_sentence() {
     assert_eq!(
         lines,
         [
-            "[    0.000000]     leak: pool block at 0x90000000, 64 bytes, tag 'Echo', allocated by echo.sys+0x123"
+            "[    0.000000]      leak: pool block at 0x90000000, 64 bytes, tag 'Echo', allocated by echo.sys+0x123"
         ]
     );
 }

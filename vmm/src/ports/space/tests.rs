@@ -79,7 +79,12 @@ fn exits_come_in_and_answers_and_records_go_out() {
 
     let mut space = space(NEIGHBOURS);
     let mut answer = |port, width, write| {
-        let exit = PortExit { port, width, write };
+        let exit = PortExit {
+            port,
+            width,
+            write,
+            rip: 0,
+        };
         let outcome = space.access(PortRequest::from_exit(exit).unwrap());
         let record = space.record(outcome.decision);
         (
@@ -110,6 +115,7 @@ fn exits_come_in_and_answers_and_records_go_out() {
             port: 0x300,
             width,
             write: None,
+            rip: 0,
         };
         assert_eq!(PortRequest::from_exit(exit), None);
     }

@@ -159,7 +159,7 @@ fn hexadecimal(
     if text.is_empty() {
         return Err(cursor.error(item.at, "nothing", EXPECTED));
     }
-    if text.len() % 2 != 0 {
+    if !text.len().is_multiple_of(2) {
         let found = format!("{} hexadecimal digits", text.len());
         return Err(cursor.error(item.at, &found, "two digits for each byte"));
     }
