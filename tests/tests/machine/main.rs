@@ -4,3 +4,4 @@ mod echo_sample;
 mod faulty_sample;
 mod ioperm_sample;
 mod portio_sample;
+mod real_drivers;
