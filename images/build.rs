@@ -118,7 +118,10 @@ fn required(name: &str) -> String {
     env::var(name).unwrap_or_else(|_| fail(&format!("{name} is not set; run by cargo only")))
 }
 
-#[expect(clippy::exit, reason = "cargo shows a build script's own error line, not a panic's backtrace")]
+#[expect(
+    clippy::exit,
+    reason = "cargo shows a build script's own error line, not a panic's backtrace"
+)]
 fn fail(message: &str) -> ! {
     println!("cargo::error={message}");
     exit(1)
