@@ -150,7 +150,7 @@ struct ThunkResult {
 }
 
 /// Called by `guest_import_thunk`.
-#[cfg_attr(guest, unsafe(no_mangle))]
+#[unsafe(no_mangle)]
 extern "C" fn guest_dispatch32(index: u32, stack: u64, ecx: u32, edx: u32) -> ThunkResult {
     #[cfg(nt_i386)]
     {
@@ -175,7 +175,7 @@ extern "C" fn guest_dispatch32(index: u32, stack: u64, ecx: u32, edx: u32) -> Th
 }
 
 /// Called by `guest_unbound_thunk`.
-#[cfg_attr(guest, unsafe(no_mangle))]
+#[unsafe(no_mangle)]
 extern "C" fn guest_unbound(number: u32, caller: u64) -> ! {
     kernel_shim::dispatch::unbound_import(number, caller)
 }
