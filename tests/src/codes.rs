@@ -1,0 +1,175 @@
+//! Control codes of the sample drivers (tests/drivers/include) and the NTSTATUS values that tests compare.
+
+/// NTSTATUS values.
+pub mod status {
+    /// STATUS_SUCCESS.
+    pub const SUCCESS: u32 = 0;
+    /// STATUS_BUFFER_OVERFLOW, a warning.
+    pub const BUFFER_OVERFLOW: u32 = 0x8000_0005;
+    /// STATUS_UNSUCCESSFUL.
+    pub const UNSUCCESSFUL: u32 = 0xC000_0001;
+    /// STATUS_ACCESS_VIOLATION.
+    pub const ACCESS_VIOLATION: u32 = 0xC000_0005;
+    /// STATUS_INVALID_HANDLE.
+    pub const INVALID_HANDLE: u32 = 0xC000_0008;
+    /// STATUS_INVALID_CID.
+    pub const INVALID_CID: u32 = 0xC000_000B;
+    /// STATUS_INVALID_PARAMETER.
+    pub const INVALID_PARAMETER: u32 = 0xC000_000D;
+    /// STATUS_INVALID_DEVICE_REQUEST.
+    pub const INVALID_DEVICE_REQUEST: u32 = 0xC000_0010;
+    /// STATUS_END_OF_FILE.
+    pub const END_OF_FILE: u32 = 0xC000_0011;
+    /// STATUS_BUFFER_TOO_SMALL.
+    pub const BUFFER_TOO_SMALL: u32 = 0xC000_0023;
+    /// STATUS_OBJECT_NAME_NOT_FOUND.
+    pub const OBJECT_NAME_NOT_FOUND: u32 = 0xC000_0034;
+    /// STATUS_OBJECT_NAME_COLLISION.
+    pub const OBJECT_NAME_COLLISION: u32 = 0xC000_0035;
+    /// STATUS_PRIVILEGED_INSTRUCTION.
+    pub const PRIVILEGED_INSTRUCTION: u32 = 0xC000_0096;
+    /// STATUS_INSUFFICIENT_RESOURCES.
+    pub const INSUFFICIENT_RESOURCES: u32 = 0xC000_009A;
+    /// STATUS_CANCELLED.
+    pub const CANCELLED: u32 = 0xC000_0120;
+    /// STATUS_INVALID_BUFFER_SIZE.
+    pub const INVALID_BUFFER_SIZE: u32 = 0xC000_0206;
+}
+
+/// tests/drivers/include/ioperm.h
+pub mod ioperm {
+    /// Allows all ports.
+    pub const GRANT_ALL: u32 = 0x0022_2000;
+    /// Allows u16 first to u16 last.
+    pub const GRANT_RANGE: u32 = 0x0022_2004;
+    /// Reads a map: 8192 bytes.
+    pub const QUERY_MAP: u32 = 0x0022_2008;
+    /// Takes the map away from the process.
+    pub const REVOKE: u32 = 0x0022_200C;
+    /// u32 number, 8192 bytes.
+    pub const SET_MAP: u32 = 0x0022_2010;
+    /// u32 process id (0: current), u32 map number.
+    pub const SET_PROCESS: u32 = 0x0022_2014;
+    /// Bytes of a map.
+    pub const MAP_BYTES: u32 = 8192;
+}
+
+/// tests/drivers/include/portio.h
+pub mod portio {
+    /// u32 port, u32 width.
+    pub const READ_PORT: u32 = 0x0022_2000;
+    /// u32 port, u32 width, u32 value.
+    pub const WRITE_PORT: u32 = 0x0022_2004;
+    /// u32 port, u32 width.
+    pub const READ_PORT_BUFFER: u32 = 0x0022_2008;
+    /// u32 port, u32 width, values.
+    pub const WRITE_PORT_BUFFER: u32 = 0x0022_200C;
+    /// u64 address, u32 length, u32 width.
+    pub const READ_MEMORY: u32 = 0x0022_2010;
+    /// u64 address, u32 length, u32 width, bytes.
+    pub const WRITE_MEMORY: u32 = 0x0022_2014;
+    /// u64 address, u32 length, u32 0; answers with the mapping.
+    pub const MAP: u32 = 0x0022_2018;
+    /// u32 mapping.
+    pub const UNMAP: u32 = 0x0022_201C;
+    /// u32 mapping, u32 offset, u32 width.
+    pub const READ_MAPPED: u32 = 0x0022_2020;
+    /// u32 mapping, u32 offset, u32 width, u32 value.
+    pub const WRITE_MAPPED: u32 = 0x0022_2024;
+    /// u64 address, u32 interface, u32 bus, u32 space, u32 0.
+    pub const TRANSLATE: u32 = 0x0022_2028;
+    /// u32 port, u32 width.
+    pub const READ_INLINE: u32 = 0x0022_202C;
+    /// u32 port, u32 width, u32 value.
+    pub const WRITE_INLINE: u32 = 0x0022_2030;
+}
+
+/// tests/drivers/include/echo.h
+pub mod echo {
+    /// METHOD_BUFFERED.
+    pub const BUFFERED: u32 = 0x0022_2000;
+    /// METHOD_IN_DIRECT.
+    pub const IN_DIRECT: u32 = 0x0022_2005;
+    /// METHOD_OUT_DIRECT.
+    pub const OUT_DIRECT: u32 = 0x0022_200A;
+    /// METHOD_NEITHER.
+    pub const NEITHER: u32 = 0x0022_200F;
+    /// u32 FNV-1a hash, u32 input length, u32 output length of the last transfer.
+    pub const QUERY_HASH: u32 = 0x0022_2010;
+    /// u32 delay in ms, u32 tag.
+    pub const PEND: u32 = 0x0022_2040;
+    /// u32 tag.
+    pub const WAIT: u32 = 0x0022_2044;
+    /// Completes all that wait.
+    pub const RELEASE: u32 = 0x0022_2048;
+    /// u32 status, u32 information, u32 fill.
+    pub const COMPLETE: u32 = 0x0022_204C;
+
+    /// What the driver makes of `bytes` with `key`.
+    #[must_use]
+    pub fn coded(bytes: &[u8], key: u8) -> Vec<u8> {
+        (0..=255_u8)
+            .cycle()
+            .zip(bytes)
+            .map(|(index, byte)| (byte ^ key).wrapping_add(index))
+            .collect()
+    }
+
+    /// FNV-1a.
+    #[must_use]
+    pub fn hash(bytes: &[u8]) -> u32 {
+        bytes.iter().fold(2_166_136_261, |hash, byte| {
+            (hash ^ u32::from(*byte)).wrapping_mul(16_777_619)
+        })
+    }
+}
+
+/// tests/drivers/include/faulty.h
+pub mod faulty {
+    /// Writes to address 0.
+    pub const NULL_WRITE: u32 = 0x0022_2000;
+    /// Divides by zero.
+    pub const DIVIDE_BY_ZERO: u32 = 0x0022_2004;
+    /// Calls a PASSIVE_LEVEL function at DISPATCH_LEVEL.
+    pub const PASSIVE_AT_DISPATCH: u32 = 0x0022_2008;
+    /// Returns at DISPATCH_LEVEL.
+    pub const RETURN_RAISED: u32 = 0x0022_200C;
+    /// Loops at PASSIVE_LEVEL.
+    pub const INFINITE_LOOP: u32 = 0x0022_2010;
+    /// Recurses for ever.
+    pub const STACK_OVERFLOW: u32 = 0x0022_2014;
+    /// Completes a request twice.
+    pub const DOUBLE_COMPLETION: u32 = 0x0022_2018;
+    /// Writes 16 bytes behind a pool block.
+    pub const POOL_OVERRUN: u32 = 0x0022_201C;
+    /// Frees a pool block twice.
+    pub const DOUBLE_FREE: u32 = 0x0022_2020;
+    /// Writes to its own code.
+    pub const WRITE_CODE: u32 = 0x0022_2024;
+    /// Calls into its data.
+    pub const EXECUTE_DATA: u32 = 0x0022_2028;
+    /// u32 code, u32 0, 4 times u64.
+    pub const BUGCHECK: u32 = 0x0022_202C;
+    /// Calls an import that Ringfence does not have.
+    pub const MISSING_IMPORT: u32 = 0x0022_2030;
+    /// u32 port, u32 count.
+    pub const PORT_FLOOD: u32 = 0x0022_2034;
+    /// u32 unused, u32 count.
+    pub const PRINT_FLOOD: u32 = 0x0022_2038;
+    /// Leaves pool, a device and a link behind at unload.
+    pub const LEAK: u32 = 0x0022_203C;
+    /// Loops at HIGH_LEVEL.
+    pub const SPIN_RAISED: u32 = 0x0022_2040;
+    /// Calls address 0.
+    pub const CALL_NULL: u32 = 0x0022_2044;
+    /// int 29h.
+    pub const FAST_FAIL: u32 = 0x0022_2048;
+    /// STATUS_PENDING, never completed.
+    pub const LOST_REQUEST: u32 = 0x0022_204C;
+    /// ud2.
+    pub const ILLEGAL_INSTRUCTION: u32 = 0x0022_2050;
+    /// Loops with interrupts off.
+    pub const SPIN_CLI: u32 = 0x0022_2054;
+    /// STATUS_SUCCESS.
+    pub const NOTHING: u32 = 0x0022_2058;
+}

@@ -1,0 +1,13 @@
+//! Integration tests that boot machines: sample drivers and real ones, in every privilege mode that this KVM offers.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "tests; clippy knows only functions with #[test] as such"
+)]
+
+mod echo_sample;
+mod faulty_sample;
+mod ioperm_sample;
+mod iopm_property;
+mod portio_sample;
+mod real_drivers;
