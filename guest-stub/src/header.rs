@@ -6,9 +6,8 @@ use crate::{entry, thunk32, trap, user};
 
 /// As [`abi::header::ImageHeader`], with addresses as pointers: the linker fills them in.
 #[repr(C)]
-#[expect(missing_debug_implementations, reason = "read by the VMM only")]
 pub(crate) struct Header {
-    pub(crate) magic: u64,
+    magic: u64,
     version: u32,
     abi: u32,
     table_fingerprint: u64,
@@ -38,8 +37,15 @@ mod placed {
 
     /// The image's header, at the start of the first segment (guest.ld).
     #[cfg_attr(guest, unsafe(link_section = ".ringfence.header"))]
-    #[used]
-    pub(crate) static HEADER: Header = Header {
+    #[cfg_attr(guest, used)]
+    #[cfg_attr(
+        not(guest),
+        expect(
+            dead_code,
+            reason = "unused, so that the linker drops what only links at the guest's addresses"
+        )
+    )]
+    static HEADER: Header = Header {
         magic: abi::header::MAGIC,
         version: abi::VERSION,
         abi: if cfg!(nt_i386) {
@@ -60,5 +66,3 @@ mod placed {
         user_stub: user::guest_user_stub,
     };
 }
-#[cfg(not(guest))]
-pub(crate) use placed::HEADER;

@@ -4,11 +4,13 @@
     reason = "addresses that the boot protocol promises, and instructions"
 )]
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use abi::doorbell::{Call, CallPage};
 use abi::layout::{self, Shared, tss};
 use kernel_shim::platform::{Platform, PortAccess, PortDenied};
+use kernel_shim::raw::low16;
 
 use crate::{entry, runtime, trap, user};
 
@@ -26,17 +28,13 @@ struct Machine;
 static MACHINE: Machine = Machine;
 
 /// First Rust code, on the boot stack, at the mode's CPL. RDI = kernel base, RSI = bytes of the shim's heap.
-#[cfg_attr(guest, unsafe(no_mangle))]
+#[unsafe(no_mangle)]
 pub(crate) extern "C" fn guest_start(kernel_base: u64, heap_bytes: u64) -> ! {
     KERNEL_BASE.store(kernel_base, Ordering::Relaxed);
     trap::initialize(kernel_base);
     runtime::claim_heap(kernel_base + layout::HEAP, heap_bytes);
     kernel_shim::boot(&MACHINE)
 }
-
-/// [`guest_start`], for the host build's `main`.
-#[cfg(not(guest))]
-pub(crate) use guest_start as start;
 
 fn tss_field(offset: u64) -> u64 {
     kernel_base() + layout::TSS + offset
@@ -58,15 +56,17 @@ impl Platform for Machine {
     }
 
     fn doorbell(&self, call: Call, arguments: [u64; 6]) -> [u64; 4] {
-        let page = (self.shared() + Shared::CALL_PAGE) as *mut CallPage;
+        let page = self.shared() + Shared::CALL_PAGE;
+        let arguments_field = (page + offset_of!(CallPage, arguments) as u64) as *mut [u64; 6];
         // SAFETY: the call page is mapped and aligned; one vCPU, and the VMM looks at it only in the exit below.
-        unsafe { (&raw mut (*page).arguments).write_volatile(arguments) };
+        unsafe { arguments_field.write_volatile(arguments) };
         let doorbell = (kernel_base() + layout::DOORBELL) as *mut u32;
         // SAFETY: the doorbell page is mapped; the store exits to the VMM and changes no guest memory but the
         // call page and shared rings, which are only accessed volatile.
         unsafe { doorbell.write_volatile(call as u32) };
+        let results_field = (page + offset_of!(CallPage, results) as u64) as *const [u64; 4];
         // SAFETY: as for the arguments.
-        unsafe { (&raw const (*page).results).read_volatile() }
+        unsafe { results_field.read_volatile() }
     }
 
     #[cfg(nt_i386)]
@@ -106,10 +106,10 @@ impl Platform for Machine {
     }
 
     fn user_port(&self, access: PortAccess) -> Result<u32, PortDenied> {
-        Self::set_io_map_base(PROCESS_MAP.load(Ordering::Relaxed) as u16);
+        Self::set_io_map_base(PROCESS_MAP.load(Ordering::Relaxed));
         let result = user::port(access);
         Self::set_io_map_base(if entry::is_ring3() {
-            tss::KERNEL_IOPM as u16
+            KERNEL_MAP
         } else {
             tss::NO_IOPM
         });
@@ -122,14 +122,14 @@ impl Platform for Machine {
 
     fn set_process_iopm(&self, map: Option<&[u8; 8192]>) {
         let Some(map) = map else {
-            PROCESS_MAP.store(u64::from(tss::NO_IOPM), Ordering::Relaxed);
+            PROCESS_MAP.store(tss::NO_IOPM, Ordering::Relaxed);
             return;
         };
         let bitmap = tss_field(tss::PROCESS_IOPM) as *mut [u8; 8192];
         // SAFETY: the TSS region is mapped read-write and large enough (abi::layout::tss::SIZE); only this
         // function writes the bitmap, and the processor reads it as memory at each access.
         unsafe { bitmap.write_volatile(*map) };
-        PROCESS_MAP.store(tss::PROCESS_IOPM, Ordering::Relaxed);
+        PROCESS_MAP.store(low16(tss::PROCESS_IOPM), Ordering::Relaxed);
     }
 
     fn unmap_pages(&self, address: u64, bytes: u64) {
@@ -157,4 +157,7 @@ impl Platform for Machine {
 }
 
 /// I/O map base for the ring-3 stub: of the process's bitmap, or beyond the limit.
-static PROCESS_MAP: AtomicU64 = AtomicU64::new(tss::NO_IOPM as u64);
+static PROCESS_MAP: AtomicU16 = AtomicU16::new(tss::NO_IOPM);
+/// I/O map base for shim and driver at CPL 3.
+const KERNEL_MAP: u16 = low16(tss::KERNEL_IOPM);
+const _: () = assert!(tss::SIZE <= u16::MAX as u64, "an I/O map base has 16 bits");

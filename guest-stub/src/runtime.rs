@@ -1,9 +1,14 @@
 //! What a freestanding Rust program needs: a heap, a panic handler, and the symbols that precompiled `core` uses.
-#![expect(
-    unsafe_code,
-    reason = "heap over a fixed range, memory routines in assembly"
+#![cfg_attr(
+    guest,
+    expect(
+        unsafe_code,
+        reason = "heap over a fixed range, memory routines in assembly"
+    )
 )]
 
+#[cfg(guest)]
+use kernel_shim::raw::to_usize;
 #[cfg(guest)]
 use talc::{TalcLock, source::Manual};
 
@@ -17,7 +22,7 @@ pub(crate) fn claim_heap(address: u64, bytes: u64) {
     #[cfg(guest)]
     {
         // SAFETY: the VMM maps `bytes` of zeroed memory there for the heap alone, and this runs once at boot.
-        let heap = unsafe { HEAP.lock().claim(address as *mut u8, bytes as usize) };
+        let heap = unsafe { HEAP.lock().claim(address as *mut u8, to_usize(bytes)) };
         assert!(
             heap.is_some(),
             "the heap is large enough for the allocator's own tables"

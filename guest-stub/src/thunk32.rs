@@ -151,7 +151,7 @@ struct ThunkResult {
 }
 
 /// Called by `guest_import_thunk`.
-#[cfg_attr(guest, unsafe(no_mangle))]
+#[unsafe(no_mangle)]
 extern "C" fn guest_dispatch32(
     index: u32,
     stack: u64,
@@ -183,7 +183,7 @@ extern "C" fn guest_dispatch32(
 }
 
 /// Called by `guest_unbound_thunk`.
-#[cfg_attr(guest, unsafe(no_mangle))]
+#[unsafe(no_mangle)]
 extern "C" fn guest_unbound(number: u32, caller: u64) -> ! {
     kernel_shim::dispatch::unbound_import(number, caller)
 }

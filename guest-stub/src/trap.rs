@@ -15,6 +15,7 @@ use abi::crash::Registers;
 use abi::header::TICK_VECTOR;
 use abi::layout;
 use kernel_shim::platform::Trap;
+use kernel_shim::raw::{low16, low32};
 
 use crate::{machine, user};
 
@@ -222,10 +223,12 @@ pub(crate) fn initialize(kernel_base: u64) {
         static mut guest_io_tables: u64;
     }
     let top = kernel_base + layout::TRAP_STACKS + layout::TRAP_STACK_STRIDE;
-    // SAFETY: one vCPU, and no trap happens before this store.
-    unsafe { (&raw mut guest_trap_stack_top).write_volatile(top) };
+    let stack_top = &raw mut guest_trap_stack_top;
+    // SAFETY: a u64 of the assembly above; one vCPU, and no trap happens before this store.
+    unsafe { stack_top.write_volatile(top) };
+    let io_tables = &raw mut guest_io_tables;
     // SAFETY: as above; read by CPL 0 code only.
-    unsafe { (&raw mut guest_io_tables).write_volatile(kernel_base + layout::IO_TABLES) };
+    unsafe { io_tables.write_volatile(kernel_base + layout::IO_TABLES) };
 }
 
 /// Clears `count` page-table entries of the I/O window from the page at `address`, and flushes them.
@@ -236,10 +239,12 @@ pub(crate) fn clear_page_table_entries(first_index: u64, count: u64, address: u6
 }
 
 /// Called by `guest_trap_entry` with the frame on the trap stack.
-#[cfg_attr(guest, unsafe(no_mangle))]
+#[unsafe(no_mangle)]
 extern "C" fn guest_trap(frame: &mut TrapFrame) {
-    // SAFETY: read by the only vCPU; the entry code has just moved it to the next level.
-    let next_top = unsafe { (&raw const guest_trap_stack_top).read_volatile() };
+    let stack_top = &raw const guest_trap_stack_top;
+    // SAFETY: a u64 of the assembly above, read by the only vCPU; the entry code has just moved it to the next
+    // level.
+    let next_top = unsafe { stack_top.read_volatile() };
     // The first trap runs on stack 0 and leaves the top of stack 1 for the next.
     let levels_used =
         (next_top - machine::kernel_base() - layout::TRAP_STACKS) / layout::TRAP_STACK_STRIDE - 1;
@@ -265,10 +270,10 @@ extern "C" fn guest_trap(frame: &mut TrapFrame) {
         cr2: frame.cr2,
         cs: frame.cs,
     };
-    let selector = frame.cs as u16;
+    let selector = low16(frame.cs);
     let mut trap = Trap {
-        vector: frame.vector as u32,
-        error_code: frame.error_code as u32,
+        vector: low32(frame.vector),
+        error_code: low32(frame.error_code),
         registers: before,
         is_32_bit: selector == layout::selector::USER_CODE32
             || selector == layout::selector::KERNEL_CODE32,

@@ -9,6 +9,7 @@ use core::arch::{asm, global_asm};
 
 use abi::layout::{self, selector};
 use kernel_shim::platform::{PortAccess, PortDenied};
+use kernel_shim::raw::{low8, low16, low32};
 
 use crate::entry;
 use crate::trap::TrapFrame;
@@ -114,7 +115,7 @@ pub(crate) fn port(access: PortAccess) -> Result<u32, PortDenied> {
     if result.is_denied != 0 {
         return Err(PortDenied);
     }
-    let value = result.value as u32;
+    let value = low32(result.value);
     Ok(match (access.write, access.width) {
         (Some(_), _) => 0,
         (None, 1) => value & 0xFF,
@@ -170,14 +171,14 @@ pub(crate) fn kernel_port(access: PortAccess) -> u32 {
         (Some(value), 1) => {
             // SAFETY: as above.
             unsafe {
-                asm!("out dx, al", in("dx") port, in("al") value as u8, options(nomem, nostack))
+                asm!("out dx, al", in("dx") port, in("al") low8(value.into()), options(nomem, nostack));
             };
             0
         }
         (Some(value), 2) => {
             // SAFETY: as above.
             unsafe {
-                asm!("out dx, ax", in("dx") port, in("ax") value as u16, options(nomem, nostack))
+                asm!("out dx, ax", in("dx") port, in("ax") low16(value.into()), options(nomem, nostack));
             };
             0
         }

@@ -11,6 +11,7 @@
 use crate::export::{Convention, Export, ExportKind, ValueKind};
 use crate::nt::{ANY_LEVEL, bugcheck};
 use crate::raw::{Ptr, low8, low16, low32};
+use crate::shared::CallSite;
 use crate::value::VaList;
 use crate::{shared, table};
 use abi::DriverAbi;

@@ -12,7 +12,7 @@ use abi::Privilege;
 
 use crate::ke;
 use crate::platform::Trap;
-use crate::raw::{Ptr, low8};
+use crate::raw::{Ptr, low8, to_usize};
 use crate::shared;
 
 use decode::{Instruction, Map};
@@ -51,12 +51,12 @@ pub(crate) fn try_emulate(trap: &mut Trap) -> bool {
 fn fetch(trap: &Trap) -> Option<Instruction> {
     // The page after the instruction's may be absent: what was fetched is valid, the rest is not needed.
     let address = trap.registers.rip;
-    let available = (abi::layout::PAGE_SIZE - address % abi::layout::PAGE_SIZE) as usize;
+    let available = abi::layout::PAGE_SIZE - address % abi::layout::PAGE_SIZE;
     let mut bytes = [0; INSTRUCTION_BYTES];
-    let count = if crate::mm::region_of(address + available as u64).is_some() {
+    let count = if crate::mm::region_of(address + available).is_some() {
         INSTRUCTION_BYTES
     } else {
-        available.min(INSTRUCTION_BYTES)
+        to_usize(available).min(INSTRUCTION_BYTES)
     };
     Ptr::<u8>::new(address).read_bytes(bytes.get_mut(..count)?);
     decode::decode(bytes.get(..count)?, !trap.is_32_bit)

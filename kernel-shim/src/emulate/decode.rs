@@ -56,7 +56,7 @@ impl Bytes<'_> {
         Some(if count == 0 {
             0
         } else {
-            ((value << shift) as i64) >> shift
+            (value << shift).cast_signed() >> shift
         })
     }
 }

@@ -8,7 +8,7 @@ use abi::layout::{KUSER, KUSER_AMD64, PAGE_SIZE};
 use super::decode::{Instruction, Map};
 use super::{register, set_register};
 use crate::platform::Trap;
-use crate::raw::volatile_read;
+use crate::raw::{low8, volatile_read};
 use crate::shared;
 
 /// Bits of a page fault's error code: write, instruction fetch.
@@ -64,7 +64,7 @@ pub(super) fn emulate(trap: &mut Trap, instruction: &Instruction) -> bool {
         _ => {
             let from_immediate = matches!(instruction.opcode, 0x80 | 0x81 | 0x83 | 0xF6 | 0xF7);
             let other = if from_immediate {
-                instruction.immediate as u64
+                instruction.immediate.cast_unsigned()
             } else {
                 get(trap, instruction, instruction.reg, memory_bytes)
             };
@@ -151,7 +151,7 @@ const fn mask(bytes: u8) -> u64 {
 
 fn sign_extend(value: u64, bytes: u8) -> u64 {
     let shift = 64 - 8 * u32::from(bytes);
-    (((value << shift) as i64) >> shift) as u64
+    ((value << shift).cast_signed() >> shift).cast_unsigned()
 }
 
 fn is_high_byte(instruction: &Instruction, number: u8, bytes: u8) -> bool {
@@ -211,7 +211,7 @@ fn compute(trap: &mut Trap, operation: Operation, left: u64, right: u64, bytes: 
     let mut flags = trap.registers.rflags & !ARITHMETIC_FLAGS;
     for (is_set, flag) in [
         (carry, CARRY),
-        ((result as u8).count_ones().is_multiple_of(2), PARITY),
+        (low8(result).count_ones().is_multiple_of(2), PARITY),
         ((left ^ right ^ result) & 0x10 != 0, ADJUST),
         (result == 0, ZERO),
         (result & sign != 0, SIGN),

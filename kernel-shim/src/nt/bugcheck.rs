@@ -3,7 +3,7 @@
 use core::fmt;
 
 use crate::shared;
-use abi::crash::{CrashKind, Registers};
+use abi::crash::CrashKind;
 
 macro_rules! codes {
     ($($name:ident = $value:literal;)*) => {

@@ -51,7 +51,7 @@ fn segment(selector: u16, kind: u8, dpl: u8, long: u8) -> kvm_segment {
 fn guest(privilege: Privilege, code: &[u8]) -> Result<Guest, Failure> {
     let kvm = Kvm::new()?;
     let vm = kvm.create_vm()?;
-    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM_BYTES as usize)])?;
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), usize::try_from(RAM_BYTES)?)])?;
     memory.write_slice(code, GuestAddress(CODE))?;
     let entries = [
         (PAGE_TABLES, (PAGE_TABLES + 0x1000) | TABLE_ENTRY),

@@ -92,7 +92,7 @@ impl VmBuilder {
     /// # Errors
     /// See [`CreateError`].
     pub fn new(kvm: &Kvm, config: VmConfig) -> Result<Self, CreateError> {
-        let is_size_valid = config.ram_bytes % PAGE_SIZE == 0
+        let is_size_valid = config.ram_bytes.is_multiple_of(PAGE_SIZE)
             && (layout::RAM_MIN..=layout::RAM_MAX).contains(&config.ram_bytes);
         if !is_size_valid {
             return Err(CreateError::RamSize(config.ram_bytes));

@@ -3,6 +3,8 @@
 use abi::header::{VECTOR_COUNT, VECTOR_STRIDE};
 use abi::layout::{self, PAGE_SIZE, selector, tss};
 
+use super::convert::{to_u16, to_usize};
+
 /// Gate stack (IST) of exceptions.
 const IST_EXCEPTION: u8 = 1;
 /// Gate stack of the tick.
@@ -76,7 +78,7 @@ pub(super) fn gdt(kernel_base: u64) -> [u8; selector::GDT_SIZE as usize] {
 /// The IDT: an interrupt gate at CPL 0 for every vector that has gate code. DPL 3 for the software
 /// breakpoints that driver code at CPL 3 executes (int3, into).
 pub(super) fn idt(vectors: u64) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(VECTOR_COUNT as usize * 16);
+    let mut bytes = Vec::with_capacity(to_usize(VECTOR_COUNT) * 16);
     for vector in 0..VECTOR_COUNT {
         let address = vectors + vector * VECTOR_STRIDE;
         let ist = match vector {
@@ -99,9 +101,9 @@ pub(super) fn idt(vectors: u64) -> Vec<u8> {
 /// The TSS without its bitmaps' contents: stacks and I/O map base. `allows_all_ports`: CPL 3 code has every port
 /// outside the ring-3 stub (ring3 mode, where the driver runs at CPL 3).
 pub(super) fn tss_image(kernel_base: u64, allows_all_ports: bool) -> Vec<u8> {
-    let mut bytes = vec![0_u8; tss::SIZE as usize];
+    let mut bytes = vec![0_u8; to_usize(tss::SIZE)];
     let mut put = |offset: u64, value: &[u8]| {
-        let start = offset as usize;
+        let start = to_usize(offset);
         if let Some(field) = bytes.get_mut(start..start + value.len()) {
             field.copy_from_slice(value);
         }
@@ -116,12 +118,12 @@ pub(super) fn tss_image(kernel_base: u64, allows_all_ports: bool) -> Vec<u8> {
         );
     }
     let map_base = if allows_all_ports {
-        tss::KERNEL_IOPM as u16
+        const { to_u16(tss::KERNEL_IOPM) }
     } else {
         tss::NO_IOPM
     };
     put(tss::IOMAP_BASE_FIELD, &map_base.to_le_bytes());
-    put(tss::PROCESS_IOPM, &[0xFF; tss::IOPM_BYTES as usize + 8]);
+    put(tss::PROCESS_IOPM, &[0xFF; to_usize(tss::IOPM_BYTES) + 8]);
     put(tss::KERNEL_IOPM + tss::IOPM_BYTES, &[0xFF; 8]);
     bytes
 }
@@ -154,8 +156,8 @@ mod tests {
     #[test]
     fn bitmaps_are_closed_by_ones() {
         let bytes = tss_image(0x8000_0000, true);
-        assert_eq!(bytes[(tss::KERNEL_IOPM + 8192) as usize], 0xFF);
-        assert_eq!(bytes[tss::KERNEL_IOPM as usize], 0);
-        assert_eq!(bytes[tss::PROCESS_IOPM as usize], 0xFF);
+        assert_eq!(bytes[to_usize(tss::KERNEL_IOPM + 8192)], 0xFF);
+        assert_eq!(bytes[to_usize(tss::KERNEL_IOPM)], 0);
+        assert_eq!(bytes[to_usize(tss::PROCESS_IOPM)], 0xFF);
     }
 }

@@ -6,6 +6,8 @@
 //! | `paging` | page tables in guest memory |
 //! | `image` | the guest image (ELF) and its header |
 //! | `plan` | what is mapped where: one pass over [`abi::layout`] |
+//! | `stubs` | the code that a driver's imports are bound to |
+//! | `convert` | widths |
 //! | `descriptors` | GDT, IDT, TSS as bytes |
 //! | `vcpu` | boot state, registers, run, interrupt injection |
 //! | `host` | which KVM this is, what it can do |
@@ -16,6 +18,7 @@
 
 mod backend;
 mod builder;
+pub(crate) mod convert;
 mod descriptors;
 pub mod host;
 mod image;
@@ -23,6 +26,7 @@ mod kick;
 mod memory;
 mod paging;
 mod plan;
+mod stubs;
 mod vcpu;
 mod vm;
 

@@ -8,17 +8,15 @@ use displaydoc::Display;
 use thiserror::Error;
 use zerocopy::FromZeros;
 
+use super::convert::to_usize;
 use super::descriptors;
 use super::image::GuestImage;
 use super::memory::{GuestRam, MemoryError};
 use super::paging::{PageTables, Protection};
+use super::stubs::{self, MAX_UNBOUND};
 
 /// Pages of page tables beside those that map RAM and the I/O window.
 const SPARE_TABLES: u64 = 40;
-/// Import stubs for imports that are not in the table.
-pub(super) const MAX_UNBOUND: usize = 512;
-/// Bytes of an import stub.
-const STUB_BYTES: u64 = 16;
 /// Part of RAM that becomes client memory.
 const CLIENT_SHARE: u64 = 8;
 
@@ -33,6 +31,8 @@ pub enum PlanError {
     TooManyUnbound(usize),
     /// the guest image has no entry points for its exports
     NoExports,
+    /// guest image: an import thunk is at {0:#x}, it must be below 4 GiB
+    ThunkAddress(u64),
 }
 
 /// Where a driver's image was put.
@@ -70,7 +70,7 @@ impl Plan {
     ///
     /// # Errors
     /// When RAM is too small.
-    pub fn new(
+    pub(super) fn new(
         image: &GuestImage<'_>,
         abi: DriverAbi,
         privilege: Privilege,
@@ -108,7 +108,7 @@ impl Plan {
     ///
     /// # Errors
     /// When there is no room.
-    pub fn reserve_driver(&mut self, bytes: u64) -> Result<DriverSlot, PlanError> {
+    pub(super) fn reserve_driver(&mut self, bytes: u64) -> Result<DriverSlot, PlanError> {
         let bytes = bytes.div_ceil(PAGE_SIZE) * PAGE_SIZE;
         let base = self.next_driver;
         let end = self.kernel_base + layout::DRIVERS + layout::DRIVERS_SIZE;
@@ -124,7 +124,7 @@ impl Plan {
     ///
     /// # Errors
     /// When RAM is used up.
-    pub fn place_driver(
+    pub(super) fn place_driver(
         &mut self,
         slot: DriverSlot,
         memory: &[u8],
@@ -133,7 +133,7 @@ impl Plan {
         let physical = self.ram.allocate(slot.bytes)?;
         self.ram.write(physical, memory)?;
         for page in 0..slot.bytes / PAGE_SIZE {
-            let (write, execute) = protection(page as usize);
+            let (write, execute) = protection(to_usize(page));
             let protection = Protection {
                 write,
                 execute,
@@ -154,11 +154,11 @@ impl Plan {
 
     /// Address that a driver's import of export `index` is bound to: its stub, or the variable itself.
     #[must_use]
-    pub fn export_address(&self, index: usize) -> Option<u64> {
+    pub(super) fn export_address(&self, index: usize) -> Option<u64> {
         let export = kernel_shim::table::EXPORTS.get(index)?;
         match export.kind {
             kernel_shim::export::ExportKind::Function { .. } => {
-                Some(self.kernel_base + layout::EXPORTS + index as u64 * STUB_BYTES)
+                Some(stubs::address(self.kernel_base, index))
             }
             kernel_shim::export::ExportKind::Data { .. } => self
                 .export_addresses
@@ -172,24 +172,21 @@ impl Plan {
     ///
     /// # Errors
     /// When there are too many.
-    pub fn bind_unbound(&mut self) -> Result<(u64, usize), PlanError> {
+    pub(super) fn bind_unbound(&mut self) -> Result<(u64, usize), PlanError> {
         let number = self.unbound_count;
         if number >= MAX_UNBOUND {
             return Err(PlanError::TooManyUnbound(MAX_UNBOUND));
         }
         self.unbound_count += 1;
-        let index = (kernel_shim::table::COUNT + number) as u64;
-        Ok((
-            self.kernel_base + layout::EXPORTS + index * STUB_BYTES,
-            number,
-        ))
+        let address = stubs::address(self.kernel_base, kernel_shim::table::COUNT + number);
+        Ok((address, number))
     }
 
     /// Gives the rest of RAM to the pool and writes the boot information.
     ///
     /// # Errors
     /// When RAM is too small.
-    pub fn finish(&mut self, boot: BootInfo) -> Result<(), PlanError> {
+    pub(super) fn finish(&mut self, boot: BootInfo) -> Result<(), PlanError> {
         let bytes = self.ram.remaining() / PAGE_SIZE * PAGE_SIZE;
         self.pool_bytes = bytes;
         self.map(layout::POOL, bytes, RegionKind::Pool, RegionFlags::WRITE)?;
@@ -200,11 +197,12 @@ impl Plan {
             ram_bytes: self.ram.bytes(),
             pool_bytes: self.pool_bytes,
             user_bytes: self.user_bytes,
-            region_count: self.regions.len() as u32,
+            region_count: 0,
             ..boot
         };
         for (slot, region) in info.regions.iter_mut().zip(&self.regions) {
             *slot = *region;
+            info.region_count += 1;
         }
         // Boot is shim code: no tick before the shim can take one.
         let state = State {
@@ -224,13 +222,13 @@ impl Plan {
 
     /// An empty [`BootInfo`] to fill in.
     #[must_use]
-    pub fn empty_boot_info() -> BootInfo {
+    pub(super) fn empty_boot_info() -> BootInfo {
         BootInfo::new_zeroed()
     }
 
     /// Guest-physical address behind a guest-virtual one, with the bytes that follow contiguously.
     #[must_use]
-    pub fn translate(&self, address: u64) -> Option<(u64, u64)> {
+    pub(super) fn translate(&self, address: u64) -> Option<(u64, u64)> {
         self.regions.iter().find_map(|region| {
             let offset = address.checked_sub(region.virtual_address)?;
             (offset < region.bytes)
@@ -242,7 +240,7 @@ impl Plan {
     ///
     /// # Errors
     /// When part of it is not mapped.
-    pub fn read_virtual(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
+    pub(super) fn read_virtual(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
         let bytes = into.len() as u64;
         let (physical, available) = self
             .translate(address)
@@ -257,7 +255,7 @@ impl Plan {
     ///
     /// # Errors
     /// When part of it is not mapped.
-    pub fn write_virtual(&self, address: u64, from: &[u8]) -> Result<(), MemoryError> {
+    pub(super) fn write_virtual(&self, address: u64, from: &[u8]) -> Result<(), MemoryError> {
         let bytes = from.len() as u64;
         let (physical, available) = self
             .translate(address)
@@ -494,22 +492,10 @@ impl Plan {
         Ok(())
     }
 
-    /// Writes the import stubs.
+    /// Maps the import stubs, and the ring-3 port stub for CPL 3.
     fn stubs(&mut self, image: &GuestImage<'_>) -> Result<(), PlanError> {
         let header = &image.header;
-        let count = self.export_addresses.len() + MAX_UNBOUND;
-        let mut code = Vec::with_capacity(count * STUB_BYTES as usize);
-        for index in 0..count {
-            let target = self.export_addresses.get(index).copied();
-            let unbound_number = index.saturating_sub(self.export_addresses.len());
-            let mut stub = match (self.abi, target) {
-                (DriverAbi::I386, _) => self.i386_stub(index, header.import_thunk),
-                (DriverAbi::Amd64, Some(entry)) => jump_stub(entry),
-                (DriverAbi::Amd64, None) => unbound_stub(unbound_number, header.unbound_thunk),
-            };
-            stub.resize(STUB_BYTES as usize, 0xCC);
-            code.extend_from_slice(&stub);
-        }
+        let code = stubs::code(self.abi, self.privilege, &self.export_addresses, header)?;
         let physical = self.map(
             layout::EXPORTS,
             code.len() as u64,
@@ -530,36 +516,4 @@ impl Plan {
         }
         Ok(())
     }
-
-    /// `mov eax, index` / `jmp far selector:thunk`.
-    fn i386_stub(&self, index: usize, thunk: u64) -> Vec<u8> {
-        let selector = match self.privilege {
-            Privilege::Ring0 => layout::selector::KERNEL_CODE64,
-            Privilege::Ring3 => layout::selector::USER_CODE64,
-        };
-        let mut stub = vec![0xB8];
-        stub.extend_from_slice(&(index as u32).to_le_bytes());
-        stub.push(0xEA);
-        stub.extend_from_slice(&(thunk as u32).to_le_bytes());
-        stub.extend_from_slice(&selector.to_le_bytes());
-        stub
-    }
-}
-
-/// `mov r11, target` / `jmp r11`: R11 is volatile in Microsoft's x64 convention.
-fn jump_stub(target: u64) -> Vec<u8> {
-    let mut stub = vec![0x49, 0xBB];
-    stub.extend_from_slice(&target.to_le_bytes());
-    stub.extend_from_slice(&[0x41, 0xFF, 0xE3]);
-    stub
-}
-
-/// `mov eax, number` / `mov r11d, thunk` / `jmp r11`: the shim is linked below 4 GiB.
-fn unbound_stub(number: usize, thunk: u64) -> Vec<u8> {
-    let mut stub = vec![0xB8];
-    stub.extend_from_slice(&(number as u32).to_le_bytes());
-    stub.extend_from_slice(&[0x41, 0xBB]);
-    stub.extend_from_slice(&(thunk as u32).to_le_bytes());
-    stub.extend_from_slice(&[0x41, 0xFF, 0xE3]);
-    stub
 }

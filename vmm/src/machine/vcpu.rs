@@ -16,6 +16,8 @@ use thiserror::Error;
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iow_nr;
 
+use super::convert::{to_u16, to_usize};
+
 ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
 
 const CR0_PE: u64 = 1;
@@ -155,7 +157,7 @@ impl Vcpu {
     ///
     /// # Errors
     /// When KVM refuses the state.
-    pub fn new(mut fd: VcpuFd, boot: BootState) -> Result<Self, VcpuError> {
+    pub(super) fn new(mut fd: VcpuFd, boot: BootState) -> Result<Self, VcpuError> {
         let mut sregs = fd.get_sregs().map_err(kvm_error("KVM_GET_SREGS"))?;
         Self::set_long_mode(&mut sregs, boot);
         fd.set_sregs(&sregs).map_err(kvm_error("KVM_SET_SREGS"))?;
@@ -203,25 +205,26 @@ impl Vcpu {
         sregs.gdt.base = boot.kernel_base + layout::DESCRIPTORS;
         sregs.gdt.limit = selector::GDT_SIZE - 1;
         sregs.idt.base = boot.kernel_base + layout::DESCRIPTORS + layout::PAGE_SIZE;
-        sregs.idt.limit = (abi::header::VECTOR_COUNT * 16 - 1) as u16;
+        sregs.idt.limit = const { to_u16(abi::header::VECTOR_COUNT * 16 - 1) };
     }
 
     /// Runs the guest until it exits.
     ///
     /// # Errors
     /// When KVM_RUN fails for another reason than a signal.
-    pub fn run(&mut self) -> Result<Exit, VcpuError> {
+    pub(super) fn run(&mut self) -> Result<Exit, VcpuError> {
         let exit = match self.fd.run() {
             Ok(VcpuExit::MmioWrite(address, from)) => {
                 let mut data = [0; 8];
-                let count = from.len().min(data.len());
-                if let (Some(into), Some(from)) = (data.get_mut(..count), from.get(..count)) {
-                    into.copy_from_slice(from);
+                let mut bytes = 0;
+                for (into, &from) in data.iter_mut().zip(from) {
+                    *into = from;
+                    bytes += 1;
                 }
                 return Ok(Exit::MmioWrite {
                     address,
                     data,
-                    bytes: count as u8,
+                    bytes,
                 });
             }
             Ok(VcpuExit::MmioRead(address, into)) => {
@@ -264,11 +267,11 @@ impl Vcpu {
     }
 
     /// The data of the `index`-th access of the port exit that [`Self::run`] just returned.
-    pub fn port_data(&mut self, index: u32) -> &mut [u8] {
+    pub(super) fn port_data(&mut self, index: u32) -> &mut [u8] {
         let run = self.fd.get_kvm_run();
         // SAFETY: callers call this after a port exit only, when this is the union's live variant.
         let io = unsafe { run.__bindgen_anon_1.io };
-        let offset = io.data_offset as usize + index as usize * usize::from(io.size);
+        let offset = to_usize(io.data_offset) + index as usize * usize::from(io.size);
         debug_assert!(index < io.count);
         let base = std::ptr::from_mut(run).cast::<u8>();
         // SAFETY: KVM places count * size bytes at data_offset inside the run mapping (KVM API, KVM_EXIT_IO), and
@@ -283,7 +286,7 @@ impl Vcpu {
     ///
     /// # Errors
     /// When KVM refuses.
-    pub fn registers(&self) -> Result<kvm_regs, VcpuError> {
+    pub(super) fn registers(&self) -> Result<kvm_regs, VcpuError> {
         self.fd.get_regs().map_err(kvm_error("KVM_GET_REGS"))
     }
 
@@ -291,7 +294,7 @@ impl Vcpu {
     ///
     /// # Errors
     /// When KVM refuses.
-    pub fn special_registers(&self) -> Result<kvm_sregs, VcpuError> {
+    pub(super) fn special_registers(&self) -> Result<kvm_sregs, VcpuError> {
         self.fd.get_sregs().map_err(kvm_error("KVM_GET_SREGS"))
     }
 
@@ -307,7 +310,7 @@ impl Vcpu {
     ///
     /// # Errors
     /// When KVM refuses, or the instruction is not found.
-    pub fn fault_port_access(
+    pub(super) fn fault_port_access(
         &mut self,
         read_code: impl Fn(u64, &mut [u8]) -> bool,
     ) -> Result<(), VcpuError> {
@@ -344,7 +347,7 @@ impl Vcpu {
     }
 
     /// Whether an interrupt could be injected now.
-    pub fn can_interrupt(&mut self) -> bool {
+    pub(super) fn can_interrupt(&mut self) -> bool {
         let run = self.fd.get_kvm_run();
         run.ready_for_interrupt_injection != 0 && run.if_flag != 0
     }
@@ -353,7 +356,7 @@ impl Vcpu {
     ///
     /// # Errors
     /// When KVM refuses.
-    pub fn interrupt(&self, vector: u8) -> Result<(), VcpuError> {
+    pub(super) fn interrupt(&self, vector: u8) -> Result<(), VcpuError> {
         let interrupt = kvm_interrupt {
             irq: u32::from(vector),
         };
@@ -388,7 +391,7 @@ impl Vcpu {
 
     /// Frequency of the guest's time-stamp counter in kHz, if KVM tells.
     #[must_use]
-    pub fn tsc_khz(&self) -> Option<u64> {
+    pub(super) fn tsc_khz(&self) -> Option<u64> {
         self.fd
             .get_tsc_khz()
             .ok()

@@ -3,6 +3,7 @@
 use abi::layout::{PAGE_SIZE, Shared};
 use abi::trace::{TRACE_ENTRIES, TraceRecord, TraceRing};
 
+use crate::machine::convert::to_usize;
 use crate::machine::{Backend, GuestView, PhysicalAnswer, PhysicalPiece, PortAnswer, PortExit};
 use crate::observe::ports::{Direction, PortRecord};
 use crate::observe::trace::Observer;
@@ -144,7 +145,7 @@ impl Backend for Responder {
             .min(TRACE_ENTRIES as u64);
         let mut next = produced.wrapping_sub(available);
         while next != produced {
-            let slot = (next % TRACE_ENTRIES as u64) as usize * size_of::<TraceRecord>();
+            let slot = to_usize(next % TRACE_ENTRIES as u64) * size_of::<TraceRecord>();
             let entry = offset(std::mem::offset_of!(TraceRing, entries) + slot);
             if let Ok(record) = guest.read_shared::<TraceRecord>(entry) {
                 self.observer.record(&record);

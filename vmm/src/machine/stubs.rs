@@ -1,0 +1,93 @@
+//! Import stubs: the few bytes of code that a driver's imports are bound to.
+//!
+//! There is one for each export of the table, in its order, then [`MAX_UNBOUND`] for imports that are not in it.
+
+use abi::header::ImageHeader;
+use abi::layout::{self, selector};
+use abi::{DriverAbi, Privilege};
+
+use super::convert::to_usize;
+use super::plan::PlanError;
+
+/// Import stubs for imports that are not in the table.
+pub(super) const MAX_UNBOUND: usize = 512;
+/// Bytes of an import stub.
+const STUB_BYTES: u64 = 16;
+
+/// What a stub leads to.
+#[derive(Clone, Copy)]
+enum Target {
+    /// An export, by the address of its amd64 entry point.
+    Export(u64),
+    /// An import that is not in the table, by its number.
+    Unbound(u32),
+}
+
+/// Guest-virtual address of stub `index` in a kernel space at `kernel_base`.
+pub(super) fn address(kernel_base: u64, index: usize) -> u64 {
+    kernel_base + layout::EXPORTS + index as u64 * STUB_BYTES
+}
+
+/// The code of all stubs; `exports` are the addresses of the exports' entry points.
+///
+/// # Errors
+/// [`PlanError::ThunkAddress`].
+pub(super) fn code(
+    abi: DriverAbi,
+    privilege: Privilege,
+    exports: &[u64],
+    header: &ImageHeader,
+) -> Result<Vec<u8>, PlanError> {
+    let import_thunk = thunk(header.import_thunk)?;
+    let unbound_thunk = thunk(header.unbound_thunk)?;
+    let selector = match privilege {
+        Privilege::Ring0 => selector::KERNEL_CODE64,
+        Privilege::Ring3 => selector::USER_CODE64,
+    };
+    let bound = exports.iter().copied().map(Target::Export);
+    let unbound = (0..).map(Target::Unbound).take(MAX_UNBOUND);
+    let mut code = Vec::with_capacity((exports.len() + MAX_UNBOUND) * to_usize(STUB_BYTES));
+    for (index, target) in (0..).zip(bound.chain(unbound)) {
+        let mut stub = match (abi, target) {
+            (DriverAbi::I386, _) => i386_stub(index, selector, import_thunk),
+            (DriverAbi::Amd64, Target::Export(entry)) => jump_stub(entry),
+            (DriverAbi::Amd64, Target::Unbound(number)) => unbound_stub(number, unbound_thunk),
+        };
+        stub.resize(to_usize(STUB_BYTES), 0xCC);
+        code.extend_from_slice(&stub);
+    }
+    Ok(code)
+}
+
+/// A thunk's address as stubs hold it: the shim is linked below 4 GiB.
+fn thunk(address: u64) -> Result<u32, PlanError> {
+    u32::try_from(address).map_err(|_| PlanError::ThunkAddress(address))
+}
+
+/// `mov eax, index` / `jmp far selector:thunk`.
+fn i386_stub(index: u32, selector: u16, thunk: u32) -> Vec<u8> {
+    let mut stub = vec![0xB8];
+    stub.extend_from_slice(&index.to_le_bytes());
+    stub.push(0xEA);
+    stub.extend_from_slice(&thunk.to_le_bytes());
+    stub.extend_from_slice(&selector.to_le_bytes());
+    stub
+}
+
+/// `mov r11, target` / `jmp r11`: R11 is volatile in Microsoft's x64 convention.
+fn jump_stub(target: u64) -> Vec<u8> {
+    let mut stub = vec![0x49, 0xBB];
+    stub.extend_from_slice(&target.to_le_bytes());
+    stub.extend_from_slice(&[0x41, 0xFF, 0xE3]);
+    stub
+}
+
+/// `mov eax, number` / `mov r11d, thunk` / `jmp r11`.
+fn unbound_stub(number: u32, thunk: u32) -> Vec<u8> {
+    let mut stub = vec![0xB8];
+    stub.extend_from_slice(&number.to_le_bytes());
+    stub.extend_from_slice(&[0x41, 0xBB]);
+    stub.extend_from_slice(&thunk.to_le_bytes());
+    stub.extend_from_slice(&[0x41, 0xFF, 0xE3]);
+    stub
+}
