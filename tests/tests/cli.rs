@@ -137,6 +137,14 @@ mod images {
     }
 
     #[test]
+    fn missing_import_is_named_with_strict() {
+        let ended = run(&["run", &driver("faulty"), "--strict"]);
+
+        ended.assert_code(3);
+        assert!(ended.stderr.contains("LpcRequestPort"), "{}", ended.stderr);
+    }
+
+    #[test]
     fn text_file_is_rejected() {
         let (_folder, path) = file("policy.toml", b"[[port]]\nrange = \"0x378\"\n");
 
@@ -285,6 +293,32 @@ mod runs {
         assert!(lines[0].contains("STATUS_PRIVILEGED_INSTRUCTION"));
         assert!(lines[5].contains("0xd8"), "{}", lines[5]);
         assert_eq!(std::fs::read(printed).unwrap(), b"A");
+    }
+
+    #[test]
+    fn every_memory_size_starts() {
+        if !has_kvm() {
+            return;
+        }
+        for memory in ["8M", "16M", "64M"] {
+            let ended = run(&[
+                "run",
+                &driver("echo"),
+                "--memory",
+                memory,
+                "-c",
+                r"open \\.\echo",
+                "-c",
+                "ioctl 0x222000 0102 2",
+            ]);
+
+            ended.assert_code(0);
+            // Byte i is (input ^ 0xA5) + i.
+            assert!(
+                ended.stdout.contains("a4 a8") || ended.stdout.contains("a4a8"),
+                "{ended:#?}"
+            );
+        }
     }
 
     #[test]
