@@ -22,8 +22,8 @@ pub fn sample(name: &str, abi: DriverAbi) -> PathBuf {
         .join("images/drivers")
         .join(abi.name())
         .join(format!("{name}.sys"));
-    assert!(path.exists(), "{} is missing", path.display());
-    path
+    path.canonicalize()
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// A driver that scripts/fetch-drivers downloads, or `None` after a message.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `target` | the machines to test on: each privilege mode that this KVM offers, each driver ABI |
 //! | `files` | where drivers and the command-line program are |
+//! | `program` | the command-line program, run as its users run it |
 //! | `client` | a guest process with an open device, for short tests |
 //! | `faults` | how requests end: statuses, crash reports |
 //! | `codes` | the sample drivers' control codes |
@@ -17,9 +18,10 @@ pub mod codes;
 pub mod coverage;
 mod faults;
 mod files;
+pub mod program;
 mod target;
 
 pub use client::{Client, bytes};
 pub use faults::{crash, status_of, timed_out};
 pub use files::{program, sample, third_party};
-pub use target::{Target, is_lane, patience, skip, start_timeout};
+pub use target::{Target, has_kvm, is_lane, patience, skip, start_timeout};

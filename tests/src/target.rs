@@ -113,6 +113,18 @@ impl Target {
     }
 }
 
+/// Whether this machine has a KVM; says so if not.
+#[must_use]
+pub fn has_kvm() -> bool {
+    offered().as_ref().map_or_else(
+        |error| {
+            skip(&format!("the tests that need KVM: {error}"));
+            false
+        },
+        |_| true,
+    )
+}
+
 /// The privilege modes that this machine's KVM offers.
 fn offered() -> &'static Result<Vec<Privilege>, KvmError> {
     static OFFERED: OnceLock<Result<Vec<Privilege>, KvmError>> = OnceLock::new();
