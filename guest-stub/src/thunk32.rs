@@ -35,6 +35,7 @@ global_asm!(
     "   xchg ecx, edx",
     "   mov edi, eax",
     "   mov rsi, r8",
+    "   mov r8d, ebp",
     "   cld",
     "   call guest_dispatch32",
     "   mov r8, [rsp]",
@@ -151,7 +152,13 @@ struct ThunkResult {
 
 /// Called by `guest_import_thunk`.
 #[unsafe(no_mangle)]
-extern "C" fn guest_dispatch32(index: u32, stack: u64, ecx: u32, edx: u32) -> ThunkResult {
+extern "C" fn guest_dispatch32(
+    index: u32,
+    stack: u64,
+    ecx: u32,
+    edx: u32,
+    ebp: u32,
+) -> ThunkResult {
     #[cfg(nt_i386)]
     {
         let result = kernel_shim::dispatch::dispatch_i386(
@@ -159,6 +166,7 @@ extern "C" fn guest_dispatch32(index: u32, stack: u64, ecx: u32, edx: u32) -> Th
             kernel_shim::raw::Ptr::new(stack),
             ecx,
             edx,
+            ebp,
         );
         ThunkResult {
             value: result.value,
@@ -167,7 +175,7 @@ extern "C" fn guest_dispatch32(index: u32, stack: u64, ecx: u32, edx: u32) -> Th
     }
     #[cfg(not(nt_i386))]
     {
-        let _ = (index, ecx, edx);
+        let _ = (index, ecx, edx, ebp);
         kernel_shim::shim_panic(format_args!(
             "32-bit import thunk in an amd64 guest, stack {stack:#x}"
         ))

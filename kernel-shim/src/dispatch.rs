@@ -11,6 +11,7 @@
 use crate::export::{Convention, Export, ExportKind, ValueKind};
 use crate::nt::{ANY_LEVEL, bugcheck};
 use crate::raw::{Ptr, low8, low16, low32};
+use crate::shared::CallSite;
 use crate::value::VaList;
 use crate::{shared, table};
 use abi::DriverAbi;
@@ -50,8 +51,8 @@ pub type Body = fn(&mut Call) -> u64;
 pub enum Frame {
     /// Address of the return address; register arguments are spilled to their home slots behind it.
     Amd64(u64),
-    /// Address of the return address, ECX, EDX.
-    I386(u64, u32, u32),
+    /// Address of the return address, ECX, EDX, EBP.
+    I386(u64, u32, u32, u32),
 }
 
 /// The result of [`dispatch_i386`].
@@ -91,7 +92,7 @@ fn decode(export: &Export, frame: Frame) -> (Call, u32) {
     let first = stack.wrapping_add(slot_bytes);
     let mut next = first;
     let mut registers = match (frame, convention) {
-        (Frame::I386(_, ecx, edx), Convention::Fastcall) => [Some(ecx), Some(edx)],
+        (Frame::I386(_, ecx, edx, _), Convention::Fastcall) => [Some(ecx), Some(edx)],
         _ => [None, None],
     }
     .into_iter()
@@ -149,7 +150,19 @@ fn run(index: u32, frame: Frame) -> I386Result {
         panic!("{} was called, which is data", export.name);
     };
     let (mut call, stack_bytes) = decode(export, frame);
-    let outer_caller = shared::enter(caller);
+    let site = match frame {
+        Frame::Amd64(stack) => CallSite {
+            address: caller,
+            stack,
+            ebp: 0,
+        },
+        Frame::I386(stack, _, _, ebp) => CallSite {
+            address: caller,
+            stack,
+            ebp,
+        },
+    };
+    let outer_caller = shared::enter(site);
     shared::trace_call(index, caller, parameters, &call.words);
     let irql = shared::irql();
     if irql_max < ANY_LEVEL && irql > irql_max {
@@ -183,9 +196,9 @@ pub extern "win64" fn dispatch_amd64(index: u32, stack: u64) -> u64 {
 ///
 /// `stack` is the address of the caller's `[esp]`: the return address, with the arguments behind it. An index
 /// behind the table's end is an unbound import; that call does not return.
-pub fn dispatch_i386(index: u32, stack: Ptr<u32>, ecx: u32, edx: u32) -> I386Result {
+pub fn dispatch_i386(index: u32, stack: Ptr<u32>, ecx: u32, edx: u32, ebp: u32) -> I386Result {
     match index.checked_sub(low32(table::COUNT as u64)) {
-        None => run(index, Frame::I386(stack.addr(), ecx, edx)),
+        None => run(index, Frame::I386(stack.addr(), ecx, edx, ebp)),
         Some(number) => unbound_import(number, u64::from(stack.read())),
     }
 }
@@ -209,10 +222,7 @@ pub fn unbound_import(number: u32, caller: u64) -> ! {
 
 /// A driver called a declared export that has no implementation yet: stops the guest and names it.
 pub fn missing_export(name: &str) -> ! {
-    let registers = Registers {
-        rip: shared::caller(),
-        ..Registers::default()
-    };
+    let registers = shared::caller_registers();
     let index = table::find(name).unwrap_or(u32::MAX);
     shared::crash(
         CrashKind::ShimPanic,
@@ -281,7 +291,7 @@ mod tests {
     fn stdcall_takes_all_from_the_stack_and_pops_them() {
         let (mut stack, ecx, edx) = i386_frame(&[0xAAAA_AA11, 2, 3, 0x8000_0000, 5], 9, 9);
         let declared = export(Convention::Stdcall);
-        let (call, bytes) = decode(&declared, Frame::I386(address(&mut stack), ecx, edx));
+        let (call, bytes) = decode(&declared, Frame::I386(address(&mut stack), ecx, edx, 0));
         assert_eq!(call.words[..4], [0x11, 0x3_0000_0002, 0x8000_0000, 5]);
         assert_eq!(popped(Convention::Stdcall, bytes), 20);
         assert_eq!(table::i386_pop(&declared), 20);
@@ -291,7 +301,7 @@ mod tests {
     fn fastcall_takes_two_small_arguments_from_registers() {
         let (mut stack, ecx, edx) = i386_frame(&[2, 3, 5], 0xBBBB_BB11, 0x8000_0000);
         let declared = export(Convention::Fastcall);
-        let (call, bytes) = decode(&declared, Frame::I386(address(&mut stack), ecx, edx));
+        let (call, bytes) = decode(&declared, Frame::I386(address(&mut stack), ecx, edx, 0));
         assert_eq!(call.words[..4], [0x11, 0x3_0000_0002, 0x8000_0000, 5]);
         assert_eq!(popped(Convention::Fastcall, bytes), 12);
         assert_eq!(table::i386_pop(&declared), 12);
@@ -301,7 +311,7 @@ mod tests {
     fn cdecl_pops_nothing_and_variable_arguments_follow() {
         let (mut stack, ecx, edx) = i386_frame(&[1, 2, 3, 4, 5, 6, 7, 8, 9], 0, 0);
         let declared = export(Convention::Cdecl);
-        let (call, bytes) = decode(&declared, Frame::I386(address(&mut stack), ecx, edx));
+        let (call, bytes) = decode(&declared, Frame::I386(address(&mut stack), ecx, edx, 0));
         assert_eq!(popped(Convention::Cdecl, bytes), 0);
         let mut rest = call.variable_arguments();
         assert_eq!(rest.next_u32(), 6);
@@ -372,7 +382,13 @@ mod tests {
     fn i386_calls_report_result_and_popped_bytes() {
         let _machine = crate::test_platform::machine();
         let call = |name: &str, stack: &mut [u32], ecx| {
-            dispatch_i386(table::find(name).unwrap(), Ptr::of(&mut stack[0]), ecx, 0)
+            dispatch_i386(
+                table::find(name).unwrap(),
+                Ptr::of(&mut stack[0]),
+                ecx,
+                0,
+                0,
+            )
         };
         assert_eq!(
             call("KfRaiseIrql", &mut [0x1000], 2),
@@ -394,7 +410,7 @@ mod tests {
         let mut stack = [0x8200_1234_u32];
         let index = low32(table::COUNT as u64) + 3;
         let crash = crate::test_platform::crash_of(|| {
-            dispatch_i386(index, Ptr::of(&mut stack[0]), 0, 0);
+            dispatch_i386(index, Ptr::of(&mut stack[0]), 0, 0, 0);
         });
         assert_eq!(
             (crash.kind, crash.code),

@@ -23,8 +23,55 @@ use abi::trace::{
 
 static PLATFORM: spin::Once<&'static dyn Platform> = spin::Once::new();
 
-/// The driver's return address of the API call that is being served.
+/// The driver's return address of the API call that is being served, where that lies, and (i386) EBP.
 static CALLER: AtomicU64 = AtomicU64::new(0);
+static CALLER_STACK: AtomicU64 = AtomicU64::new(0);
+static CALLER_EBP: AtomicU64 = AtomicU64::new(0);
+
+/// Where a driver called an export.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct CallSite {
+    /// Return address; 0 outside of an API call.
+    pub(crate) address: u64,
+    /// Where the return address lies.
+    pub(crate) stack: u64,
+    /// EBP of an i386 caller.
+    pub(crate) ebp: u32,
+}
+
+impl CallSite {
+    /// Makes this the current call site; returns the one before.
+    fn swap(self) -> Self {
+        Self {
+            address: CALLER.swap(self.address, Ordering::Relaxed),
+            stack: CALLER_STACK.swap(self.stack, Ordering::Relaxed),
+            ebp: low32(CALLER_EBP.swap(u64::from(self.ebp), Ordering::Relaxed)),
+        }
+    }
+}
+
+/// The driver's registers at the API call that is being served, as far as they are known.
+#[must_use]
+pub fn caller_registers() -> Registers {
+    let stack = CALLER_STACK.load(Ordering::Relaxed);
+    if stack == 0 {
+        return Registers::default();
+    }
+    #[cfg(not(nt_i386))]
+    {
+        crate::raw::saved_registers(stack)
+    }
+    #[cfg(nt_i386)]
+    {
+        let mut registers = Registers {
+            rip: caller(),
+            ..Registers::default()
+        };
+        registers.general[4] = stack + 4;
+        registers.general[5] = CALLER_EBP.load(Ordering::Relaxed);
+        registers
+    }
+}
 
 /// Installs the machine below the shim; the first one stays.
 pub fn set_platform(platform: &'static dyn Platform) {
@@ -128,11 +175,11 @@ pub fn call_driver(entry: Entry, function: u64, arguments: &[u64]) -> u64 {
     let count = (arguments.len() + 1).min(TRACE_ARGUMENTS);
     trace(TraceKind::Enter, entry as u32, 0, &record[..count], "");
     let outer_depth = depth();
-    let outer_caller = CALLER.swap(0, Ordering::Relaxed);
+    let outer_caller = CallSite::default().swap();
     set_depth(0);
     let result = platform().call_driver(function, arguments);
     set_depth(outer_depth);
-    CALLER.store(outer_caller, Ordering::Relaxed);
+    outer_caller.swap();
     trace(TraceKind::Leave, entry as u32, 0, &[result], "");
     result
 }
@@ -144,14 +191,14 @@ pub fn caller() -> u64 {
 }
 
 /// Enters shim code from the driver. Returns what [`leave`] wants.
-pub(crate) fn enter(caller: u64) -> u64 {
+pub(crate) fn enter(site: CallSite) -> CallSite {
     set_depth(depth() + 1);
-    CALLER.swap(caller, Ordering::Relaxed)
+    site.swap()
 }
 
 /// Leaves shim code for the driver, after delivering what was deferred if it is the outermost call.
-pub(crate) fn leave(outer_caller: u64) {
-    CALLER.store(outer_caller, Ordering::Relaxed);
+pub(crate) fn leave(outer_caller: CallSite) {
+    outer_caller.swap();
     if depth() == 1 {
         crate::ke::deliver_deferred();
     }

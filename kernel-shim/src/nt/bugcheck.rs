@@ -3,7 +3,7 @@
 use core::fmt;
 
 use crate::shared;
-use abi::crash::{CrashKind, Registers};
+use abi::crash::CrashKind;
 
 macro_rules! codes {
     ($($name:ident = $value:literal;)*) => {
@@ -71,10 +71,7 @@ pub fn bugcheck(code: u32, parameters: [u64; 4]) -> ! {
 
 /// As [`bugcheck`], with a sentence for people.
 pub fn bugcheck_with_text(code: u32, parameters: [u64; 4], text: fmt::Arguments<'_>) -> ! {
-    let registers = Registers {
-        rip: shared::caller(),
-        ..Registers::default()
-    };
+    let registers = shared::caller_registers();
     shared::crash(
         CrashKind::Bugcheck,
         code,

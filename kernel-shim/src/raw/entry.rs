@@ -59,15 +59,42 @@ extern "win64" fn amd64_common() {
         "mov [rsp + 16], rdx",
         "mov [rsp + 24], r8",
         "mov [rsp + 32], r9",
+        // What the callee preserves, for a crash report's stack trace; see `saved_registers`.
         "push rbp",
-        "mov rbp, rsp",
+        "push rbx",
+        "push rsi",
+        "push rdi",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
         "mov ecx, eax",
-        "lea rdx, [rsp + 8]",
-        "sub rsp, 32",
+        "lea rdx, [rsp + 64]",
+        "sub rsp, 40",
         "call {dispatch}",
-        "add rsp, 32",
-        "pop rbp",
+        "add rsp, 96",
+        "mov rbp, [rsp]",
+        "add rsp, 8",
         "ret",
         dispatch = sym crate::dispatch::dispatch_amd64,
     )
+}
+
+/// The driver's registers when it called the export whose return address lies at `stack`: those that the entry
+/// code saved below it, and RCX, RDX, R8, R9 from their home slots.
+#[cfg(not(nt_i386))]
+pub(crate) fn saved_registers(stack: u64) -> abi::crash::Registers {
+    let mut registers = abi::crash::Registers {
+        rip: super::volatile_read(stack),
+        ..Default::default()
+    };
+    // Numbers in the processor's order: rbp rbx rsi rdi r12..r15 downwards, rcx rdx r8 r9 upwards.
+    for (register, below) in [5, 3, 6, 7, 12, 13, 14, 15].into_iter().zip(1..) {
+        registers.general[register] = super::volatile_read(stack - 8 * below);
+    }
+    for (register, above) in [1, 2, 8, 9].into_iter().zip(1..) {
+        registers.general[register] = super::volatile_read(stack + 8 * above);
+    }
+    registers.general[4] = stack + 8;
+    registers
 }

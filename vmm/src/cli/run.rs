@@ -11,7 +11,7 @@ use crate::session::exit_code::ExitCode;
 use crate::session::interpreter::{Interpreter, Outcome};
 use crate::session::interrupt::Interrupt;
 use crate::session::server::Server;
-use crate::session::{Launch, StartError, start};
+use crate::session::{Launch, Machine, StartError, start_unless};
 use abi::{Privilege, layout};
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -161,11 +161,12 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
         Err(message) => return output.error(ExitCode::Usage, &message),
     };
     let interrupt = prepared.interrupt;
-    let machine = match start(prepared.launch) {
+    let machine = match start_unless(prepared.launch, Some(interrupt)) {
         Ok(machine) => machine,
         Err(error) => return start_failed(&error, &mut output),
     };
-    let machine: Arc<dyn RunningMachine> = Arc::new(machine);
+    let machine = Arc::new(machine);
+    let running: Arc<dyn RunningMachine> = Arc::<Machine>::clone(&machine);
     let driver = escape(&arguments.driver.display().to_string());
     tracing::info!("{driver} is running");
     if arguments.json {
@@ -179,14 +180,21 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
         }
     }
     let code = drive(
-        &machine,
+        &running,
         &prepared.commands,
         prepared.server.as_ref(),
         interrupt,
         &mut output,
     );
     machine.shutdown();
-    code
+    match machine.failed_devices().as_slice() {
+        [] => code,
+        // The log has each; what they could not write is lost, so the run has not succeeded.
+        failed if code == ExitCode::Success => {
+            output.error(ExitCode::CommandFailed, &escape(&failed.join("; ")))
+        }
+        _ => code,
+    }
 }
 
 /// With --json, the first line: DriverEntry has returned.
@@ -249,7 +257,9 @@ fn start_failed(error: &StartError, output: &mut Output) -> ExitCode {
         | StartError::Unbound { .. }
         | StartError::FileSize { .. } => ExitCode::ImageRejected,
         StartError::Kvm(_) => ExitCode::KvmUnavailable,
-        StartError::File { .. } | StartError::Ring0Unavailable => ExitCode::Usage,
+        StartError::File { .. } | StartError::NoFile(_) | StartError::Ring0Unavailable => {
+            ExitCode::Usage
+        }
         StartError::Create(_)
         | StartError::Ports(_)
         | StartError::Memory(_)

@@ -131,6 +131,8 @@ pub enum Stop {
     Shutdown,
     /// It ran for longer than allowed.
     Hung,
+    /// [`super::Stopper::stop`].
+    Asked,
     /// The policy said to stop.
     PolicyStop(String),
     /// KVM could not go on.

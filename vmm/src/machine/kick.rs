@@ -28,6 +28,8 @@ struct Shared {
     /// How long it may run, µs.
     timeout: AtomicU64,
     is_stopping: AtomicBool,
+    /// Somebody wants the guest to stop.
+    is_stop_wanted: AtomicBool,
 }
 
 impl Shared {
@@ -45,6 +47,23 @@ pub(super) enum Due {
     Tick,
     /// The guest has run for longer than allowed.
     Deadline,
+    /// Somebody wants the guest to stop.
+    Stop,
+}
+
+/// Stops a running guest, from any thread.
+#[derive(Debug, Clone)]
+pub struct Stopper {
+    shared: Arc<Shared>,
+    thread: Thread,
+}
+
+impl Stopper {
+    /// The guest returns from its run within a few milliseconds; an idle one at its next run.
+    pub fn stop(&self) {
+        self.shared.is_stop_wanted.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
 }
 
 /// The vCPU thread's handle on its watchdog. Dropping it stops the watchdog.
@@ -71,6 +90,7 @@ impl Watchdog {
             tick_at: AtomicU64::new(NEVER),
             timeout: AtomicU64::new(u64::try_from(timeout.as_micros()).unwrap_or(NEVER)),
             is_stopping: AtomicBool::new(false),
+            is_stop_wanted: AtomicBool::new(false),
         });
         // SAFETY: pthread_self cannot fail. The id stays valid while the watchdog runs: the vCPU thread owns the
         // Watchdog and joins it before it ends.
@@ -85,6 +105,14 @@ impl Watchdog {
             thread: handle.thread().clone(),
             handle: Some(handle),
         })
+    }
+
+    /// A handle by which other threads can stop the guest.
+    pub(super) fn stopper(&self) -> Stopper {
+        Stopper {
+            shared: Arc::clone(&self.shared),
+            thread: self.thread.clone(),
+        }
     }
 
     /// The guest starts to run after it was idle.
@@ -112,7 +140,9 @@ impl Watchdog {
     pub(super) fn due(&self) -> Due {
         let now = self.shared.now();
         let since = self.shared.busy_since.load(Ordering::Acquire);
-        if since != NEVER
+        if self.shared.is_stop_wanted.load(Ordering::Acquire) {
+            Due::Stop
+        } else if since != NEVER
             && now.saturating_sub(since) >= self.shared.timeout.load(Ordering::Relaxed)
         {
             Due::Deadline
@@ -156,7 +186,8 @@ fn watch(shared: &Shared, target: libc::pthread_t) {
         std::thread::park_timeout(POLL);
         let now = shared.now();
         let is_late = now.saturating_sub(since) >= shared.timeout.load(Ordering::Relaxed);
-        if is_late || now >= shared.tick_at.load(Ordering::Relaxed) {
+        let is_wanted = shared.is_stop_wanted.load(Ordering::Acquire);
+        if is_late || is_wanted || now >= shared.tick_at.load(Ordering::Relaxed) {
             // SAFETY: `target` is a live thread: it joins this one before it ends.
             unsafe { libc::pthread_kill(target, SIGRTMIN()) };
         }

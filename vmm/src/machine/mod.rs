@@ -33,6 +33,7 @@ mod vm;
 pub use backend::{Backend, GuestView, PhysicalAnswer, PhysicalPiece, PortAnswer, PortExit, Stop};
 pub use builder::{CreateError, VmBuilder, VmConfig, WindowMemory};
 pub use image::{GuestImage, ImageError};
+pub use kick::Stopper;
 pub use memory::{GuestRam, MemoryError};
 pub use plan::{DriverSlot, PlanError};
 pub use vcpu::{Exit, VcpuError};

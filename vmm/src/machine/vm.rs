@@ -13,7 +13,7 @@ use kvm_ioctls::VmFd;
 
 use super::backend::{Backend, GuestView, PhysicalAnswer, PortAnswer, PortExit, Stop};
 use super::builder::CreateError;
-use super::kick::{Due, Watchdog};
+use super::kick::{Due, Stopper, Watchdog};
 use super::memory::MemoryError;
 use super::paging::Protection;
 use super::plan::Plan;
@@ -74,6 +74,12 @@ impl Vm {
     #[must_use]
     pub fn tsc_khz(&self) -> u64 {
         self.tsc_khz
+    }
+
+    /// A handle by which other threads can stop the guest.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        self.watchdog.stopper()
     }
 
     /// Added to the host's time-stamp counter gives the guest's.
@@ -333,6 +339,7 @@ impl Vm {
         match self.watchdog.due() {
             Due::Nothing => return Ok(None),
             Due::Deadline => return Ok(Some(Stop::Hung)),
+            Due::Stop => return Ok(Some(Stop::Asked)),
             Due::Tick => {}
         }
         let mut state: State = self.view().read_shared(Shared::STATE)?;

@@ -43,6 +43,8 @@ pub struct Observer {
     flight: Flight,
     log: LineJoiner,
     log_limit: RateLimit,
+    /// When the last piece of a log line came.
+    last_log: Timestamp,
     trace: Option<(Narrator, TraceOutput)>,
 }
 
@@ -55,6 +57,7 @@ impl Observer {
             flight: Flight::default(),
             log: LineJoiner::default(),
             log_limit: RateLimit::default(),
+            last_log: Timestamp(0),
             trace: None,
         }
     }
@@ -78,6 +81,7 @@ impl Observer {
         let time = self.context.clock.since_boot(record.tsc);
         match TraceKind::from_number(record.kind) {
             Some(TraceKind::Log) => {
+                self.last_log = time;
                 for line in self.log.push(value::text_bytes(record)) {
                     self.log_line(time, &line);
                 }
@@ -97,11 +101,16 @@ impl Observer {
         self.narrate(|narrator| narrator.port(record));
     }
 
+    /// Ends a log line that a driver printed without a line feed: when the guest has gone idle, nothing will follow soon.
+    pub fn end_line(&mut self) {
+        if let Some(line) = self.log.finish_line() {
+            self.log_line(self.last_log, &line);
+        }
+    }
+
     /// Ends half lines and hands the trace to the operating system: at exit and on a crash.
     pub fn finish(&mut self) {
-        if let Some(line) = self.log.finish_line() {
-            self.log_line(Timestamp(0), &line);
-        }
+        self.end_line();
         let dropped = self.log_limit.take_dropped();
         if dropped != 0 {
             tracing::warn!(

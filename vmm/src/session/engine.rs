@@ -18,7 +18,7 @@ use super::responder::Responder;
 use crate::machine::{PortExit, Stop, Vm};
 use crate::observe::clock::Clock;
 use crate::observe::crash::{CrashReport, Reporter};
-use crate::observe::symbols::Symbols;
+use crate::observe::symbols::{Module, Symbols};
 use crate::observe::unwind::MemoryReader;
 use crate::ports::{PortOutcome, Width};
 
@@ -90,6 +90,8 @@ impl Death {
 pub(super) struct Fate {
     pub(super) death: OnceLock<Death>,
     pub(super) watchers: Mutex<Vec<EventFd>>,
+    /// Device models that failed, once each.
+    pub(super) failed_devices: Mutex<Vec<String>>,
 }
 
 impl Fate {
@@ -99,6 +101,21 @@ impl Fate {
             || DriverError::Gone("it was shut down".to_owned()),
             Death::error,
         )
+    }
+
+    fn device_failures(&self, errors: Vec<crate::devices::DeviceError>) {
+        let mut failed = self
+            .failed_devices
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        for error in errors {
+            let text = crate::error_chain(&error);
+            // A device goes on failing with growing numbers; its name says that it is the same.
+            if !failed.iter().any(|known| known.starts_with(&error.device)) {
+                tracing::error!("{text}");
+                failed.push(text);
+            }
+        }
     }
 
     fn die(&self, death: Death) {
@@ -206,6 +223,11 @@ impl Engine {
         }
     }
 
+    /// A handle by which other threads can stop the guest.
+    pub(super) fn stopper(&self) -> crate::machine::Stopper {
+        self.vm.stopper()
+    }
+
     /// Serves until shut down or dead.
     pub(super) fn run(mut self) {
         if let Some(death) = self.serve() {
@@ -239,9 +261,15 @@ impl Engine {
 
     fn finish(&mut self) {
         self.responder.observer.finish();
-        for error in self.responder.ports.finish() {
-            tracing::error!("{}", crate::error_chain(&error));
-        }
+        let errors = self.responder.ports.finish();
+        self.fate.device_failures(errors);
+    }
+
+    /// Hands over what devices have buffered: whoever watches an output sees it while the guest is idle.
+    fn flush_devices(&mut self) {
+        self.responder.observer.end_line();
+        let errors = self.responder.ports.flush();
+        self.fate.device_failures(errors);
     }
 
     /// `None`: shut down in order.
@@ -265,11 +293,13 @@ impl Engine {
             is_first = false;
             match self.vm.run(&mut self.responder) {
                 Stop::Idle(delay) => wake_at = delay.map(|delay| Instant::now() + delay),
+                Stop::Asked => return None,
                 stop => return Some(self.died(stop)),
             }
             if let Err(error) = self.complete() {
                 return Some(Death::Gone(crate::error_chain(&error)));
             }
+            self.flush_devices();
         }
     }
 
@@ -468,6 +498,7 @@ impl Engine {
     }
 
     fn died(&mut self, stop: Stop) -> Death {
+        self.complete_symbols();
         let registers = self.registers();
         let memory = VmMemory(&self.vm);
         let reporter = self.reporter(&memory);
@@ -483,7 +514,15 @@ impl Engine {
                 Death::Crashed(Box::new(reporter.vm_failed(&reason, &registers)))
             }
             Stop::Shutdown => Death::Gone("the guest shut down".to_owned()),
-            Stop::Idle(_) => Death::Gone("the guest is idle".to_owned()),
+            Stop::Idle(_) | Stop::Asked => Death::Gone("the guest was stopped".to_owned()),
+        }
+    }
+
+    /// Adds the shim's own symbols: only reports need them, and reading them takes time that a start has not.
+    fn complete_symbols(&mut self) {
+        match Module::shim(images::guest(self.identity.abi)) {
+            Ok(module) => Arc::make_mut(&mut self.identity.symbols).add(module),
+            Err(error) => tracing::debug!("no symbols of the shim: {}", crate::error_chain(&error)),
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use abi::channel::Operation;
 use vmm_sys_util::eventfd::EventFd;
@@ -13,11 +13,14 @@ use super::driver::{
     DriverError, Handle, IoResult, PortWidth, RunningDriver, RunningMachine, Stats,
 };
 use super::engine::{Done, Fate, Job, Message};
-use crate::machine::PortExit;
+use super::interrupt::Interrupt;
+use crate::machine::{PortExit, Stopper};
 use crate::observe::ntstatus::NtStatus;
 
 /// Added to a request's time before its client gives up: the engine's own watchdog comes first.
 const GRACE: Duration = Duration::from_secs(2);
+/// How often a wait that a signal may end looks for one.
+const SIGNAL_POLL: Duration = Duration::from_millis(50);
 /// Process ids are multiples of four, as NT's; 4 is the System process.
 const FIRST_PROCESS: u32 = 0x100;
 const PROCESS_STEP: u32 = 4;
@@ -33,6 +36,7 @@ pub(super) struct Link {
     pub(super) next_request: AtomicU64,
     pub(super) next_process: AtomicU32,
     pub(super) driver_id: AtomicU64,
+    pub(super) stopper: Stopper,
 }
 
 /// A request before it has an id and a way back.
@@ -58,7 +62,12 @@ impl Call {
 }
 
 impl Link {
-    pub(super) fn new(sender: Sender<Message>, fate: Arc<Fate>, timeout: Duration) -> Self {
+    pub(super) fn new(
+        sender: Sender<Message>,
+        fate: Arc<Fate>,
+        timeout: Duration,
+        stopper: Stopper,
+    ) -> Self {
         Self {
             sender: Mutex::new(sender),
             fate,
@@ -66,6 +75,7 @@ impl Link {
             next_request: AtomicU64::new(1),
             next_process: AtomicU32::new(FIRST_PROCESS),
             driver_id: AtomicU64::new(0),
+            stopper,
         }
     }
 
@@ -105,12 +115,34 @@ impl Link {
     /// Makes a request and waits for its completion. One that stays pending for too long is cancelled, as an
     /// application would (CancelIo); a driver that does not complete it even then has timed out.
     pub(super) fn call(&self, call: Call) -> Result<Done, DriverError> {
+        self.call_unless(call, None)
+    }
+
+    /// As [`Self::call`]; a signal ends the wait, and the machine.
+    pub(super) fn call_unless(
+        &self,
+        call: Call,
+        interrupt: Option<Interrupt>,
+    ) -> Result<Done, DriverError> {
         let process = call.process;
         let (id, answer) = self.submit(call)?;
-        match answer.recv_timeout(self.timeout.saturating_add(GRACE)) {
-            Ok(result) => return result,
-            Err(RecvTimeoutError::Disconnected) => return Err(self.fate.error()),
-            Err(RecvTimeoutError::Timeout) => {}
+        let give_up_at = Instant::now() + self.timeout.saturating_add(GRACE);
+        loop {
+            let left = give_up_at.saturating_duration_since(Instant::now());
+            let slice = if interrupt.is_some() {
+                left.min(SIGNAL_POLL)
+            } else {
+                left
+            };
+            match answer.recv_timeout(slice) {
+                Ok(result) => return result,
+                Err(RecvTimeoutError::Disconnected) => return Err(self.fate.error()),
+                Err(RecvTimeoutError::Timeout) if interrupt.is_some_and(Interrupt::is_set) => {
+                    return Err(DriverError::Gone("interrupted by a signal".to_owned()));
+                }
+                Err(RecvTimeoutError::Timeout) if left.is_zero() => break,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
         }
         let cancel = Call::new(Operation::Cancel, process, [id, 0, 0, 0, 0, 0]);
         // Its own completion only says that it was delivered; what counts is the request's.
@@ -150,6 +182,17 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Device models that failed so far: what they could not write is lost.
+    #[must_use]
+    pub fn failed_devices(&self) -> Vec<String> {
+        self.link
+            .fate
+            .failed_devices
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     /// Makes a process for a new client.
     ///
     /// # Errors
@@ -191,8 +234,9 @@ impl RunningMachine for Machine {
     }
 
     fn shutdown(&self) {
-        // An engine that is gone is shut down.
+        // An engine that is gone is shut down; one that runs the guest is interrupted.
         let _ = self.link.send(Message::Shutdown).is_ok();
+        self.link.stopper.stop();
         let engine = self
             .engine
             .lock()

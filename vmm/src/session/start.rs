@@ -15,10 +15,11 @@ use thiserror::Error;
 
 use super::driver::DriverError;
 use super::engine::{Engine, Fate, Identity, Message};
+use super::interrupt::Interrupt;
 use super::machine::{Call, Link, Machine};
 use super::responder::{Responder, window_offsets};
 use crate::loader::report::ImportStatus;
-use crate::loader::{Image, ImageError, Import, MapError, Mapped, SecurityCookie};
+use crate::loader::{ExportTarget, Image, ImageError, Import, MapError, Mapped, SecurityCookie};
 use crate::machine::host::{self, KvmError, KvmKind};
 use crate::machine::{CreateError, DriverSlot, PhysicalPiece, VmBuilder, VmConfig, WindowMemory};
 use crate::observe::clock::Clock;
@@ -69,6 +70,8 @@ pub enum StartError {
         /// Its size.
         bytes: u64,
     },
+    /// {0} is no regular file
+    NoFile(String),
     /// {path} is rejected
     Image {
         /// Its path.
@@ -138,6 +141,14 @@ fn find_export(abi: DriverAbi, dll: &str, name: &str) -> Option<usize> {
 /// # Errors
 /// See [`StartError`].
 pub fn start(launch: Launch) -> Result<Machine, StartError> {
+    start_unless(launch, None)
+}
+
+/// As [`start`]; a signal that comes before DriverEntry has returned ends the machine.
+///
+/// # Errors
+/// See [`StartError`].
+pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Machine, StartError> {
     let path = launch.driver.display().to_string();
     let file = read_driver(&launch.driver, &path)?;
     let image = Image::parse(&file).map_err(|source| StartError::Image {
@@ -162,7 +173,7 @@ pub fn start(launch: Launch) -> Result<Machine, StartError> {
             let set_up = prepare(launch, &image, &path, inbox, engine_fate);
             match set_up {
                 Ok((engine, slot, entry)) => {
-                    if report.send(Ok((slot, entry))).is_ok() {
+                    if report.send(Ok((engine.stopper(), slot, entry))).is_ok() {
                         engine.run();
                     }
                 }
@@ -173,17 +184,16 @@ pub fn start(launch: Launch) -> Result<Machine, StartError> {
             }
         })
         .map_err(StartError::Thread)?;
-    let link = Arc::new(Link::new(sender, fate, timeout));
-    let machine = Machine {
-        link,
-        engine: Mutex::new(Some(engine)),
-    };
-    let (slot, entry) = outcome.recv().unwrap_or_else(|_| {
+    let (stopper, slot, entry) = outcome.recv().unwrap_or_else(|_| {
         Err(StartError::Driver(DriverError::Gone(
             "its thread ended".to_owned(),
         )))
     })?;
-    load(&machine, &name, slot, entry)?;
+    let machine = Machine {
+        link: Arc::new(Link::new(sender, fate, timeout, stopper)),
+        engine: Mutex::new(Some(engine)),
+    };
+    load(&machine, &name, slot, entry, interrupt)?;
     Ok(machine)
 }
 
@@ -192,11 +202,14 @@ fn read_driver(file: &Path, path: &str) -> Result<Vec<u8>, StartError> {
         path: path.to_owned(),
         source,
     };
-    let bytes = std::fs::metadata(file).map_err(io_error)?.len();
-    if bytes > FILE_MAX {
+    let metadata = std::fs::metadata(file).map_err(io_error)?;
+    if !metadata.is_file() {
+        return Err(StartError::NoFile(path.to_owned()));
+    }
+    if metadata.len() > FILE_MAX {
         return Err(StartError::FileSize {
             path: path.to_owned(),
-            bytes,
+            bytes: metadata.len(),
         });
     }
     std::fs::read(file).map_err(io_error)
@@ -309,6 +322,7 @@ fn add_window_memory(builder: &mut VmBuilder, memory: &MemorySpace) -> Result<()
     Ok(())
 }
 
+/// Where the image went, what it looks like there, and its imports that nothing implements.
 type Placed = (DriverSlot, Mapped, Vec<(String, String)>);
 
 fn place(builder: &mut VmBuilder, image: &Image, path: &str) -> Result<Placed, StartError> {
@@ -371,7 +385,16 @@ fn symbols(
         .iter()
         .filter(|section| section.asked_protection().execute)
         .map(|section| u64::from(section.rva)..u64::from(section.end()));
-    let mut driver = Module::driver(file_name, slot.base, slot.bytes).with_executable(code);
+    let exports = image
+        .exports
+        .iter()
+        .filter_map(|export| match &export.target {
+            ExportTarget::Rva(rva) => Some((u64::from(*rva), export.name.clone()?)),
+            ExportTarget::Forwarder(_) => None,
+        });
+    let mut driver = Module::driver(file_name, slot.base, slot.bytes)
+        .with_exports(exports)
+        .with_executable(code);
     if let Some(table) = &image.function_table {
         driver = driver
             .with_exception_directory(u64::from(table.start), u64::from(table.end - table.start));
@@ -385,12 +408,21 @@ fn symbols(
 }
 
 /// Has the shim call DriverEntry.
-fn load(machine: &Machine, name: &str, slot: DriverSlot, entry: u64) -> Result<(), StartError> {
+fn load(
+    machine: &Machine,
+    name: &str,
+    slot: DriverSlot,
+    entry: u64,
+    interrupt: Option<Interrupt>,
+) -> Result<(), StartError> {
     let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let arguments = [slot.base, slot.bytes, entry, 0, name.len() as u64, 0];
     let mut call = Call::new(Operation::LoadDriver, 0, arguments);
     call.input = Some((3, name));
-    let done = machine.link.call(call).map_err(StartError::Driver)?;
+    let done = machine
+        .link
+        .call_unless(call, interrupt)
+        .map_err(StartError::Driver)?;
     if done.status >> 31 != 0 {
         return Err(StartError::DriverEntry(NtStatus(done.status)));
     }
