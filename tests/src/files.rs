@@ -59,11 +59,13 @@ pub fn program() -> PathBuf {
         .map(|profile| target.join(profile).join("ringfence"))
         .filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path)))
         .max()
-        .map(|(_, path)| path)
-        .unwrap_or_else(|| {
-            panic!(
-                "no program ringfence in {}: run cargo build",
-                target.display()
-            )
-        })
+        .map_or_else(
+            || {
+                panic!(
+                    "no program ringfence in {}: run cargo build",
+                    target.display()
+                )
+            },
+            |(_, path)| path,
+        )
 }

@@ -7,12 +7,14 @@
 //! | `client` | a guest process with an open device, for short tests |
 //! | `faults` | how requests end: statuses, crash reports |
 //! | `codes` | the sample drivers' control codes |
+//! | `coverage` | the document on NT coverage |
 //!
 //! A test that needs what a machine may lack (/dev/kvm, third-party drivers) is skipped with a message that
 //! libtest does not capture; with CI set in the environment it fails instead.
 
 mod client;
 pub mod codes;
+pub mod coverage;
 mod faults;
 mod files;
 mod target;

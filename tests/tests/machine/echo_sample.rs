@@ -74,15 +74,15 @@ fn each_method_takes_zero_lengths(target: Target) {
         echo::OUT_DIRECT,
         echo::NEITHER,
     ] {
-        for (input, output) in [(0, 0), (0, 8), (8, 0)] {
-            let result = client.ioctl(code, &bytes(input), output);
+        for (input, output) in [(0_u32, 0_u32), (0, 8), (8, 0)] {
+            let result = client.ioctl(code, &bytes(input as usize), output);
             assert_eq!(
                 ends(&result),
                 (status::SUCCESS, 0, &[][..]),
                 "{code:#x}, {input} bytes in, {output} out"
             );
             let lengths = client.control(echo::QUERY_HASH, &[], 12);
-            assert_eq!(lengths[4..], fields!(input as u32, output), "{code:#x}");
+            assert_eq!(lengths[4..], fields!(input, output), "{code:#x}");
         }
     }
 }

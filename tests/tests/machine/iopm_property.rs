@@ -138,7 +138,7 @@ fn guest_and_mirror_decide_as_the_map_says(target: Target) {
     let cases = std::env::var("RINGFENCE_PROPERTY_CASES")
         .ok()
         .and_then(|cases| cases.parse().ok())
-        .unwrap_or(if is_lane() { 24 } else { 200 });
+        .unwrap_or_else(|| if is_lane() { 24 } else { 200 });
     let mut runner = TestRunner::new(Config {
         cases,
         failure_persistence: None,

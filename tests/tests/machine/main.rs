@@ -11,3 +11,4 @@ mod ioperm_sample;
 mod iopm_property;
 mod portio_sample;
 mod real_drivers;
+mod real_port;
