@@ -18,6 +18,6 @@ fn the_document_is_up_to_date() {
     assert!(
         found == expected,
         "docs/nt-coverage.md is stale from line {} on; refresh it with: {REFRESH}",
-        line.map_or(expected.lines().count(), |line| line) + 1
+        line.unwrap_or_else(|| expected.lines().count()) + 1
     );
 }
