@@ -120,7 +120,7 @@ pub trait Backend {
     fn drain_trace(&mut self, guest: &GuestView<'_>);
 }
 
-/// Why [`Vm::run`] returned.
+/// Why [`super::Vm::run`] returned.
 #[derive(Debug)]
 pub enum Stop {
     /// The guest has nothing to do; until then, if a timer is set.

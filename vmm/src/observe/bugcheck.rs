@@ -120,6 +120,8 @@ const TABLE: &[Bugcheck] = &[
         ["address that was touched", "0: read, 1: write", "address of the instruction", ""]),
     entry(0xD6, "DRIVER_PAGE_FAULT_BEYOND_END_OF_ALLOCATION", "The driver touched memory beyond the end of its pool allocation.",
         ["address that was touched", "0: read, 1: write", "address of the instruction", ""]),
+    entry(0xDA, "SYSTEM_PTE_MISUSE", "Memory was unmapped in another way than it was mapped.",
+        ["kind of misuse (2: another number of pages, 6: not mapped)", "depends on the kind", "depends on the kind", "depends on the kind"]),
     entry(0xE2, "MANUALLY_INITIATED_CRASH", "The crash was asked for.", ["", "", "", ""]),
     entry(0xEA, "THREAD_STUCK_IN_DEVICE_DRIVER", "A thread of the driver does not end.", ["thread", "", "", ""]),
     entry(0xF7, "DRIVER_OVERRAN_STACK_BUFFER", "A buffer on the stack was overrun: the security cookie is not what it was.",
