@@ -1,9 +1,9 @@
 //! Requests and their data: every transfer method, pending and cancelled requests, several clients.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use integration_tests::codes::{echo, status};
-use integration_tests::{Client, Target, bytes, fields, machine_tests, start_timeout};
+use integration_tests::{Client, Target, bytes, fields, is_lane, machine_tests, start_timeout};
 use vmm::session::Machine;
 use vmm::session::driver::{IoResult, RunningDriver};
 use vmm::session::start;
@@ -241,13 +241,15 @@ fn pending_request_completes_after_its_delay(target: Target) {
 fn pending_requests_complete_in_order_of_time(target: Target) {
     let machine = start_echo(target);
 
-    let ended: Vec<_> = [300_u32, 20]
-        .map(|delay| {
-            let mut client = Client::open(&machine, r"\\.\echo");
+    let clients = [if is_lane() { 3000_u32 } else { 300 }, 20]
+        .map(|delay| (delay, Client::open(&machine, r"\\.\echo")));
+
+    let ended: Vec<Instant> = clients
+        .map(|(delay, mut client)| {
             std::thread::spawn(move || {
                 let result = client.ioctl(echo::PEND, &fields!(delay, delay), 4);
                 assert_eq!(result.output, fields!(!delay));
-                std::time::Instant::now()
+                Instant::now()
             })
         })
         .into_iter()
