@@ -42,7 +42,9 @@ pub const fn kernel_base(abi: DriverAbi, privilege: Privilege) -> u64 {
     }
 }
 
-/// Import stubs: one 16-byte stub for each export of the table, then unbound ones. Read, execute.
+/// Bytes of an import stub.
+pub const STUB_BYTES: u64 = 16;
+/// Import stubs: one for each export of the table, in its order, then unbound ones. Read, execute.
 pub const EXPORTS: u64 = 0x0100_0000;
 /// Driver images, each with an unmapped page before and after it.
 pub const DRIVERS: u64 = 0x0200_0000;
@@ -104,6 +106,12 @@ pub const USER: u64 = 0x0100_0000;
 pub const HIGHEST_USER_ADDRESS: u64 = 0x7FFE_FFFF;
 /// First address that probing rejects (MmUserProbeAddress).
 pub const USER_PROBE_ADDRESS: u64 = 0x7FFF_0000;
+
+/// Guest-virtual address of import stub `index` in a kernel space at `kernel_base`.
+#[must_use]
+pub const fn stub_address(kernel_base: u64, index: u64) -> u64 {
+    kernel_base + EXPORTS + index * STUB_BYTES
+}
 
 /// What lies where in the shared pages, as offsets from [`SHARED`].
 #[derive(Debug)]

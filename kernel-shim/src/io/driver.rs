@@ -91,7 +91,7 @@ fn counted_string(text: &str) -> Option<Ptr<UNICODE_STRING>> {
 #[must_use]
 pub fn invalid_device_request() -> u64 {
     let index = table::find("IopInvalidDeviceRequest").unwrap_or(0);
-    shared::kernel_base() + layout::EXPORTS + 16 * u64::from(index)
+    layout::stub_address(shared::kernel_base(), u64::from(index))
 }
 
 fn create_object(base: u64, bytes: u64, entry: u64, name: &str) -> Option<Driver> {

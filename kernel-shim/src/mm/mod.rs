@@ -48,14 +48,11 @@ pub fn export_address(number: u32, abi: DriverAbi) -> Option<u64> {
         .filter(|export| export.machines.has(abi))?;
     Some(match export.kind {
         ExportKind::Function { .. } => {
-            shared::kernel_base() + layout::EXPORTS + STUB_BYTES * u64::from(number)
+            layout::stub_address(shared::kernel_base(), u64::from(number))
         }
         ExportKind::Data { .. } => table::ENTRY_POINTS.get(slot)?.addr(),
     })
 }
-
-/// Bytes of an import stub.
-const STUB_BYTES: u64 = 16;
 
 /// Where a range of client memory is in kernel space; `None` unless the whole range is client memory.
 #[must_use]

@@ -11,8 +11,6 @@ use super::plan::PlanError;
 
 /// Import stubs for imports that are not in the table.
 pub(super) const MAX_UNBOUND: usize = 512;
-/// Bytes of an import stub.
-const STUB_BYTES: u64 = 16;
 
 /// What a stub leads to.
 #[derive(Clone, Copy)]
@@ -25,7 +23,7 @@ enum Target {
 
 /// Guest-virtual address of stub `index` in a kernel space at `kernel_base`.
 pub(super) fn address(kernel_base: u64, index: usize) -> u64 {
-    kernel_base + layout::EXPORTS + index as u64 * STUB_BYTES
+    layout::stub_address(kernel_base, index as u64)
 }
 
 /// The code of all stubs; `exports` are the addresses of the exports' entry points.
@@ -46,14 +44,14 @@ pub(super) fn code(
     };
     let bound = exports.iter().copied().map(Target::Export);
     let unbound = (0..).map(Target::Unbound).take(MAX_UNBOUND);
-    let mut code = Vec::with_capacity((exports.len() + MAX_UNBOUND) * to_usize(STUB_BYTES));
+    let mut code = Vec::with_capacity((exports.len() + MAX_UNBOUND) * to_usize(layout::STUB_BYTES));
     for (index, target) in (0..).zip(bound.chain(unbound)) {
         let mut stub = match (abi, target) {
             (DriverAbi::I386, _) => i386_stub(index, selector, import_thunk),
             (DriverAbi::Amd64, Target::Export(entry)) => jump_stub(entry),
             (DriverAbi::Amd64, Target::Unbound(number)) => unbound_stub(number, unbound_thunk),
         };
-        stub.resize(to_usize(STUB_BYTES), 0xCC);
+        stub.resize(to_usize(layout::STUB_BYTES), 0xCC);
         code.extend_from_slice(&stub);
     }
     Ok(code)

@@ -1,12 +1,10 @@
 //! From an address in a guest to something that a person can look up.
 
+use abi::layout::STUB_BYTES;
 use kernel_shim::export::{Export, Module as Dll};
 use serde::Serialize;
 use std::fmt;
 use std::ops::Range;
-
-/// Bytes of one import stub ([`abi::layout::EXPORTS`]).
-const STUB_BYTES: u64 = 16;
 
 /// What a module is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
