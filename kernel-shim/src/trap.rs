@@ -105,12 +105,6 @@ fn software_interrupt(trap: &Trap) -> Option<u8> {
     if !matches!(trap.vector, INVALID_OPCODE | GENERAL_PROTECTION) {
         return None;
     }
-    // Intel SDM volume 3, 6.13: a missing gate's #GP has its number, with the IDT bit set and EXT clear. Where the
-    // delivery was interrupted by an exit, KVM may have moved RIP past the instruction by then.
-    const IDT: u32 = 2;
-    if trap.vector == GENERAL_PROTECTION && trap.error_code & 7 == IDT {
-        return Some(low8(u64::from(trap.error_code >> 3)));
-    }
     let rip = trap.registers.rip;
     let is_code = |address| {
         mm::region_of(address).is_some_and(|region| region.flags & RegionFlags::EXECUTE.bits() != 0)

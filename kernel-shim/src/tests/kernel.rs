@@ -285,25 +285,6 @@ fn fail_fast_is_told_from_an_illegal_instruction() {
 }
 
 #[test]
-fn fail_fast_is_known_by_a_missing_gates_error_code() {
-    let _machine = machine();
-    // KVM may have moved RIP past the instruction.
-    let mut registers = Registers::default();
-    registers.general[1] = 2;
-    let mut trap = Trap {
-        vector: 13,
-        error_code: 0x29 << 3 | 2,
-        registers,
-        is_32_bit: false,
-    };
-    let crash = crash_of(|| crate::trap(&mut trap));
-    assert_eq!(
-        (crash.code, crash.parameters[0]),
-        (bugcheck::KERNEL_SECURITY_CHECK_FAILURE, 2)
-    );
-}
-
-#[test]
 fn a_tick_that_must_not_interrupt_is_served_later() {
     let _machine = machine();
     let timer = crate::ex::pool_api::ExAllocatePoolWithTag(0, Size(128), Tag(1)).cast::<KTIMER>();
