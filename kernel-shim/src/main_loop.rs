@@ -35,6 +35,9 @@ pub(crate) fn initialize() {
     }
     shared::set_irql(PASSIVE_LEVEL);
     shared::set_depth(1);
+    crate::mm::data::MmSystemRangeStart
+        .ptr()
+        .write(crate::raw::to_word(shared::kernel_base()));
     ex::pool::initialize();
     ob::initialize();
     ps::initialize();

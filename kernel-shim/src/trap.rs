@@ -28,6 +28,9 @@ const PF_PRESENT: u32 = 1;
 const PF_WRITE: u32 = 2;
 const PF_FETCH: u32 = 16;
 
+/// Bit of a general protection fault's error code: the selector is a gate of the IDT (Intel SDM volume 3, 6.13).
+const GATE: u32 = 2;
+
 /// A bugcheck to be made.
 struct Verdict {
     code: u32,
@@ -51,7 +54,7 @@ pub fn trap(trap: &mut Trap) {
     );
 }
 
-fn verdict(trap: &Trap) -> Verdict {
+fn verdict(trap: &mut Trap) -> Verdict {
     if let Some(vector) = software_interrupt(trap) {
         match vector {
             0x29 => {
@@ -100,20 +103,32 @@ fn verdict(trap: &Trap) -> Verdict {
 }
 
 /// `n` of an `int n` that faulted: it may not be executed at CPL 3, or there is no gate for it.
-fn software_interrupt(trap: &Trap) -> Option<u8> {
+fn software_interrupt(trap: &mut Trap) -> Option<u8> {
     const INT: u8 = 0xCD;
     if !matches!(trap.vector, INVALID_OPCODE | GENERAL_PROTECTION) {
         return None;
     }
-    let rip = trap.registers.rip;
-    let is_code = |address| {
-        mm::region_of(address).is_some_and(|region| region.flags & RegionFlags::EXECUTE.bits() != 0)
+    let interrupt_at = |rip: u64| {
+        let is_code = |address| {
+            mm::region_of(address)
+                .is_some_and(|region| region.flags & RegionFlags::EXECUTE.bits() != 0)
+        };
+        if !is_code(rip) || !is_code(rip.wrapping_add(1)) {
+            return None;
+        }
+        let at = Ptr::<u8>::new(rip);
+        (at.read() == INT).then(|| at.add_bytes(1).read())
     };
-    if !is_code(rip) || !is_code(rip.wrapping_add(1)) {
-        return None;
-    }
-    let at = Ptr::<u8>::new(rip);
-    (at.read() == INT).then(|| at.add_bytes(1).read())
+    let rip = trap.registers.rip;
+    // A hypervisor that had to deliver the interrupt a second time reports the next instruction; the error code
+    // still says that a gate was the cause.
+    let is_gate_error = trap.vector == GENERAL_PROTECTION && trap.error_code & GATE != 0;
+    interrupt_at(rip).or_else(|| {
+        let before = rip.wrapping_sub(2);
+        let vector = is_gate_error.then(|| interrupt_at(before))??;
+        trap.registers.rip = before;
+        Some(vector)
+    })
 }
 
 /// UNEXPECTED_KERNEL_MODE_TRAP.

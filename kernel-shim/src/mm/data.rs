@@ -12,4 +12,8 @@ nt_data! { module = mm_data;
     /// The highest user-mode address.
     ntoskrnl both data(4, 8) implemented
     MmHighestUserAddress: Word = to_word(HIGHEST_USER_ADDRESS);
+
+    /// The first address of system space: set at boot, since it depends on the privilege mode.
+    ntoskrnl both data(4, 8) implemented
+    MmSystemRangeStart: Word = to_word(0x8000_0000);
 }

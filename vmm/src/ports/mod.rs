@@ -64,6 +64,17 @@ impl Width {
     }
 }
 
+/// Whether ioperm(2) would give this process a port: asks for the diagnostic port 0x80, on a thread of its own so
+/// that nothing is left of it.
+///
+/// # Errors
+/// The system call's.
+pub fn probe_ioperm() -> std::io::Result<()> {
+    std::thread::spawn(|| instructions::PortGrant::new(&[(0x80, 0x80)]).map(drop))
+        .join()
+        .unwrap_or_else(|_| Err(std::io::Error::other("the probe's thread ended")))
+}
+
 /// One port access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PortRequest {
