@@ -1,6 +1,7 @@
 //! The command-line program, run as its users run it.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::JoinHandle;
@@ -73,6 +74,19 @@ pub fn run<Text: AsRef<std::ffi::OsStr>>(arguments: &[Text]) -> Ended {
     Running::start(&mut command(arguments)).wait()
 }
 
+/// Whether a request on the socket is answered: it exists before the driver has started.
+fn is_served(socket: &Path) -> bool {
+    let Ok(mut stream) = UnixStream::connect(socket) else {
+        return false;
+    };
+    let mut answer = String::new();
+    let answered = stream
+        .set_read_timeout(Some(patience()))
+        .and_then(|()| stream.write_all(b"{\"command\": \"stats\"}\n"))
+        .and_then(|()| BufReader::new(stream).read_line(&mut answer));
+    answered.is_ok_and(|bytes| bytes != 0)
+}
+
 /// The program while it runs. Dropping it kills it.
 #[derive(Debug)]
 pub struct Running {
@@ -114,7 +128,7 @@ impl Running {
     /// It ends, or takes too long.
     pub fn wait_for_socket(&mut self, socket: &Path) {
         let started = Instant::now();
-        while std::os::unix::net::UnixStream::connect(socket).is_err() {
+        while !is_served(socket) {
             assert!(self.child.try_wait().expect("a child").is_none(), "ended");
             assert!(started.elapsed() < patience(), "no socket");
             std::thread::sleep(std::time::Duration::from_millis(5));

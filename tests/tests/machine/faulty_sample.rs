@@ -246,7 +246,11 @@ fn fail_fast_is_security_check_failure(target: Target) {
     let report = report_of(target, faulty::FAST_FAIL, &[]);
 
     let (name, parameters) = bugcheck(&report);
-    assert_eq!((name, parameters[0]), ("KERNEL_SECURITY_CHECK_FAILURE", 2));
+    assert_eq!(
+        (name, parameters[0]),
+        ("KERNEL_SECURITY_CHECK_FAILURE", 2),
+        "{report}"
+    );
     assert_in_driver(&report);
 }
 
