@@ -7,10 +7,10 @@
 #define RINGFENCE_FAULTY_H
 #include "codes.h"
 
-/* 0x00222000: writes to address 0. Ends in KMODE_EXCEPTION_NOT_HANDLED (0x1E) or SYSTEM_THREAD_EXCEPTION_NOT_HANDLED
- * (0x7E) with STATUS_ACCESS_VIOLATION, or PAGE_FAULT_IN_NONPAGED_AREA (0x50). */
+/* 0x00222000: writes to address 0. SYSTEM_SERVICE_EXCEPTION (0x3B), on i386 KERNEL_MODE_EXCEPTION_NOT_HANDLED (0x8E),
+ * with STATUS_ACCESS_VIOLATION. */
 #define FAULTY_NULL_WRITE RF_CODE(0x800u, RF_BUFFERED)
-/* 0x00222004: divides by zero. KMODE_EXCEPTION_NOT_HANDLED, STATUS_INTEGER_DIVIDE_BY_ZERO. */
+/* 0x00222004: divides by zero. The same with STATUS_INTEGER_DIVIDE_BY_ZERO. */
 #define FAULTY_DIVIDE_BY_ZERO RF_CODE(0x801u, RF_BUFFERED)
 /* 0x00222008: calls IoDeleteSymbolicLink (PASSIVE_LEVEL only) at DISPATCH_LEVEL. IRQL_NOT_LESS_OR_EQUAL (0x0A). */
 #define FAULTY_PASSIVE_AT_DISPATCH RF_CODE(0x802u, RF_BUFFERED)
@@ -63,7 +63,7 @@ struct faulty_flood {
 #define FAULTY_FAST_FAIL RF_CODE(0x812u, RF_BUFFERED)
 /* 0x0022204C: returns STATUS_PENDING, never completes. The client waits until it cancels or a time limit ends it. */
 #define FAULTY_LOST_REQUEST RF_CODE(0x813u, RF_BUFFERED)
-/* 0x00222050: executes ud2. KMODE_EXCEPTION_NOT_HANDLED, STATUS_ILLEGAL_INSTRUCTION. */
+/* 0x00222050: executes ud2. As for a null write, with STATUS_ILLEGAL_INSTRUCTION. */
 #define FAULTY_ILLEGAL_INSTRUCTION RF_CODE(0x814u, RF_BUFFERED)
 /* 0x00222054: jumps to itself with the processor's interrupts off (cli). The host's time limit ends it. */
 #define FAULTY_SPIN_CLI RF_CODE(0x815u, RF_BUFFERED)

@@ -1,7 +1,7 @@
 //! Answers a guest's exits: policy and devices decide, the observer is told.
 
 use abi::layout::{PAGE_SIZE, Shared};
-use abi::trace::{TRACE_ENTRIES, TraceRecord, TraceRing};
+use abi::trace::{TRACE_ENTRIES, TraceKind, TraceRecord, TraceRing};
 
 use crate::machine::convert::to_usize;
 use crate::machine::{Backend, GuestView, PhysicalAnswer, PhysicalPiece, PortAnswer, PortExit};
@@ -143,16 +143,27 @@ impl Backend for Responder {
         let available = produced
             .wrapping_sub(self.trace_consumed)
             .min(TRACE_ENTRIES as u64);
+        let overwritten = produced
+            .wrapping_sub(self.trace_consumed)
+            .wrapping_sub(available);
+        let mut has_log = false;
         let mut next = produced.wrapping_sub(available);
         while next != produced {
             let slot = to_usize(next % TRACE_ENTRIES as u64) * size_of::<TraceRecord>();
             let entry = offset(std::mem::offset_of!(TraceRing, entries) + slot);
             if let Ok(record) = guest.read_shared::<TraceRecord>(entry) {
+                has_log |= record.kind == TraceKind::Log as u16;
                 self.observer.record(&record);
             }
             next = next.wrapping_add(1);
         }
         self.trace_consumed = produced;
+        if overwritten != 0 && has_log {
+            tracing::warn!(
+                "{overwritten} records before these were overwritten, lines of the driver's log perhaps among them; \
+                 --trace keeps all"
+            );
+        }
         let consumed = offset(std::mem::offset_of!(TraceRing, consumed));
         // The shared pages are mapped for the guest's whole life, so this cannot fail.
         let _ = guest.write_shared(consumed, &produced).is_ok();

@@ -1,0 +1,88 @@
+//! Arguments, scripts, policies, and a machine without KVM.
+
+use super::*;
+
+#[track_caller]
+fn assert_usage(arguments: &[&str], expected: &str) {
+    let ended = run(arguments);
+    ended.assert_code(2);
+    assert_eq!(ended.stdout, "");
+    assert!(ended.stderr.contains(expected), "{}", ended.stderr);
+}
+
+#[test]
+fn wrong_arguments_are_exit_code_2_and_named() {
+    let driver = &driver("echo");
+    assert_usage(&["walk", driver], "walk");
+    assert_usage(&["run"], "<DRIVER>");
+    assert_usage(&["run", driver, "--polisy", "x"], "--polisy");
+    assert_usage(&["run", driver, "--timeout", "soon"], "--timeout");
+    assert_usage(&["run", driver, "--timeout", "0"], "timeout");
+    assert_usage(&["run", driver, "--memory", "17"], "--memory");
+    assert_usage(&["run", driver, "--privilege", "ring1"], "ring1");
+    assert_usage(&["ctl", "/nowhere"], "<COMMAND>");
+}
+
+#[test]
+fn help_succeeds() {
+    for arguments in [&["--help"][..], &["run", "--help"], &["ctl", "--help"]] {
+        let ended = run(arguments);
+        ended.assert_code(0);
+        assert!(ended.stdout.contains("Examples:") || ended.stdout.contains("First steps:"));
+    }
+}
+
+#[test]
+fn missing_files_are_named() {
+    let driver = &driver("echo");
+    assert_usage(&["run", "/nowhere/a.sys"], "/nowhere/a.sys");
+    assert_usage(&["inspect", "/nowhere/a.sys"], "/nowhere/a.sys");
+    assert_usage(&["run", driver, "--policy", "/nowhere/p"], "/nowhere/p");
+    assert_usage(&["run", driver, "--script", "/nowhere/s"], "/nowhere/s");
+    assert_usage(&["run", driver, "--trace", "/nowhere/t"], "/nowhere/t");
+    assert_usage(&["run", driver, "--socket", "/nowhere/s"], "/nowhere/s");
+    // A folder is no driver.
+    let ended = run(&["run", "/"]);
+    assert!(matches!(ended.code, Some(2 | 3)), "{ended:#?}");
+}
+
+#[test]
+fn wrong_command_is_named_before_anything_starts() {
+    let driver = &driver("echo");
+    assert_usage(&["run", driver, "-c", "opne x"], "opne");
+    assert_usage(
+        &["run", driver, "-c", "open x", "-c", "inb 0x10000"],
+        "0x10000",
+    );
+}
+
+#[test]
+fn wrong_script_line_has_its_number() {
+    let (_folder, path) = file("steps", b"# steps\nopen \\\\.\\echo\n\nioctl\n");
+
+    let ended = run(&["run", &driver("echo"), "--script", text(&path)]);
+
+    ended.assert_code(2);
+    let place = format!("{}:4: ", path.display());
+    assert!(ended.stderr.contains(&place), "{}", ended.stderr);
+}
+
+#[test]
+fn wrong_policy_has_line_column_and_what_is_allowed() {
+    let (_folder, path) = file(
+        "lab.toml",
+        b"[[port]]\nrange = \"0x378\"\naccess = \"rw\"\nbackend = \"lp\"\n",
+    );
+
+    let ended = run(&["run", &driver("echo"), "--policy", text(&path)]);
+
+    ended.assert_code(2);
+    let place = format!("{}:4:11: ", path.display());
+    assert!(
+        ended.stderr.contains(&place) && ended.stderr.contains("allowed: \"passthrough\""),
+        "{}",
+        ended.stderr
+    );
+    let checked = run(&["policy", "check", text(&path)]);
+    assert_eq!(checked.code, Some(2), "{checked:#?}");
+}
