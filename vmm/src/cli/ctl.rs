@@ -83,14 +83,10 @@ fn converse(stream: UnixStream, commands: &[String], output: &mut Output) -> io:
                 "the driver's process ended",
             ));
         };
-        let mut reply: Value = serde_json::from_str(&line)?;
-        let text = reply
-            .as_object_mut()
-            .and_then(|fields| fields.remove("text"))
-            .and_then(|text| text.as_str().map(escape_lines))
-            .unwrap_or_default();
-        let code = reply.get("exit_code").and_then(Value::as_u64);
-        let code = code.map_or(ExitCode::CommandFailed, ExitCode::from_number);
+        let (text, code, reply) = read_reply(&line).ok_or_else(|| {
+            let message = "what came is no reply; is this the socket of a `ringfence run`?";
+            io::Error::new(io::ErrorKind::InvalidData, message)
+        })?;
         if output.result(&text, &reply).is_err() {
             return Ok(ExitCode::CommandFailed);
         }
@@ -99,4 +95,37 @@ fn converse(stream: UnixStream, commands: &[String], output: &mut Output) -> io:
         }
     }
     Ok(ExitCode::Success)
+}
+
+/// A reply's text, exit code and other fields; `None` if it is none.
+fn read_reply(line: &str) -> Option<(String, ExitCode, Value)> {
+    let mut reply: Value = serde_json::from_str(line).ok()?;
+    let code = reply.get("exit_code")?.as_u64()?;
+    let text = reply.as_object_mut()?.remove("text")?;
+    let text = escape_lines(text.as_str()?);
+    Some((text, ExitCode::from_number(code), reply))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn what_is_no_reply_is_said_so() {
+        for answer in ["{}", "[1]", "HTTP/1.1 400 Bad Request", r#"{"text": "x"}"#] {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            writeln!(theirs, "{answer}").unwrap();
+            let mut output = Output::to_writer(false, Box::new(io::sink()));
+            let error = converse(ours, &["stats".to_owned()], &mut output).unwrap_err();
+            assert!(error.to_string().contains("no reply"), "{answer}: {error}");
+            let mut request = String::new();
+            theirs.read_to_string(&mut request).unwrap();
+            assert_eq!(request, "{\"command\":\"stats\"}\n");
+        }
+        let (text, code, rest) =
+            read_reply(r#"{"exit_code": 4, "text": "crashed", "ok": false}"#).unwrap();
+        assert_eq!((text.as_str(), code), ("crashed", ExitCode::DriverCrashed));
+        assert!(rest.get("text").is_none());
+    }
 }

@@ -5,7 +5,7 @@ use crate::error_chain;
 use crate::observe::escape::escape;
 use crate::observe::output::TraceOutput;
 use crate::policy::Policy;
-use crate::session::command::{Command, HELP, LINE_MAX, parse_script_line};
+use crate::session::command::{Command, HELP, parse_script_line};
 use crate::session::driver::{DriverError, RunningMachine};
 use crate::session::exit_code::ExitCode;
 use crate::session::interpreter::{Interpreter, Outcome};
@@ -14,7 +14,7 @@ use crate::session::server::Server;
 use crate::session::{Launch, Machine, StartError, start_unless};
 use abi::{Privilege, layout};
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{self, Error, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,8 +112,14 @@ pub(super) fn parse_timeout(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
-/// All commands, parsed before anything starts.
-pub(super) fn commands(lines: &[String], script: Option<&Path>) -> Result<Vec<Command>, String> {
+/// All commands, parsed before anything starts; `None` if none were asked for (an empty script is a script).
+pub(super) fn commands(
+    lines: &[String],
+    script: Option<&Path>,
+) -> Result<Option<Vec<Command>>, String> {
+    if lines.is_empty() && script.is_none() {
+        return Ok(None);
+    }
     let mut commands = Vec::new();
     for line in lines {
         let command = line.parse();
@@ -128,27 +134,36 @@ pub(super) fn commands(lines: &[String], script: Option<&Path>) -> Result<Vec<Co
             commands.extend(command.map_err(|error| format!("{name}:{number}: {error}"))?);
         }
     }
-    Ok(commands)
+    Ok(Some(commands))
 }
 
-fn read_script(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    let file = BufReader::new(File::open(path)?);
-    file.take(SCRIPT_MAX + LINE_MAX as u64)
-        .read_to_string(&mut text)?;
-    if text.len() as u64 > SCRIPT_MAX {
-        let message = format!("more than {SCRIPT_MAX} bytes");
-        return Err(std::io::Error::new(
-            std::io::ErrorKind::InvalidData,
-            message,
-        ));
+fn read_script(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?
+        .take(SCRIPT_MAX + 1)
+        .read_to_end(&mut bytes)?;
+    let invalid = |message| Error::new(ErrorKind::InvalidData, message);
+    if bytes.len() as u64 > SCRIPT_MAX {
+        return Err(invalid(format!("more than {SCRIPT_MAX} bytes")));
+    }
+    let mut text = String::from_utf8(bytes).map_err(|error| {
+        let before = error
+            .as_bytes()
+            .iter()
+            .take(error.utf8_error().valid_up_to());
+        let line = before.filter(|&&byte| byte == b'\n').count() + 1;
+        invalid(format!("line {line} is not UTF-8 text"))
+    })?;
+    // Editors on Windows begin a file with a byte order mark.
+    if text.starts_with('\u{feff}') {
+        text.remove(0);
     }
     Ok(text)
 }
 
 /// Everything that can be wrong before a machine exists.
 struct Prepared {
-    commands: Vec<Command>,
+    commands: Option<Vec<Command>>,
     launch: Launch,
     server: Option<Server>,
     interrupt: Interrupt,
@@ -181,7 +196,7 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
     }
     let code = drive(
         &running,
-        &prepared.commands,
+        prepared.commands.as_deref(),
         prepared.server.as_ref(),
         interrupt,
         &mut output,
@@ -277,7 +292,7 @@ fn lost(what: &str, error: &DriverError, output: &mut Output) -> ExitCode {
 /// Runs the commands, then serves or waits; see [`Arguments`].
 pub(super) fn drive(
     machine: &Arc<dyn RunningMachine>,
-    commands: &[Command],
+    commands: Option<&[Command]>,
     server: Option<&Server>,
     interrupt: Interrupt,
     output: &mut Output,
@@ -311,7 +326,7 @@ pub(super) fn drive(
             );
         }
     };
-    if !commands.is_empty() {
+    if let Some(commands) = commands {
         let code = run_commands(&**machine, commands, output);
         if code != ExitCode::Success || server.is_none() {
             return code;
@@ -344,7 +359,8 @@ fn run_commands(
     let mut interpreter = Interpreter::new(driver);
     for command in commands {
         let outcome = interpreter.execute(command);
-        if output.outcome(&outcome).is_err() {
+        let is_closed = output.outcome(&outcome).is_err();
+        if is_closed && outcome.is_success() {
             return ExitCode::CommandFailed;
         }
         if !outcome.is_success() {

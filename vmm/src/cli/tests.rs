@@ -41,7 +41,7 @@ fn drive(json: bool, lines: &[&str]) -> (ExitCode, Vec<String>) {
     let commands = run::commands(&lines, None).unwrap();
     let machine: Arc<dyn RunningMachine> = Arc::new(FakeMachine::default());
     let interrupt = Interrupt::install().unwrap();
-    let code = run::drive(&machine, &commands, None, interrupt, &mut output);
+    let code = run::drive(&machine, commands.as_deref(), None, interrupt, &mut output);
     let bytes = sink.0.lock().unwrap().clone();
     let text = String::from_utf8(bytes).unwrap();
     (code, text.lines().map(str::to_owned).collect())
@@ -83,7 +83,7 @@ fn machine_that_stops_by_itself_ends_the_run() {
         fake.crash();
     });
     let interrupt = Interrupt::install().unwrap();
-    let code = run::drive(&machine, &[], None, interrupt, &mut output);
+    let code = run::drive(&machine, None, None, interrupt, &mut output);
     crasher.join().unwrap();
     assert_eq!(code, ExitCode::DriverCrashed);
     let bytes = sink.0.lock().unwrap().clone();
@@ -100,8 +100,58 @@ fn closed_stdout_ends_quietly() {
     let machine: Arc<dyn RunningMachine> = Arc::new(FakeMachine::default());
     let commands = run::commands(&["stats".into(), "stats".into()], None).unwrap();
     let interrupt = Interrupt::install().unwrap();
-    let code = run::drive(&machine, &commands, None, interrupt, &mut output);
+    let code = run::drive(&machine, commands.as_deref(), None, interrupt, &mut output);
     assert_eq!(code, ExitCode::CommandFailed);
+}
+
+#[test]
+fn crash_that_nobody_reads_keeps_its_code() {
+    // `| head -1`: the reader has what it wanted before the driver crashes.
+    struct OneLine(bool);
+    impl Write for OneLine {
+        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+            if self.0 {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            self.0 = data.ends_with(b"\n");
+            Ok(data.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut output = Output::to_writer(false, Box::new(OneLine(false)));
+    let machine: Arc<dyn RunningMachine> = Arc::new(FakeMachine::default());
+    let lines = [r"open \\.\fake".to_owned(), "ioctl 0xdead".to_owned()];
+    let commands = run::commands(&lines, None).unwrap();
+    let interrupt = Interrupt::install().unwrap();
+    let code = run::drive(&machine, commands.as_deref(), None, interrupt, &mut output);
+    assert_eq!(code, ExitCode::DriverCrashed);
+}
+
+#[test]
+fn empty_script_is_a_script() {
+    assert_eq!(run::commands(&[], None), Ok(None));
+    assert_eq!(
+        run::commands(&[], Some(Path::new("/dev/null"))),
+        Ok(Some(vec![]))
+    );
+    let mut output = Output::to_writer(false, Box::new(BrokenPipe));
+    let machine: Arc<dyn RunningMachine> = Arc::new(FakeMachine::default());
+    let interrupt = Interrupt::install().unwrap();
+    let code = run::drive(&machine, Some(&[]), None, interrupt, &mut output);
+    assert_eq!(code, ExitCode::Success);
+}
+
+#[test]
+fn script_encoding_is_checked() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    std::fs::write(&path, "\u{feff}stats\r\nhelp\r\n").unwrap();
+    assert_eq!(run::commands(&[], Some(&path)).unwrap().unwrap().len(), 2);
+    std::fs::write(&path, b"stats\n\xff\n").unwrap();
+    let error = run::commands(&[], Some(&path)).unwrap_err();
+    assert!(error.ends_with("line 2 is not UTF-8 text"), "{error}");
 }
 
 #[test]

@@ -15,6 +15,8 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::{DeviceError, PortDevice};
@@ -90,7 +92,7 @@ impl Lpt {
                 status,
             )),
             LptOutput::File(path) => {
-                let file = File::create(path).map_err(|source| OutputError {
+                let file = create(path).map_err(|source| OutputError {
                     path: path.display().to_string(),
                     source,
                 })?;
@@ -233,6 +235,24 @@ impl Drop for Lpt {
 
 fn count(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
+}
+
+/// Creates or empties the file at `path`. Never waits: opening a FIFO would do so until somebody reads it, deaf to
+/// signals.
+fn create(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true);
+    options.custom_flags(libc::O_NONBLOCK);
+    options.open(path).map_err(|error| {
+        if error.raw_os_error() == Some(libc::ENXIO) {
+            io::Error::new(
+                error.kind(),
+                "nobody reads this FIFO (or the device is not there): start its reader first",
+            )
+        } else {
+            error
+        }
+    })
 }
 
 /// Writes all of `bytes`, then flushes. An output that is merely slow gets [`PATIENCE`] for each piece, whether

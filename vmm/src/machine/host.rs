@@ -23,7 +23,7 @@ pub enum KvmError {
     Permission,
     /// /dev/kvm cannot be opened
     Open(#[source] kvm_ioctls::Error),
-    /// /dev/kvm has API version {0}, not 12
+    /// /dev/kvm answers KVM_GET_API_VERSION with {0}, not 12: it is not KVM's device (see `ls -l /dev/kvm`; KVM's is character device 10, 232), or its KVM is older than Linux 2.6.22
     Version(i32),
 }
 

@@ -77,8 +77,10 @@ impl Plan {
         ram_bytes: u64,
     ) -> Result<Self, PlanError> {
         let mut ram = GuestRam::new(ram_bytes)?;
-        let table_pages =
-            ram_bytes / PAGE_SIZE / 512 + layout::IO_WINDOW_SIZE / PAGE_SIZE / 512 + SPARE_TABLES;
+        let user_bytes = ram_bytes / CLIENT_SHARE / PAGE_SIZE * PAGE_SIZE;
+        // The clients' memory is mapped twice.
+        let mapped_bytes = ram_bytes + user_bytes + layout::IO_WINDOW_SIZE;
+        let table_pages = mapped_bytes / PAGE_SIZE / 512 + SPARE_TABLES;
         let tables = PageTables::new(&mut ram, table_pages)?;
         let kernel_base = layout::kernel_base(abi, privilege);
         let export_addresses = image.export_addresses().ok_or(PlanError::NoExports)?;
@@ -87,7 +89,7 @@ impl Plan {
             tables,
             regions: Vec::with_capacity(MAX_REGIONS),
             kernel_base,
-            user_bytes: ram_bytes / CLIENT_SHARE / PAGE_SIZE * PAGE_SIZE,
+            user_bytes,
             abi,
             privilege,
             pool_bytes: 0,
@@ -515,5 +517,24 @@ impl Plan {
             )?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn smallest_and_largest_guest_fit() {
+        for abi in [DriverAbi::I386, DriverAbi::Amd64] {
+            let image = GuestImage::parse(images::guest(abi), abi).unwrap();
+            for privilege in [Privilege::Ring0, Privilege::Ring3] {
+                for bytes in [layout::RAM_MIN, layout::RAM_MAX] {
+                    let mut plan = Plan::new(&image, abi, privilege, bytes).unwrap();
+                    plan.finish(Plan::empty_boot_info()).unwrap();
+                    assert!(plan.pool_bytes > bytes / 4, "{abi:?} {privilege:?} {bytes}");
+                }
+            }
+        }
     }
 }

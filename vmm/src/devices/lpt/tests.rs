@@ -177,3 +177,26 @@ fn closed_pipe_is_an_error_not_a_signal() {
     let error = lpt.flush().unwrap_err();
     assert!(error.message.contains("Broken pipe"), "{error}");
 }
+
+#[test]
+fn fifo_without_a_reader_is_an_error_not_a_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fifo");
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(made.unwrap().success());
+    // On a thread, as an open that waits would never come back.
+    let (sender, opened) = std::sync::mpsc::channel();
+    let output = LptOutput::File(path.clone());
+    std::thread::spawn(move || sender.send(Lpt::open(&output, LPT_STATUS_DEFAULT).err()));
+    let error = opened.recv_timeout(Duration::from_secs(10)).unwrap();
+    let source = std::error::Error::source(error.as_ref().unwrap()).unwrap();
+    assert!(source.to_string().contains("nobody reads this FIFO"));
+
+    let _reader = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(&path);
+    let mut lpt = Lpt::open(&LptOutput::File(path), LPT_STATUS_DEFAULT).unwrap();
+    send(&mut lpt, b"x");
+    lpt.flush().unwrap();
+}
