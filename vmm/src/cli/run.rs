@@ -25,8 +25,9 @@ const SCRIPT_MAX: u64 = 16 << 20;
 
 /// Run a driver in a guest of its own
 ///
-/// With commands: runs them in order, stops at the first that fails, unloads nothing by itself and ends. Without: stays in
-/// the foreground until SIGINT or SIGTERM. With --socket it serves clients (after the commands, if there are any).
+/// With commands (-c, --script): runs them in order, stops at the first that fails, unloads nothing by itself and ends.
+/// Without: stays in the foreground until SIGINT or SIGTERM. With --socket it serves clients (after the commands, if
+/// there are any).
 #[derive(Debug, clap::Args)]
 #[command(after_help = after_help())]
 pub(super) struct Arguments {
