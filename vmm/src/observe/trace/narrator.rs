@@ -9,6 +9,7 @@ use super::super::value::{self, Argument};
 use super::TraceContext;
 use abi::trace::{Entry, TraceKind, TraceRecord};
 use kernel_shim::export::Export;
+use kernel_shim::nt::major_function_name;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
@@ -376,43 +377,11 @@ fn entry_name(number: u32) -> &'static str {
         .map_or("routine", |(_, name)| name)
 }
 
-/// IRP_MJ codes of wdm.h, by number.
-const MAJORS: [&str; 28] = [
-    "IRP_MJ_CREATE",
-    "IRP_MJ_CREATE_NAMED_PIPE",
-    "IRP_MJ_CLOSE",
-    "IRP_MJ_READ",
-    "IRP_MJ_WRITE",
-    "IRP_MJ_QUERY_INFORMATION",
-    "IRP_MJ_SET_INFORMATION",
-    "IRP_MJ_QUERY_EA",
-    "IRP_MJ_SET_EA",
-    "IRP_MJ_FLUSH_BUFFERS",
-    "IRP_MJ_QUERY_VOLUME_INFORMATION",
-    "IRP_MJ_SET_VOLUME_INFORMATION",
-    "IRP_MJ_DIRECTORY_CONTROL",
-    "IRP_MJ_FILE_SYSTEM_CONTROL",
-    "IRP_MJ_DEVICE_CONTROL",
-    "IRP_MJ_INTERNAL_DEVICE_CONTROL",
-    "IRP_MJ_SHUTDOWN",
-    "IRP_MJ_LOCK_CONTROL",
-    "IRP_MJ_CLEANUP",
-    "IRP_MJ_CREATE_MAILSLOT",
-    "IRP_MJ_QUERY_SECURITY",
-    "IRP_MJ_SET_SECURITY",
-    "IRP_MJ_POWER",
-    "IRP_MJ_SYSTEM_CONTROL",
-    "IRP_MJ_DEVICE_CHANGE",
-    "IRP_MJ_QUERY_QUOTA",
-    "IRP_MJ_SET_QUOTA",
-    "IRP_MJ_PNP",
-];
-
 fn major_name(number: u32) -> String {
-    usize::try_from(number)
+    u8::try_from(number)
         .ok()
-        .and_then(|index| MAJORS.get(index))
-        .map_or_else(|| format!("IRP_MJ {number:#x}"), |name| (*name).into())
+        .and_then(major_function_name)
+        .map_or_else(|| format!("IRP_MJ {number:#x}"), str::to_owned)
 }
 
 fn is_device_control(major: u32) -> bool {
