@@ -375,8 +375,6 @@ impl Vcpu {
     /// it is taken for the host's.
     #[must_use]
     pub(super) fn time_stamp(&self) -> (u64, u64) {
-        // SAFETY: RDTSC reads a counter and nothing else.
-        let host = unsafe { core::arch::x86_64::_rdtsc() };
         let entry = kvm_msr_entry {
             index: MSR_TSC,
             ..Default::default()
@@ -385,6 +383,10 @@ impl Vcpu {
             let count = self.fd.get_msrs(&mut msrs).ok()?;
             (count == 1).then(|| msrs.as_slice().first().map(|entry| entry.data))?
         });
+        // Taken after the guest's: the difference is then at most too small, so that what the host stamps is never
+        // later than what the guest stamps next.
+        // SAFETY: RDTSC reads a counter and nothing else.
+        let host = unsafe { core::arch::x86_64::_rdtsc() };
         let guest = guest.unwrap_or(host);
         (guest.wrapping_sub(host), guest)
     }

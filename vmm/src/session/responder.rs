@@ -25,6 +25,8 @@ pub(super) struct Responder {
     pub(super) exits: u64,
     /// Added to the host's time-stamp counter gives the guest's.
     pub(super) tsc_offset: u64,
+    /// Time stamp of the last record from the ring.
+    last_tsc: u64,
     trace_consumed: u64,
 }
 
@@ -37,6 +39,7 @@ impl Responder {
             observer,
             exits: 0,
             tsc_offset: 0,
+            last_tsc: 0,
             trace_consumed: 0,
         }
     }
@@ -51,7 +54,10 @@ impl Responder {
         });
         let outcome = self.ports.access(request);
         let record = PortRecord {
-            tsc: host_time_stamp().wrapping_add(self.tsc_offset),
+            // Never before the records that were drained for it.
+            tsc: host_time_stamp()
+                .wrapping_add(self.tsc_offset)
+                .max(self.last_tsc),
             rip: access.rip,
             port: access.port,
             width: access.width,
@@ -153,6 +159,7 @@ impl Backend for Responder {
             let entry = offset(std::mem::offset_of!(TraceRing, entries) + slot);
             if let Ok(record) = guest.read_shared::<TraceRecord>(entry) {
                 has_log |= record.kind == TraceKind::Log as u16;
+                self.last_tsc = record.tsc;
                 self.observer.record(&record);
             }
             next = next.wrapping_add(1);
