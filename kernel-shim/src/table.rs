@@ -76,6 +76,7 @@ modules! {
     mm_section => crate::mm::section::api_table;
     ob_api => crate::ob::api::api_table;
     ps => crate::ps::api_table;
+    seh => crate::seh::api::api_table;
     rtl_ansi => crate::rtl::ansi::api_table;
     rtl_ansi_unicode => crate::rtl::ansi_unicode::api_table;
     rtl_arithmetic => crate::rtl::arithmetic::api_table;

@@ -5,11 +5,13 @@
 
 pub mod basic;
 pub mod bugcheck;
+pub mod exception;
 pub mod io;
 pub mod kernel;
 pub mod status;
 
 pub use basic::*;
+pub use exception::*;
 pub use io::*;
 pub use kernel::*;
 pub use status::NtStatus;

@@ -55,6 +55,14 @@ statuses! {
     NO_MORE_ENTRIES = 0x8000_001A;
     /// The device is busy.
     DEVICE_BUSY = 0x8000_0011;
+    /// An exception was raised that cannot be continued, and a handler continued it.
+    NONCONTINUABLE_EXCEPTION = 0xC000_0025;
+    /// A handler returned what no handler may.
+    INVALID_DISPOSITION = 0xC000_0026;
+    /// Frames are being left.
+    UNWIND = 0xC000_0027;
+    /// The stack has no such frame.
+    INVALID_UNWIND_TARGET = 0xC000_0029;
     /// It failed.
     UNSUCCESSFUL = 0xC000_0001;
     /// Not implemented.
