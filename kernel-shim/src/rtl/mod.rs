@@ -4,17 +4,25 @@ pub(crate) mod allocation;
 pub mod ansi;
 pub mod ansi_unicode;
 pub mod arithmetic;
+pub mod avl_table;
+pub mod bitmap;
 pub mod codepage;
+pub mod compiler;
 pub mod crt_narrow;
 pub mod crt_print;
 pub mod crt_wide;
 pub mod dbg;
+pub mod generic_table;
+pub(crate) mod links;
 pub mod memory;
 pub mod misc;
 pub mod number;
 pub mod print;
+pub mod splay;
 pub mod time;
 pub mod unicode;
 
 #[cfg(test)]
 pub(crate) mod test_strings;
+#[cfg(test)]
+pub(crate) mod test_tables;
