@@ -82,8 +82,12 @@ modules! {
     rtl_avl_table => crate::rtl::avl_table::api_table;
     rtl_bitmap => crate::rtl::bitmap::api_table;
     rtl_compiler => crate::rtl::compiler::code_table;
+    rtl_crt_ctype => crate::rtl::crt_ctype::api_table;
+    rtl_crt_itoa => crate::rtl::crt_itoa::api_table;
     rtl_crt_narrow => crate::rtl::crt_narrow::api_table;
+    rtl_crt_number => crate::rtl::crt_number::api_table;
     rtl_crt_print => crate::rtl::crt_print::api_table;
+    rtl_crt_sort => crate::rtl::crt_sort::api_table;
     rtl_crt_wide => crate::rtl::crt_wide::api_table;
     rtl_dbg => crate::rtl::dbg::api_table;
     rtl_generic_table => crate::rtl::generic_table::api_table;

@@ -46,7 +46,7 @@ fn run_length(map: &RTL_BITMAP, start: u32, end: u32, value: bool) -> u32 {
             .trailing_zeros()
             .min(32 - next % 32);
         next = next.saturating_add(same);
-        if next % 32 != 0 || same == 0 {
+        if !next.is_multiple_of(32) || same == 0 {
             break;
         }
     }

@@ -19,9 +19,16 @@ pub fn to_unicode(byte: u8) -> u16 {
 /// The byte of the ANSI code page for a UTF-16 unit; `?` (the code page's default character) for one it lacks.
 #[must_use]
 pub fn to_ansi(unit: u16) -> u8 {
-    (0..=u8::MAX)
-        .find(|&byte| to_unicode(byte) == unit)
-        .unwrap_or(b'?')
+    to_ansi_exact(unit).unwrap_or(b'?')
+}
+
+/// The byte of the ANSI code page for a UTF-16 unit; `None` for one it lacks.
+#[must_use]
+pub fn to_ansi_exact(unit: u16) -> Option<u8> {
+    match u8::try_from(unit) {
+        Ok(byte @ (0..=0x7F | 0xA0..)) => Some(byte),
+        _ => (0x80..=0x9F).find(|&byte| to_unicode(byte) == unit),
+    }
 }
 
 fn single(mut characters: impl Iterator<Item = char>) -> Option<u16> {

@@ -8,12 +8,12 @@ use crate::nt::{NtStatus, UNICODE_STRING};
 use crate::raw::{Ptr, low8, unicode_string};
 use crate::value::{ULong, UnicodeStringPtr};
 
-/// The digits of a number, most significant first; at least one.
+/// The digits of a number, most significant first; at least one. The base is at most 36.
 pub(crate) fn digits(mut value: u64, base: u64, is_upper: bool) -> Vec<u8> {
     let table = if is_upper {
-        b"0123456789ABCDEF"
+        b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     } else {
-        b"0123456789abcdef"
+        b"0123456789abcdefghijklmnopqrstuvwxyz"
     };
     let mut digits = Vec::new();
     loop {
