@@ -148,6 +148,10 @@ statuses! {
     /// An argument is not valid.
     INVALID_PARAMETER_4 = 0xC000_00F2;
     /// An argument is not valid.
+    INVALID_PARAMETER_5 = 0xC000_00F3;
+    /// A character has no counterpart in the code page.
+    UNMAPPABLE_CHARACTER = 0xC000_0162;
+    /// An argument is not valid.
     INVALID_PARAMETER_8 = 0xC000_00F6;
     /// An argument is not valid.
     INVALID_PARAMETER_9 = 0xC000_00F7;
