@@ -47,7 +47,7 @@ nt_api! { module = rtl_utf8;
         if destination.is_null() && written.is_null() {
             return NtStatus::INVALID_PARAMETER;
         }
-        if bytes % 2 != 0 {
+        if !bytes.is_multiple_of(2) {
             return NtStatus::INVALID_PARAMETER_5;
         }
         let units = source.read_slice(bytes as usize / 2);
