@@ -8,10 +8,12 @@ pub mod bugcheck;
 pub mod exception;
 pub mod io;
 pub mod kernel;
+pub mod rtl;
 pub mod status;
 
 pub use basic::*;
 pub use exception::*;
 pub use io::*;
 pub use kernel::*;
+pub use rtl::*;
 pub use status::NtStatus;

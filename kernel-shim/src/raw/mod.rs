@@ -14,6 +14,7 @@
 //! pages they write are read with [`volatile_read`].
 
 mod cell;
+pub(crate) mod compiler;
 mod entry;
 mod list;
 mod ptr;
