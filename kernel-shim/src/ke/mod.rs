@@ -7,9 +7,11 @@ pub mod event;
 pub mod iopm;
 pub mod irql;
 pub mod pcr;
+pub mod queued_lock;
 pub mod spin_lock;
 pub mod time;
 pub mod timer;
+pub(crate) mod waiters;
 
 use crate::nt::DISPATCH_LEVEL;
 use crate::shared;
@@ -33,6 +35,8 @@ pub(crate) fn initialize() {
     dpc::initialize();
     timer::initialize();
     iopm::initialize();
+    queued_lock::initialize();
+    waiters::initialize();
     pcr::initialize();
     time::initialize();
 }

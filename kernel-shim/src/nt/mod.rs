@@ -8,8 +8,10 @@ pub mod bugcheck;
 pub mod io;
 pub mod kernel;
 pub mod status;
+pub mod sync;
 
 pub use basic::*;
 pub use io::*;
 pub use kernel::*;
 pub use status::NtStatus;
+pub use sync::*;
