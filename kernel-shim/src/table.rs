@@ -58,11 +58,17 @@ macro_rules! modules {
 
 modules! {
     ke_bugcheck => crate::ke::bugcheck::api_table;
+    ke_bugcheck_callback => crate::ke::bugcheck_callback::api_table;
     ke_data => crate::ke::data::data_table;
+    ke_debugger => crate::ke::debugger::api_table;
+    ke_debugger_data => crate::ke::debugger::data_table;
     ke_dpc => crate::ke::dpc::api_table;
+    ke_dump => crate::ke::dump::api_table;
     ke_event => crate::ke::event::api_table;
+    ke_fpu => crate::ke::fpu::api_table;
     ke_iopm => crate::ke::iopm::api_table;
     ke_irql => crate::ke::irql::api_table;
+    ke_processor => crate::ke::processor::api_table;
     ke_queued_lock => crate::ke::queued_lock::api_table;
     ke_spin_lock => crate::ke::spin_lock::api_table;
     ke_time => crate::ke::time::api_table;
@@ -78,6 +84,7 @@ modules! {
     ex_rundown => crate::ex::rundown::api_table;
     ex_slist => crate::ex::slist::api_table;
     ex_spin_lock => crate::ex::spin_lock::api_table;
+    ex_timer => crate::ex::timer::api_table;
     ex_work => crate::ex::work::api_table;
     io_cancel => crate::io::cancel::api_table;
     io_device => crate::io::device::api_table;

@@ -14,6 +14,7 @@ pub mod resource_api;
 pub mod rundown;
 pub mod slist;
 pub mod spin_lock;
+pub mod timer;
 pub mod work;
 
 /// Puts what is built on the kernel and the object manager into its first state.

@@ -70,8 +70,8 @@ nt_api! { module = ex_spin_lock;
     /// Gives a reader's lock back and lowers IRQL.
     ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
     fn ExReleaseSpinLockShared(lock: Ptr<u32>, old_irql: Irql) {
-        check_release_and_lower(lock.addr());
         release_shared(lock);
+        check_release_and_lower(lock.addr());
         lower(old_irql.0);
     }
 
@@ -86,8 +86,8 @@ nt_api! { module = ex_spin_lock;
     /// Gives the writer's lock back and lowers IRQL.
     ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
     fn ExReleaseSpinLockExclusive(lock: Ptr<u32>, old_irql: Irql) {
-        check_release_and_lower(lock.addr());
         release_exclusive(lock);
+        check_release_and_lower(lock.addr());
         lower(old_irql.0);
     }
 
@@ -101,8 +101,8 @@ nt_api! { module = ex_spin_lock;
     /// Gives a reader's lock back at DISPATCH_LEVEL or above.
     ntoskrnl both stdcall irql(ANY_LEVEL) implemented
     fn ExReleaseSpinLockSharedFromDpcLevel(lock: Ptr<u32>) {
-        check_release(lock.addr());
         release_shared(lock);
+        check_release(lock.addr());
     }
 
     /// Takes the lock as the writer at DISPATCH_LEVEL or above.
@@ -115,8 +115,8 @@ nt_api! { module = ex_spin_lock;
     /// Gives the writer's lock back at DISPATCH_LEVEL or above.
     ntoskrnl both stdcall irql(ANY_LEVEL) implemented
     fn ExReleaseSpinLockExclusiveFromDpcLevel(lock: Ptr<u32>) {
-        check_release(lock.addr());
         release_exclusive(lock);
+        check_release(lock.addr());
     }
 
     /// Takes the lock as a reader at DISPATCH_LEVEL or above, unless a writer has it.

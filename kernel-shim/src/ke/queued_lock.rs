@@ -41,8 +41,8 @@ fn release(handle: Ptr<KLOCK_QUEUE_HANDLE>) {
 
 fn release_and_lower(handle: Ptr<KLOCK_QUEUE_HANDLE>) {
     let KLOCK_QUEUE_HANDLE { Lock, OldIrql, .. } = handle.read();
-    check_release_and_lower(Lock.addr());
     release(handle);
+    check_release_and_lower(Lock.addr());
     lower(OldIrql);
 }
 
@@ -91,8 +91,8 @@ nt_api! { module = ke_queued_lock;
     /// Gives the lock back at DISPATCH_LEVEL or above.
     ntoskrnl both fastcall irql(ANY_LEVEL) implemented
     fn KeReleaseInStackQueuedSpinLockFromDpcLevel(handle: Ptr<KLOCK_QUEUE_HANDLE>) {
-        check_release(handle.read().Lock.addr());
         release(handle);
+        check_release(handle.read().Lock.addr());
     }
 
     /// Takes the lock in a DPC, threaded or not.

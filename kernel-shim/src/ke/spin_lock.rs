@@ -75,12 +75,12 @@ pub fn check_acquire(lock: u64) {
     check(ACQUIRED_BELOW_DISPATCH, lock, "acquired");
 }
 
-/// Before a lock is given back by who stays at DISPATCH_LEVEL.
+/// After a lock was given back by who stays at DISPATCH_LEVEL.
 pub fn check_release(lock: u64) {
     check(RELEASED_AT_DPC_BELOW_DISPATCH, lock, "released");
 }
 
-/// Before a lock is given back and IRQL lowered.
+/// After a lock was given back, before IRQL is lowered.
 pub fn check_release_and_lower(lock: u64) {
     check(RELEASED_BELOW_DISPATCH, lock, "released");
 }
@@ -92,8 +92,8 @@ fn acquire_raising(lock: Ptr<Word>, level: u8) -> u8 {
 }
 
 fn release_lowering(lock: Ptr<Word>, new: u8) {
-    check_release_and_lower(lock.addr());
     release(lock);
+    check_release_and_lower(lock.addr());
     lower(new);
 }
 
@@ -103,8 +103,8 @@ fn acquire_at_dpc(lock: Ptr<Word>) {
 }
 
 fn release_from_dpc(lock: Ptr<Word>) {
-    check_release(lock.addr());
     release(lock);
+    check_release(lock.addr());
 }
 
 nt_api! { module = ke_spin_lock;

@@ -15,6 +15,7 @@
 
 mod cell;
 mod entry;
+pub mod fpu;
 mod list;
 mod ptr;
 mod strings;

@@ -1,13 +1,13 @@
 //! Locks, rundown, work items, callback objects.
 
 use crate::ex::{
-    callback, fast_mutex, push_lock, resource_api as resource, rundown, spin_lock, work,
+    callback, fast_mutex, push_lock, resource_api as resource, rundown, spin_lock, timer, work,
 };
 use crate::io::remove_lock::{
     IoAcquireRemoveLockEx, IoInitializeRemoveLockEx, IoReleaseRemoveLockAndWaitEx,
     IoReleaseRemoveLockEx,
 };
-use crate::ke::{queued_lock, spin_lock as plain};
+use crate::ke::{bugcheck_callback, fpu, processor, queued_lock, spin_lock as plain};
 use crate::nt::{
     ERESOURCE, FAST_MUTEX, IO_REMOVE_LOCK, KLOCK_QUEUE_HANDLE, NtStatus, WORK_QUEUE_ITEM, bugcheck,
 };
@@ -40,13 +40,20 @@ fn spin_locks_below_dispatch_level_are_violations() {
         (VIOLATION, 0x40)
     );
     assert_eq!(
+        stop(|| plain::KeReleaseSpinLock(lock, Irql(0))).0,
+        bugcheck::SPIN_LOCK_NOT_OWNED
+    );
+    lock.write(1);
+    assert_eq!(
         stop(|| plain::KeReleaseSpinLockFromDpcLevel(lock)),
         (VIOLATION, 0x41)
     );
+    lock.write(1);
     assert_eq!(
         stop(|| plain::KeReleaseSpinLock(lock, Irql(0))),
         (VIOLATION, 0x32)
     );
+    lock.write(0);
     shared::set_irql(2);
     assert!(plain::KeTestSpinLock(lock));
     assert!(plain::KeTryToAcquireSpinLockAtDpcLevel(lock));
@@ -404,4 +411,119 @@ fn callbacks_are_called_with_their_context_until_they_are_taken_back() {
     assert_eq!(CALLED.load(Ordering::Relaxed), 321);
     assert_eq!(ob::lookup(object.addr()).unwrap().references, 1);
     assert!(ob::names::resolve("\\Callback\\PowerState").is_ok());
+}
+
+extern "win64-unwind" fn on_bugcheck(buffer: u64, bytes: u64) -> u64 {
+    assert_eq!(shared::irql(), 15);
+    Ptr::<u64>::new(buffer).write(bytes);
+    bugcheck::bugcheck(0x77, [0; 4])
+}
+
+#[test]
+fn bugcheck_callbacks_run_and_cannot_change_the_report() {
+    let _machine = machine();
+    let (record, buffer) = (memory(), memory::<u64>());
+    let routine = Ptr::new(on_bugcheck as *const () as u64);
+    let register = || {
+        bugcheck_callback::KeRegisterBugCheckCallback(
+            record,
+            routine,
+            buffer.cast(),
+            9,
+            Ptr::null(),
+        )
+    };
+    assert!(register() && !register());
+    assert!(bugcheck_callback::KeDeregisterBugCheckCallback(record));
+    assert!(!bugcheck_callback::KeDeregisterBugCheckCallback(record));
+    assert!(register());
+    let crash = crash_of(|| bugcheck::bugcheck(0xE2, [1, 2, 3, 4]));
+    assert_eq!(
+        (crash.code, crash.parameters, crash.irql),
+        (0xE2, [1, 2, 3, 4], 0)
+    );
+    assert_eq!(buffer.read(), 9);
+    assert_eq!(record.read().State, 2, "it did not come to its end");
+}
+
+extern "win64-unwind" fn on_timer(timer: u64, context: u64) -> u64 {
+    assert_eq!(shared::irql(), 2);
+    if CALLED.fetch_add(context, Ordering::Relaxed) >= 2 * context {
+        api("ExDeleteTimer", &[timer, 1, 0, 0]);
+    }
+    0
+}
+
+#[test]
+fn executive_timers_call_back_and_may_delete_themselves() {
+    let _machine = machine();
+    CALLED.store(0, Ordering::Relaxed);
+    let timer = Ptr::new(api(
+        "ExAllocateTimer",
+        &[on_timer as *const () as u64, 7, 8],
+    ));
+    assert!(!timer::ExSetTimer(timer, -10_000, 10_000, Ptr::null()));
+    assert!(timer::ExCancelTimer(timer, Ptr::null()));
+    assert!(!timer::ExSetTimer(timer, -10_000, 10_000, Ptr::null()));
+    let mut interval = -100_000_i64;
+    crate::ke::event::KeDelayExecutionThread(
+        crate::value::ProcessorMode(0),
+        false,
+        Ptr::of(&mut interval),
+    );
+    assert_eq!(
+        CALLED.load(Ordering::Relaxed),
+        21,
+        "three times in 10 ms, then it was deleted"
+    );
+    assert!(crate::ex::pool::block_at(timer.addr()).is_none());
+}
+
+#[test]
+fn floating_point_state_is_restored_where_it_was_saved() {
+    let _machine = machine();
+    let area = memory::<u8>();
+    assert_eq!(fpu::KeSaveFloatingPointState(area), NtStatus::SUCCESS);
+    shared::set_irql(1);
+    assert_eq!(
+        stop(|| {
+            let _ = fpu::KeRestoreFloatingPointState(area);
+        }),
+        (bugcheck::INVALID_FLOATING_POINT_STATE, 1)
+    );
+    shared::set_irql(0);
+    assert_eq!(fpu::KeRestoreFloatingPointState(area), NtStatus::SUCCESS);
+    assert_eq!(
+        stop(|| {
+            let _ = fpu::KeRestoreFloatingPointState(area);
+        }),
+        (bugcheck::INVALID_FLOATING_POINT_STATE, 0)
+    );
+}
+
+extern "win64-unwind" fn at_ipi_level(argument: u64) -> u64 {
+    u64::from(shared::irql()) * 1000 + argument
+}
+
+#[test]
+fn there_is_one_processor() {
+    let _machine = machine();
+    let routine = Ptr::new(at_ipi_level as *const () as u64);
+    assert_eq!(processor::KeIpiGenericCall(routine, Size(5)).0, 14_005);
+    assert_eq!(shared::irql(), 0);
+    assert_eq!(processor::KeQueryActiveProcessorCountEx(0xFFFF), 1);
+    assert_eq!(processor::KeQueryActiveProcessorCountEx(1), 0);
+    assert_eq!(
+        stop(|| processor::KeSetSystemAffinityThread(Size(2))).0,
+        VIOLATION
+    );
+    let handle = processor::KeRegisterNmiCallback(routine, Ptr::null());
+    assert_eq!(
+        processor::KeDeregisterNmiCallback(handle),
+        NtStatus::SUCCESS
+    );
+    assert_eq!(
+        processor::KeDeregisterNmiCallback(handle),
+        NtStatus::INVALID_HANDLE
+    );
 }
