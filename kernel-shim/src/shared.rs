@@ -6,10 +6,11 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::export::{Parameter, ValueKind};
+use crate::nt::bugcheck::UNEXPECTED_KERNEL_MODE_TRAP;
 use crate::nt::{OBJECT_ATTRIBUTES, STRING};
 use crate::platform::{Platform, Trap};
 use crate::raw::{
-    Ptr, low8, low32, narrow_string, prefix, unicode_text, volatile_read, volatile_write,
+    Global, Ptr, low8, low32, narrow_string, prefix, unicode_text, volatile_read, volatile_write,
     wide_string,
 };
 use crate::seh::{LinkKind, across};
@@ -363,7 +364,11 @@ impl Write for Text<'_> {
     }
 }
 
-/// Fills the crash record and stops the guest for good.
+/// The crash that is to be reported, while bugcheck callbacks run.
+static PENDING: Global<Option<CrashRecord>> = Global::new("pending crash", None);
+
+/// Fills the crash record and stops the guest for good. Before that, the driver's bugcheck callbacks run; a crash in
+/// one of them ends them, and the first crash is reported.
 pub fn crash(
     kind: CrashKind,
     code: u32,
@@ -391,6 +396,14 @@ pub fn crash(
     // Writing to `Text` cannot fail; what does not fit is cut off.
     let _ = writer.write_fmt(text);
     record.text_bytes = low32(writer.used as u64);
+    // Behind a stack that has run over no callback can run.
+    let can_call = kind == CrashKind::Bugcheck && code != UNEXPECTED_KERNEL_MODE_TRAP;
+    let first = PENDING.with(|pending| pending.replace(record));
+    if first.is_none() && can_call {
+        crate::ke::bugcheck_callback::run();
+    }
+    PENDING.with(Option::take);
+    let record = first.unwrap_or(record);
     volatile_write(platform.shared() + Shared::CRASH, record);
     platform.doorbell(Call::Crash, [0; 6]);
     platform.halt()

@@ -10,6 +10,7 @@ pub mod io;
 pub mod kernel;
 pub mod rtl;
 pub mod status;
+pub mod sync;
 
 pub use basic::*;
 pub use exception::*;
@@ -17,3 +18,4 @@ pub use io::*;
 pub use kernel::*;
 pub use rtl::*;
 pub use status::NtStatus;
+pub use sync::*;

@@ -35,6 +35,8 @@ statuses! {
     TIMEOUT = 0x0000_0102;
     /// The operation goes on.
     PENDING = 0x0000_0103;
+    /// There is no debugger.
+    DEBUGGER_INACTIVE = 0xC000_0354;
     /// The name continues behind a reparse point.
     REPARSE = 0x0000_0104;
     /// The object was there already.

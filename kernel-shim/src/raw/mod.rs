@@ -16,6 +16,7 @@
 mod cell;
 pub(crate) mod compiler;
 mod entry;
+pub mod fpu;
 mod list;
 mod ptr;
 mod strings;
