@@ -13,8 +13,11 @@ pub mod memory;
 pub mod misc;
 pub mod number;
 pub mod print;
+pub mod raise;
 pub mod time;
 pub mod unicode;
+
+pub use raise::raise_status;
 
 #[cfg(test)]
 pub(crate) mod test_strings;
