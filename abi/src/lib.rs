@@ -14,6 +14,7 @@ pub mod crash;
 pub mod doorbell;
 pub mod header;
 pub mod layout;
+pub mod registry;
 pub mod trace;
 
 /// Version of everything in this crate. Raised with every change that the other side can see.

@@ -16,6 +16,7 @@
 extern crate alloc;
 
 pub(crate) mod api;
+pub mod cm;
 pub mod dispatch;
 mod emulate;
 pub mod ex;
@@ -31,6 +32,7 @@ pub mod platform;
 pub mod ps;
 pub mod raw;
 pub mod rtl;
+pub mod se;
 pub mod shared;
 pub mod table;
 mod trap;

@@ -7,9 +7,11 @@ pub mod basic;
 pub mod bugcheck;
 pub mod io;
 pub mod kernel;
+pub mod security;
 pub mod status;
 
 pub use basic::*;
 pub use io::*;
 pub use kernel::*;
+pub use security::*;
 pub use status::NtStatus;

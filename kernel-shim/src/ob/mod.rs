@@ -34,6 +34,10 @@ pub enum ObjectType {
     Thread,
     /// KEVENT.
     Event,
+    /// Token.
+    Token,
+    /// Registry key.
+    Key,
 }
 
 impl ObjectType {
@@ -48,6 +52,8 @@ impl ObjectType {
             Self::Process => "Process",
             Self::Thread => "Thread",
             Self::Event => "Event",
+            Self::Token => "Token",
+            Self::Key => "Key",
         }
     }
 }
@@ -154,6 +160,7 @@ pub fn dereference(body: u64) -> u32 {
             delete(body);
         }
         OBJECTS.with(|objects| objects.remove(&body));
+        crate::se::object::forget(body);
         pool::free(Ptr::new(body - HEADER_BYTES), 0);
     }
     left

@@ -36,6 +36,12 @@ pub(super) struct Arguments {
     /// What the driver may touch (TOML); without it everything is denied
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// Registry contents for the driver, a .toml or .reg file; keys without a hive are below its service key
+    #[arg(long, value_name = "FILE")]
+    registry: Option<PathBuf>,
+    /// Write the registry, as it is at the end, to a .toml or .reg file (it may be the one of --registry)
+    #[arg(long, value_name = "FILE", visible_alias = "registry-save")]
+    save_registry: Option<PathBuf>,
     /// Where shim and driver run inside the guest; auto picks what suits this KVM (see `ringfence doctor`)
     #[arg(long, value_enum, default_value = "auto")]
     privilege: PrivilegeArgument,
@@ -202,7 +208,11 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
         interrupt,
         &mut output,
     );
+    let saved = save_registry(&machine, arguments.save_registry.as_deref());
     machine.shutdown();
+    if let (Err(message), ExitCode::Success) = (&saved, code) {
+        return output.error(ExitCode::CommandFailed, message);
+    }
     match machine.failed_devices().as_slice() {
         [] => code,
         // The log has each; what they could not write is lost, so the run has not succeeded.
@@ -211,6 +221,19 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
         }
         _ => code,
     }
+}
+
+/// Writes the registry where that was asked for; a guest that is gone has none.
+fn save_registry(machine: &Machine, path: Option<&Path>) -> Result<(), String> {
+    let Some(path) = path else { return Ok(()) };
+    if machine.stopped().is_some() {
+        tracing::warn!("the registry is not saved: the guest is gone");
+        return Ok(());
+    }
+    let contents = machine
+        .registry()
+        .map_err(|error| format!("cannot read the registry back: {error}"))?;
+    crate::registry::save(path, &contents).map_err(|error| error_chain(&error))
 }
 
 /// With --json, the first line: DriverEntry has returned.
@@ -229,6 +252,16 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
     policy
         .check_guest_memory(arguments.memory)
         .map_err(|error| error_chain(&error))?;
+    if let Some(path) = &arguments.save_registry {
+        crate::registry::check_name(path).map_err(|error| error_chain(&error))?;
+    }
+    let registry = match &arguments.registry {
+        None => None,
+        Some(path) => {
+            let service = crate::session::service_name(&arguments.driver);
+            Some(crate::registry::read(path, &service).map_err(|error| error_chain(&error))?)
+        }
+    };
     let trace = match &arguments.trace {
         None => None,
         Some(path) => Some((
@@ -255,6 +288,7 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
             memory_bytes: arguments.memory,
             timeout: arguments.timeout,
             trace,
+            registry,
             is_strict: arguments.strict,
         },
         server,
@@ -279,6 +313,7 @@ fn start_failed(error: &StartError, output: &mut Output) -> ExitCode {
         StartError::Create(_)
         | StartError::Ports(_)
         | StartError::Memory(_)
+        | StartError::Registry(_)
         | StartError::Thread(_) => ExitCode::CommandFailed,
     };
     output.error(code, &escape(&error_chain(error)))

@@ -27,6 +27,11 @@ const PROCESS_STEP: u32 = 4;
 /// FILE_GENERIC_READ | FILE_GENERIC_WRITE.
 const DESIRED_ACCESS: u64 = 0x0012_0089 | 0x0012_0116;
 
+/// The most bytes of registry contents that are taken from a guest.
+const REGISTRY_MAX: u64 = 1 << 20;
+/// STATUS_INSUFFICIENT_RESOURCES.
+const STATUS_INSUFFICIENT_RESOURCES: u32 = 0xC000_009A;
+
 /// What all handles on a machine share.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -208,6 +213,26 @@ impl Machine {
             link: Arc::clone(&self.link),
             id,
         })
+    }
+}
+
+impl Machine {
+    /// What of the guest's registry is to be kept, encoded ([`crate::registry::save`] takes it).
+    ///
+    /// # Errors
+    /// When the guest does not answer, or answers with more than a registry has.
+    pub fn registry(&self) -> Result<Vec<u8>, DriverError> {
+        let size = self
+            .link
+            .call_checked(Call::new(Operation::SaveRegistry, 0, [0; 6]))?
+            .value;
+        // The guest's number: its registry has a quota well below this.
+        if size > REGISTRY_MAX {
+            return Err(DriverError::Status(NtStatus(STATUS_INSUFFICIENT_RESOURCES)));
+        }
+        let mut call = Call::new(Operation::SaveRegistry, 0, [0, size, 0, 0, 0, 0]);
+        call.output = Some((0, size));
+        Ok(self.link.call_checked(call)?.output)
     }
 }
 

@@ -48,6 +48,8 @@ pub struct Launch {
     pub timeout: Duration,
     /// Where the trace goes, if one is wanted, and whether as JSON.
     pub trace: Option<(TraceOutput, bool)>,
+    /// Registry contents to add before the driver starts, encoded ([`crate::registry::read`]).
+    pub registry: Option<Vec<u8>>,
     /// Refuse a driver with imports that Ringfence does not have.
     pub is_strict: bool,
 }
@@ -107,6 +109,8 @@ pub enum StartError {
     Memory(#[from] MemoryStartError),
     /// cannot start a thread
     Thread(#[source] std::io::Error),
+    /// the guest refuses the registry's contents: {0}
+    Registry(NtStatus),
     /// DriverEntry failed: {0}
     DriverEntry(NtStatus),
     /// the driver did not start
@@ -158,11 +162,9 @@ pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Mach
     if launch.is_strict {
         refuse_unbound(&image, &path)?;
     }
-    let name = launch.driver.file_stem().map_or_else(
-        || "driver".to_owned(),
-        |stem| stem.to_string_lossy().into_owned(),
-    );
+    let name = service_name(&launch.driver);
     let timeout = launch.timeout;
+    let registry = launch.registry.clone();
     let fate = Arc::new(Fate::default());
     let (sender, inbox) = channel();
     let (report, outcome) = channel();
@@ -193,8 +195,20 @@ pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Mach
         link: Arc::new(Link::new(sender, fate, timeout, stopper)),
         engine: Mutex::new(Some(engine)),
     };
+    if let Some(contents) = registry {
+        load_registry(&machine, contents, interrupt)?;
+    }
     load(&machine, &name, slot, entry, interrupt)?;
     Ok(machine)
+}
+
+/// The name of a driver's service: its file's, without folder and extension.
+#[must_use]
+pub fn service_name(driver: &Path) -> String {
+    driver.file_stem().map_or_else(
+        || "driver".to_owned(),
+        |stem| stem.to_string_lossy().into_owned(),
+    )
 }
 
 fn read_driver(file: &Path, path: &str) -> Result<Vec<u8>, StartError> {
@@ -405,6 +419,25 @@ fn symbols(
         unbound,
     );
     Symbols::new(vec![driver, stubs])
+}
+
+/// Gives the shim its registry contents.
+fn load_registry(
+    machine: &Machine,
+    contents: Vec<u8>,
+    interrupt: Option<Interrupt>,
+) -> Result<(), StartError> {
+    let arguments = [0, contents.len() as u64, 0, 0, 0, 0];
+    let mut call = Call::new(Operation::LoadRegistry, 0, arguments);
+    call.input = Some((0, contents));
+    let done = machine
+        .link
+        .call_unless(call, interrupt)
+        .map_err(StartError::Driver)?;
+    if done.status >> 31 != 0 {
+        return Err(StartError::Registry(NtStatus(done.status)));
+    }
+    Ok(())
 }
 
 /// Has the shim call DriverEntry.
