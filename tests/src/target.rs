@@ -89,6 +89,7 @@ impl Target {
             memory_bytes: MEMORY_BYTES,
             timeout: patience(),
             trace: None,
+            registry: None,
             is_strict: false,
         }
     }

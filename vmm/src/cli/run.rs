@@ -187,6 +187,9 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
         Ok(machine) => machine,
         Err(error) => return start_failed(&error, &mut output),
     };
+    if let Some(path) = &arguments.save_registry {
+        machine.save_registry_to(path);
+    }
     let machine = Arc::new(machine);
     let running: Arc<dyn RunningMachine> = Arc::<Machine>::clone(&machine);
     let driver = escape(&arguments.driver.display().to_string());
@@ -208,10 +211,9 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
         interrupt,
         &mut output,
     );
-    let saved = save_registry(&machine, arguments.save_registry.as_deref());
     machine.shutdown();
-    if let (Err(message), ExitCode::Success) = (&saved, code) {
-        return output.error(ExitCode::CommandFailed, message);
+    if let (Some(message), ExitCode::Success) = (machine.registry_failure(), code) {
+        return output.error(ExitCode::CommandFailed, &message);
     }
     match machine.failed_devices().as_slice() {
         [] => code,
@@ -221,19 +223,6 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
         }
         _ => code,
     }
-}
-
-/// Writes the registry where that was asked for; a guest that is gone has none.
-fn save_registry(machine: &Machine, path: Option<&Path>) -> Result<(), String> {
-    let Some(path) = path else { return Ok(()) };
-    if machine.stopped().is_some() {
-        tracing::warn!("the registry is not saved: the guest is gone");
-        return Ok(());
-    }
-    let contents = machine
-        .registry()
-        .map_err(|error| format!("cannot read the registry back: {error}"))?;
-    crate::registry::save(path, &contents).map_err(|error| error_chain(&error))
 }
 
 /// With --json, the first line: DriverEntry has returned.

@@ -26,7 +26,7 @@ pub enum RegistryError {
         #[source]
         source: std::io::Error,
     },
-    /// the registry file {path} has more than {FILE_MAX} bytes
+    /// the registry file {path} has more than 4 MiB
     TooLarge {
         /// Its path.
         path: String,
@@ -57,7 +57,7 @@ pub enum RegistryError {
         /// What is wrong, and what to write.
         message: String,
     },
-    /// the registry contents take {bytes} bytes in the guest, which has room for {MAX_BYTES}
+    /// the registry contents take {bytes} bytes in the guest, which has room for 262144
     Contents {
         /// How many.
         bytes: usize,

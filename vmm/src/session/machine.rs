@@ -1,8 +1,9 @@
 //! Handles on a running machine: [`Machine`] for whoever started it, a [`Process`] for each client.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -179,11 +180,23 @@ const fn is_error(status: u32) -> bool {
     status >> 30 == 3
 }
 
+/// Where the registry goes at the end.
+#[derive(Debug, Default)]
+pub(super) struct RegistryOutput {
+    path: Option<PathBuf>,
+    failure: Option<String>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A running machine. Dropping it stops the guest.
 #[derive(Debug)]
 pub struct Machine {
     pub(super) link: Arc<Link>,
     pub(super) engine: Mutex<Option<JoinHandle<()>>>,
+    pub(super) registry: Mutex<RegistryOutput>,
 }
 
 impl Machine {
@@ -234,6 +247,35 @@ impl Machine {
         call.output = Some((0, size));
         Ok(self.link.call_checked(call)?.output)
     }
+
+    /// Has the registry written to a file when the machine is shut down, unless the guest is gone by then.
+    pub fn save_registry_to(&self, path: &Path) {
+        lock(&self.registry).path = Some(path.to_path_buf());
+    }
+
+    /// Why the registry could not be written.
+    #[must_use]
+    pub fn registry_failure(&self) -> Option<String> {
+        lock(&self.registry).failure.clone()
+    }
+
+    /// The first who shuts the machine down writes the registry.
+    fn save_registry(&self) {
+        let Some(path) = lock(&self.registry).path.take() else {
+            return;
+        };
+        if self.stopped().is_some() {
+            tracing::warn!("the registry is not saved: the guest is gone");
+            return;
+        }
+        let saved = self
+            .registry()
+            .map_err(|error| format!("cannot read the registry back: {error}"))
+            .and_then(|contents| {
+                crate::registry::save(&path, &contents).map_err(|error| crate::error_chain(&error))
+            });
+        lock(&self.registry).failure = saved.err();
+    }
 }
 
 impl RunningMachine for Machine {
@@ -259,6 +301,7 @@ impl RunningMachine for Machine {
     }
 
     fn shutdown(&self) {
+        self.save_registry();
         // An engine that is gone is shut down; one that runs the guest is interrupted.
         let _ = self.link.send(Message::Shutdown).is_ok();
         self.link.stopper.stop();

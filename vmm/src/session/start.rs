@@ -194,6 +194,7 @@ pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Mach
     let machine = Machine {
         link: Arc::new(Link::new(sender, fate, timeout, stopper)),
         engine: Mutex::new(Some(engine)),
+        registry: Mutex::default(),
     };
     if let Some(contents) = registry {
         load_registry(&machine, contents, interrupt)?;
