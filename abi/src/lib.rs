@@ -12,6 +12,7 @@ pub mod boot;
 pub mod channel;
 pub mod crash;
 pub mod doorbell;
+pub mod file;
 pub mod header;
 pub mod layout;
 pub mod registry;

@@ -21,6 +21,7 @@ pub mod dispatch;
 mod emulate;
 pub mod ex;
 pub mod export;
+pub mod fs;
 pub mod hal;
 pub mod io;
 pub mod ke;

@@ -102,6 +102,7 @@ modules! {
     cm_device => crate::cm::device::api_table;
     cm_rtl => crate::cm::rtl::api_table;
     cm_rtl_query => crate::cm::rtl_query::api_table;
+    fs_api => crate::fs::api::api_table;
     hal_bus => crate::hal::bus::api_table;
     hal_port => crate::hal::port::api_table;
     hal_register => crate::hal::register::api_table;

@@ -155,6 +155,7 @@ fn port_write(privilege: Privilege) -> Result<String, Failure> {
         timeout: Duration::from_secs(60),
         trace: None,
         registry: None,
+        files: None,
         is_strict: false,
     })?;
     let mut process = machine.process()?;

@@ -90,6 +90,7 @@ impl Target {
             timeout: patience(),
             trace: None,
             registry: None,
+            files: None,
             is_strict: false,
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod devices;
+pub mod files;
 pub mod machine;
 pub mod observe;
 pub mod policy;

@@ -103,10 +103,8 @@ fn populate(hive: &mut Hive) -> Result<(), NtStatus> {
         is_volatile: true,
         ..BUILT_IN
     };
-    for top in ["Hardware"] {
-        let machine = hive.resolve("\\Registry\\Machine", false)?;
-        hive.create(machine, top, volatile)?;
-    }
+    let machine = hive.resolve("\\Registry\\Machine", false)?;
+    hive.create(machine, "Hardware", volatile)?;
     for key in VOLATILE_KEYS {
         hive.create_all(key, volatile)?;
     }

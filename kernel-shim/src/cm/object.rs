@@ -48,7 +48,7 @@ fn start(attributes: Ptr<OBJECT_ATTRIBUTES>) -> Result<Start, NtStatus> {
     {
         return Err(NtStatus::INVALID_PARAMETER);
     }
-    if !attributes.ObjectName.is_null() && attributes.ObjectName.read().Length % 2 != 0 {
+    if !attributes.ObjectName.is_null() && !attributes.ObjectName.read().Length.is_multiple_of(2) {
         return Err(NtStatus::OBJECT_NAME_INVALID);
     }
     let name = unicode_text(attributes.ObjectName);

@@ -99,7 +99,7 @@ impl Parts {
 
     /// As a self-relative descriptor: head, SACL, DACL, owner, group, as NT orders them.
     #[must_use]
-    pub fn to_relative(&self) -> Vec<u8> {
+    pub fn to_relative(self) -> Vec<u8> {
         let [owner, group, sacl, dacl] = self.lengths();
         let mut bytes = alloc::vec![0; to_usize(RELATIVE_BYTES)];
         let mut append = |at: Ptr<u8>, length: u64| {

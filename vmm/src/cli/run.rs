@@ -2,6 +2,7 @@
 
 use super::output::Output;
 use crate::error_chain;
+use crate::files::FilesOption;
 use crate::observe::escape::escape;
 use crate::observe::output::TraceOutput;
 use crate::policy::Policy;
@@ -42,6 +43,9 @@ pub(super) struct Arguments {
     /// Write the registry, as it is at the end, to a .toml or .reg file (it may be the one of --registry)
     #[arg(long, value_name = "FILE", visible_alias = "registry-save")]
     save_registry: Option<PathBuf>,
+    /// The directory that the driver's file functions see as C:\; with :ro only to read
+    #[arg(long, value_name = "DIR[:ro]")]
+    files: Option<String>,
     /// Where shim and driver run inside the guest; auto picks what suits this KVM (see `ringfence doctor`)
     #[arg(long, value_enum, default_value = "auto")]
     privilege: PrivilegeArgument,
@@ -278,6 +282,7 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
             timeout: arguments.timeout,
             trace,
             registry,
+            files: arguments.files.as_deref().map(FilesOption::parse),
             is_strict: arguments.strict,
         },
         server,
@@ -296,9 +301,10 @@ fn start_failed(error: &StartError, output: &mut Output) -> ExitCode {
         | StartError::Unbound { .. }
         | StartError::FileSize { .. } => ExitCode::ImageRejected,
         StartError::Kvm(_) => ExitCode::KvmUnavailable,
-        StartError::File { .. } | StartError::NoFile(_) | StartError::Ring0Unavailable => {
-            ExitCode::Usage
-        }
+        StartError::File { .. }
+        | StartError::Files { .. }
+        | StartError::NoFile(_)
+        | StartError::Ring0Unavailable => ExitCode::Usage,
         StartError::Create(_)
         | StartError::Ports(_)
         | StartError::Memory(_)

@@ -18,6 +18,7 @@ use super::engine::{Engine, Fate, Identity, Message};
 use super::interrupt::Interrupt;
 use super::machine::{Call, Link, Machine};
 use super::responder::{Responder, window_offsets};
+use crate::files::{Files, FilesOption};
 use crate::loader::report::ImportStatus;
 use crate::loader::{ExportTarget, Image, ImageError, Import, MapError, Mapped, SecurityCookie};
 use crate::machine::host::{self, KvmError, KvmKind};
@@ -50,6 +51,8 @@ pub struct Launch {
     pub trace: Option<(TraceOutput, bool)>,
     /// Registry contents to add before the driver starts, encoded ([`crate::registry::read`]).
     pub registry: Option<Vec<u8>>,
+    /// The host directory that the driver's file functions see.
+    pub files: Option<FilesOption>,
     /// Refuse a driver with imports that Ringfence does not have.
     pub is_strict: bool,
 }
@@ -109,6 +112,14 @@ pub enum StartError {
     Memory(#[from] MemoryStartError),
     /// cannot start a thread
     Thread(#[source] std::io::Error),
+    /// cannot open the directory {path} for --files
+    Files {
+        /// Its path.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// the guest refuses the registry's contents: {0}
     Registry(NtStatus),
     /// DriverEntry failed: {0}
@@ -301,6 +312,16 @@ fn prepare(
         observer = observer.with_trace(output, is_json);
     }
     let mut responder = Responder::new(ports, memory, observer);
+    responder.files = launch
+        .files
+        .as_ref()
+        .map(|option| {
+            Files::new(option).map_err(|source| StartError::Files {
+                path: option.path.display().to_string(),
+                source,
+            })
+        })
+        .transpose()?;
     responder.tsc_offset = vm.time_stamp_offset();
     let identity = Identity {
         driver: file_name,
