@@ -31,6 +31,8 @@ pub enum Call {
     ArmTimer = 8,
     /// A mapped physical range was unmapped by the guest: `arguments` = guest-virtual address, bytes.
     UnmapPhysical = 9,
+    /// Files of the host; see [`crate::file`].
+    File = 32,
 }
 
 impl Call {
@@ -47,6 +49,7 @@ impl Call {
             7 => Self::SetProcessIoAccessMap,
             8 => Self::ArmTimer,
             9 => Self::UnmapPhysical,
+            32 => Self::File,
             _ => return None,
         })
     }

@@ -157,6 +157,7 @@ pub fn load(base: u64, bytes: u64, entry: u64, name: &str) -> Result<u64, NtStat
         ob::dereference(driver.object.addr());
         return Err(status);
     }
+    crate::cm::ensure_service(name);
     DRIVERS.with(|drivers| drivers.loaded.push(driver.clone()));
     let arguments = [driver.object.addr(), driver.registry_path.addr()];
     let status = NtStatus(low32(shared::call_driver(
