@@ -119,6 +119,7 @@ fn answer(request: &Request) -> Option<Result<u64, NtStatus>> {
         Operation::PortIn => port(request, None),
         Operation::PortOut => port(request, Some(low32(arguments[2]))),
         Operation::Shutdown => {
+            io::shutdown::notify();
             shared::post(&Completion {
                 id: request.id,
                 ..Completion::default()

@@ -1,16 +1,39 @@
 //! The I/O manager.
 
+pub mod attach;
+pub mod buffers;
+pub mod build;
 pub mod cancel;
+pub mod control_file;
+pub mod csq;
 pub mod device;
 pub mod driver;
+pub mod driver_extension;
+pub mod error_log;
+mod fast_io;
 pub mod file;
+pub mod file_system;
 pub mod irp;
 pub mod mdl;
+pub mod misc;
+pub mod open;
 pub mod request;
+pub mod routine;
+pub mod shutdown;
+pub mod start_io;
+pub mod timer;
 
 /// Forgets every driver and request.
 pub(crate) fn initialize() {
     driver::initialize();
     request::initialize();
     cancel::initialize();
+    build::initialize();
+    routine::initialize();
+    shutdown::initialize();
+    timer::initialize();
+    error_log::initialize();
+    driver_extension::initialize();
+    file_system::initialize();
+    misc::initialize();
 }

@@ -2,6 +2,7 @@
 
 pub mod bugcheck;
 pub mod data;
+pub mod device_queue;
 pub mod dpc;
 pub mod event;
 pub mod iopm;

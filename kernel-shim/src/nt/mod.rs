@@ -6,10 +6,12 @@
 pub mod basic;
 pub mod bugcheck;
 pub mod io;
+pub mod io_manager;
 pub mod kernel;
 pub mod status;
 
 pub use basic::*;
 pub use io::*;
+pub use io_manager::*;
 pub use kernel::*;
 pub use status::NtStatus;
