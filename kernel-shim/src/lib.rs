@@ -36,7 +36,7 @@ pub mod table;
 mod trap;
 pub mod value;
 
-pub use main_loop::{boot, finding, shim_panic, tick};
+pub use main_loop::{begin_tick, boot, finding, shim_panic, tick};
 pub use trap::trap;
 
 #[cfg(test)]
