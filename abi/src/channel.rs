@@ -44,6 +44,8 @@ pub enum Operation {
     PortOut = 12,
     /// Stop the guest in order.
     Shutdown = 13,
+    /// Remember an image that ZwLoadDriver may start. Arguments: as [`Operation::LoadDriver`].
+    OfferDriver = 14,
 }
 
 impl Operation {
@@ -64,6 +66,7 @@ impl Operation {
             11 => Self::PortIn,
             12 => Self::PortOut,
             13 => Self::Shutdown,
+            14 => Self::OfferDriver,
             _ => return None,
         })
     }

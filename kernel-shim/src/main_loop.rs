@@ -104,6 +104,13 @@ fn answer(request: &Request) -> Option<Result<u64, NtStatus>> {
             file::client_text(name, name_bytes)
                 .and_then(|name| driver::load(base, bytes, entry, &name))
         }
+        Operation::OfferDriver => {
+            let [base, bytes, entry, name, name_bytes, _] = *arguments;
+            file::client_text(name, name_bytes).map(|name| {
+                io::load::offer(base, bytes, entry, &name);
+                0
+            })
+        }
         Operation::UnloadDriver => driver::unload(arguments[0]),
         Operation::CreateProcess => to_result(ps::create(request.process)),
         Operation::ExitProcess => {

@@ -72,6 +72,11 @@ modules! {
     io_build => crate::io::build::api_table;
     io_cancel => crate::io::cancel::api_table;
     io_control_file => crate::io::control_file::api_table;
+    io_controller => crate::io::controller::api_table;
+    io_interrupt => crate::io::interrupt::api_table;
+    io_load => crate::io::load::api_table;
+    io_partial_mdl => crate::io::partial_mdl::api_table;
+    io_wmi => crate::io::wmi::api_table;
     io_csq => crate::io::csq::api_table;
     io_driver_extension => crate::io::driver_extension::api_table;
     io_error_log => crate::io::error_log::api_table;

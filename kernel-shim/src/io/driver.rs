@@ -150,6 +150,36 @@ fn create_object(base: u64, bytes: u64, entry: u64, name: &str) -> Option<Driver
     })
 }
 
+/// The address of an export of a mapped image by name. What the image says of itself lies inside of it, or there is no
+/// such export.
+fn export_of(base: u64, bytes: u64, name: &str) -> Option<u64> {
+    let word = |rva: u64| -> Option<u64> {
+        (rva + 4 <= bytes).then(|| u64::from(Ptr::<u32>::new(base + rva).read()))
+    };
+    if base == 0 || bytes < layout::PAGE_SIZE || Ptr::<u16>::new(base).read() != 0x5A4D {
+        return None;
+    }
+    let headers = word(0x3C)?;
+    let magic = word(headers + 0x18)? & 0xFFFF;
+    // The optional header's first data directory.
+    let directory = headers + 0x18 + if magic == 0x20B { 0x70 } else { 0x60 };
+    let exports = word(directory)?;
+    if exports == 0 {
+        return None;
+    }
+    let (count, functions) = (word(exports + 0x18)?, word(exports + 0x1C)?);
+    let (names, ordinals) = (word(exports + 0x20)?, word(exports + 0x24)?);
+    for index in 0..count {
+        let at = word(names + 4 * index)?;
+        let room = crate::raw::to_usize(bytes.saturating_sub(at)).min(name.len() + 1);
+        if crate::raw::narrow_string(Ptr::new(base + at), room) == name {
+            let ordinal = word(ordinals + 2 * index)? & 0xFFFF;
+            return Some(base + word(functions + 4 * ordinal)?);
+        }
+    }
+    None
+}
+
 /// Makes the DRIVER_OBJECT and calls DriverEntry. When that fails, the driver's objects are removed again.
 ///
 /// # Errors
@@ -161,6 +191,14 @@ pub fn load(base: u64, bytes: u64, entry: u64, name: &str) -> Result<u64, NtStat
         return Err(status);
     }
     DRIVERS.with(|drivers| drivers.loaded.push(driver.clone()));
+    if let Some(routine) = export_of(base, bytes, "DllInitialize") {
+        let path = [driver.registry_path.addr()];
+        let status = NtStatus(low32(shared::call_driver(Entry::Other, routine, &path)));
+        if !status.is_success() {
+            remove(&driver);
+            return Err(status);
+        }
+    }
     let arguments = [driver.object.addr(), driver.registry_path.addr()];
     let status = NtStatus(low32(shared::call_driver(
         Entry::DriverEntry,
@@ -233,6 +271,9 @@ fn finish_unload(driver: &Driver) -> u64 {
     // DriverUnload deletes the devices, which must not bring us here again.
     driver.object.with(|object| object.DriverUnload = 0);
     shared::call_driver(Entry::DriverUnload, routine, &[driver.object.addr()]);
+    if let Some(routine) = export_of(driver.base, driver.bytes, "DllUnload") {
+        shared::call_driver(Entry::Other, routine, &[]);
+    }
     remove(driver)
 }
 

@@ -5,6 +5,7 @@ pub mod buffers;
 pub mod build;
 pub mod cancel;
 pub mod control_file;
+pub mod controller;
 pub mod csq;
 pub mod device;
 pub mod driver;
@@ -13,15 +14,19 @@ pub mod error_log;
 mod fast_io;
 pub mod file;
 pub mod file_system;
+pub mod interrupt;
 pub mod irp;
+pub mod load;
 pub mod mdl;
 pub mod misc;
 pub mod open;
+pub mod partial_mdl;
 pub mod request;
 pub mod routine;
 pub mod shutdown;
 pub mod start_io;
 pub mod timer;
+pub mod wmi;
 
 /// Forgets every driver and request.
 pub(crate) fn initialize() {
@@ -36,4 +41,7 @@ pub(crate) fn initialize() {
     driver_extension::initialize();
     file_system::initialize();
     misc::initialize();
+    interrupt::initialize();
+    load::initialize();
+    wmi::initialize();
 }
