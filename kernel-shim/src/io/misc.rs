@@ -7,7 +7,7 @@ use crate::api::nt_api;
 use crate::nt::{
     CONFIGURATION_INFORMATION, DEVICE_OBJECT, FILE_OBJECT, IRP, KEVENT, NtStatus, UNICODE_STRING,
 };
-use crate::ob::{self, handles, names};
+use crate::ob::{self, handles};
 use crate::raw::{DataCell, Ptr, Word, to_word, unicode_text};
 use crate::value::{Boolean, UChar, ULong, UnicodeStringPtr};
 use crate::{ps, shared};
@@ -198,20 +198,6 @@ nt_api! { module = io_misc;
     ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
     fn IoSetDeviceToVerify(thread: Ptr<u8>, device: Ptr<DEVICE_OBJECT>) {
         VERIFY.ptr().write(device.word());
-    }
-
-    /// Makes a symbolic link from an ARC name to a device's.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
-    fn IoAssignArcName(arc_name: UnicodeStringPtr, device_name: UnicodeStringPtr) -> NtStatus {
-        let (arc, device) = (unicode_text(arc_name.0), unicode_text(device_name.0));
-        names::insert_link(&format!("\\ArcName\\{arc}"), &device).err().unwrap_or(NtStatus::SUCCESS)
-    }
-
-    /// Removes an ARC name.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
-    fn IoDeassignArcName(arc_name: UnicodeStringPtr) -> NtStatus {
-        let arc = unicode_text(arc_name.0);
-        names::remove_link(&format!("\\ArcName\\{arc}")).err().unwrap_or(NtStatus::SUCCESS)
     }
 
     /// Makes a file without a name on a device, for a driver's own streams. With a handle, IRP_MJ_CLEANUP follows at once.

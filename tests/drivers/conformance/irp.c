@@ -1,6 +1,15 @@
 /* IRPs: allocation, stack locations, completion, built and associated IRPs, cancellation, cancel-safe queues, MDLs. */
 #include "devices.h"
 
+#define TAG 0x74736554 /* Test */
+
+NTKERNELAPI BOOLEAN NTAPI IoIsOperationSynchronous(PIRP irp);
+NTKERNELAPI PEPROCESS NTAPI IoGetRequestorProcess(PIRP irp);
+NTKERNELAPI ULONG NTAPI IoGetRequestorProcessId(PIRP irp);
+NTKERNELAPI NTSTATUS NTAPI IoGetRequestorSessionId(PIRP irp, PULONG session);
+NTKERNELAPI PIRP NTAPI IoGetTopLevelIrp(VOID);
+NTKERNELAPI VOID NTAPI IoSetTopLevelIrp(PIRP irp);
+
 static ULONG order[8], calls;
 static PIRP kept;
 static PDEVICE_OBJECT seen_device;
@@ -101,7 +110,7 @@ KTEST(allocation)
 KTEST(initialize_and_reuse)
 {
     USHORT bytes = IoSizeOfIrp(2);
-    PIRP irp = ExAllocatePoolWithTag(NonPagedPool, bytes, 'tseT');
+    PIRP irp = ExAllocatePoolWithTag(NonPagedPool, bytes, TAG);
     RtlFillMemory(irp, bytes, 0xAA);
     IoInitializeIrp(irp, bytes, 2);
     CHECK_EQ(irp->Type, IO_TYPE_IRP);
@@ -547,7 +556,7 @@ static PIRP queued_irp(PDEVICE_OBJECT device)
 {
     PIRP irp = own_irp(device, IRP_MJ_READ);
     IoCallDriver(device, irp);
-    IoGetCurrentIrpStackLocation(irp)->Control = 0;
+    IoGetCurrentIrpStackLocation(irp)->Control &= (UCHAR)~SL_PENDING_RETURNED;
     return irp;
 }
 
@@ -625,7 +634,7 @@ KTEST(csq_ex)
 
 KTEST(partial_mdl)
 {
-    char *buffer = ExAllocatePoolWithTag(NonPagedPool, 0x3000, 'tseT');
+    char *buffer = ExAllocatePoolWithTag(NonPagedPool, 0x3000, TAG);
     PMDL mdl = IoAllocateMdl(buffer, 0x3000, FALSE, FALSE, NULL);
     PMDL part = IoAllocateMdl(buffer, 0x3000, FALSE, FALSE, NULL);
     MmBuildMdlForNonPagedPool(mdl);
@@ -723,7 +732,7 @@ KTEST_BUGCHECK(free_threaded_irp, 0xC9)
 
 KTEST_BUGCHECK(partial_mdl_too_small, 0x40)
 {
-    char *buffer = ExAllocatePoolWithTag(NonPagedPool, 0x3000, 'tseT');
+    char *buffer = ExAllocatePoolWithTag(NonPagedPool, 0x3000, TAG);
     PMDL mdl = IoAllocateMdl(buffer, 0x3000, FALSE, FALSE, NULL), part = IoAllocateMdl(buffer, 8, FALSE, FALSE, NULL);
     MmBuildMdlForNonPagedPool(mdl);
     IoBuildPartialMdl(mdl, part, buffer, 0x2000);
