@@ -49,6 +49,8 @@ pub enum Operation {
     /// Write what of the registry is to be kept to client memory, in the same encoding. Arguments: user address and
     /// bytes (0: only the size is asked for). Information: bytes written; value: bytes of the contents.
     SaveRegistry = 33,
+    /// Remember an image that ZwLoadDriver may start. Arguments: as [`Operation::LoadDriver`].
+    OfferDriver = 14,
 }
 
 impl Operation {
@@ -71,6 +73,7 @@ impl Operation {
             13 => Self::Shutdown,
             32 => Self::LoadRegistry,
             33 => Self::SaveRegistry,
+            14 => Self::OfferDriver,
             _ => return None,
         })
     }

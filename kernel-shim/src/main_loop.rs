@@ -1,6 +1,6 @@
 //! The shim's life: boot, requests, shutdown.
 
-use crate::io::{driver, file, request};
+use crate::io::{buffers, driver, file, request};
 use crate::ke::{iopm, time, timer};
 use crate::nt::{NtStatus, PASSIVE_LEVEL};
 use crate::platform::{Platform, PortAccess};
@@ -110,6 +110,13 @@ fn answer(request: &Request) -> Option<Result<u64, NtStatus>> {
             file::client_text(name, name_bytes)
                 .and_then(|name| driver::load(base, bytes, entry, &name))
         }
+        Operation::OfferDriver => {
+            let [base, bytes, entry, name, name_bytes, _] = *arguments;
+            file::client_text(name, name_bytes).map(|name| {
+                io::load::offer(base, bytes, entry, &name);
+                0
+            })
+        }
         Operation::UnloadDriver => driver::unload(arguments[0]),
         Operation::CreateProcess => to_result(ps::create(request.process)),
         Operation::ExitProcess => {
@@ -127,6 +134,7 @@ fn answer(request: &Request) -> Option<Result<u64, NtStatus>> {
         Operation::LoadRegistry => load_registry(arguments[0], arguments[1]),
         Operation::SaveRegistry => return save_registry(request),
         Operation::Shutdown => {
+            io::shutdown::notify();
             shared::post(&Completion {
                 id: request.id,
                 ..Completion::default()
@@ -139,7 +147,7 @@ fn answer(request: &Request) -> Option<Result<u64, NtStatus>> {
 }
 
 fn load_registry(address: u64, bytes: u64) -> Result<u64, NtStatus> {
-    let contents = request::Buffers::alias(address, bytes)?.read_slice(to_usize(bytes));
+    let contents = buffers::Buffers::alias(address, bytes)?.read_slice(to_usize(bytes));
     cm::load(&contents).map(|()| 0)
 }
 
@@ -154,7 +162,7 @@ fn save_registry(request: &Request) -> Option<Result<u64, NtStatus>> {
     if available < bytes {
         return Some(Err(NtStatus::BUFFER_TOO_SMALL));
     }
-    match request::Buffers::alias(address, bytes) {
+    match buffers::Buffers::alias(address, bytes) {
         Ok(target) => target.write_bytes(&contents),
         Err(status) => return Some(Err(status)),
     }

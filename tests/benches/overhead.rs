@@ -148,7 +148,8 @@ fn start_time() -> Result<String, Failure> {
 
 fn port_write(privilege: Privilege) -> Result<String, Failure> {
     let machine = start(Launch {
-        driver: root().join("images/drivers/amd64/faulty.sys"),
+        drivers: vec![root().join("images/drivers/amd64/faulty.sys")],
+        available: Vec::new(),
         policy: Policy::from_str("benchmark", POLICY)?,
         privilege: Some(privilege),
         memory_bytes: abi::layout::RAM_DEFAULT,

@@ -83,7 +83,8 @@ impl Target {
         let policy = Policy::from_str("policy", policy)
             .unwrap_or_else(|error| panic!("{}", vmm::error_chain(&error)));
         Launch {
-            driver: driver.to_owned(),
+            drivers: vec![driver.to_owned()],
+            available: Vec::new(),
             policy,
             privilege: Some(self.privilege),
             memory_bytes: MEMORY_BYTES,

@@ -1,10 +1,10 @@
 //! Cancelling IRPs.
 
+use super::routine;
 use crate::api::nt_api;
 use crate::ke::{irql, spin_lock};
-use crate::nt::{DISPATCH_LEVEL, IRP};
+use crate::nt::{DEVICE_OBJECT, DISPATCH_LEVEL, IRP};
 use crate::raw::{DataCell, Ptr, Word, from_word};
-use crate::shared;
 use crate::value::{Boolean, Irql};
 use abi::trace::Entry;
 
@@ -15,13 +15,13 @@ pub(super) fn initialize() {
     CANCEL_LOCK.ptr().write(0);
 }
 
-fn acquire() -> u8 {
+pub(super) fn acquire() -> u8 {
     let old = irql::raise(DISPATCH_LEVEL);
     spin_lock::acquire(CANCEL_LOCK.ptr());
     old
 }
 
-fn release(irql: u8) {
+pub(super) fn release(irql: u8) {
     spin_lock::release(CANCEL_LOCK.ptr());
     irql::lower(irql);
 }
@@ -38,13 +38,25 @@ pub fn cancel(irp: Ptr<IRP>) -> bool {
         release(old);
         return false;
     }
-    let device = irp.read().CurrentStackLocation.read().DeviceObject;
-    shared::call_driver(
+    let packet = irp.read();
+    // An IRP that is at no driver has no current location.
+    let device: Ptr<DEVICE_OBJECT> = if packet.CurrentLocation > packet.StackCount {
+        Ptr::null()
+    } else {
+        packet.CurrentStackLocation.read().DeviceObject
+    };
+    routine::call(
         Entry::Cancel,
         from_word(routine),
         &[device.addr(), irp.addr()],
     );
     true
+}
+
+/// Takes an IRP's cancel routine away (IoSetCancelRoutine with NULL); 0: it had none, or the routine is being called.
+#[must_use]
+pub fn take_routine(irp: Ptr<IRP>) -> Word {
+    irp.with(|irp| core::mem::replace(&mut irp.CancelRoutine, 0))
 }
 
 nt_api! { module = io_cancel;

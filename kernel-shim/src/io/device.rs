@@ -3,13 +3,14 @@
 use alloc::vec::Vec;
 
 use crate::api::nt_api;
-use crate::ke::event;
+use crate::ke::{device_queue, event};
 use crate::nt::{
-    DEVICE_OBJECT, DO_DEVICE_HAS_NAME, DO_DEVICE_INITIALIZING, DO_EXCLUSIVE, DRIVER_OBJECT,
-    IO_TYPE_DEVICE, KDEVICE_QUEUE, NtStatus, dispatcher,
+    DEVICE_OBJECT, DEVOBJ_EXTENSION, DO_DEVICE_HAS_NAME, DO_DEVICE_INITIALIZING, DO_EXCLUSIVE,
+    DO_SHUTDOWN_REGISTERED, DOE_DELETE_PENDING, DOE_UNLOAD_PENDING, DRIVER_OBJECT, IO_TYPE_DEVICE,
+    IO_TYPE_DEVICE_OBJECT_EXTENSION, NtStatus, dispatcher,
 };
 use crate::ob::{self, ObjectType, names};
-use crate::raw::{Ptr, low16, to_word, unicode_text};
+use crate::raw::{Ptr, from_word, low16, to_word, unicode_text};
 use crate::value::{Boolean, ULong, UnicodeStringPtr};
 
 /// The devices of a driver, in its chain's order.
@@ -47,8 +48,13 @@ fn create(
     if bytes > u64::from(u16::MAX) {
         return Err(NtStatus::INSUFFICIENT_RESOURCES);
     }
-    let body =
-        ob::create(ObjectType::Device, bytes, None).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
+    let own_at = bytes.next_multiple_of(16);
+    let body = ob::create(
+        ObjectType::Device,
+        own_at + size_of::<DEVOBJ_EXTENSION>() as u64,
+        None,
+    )
+    .ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
     if !name.is_empty()
         && let Err(status) = names::insert_object(name, body)
     {
@@ -77,15 +83,18 @@ fn create(
             to_word(body + fixed)
         };
         device.StackSize = 1;
-        device.DeviceQueue.Type = 20; // DeviceQueueObject
-        device.DeviceQueue.Size = low16(size_of::<KDEVICE_QUEUE>() as u64).cast_signed();
         device.SectorSize = 0;
+        device.DeviceObjectExtension = to_word(body + own_at);
     });
-    let queue = device.add_bytes(core::mem::offset_of!(DEVICE_OBJECT, DeviceQueue) as u64);
-    queue
-        .add_bytes(core::mem::offset_of!(KDEVICE_QUEUE, DeviceListHead) as u64)
-        .cast()
-        .list_initialize();
+    extension_of(device).with(|extension| {
+        extension.Type = IO_TYPE_DEVICE_OBJECT_EXTENSION;
+        extension.DeviceObject = device;
+    });
+    device_queue::initialize(
+        device
+            .add_bytes(core::mem::offset_of!(DEVICE_OBJECT, DeviceQueue) as u64)
+            .cast(),
+    );
     let lock = device
         .add_bytes(core::mem::offset_of!(DEVICE_OBJECT, DeviceLock) as u64)
         .cast();
@@ -94,8 +103,46 @@ fn create(
     Ok(device)
 }
 
-/// Removes a device. Files that are open on it keep the object itself alive.
+/// The I/O manager's own part of a device.
+#[must_use]
+pub fn extension_of(device: Ptr<DEVICE_OBJECT>) -> Ptr<DEVOBJ_EXTENSION> {
+    Ptr::new(from_word(device.read().DeviceObjectExtension))
+}
+
+/// Whether a device is about to go: it must not be opened or attached to any more.
+#[must_use]
+pub fn is_going(device: Ptr<DEVICE_OBJECT>) -> bool {
+    extension_of(device).read().ExtensionFlags & (DOE_DELETE_PENDING | DOE_UNLOAD_PENDING) != 0
+}
+
+/// Removes a device, now or when its last file is closed and nothing is attached to it (IoDeleteDevice).
 pub fn delete(device: Ptr<DEVICE_OBJECT>) {
+    if device.read().Flags & DO_SHUTDOWN_REGISTERED != 0 {
+        super::shutdown::unregister(device);
+    }
+    super::timer::forget(device);
+    names::remove_object(device.addr());
+    extension_of(device).with(|extension| extension.ExtensionFlags |= DOE_DELETE_PENDING);
+    complete_delete(device);
+}
+
+/// Finishes a pending deletion if nothing is in its way. True: the device is gone.
+fn complete_delete(device: Ptr<DEVICE_OBJECT>) -> bool {
+    let DEVICE_OBJECT {
+        ReferenceCount: open,
+        AttachedDevice: above,
+        ..
+    } = device.read();
+    let is_pending = extension_of(device).read().ExtensionFlags & DOE_DELETE_PENDING != 0;
+    if !is_pending || open > 0 || !above.is_null() {
+        return false;
+    }
+    unlink(device);
+    true
+}
+
+/// Takes a device out of its driver's chain and lets it go; references keep the object itself alive.
+pub(super) fn unlink(device: Ptr<DEVICE_OBJECT>) {
     let DEVICE_OBJECT {
         DriverObject: driver,
         NextDevice: next,
@@ -112,6 +159,49 @@ pub fn delete(device: Ptr<DEVICE_OBJECT>) {
     }
     names::remove_object(device.addr());
     ob::dereference(device.addr());
+}
+
+/// A file on the device was closed, or a device on top of it detached: what waited for that happens.
+pub(super) fn released(device: Ptr<DEVICE_OBJECT>) {
+    let driver = device.read().DriverObject;
+    complete_delete(device);
+    super::driver::check_unload(driver);
+}
+
+/// Puts `source` on top of the stack that `target` is in; the device that it is now directly above. Null: that one is
+/// about to go.
+pub(super) fn attach(source: Ptr<DEVICE_OBJECT>, target: Ptr<DEVICE_OBJECT>) -> Ptr<DEVICE_OBJECT> {
+    let below = top_of(target);
+    if is_going(below) {
+        return Ptr::null();
+    }
+    let lower = below.read();
+    below.with(|below| below.AttachedDevice = source);
+    source.with(|source| {
+        source.StackSize = lower.StackSize + 1;
+        source.AlignmentRequirement = lower.AlignmentRequirement;
+        source.SectorSize = lower.SectorSize;
+    });
+    extension_of(source).with(|extension| extension.AttachedTo = below);
+    below
+}
+
+/// Takes off what is attached to `target`.
+pub(super) fn detach(target: Ptr<DEVICE_OBJECT>) {
+    let above = target.with(|target| core::mem::take(&mut target.AttachedDevice));
+    if !above.is_null() {
+        extension_of(above).with(|extension| extension.AttachedTo = Ptr::null());
+    }
+    released(target);
+}
+
+/// The lowest device of the stack that `device` is in.
+pub(super) fn base_of(device: Ptr<DEVICE_OBJECT>) -> Ptr<DEVICE_OBJECT> {
+    let mut base = device;
+    while let Some(below) = extension_of(base).read().AttachedTo.non_null() {
+        base = below;
+    }
+    base
 }
 
 fn status_of(result: Result<(), NtStatus>) -> NtStatus {
@@ -166,29 +256,4 @@ nt_api! { module = io_device;
     fn IoDeleteSymbolicLink(link: UnicodeStringPtr) -> NtStatus {
         status_of(names::remove_link(&unicode_text(link.0)))
     }
-
-    /// Attaches a device on top of another's stack; returns the device below, or null.
-    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
-    fn IoAttachDeviceToDeviceStack(source: Ptr<DEVICE_OBJECT>, target: Ptr<DEVICE_OBJECT>) -> Ptr<DEVICE_OBJECT> {
-        let below = top_of(target);
-        let stack_size = below.read().StackSize;
-        below.with(|below| below.AttachedDevice = source);
-        source.with(|source| source.StackSize = stack_size + 1);
-        below
-    }
-
-    /// Takes off what is attached to a device.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
-    fn IoDetachDevice(target: Ptr<DEVICE_OBJECT>) {
-        target.with(|target| target.AttachedDevice = Ptr::null());
-    }
-
-    /// Finds a device by name and opens it for the driver.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) missing
-    fn IoGetDeviceObjectPointer(
-        name: UnicodeStringPtr,
-        access: ULong,
-        file: Ptr<Ptr<u8>>,
-        device: Ptr<Ptr<DEVICE_OBJECT>>,
-    ) -> NtStatus {}
 }

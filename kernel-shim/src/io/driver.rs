@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::device;
+use super::{device, driver_extension};
 use crate::ex::{lookaside, pool};
 use crate::nt::{
     DRIVER_EXTENSION, DRIVER_OBJECT, IO_TYPE_DRIVER, MAJOR_FUNCTIONS, NtStatus, UNICODE_STRING,
@@ -14,6 +14,9 @@ use crate::raw::{Global, Ptr, from_word, low16, low32, to_word};
 use crate::{ke, shared, table};
 use abi::layout;
 use abi::trace::{Entry, TraceKind};
+
+/// DRVO_UNLOAD_INVOKED: the driver is being unloaded, or waits for that.
+const DRVO_UNLOAD_INVOKED: u32 = 1;
 
 /// A loaded driver.
 #[derive(Clone, Debug)]
@@ -147,6 +150,36 @@ fn create_object(base: u64, bytes: u64, entry: u64, name: &str) -> Option<Driver
     })
 }
 
+/// The address of an export of a mapped image by name. What the image says of itself lies inside of it, or there is no
+/// such export.
+fn export_of(base: u64, bytes: u64, name: &str) -> Option<u64> {
+    let word = |rva: u64| -> Option<u64> {
+        (rva + 4 <= bytes).then(|| u64::from(Ptr::<u32>::new(base + rva).read()))
+    };
+    if base == 0 || bytes < layout::PAGE_SIZE || Ptr::<u16>::new(base).read() != 0x5A4D {
+        return None;
+    }
+    let headers = word(0x3C)?;
+    let magic = word(headers + 0x18)? & 0xFFFF;
+    // The optional header's first data directory.
+    let directory = headers + 0x18 + if magic == 0x20B { 0x70 } else { 0x60 };
+    let exports = word(directory)?;
+    if exports == 0 {
+        return None;
+    }
+    let (count, functions) = (word(exports + 0x18)?, word(exports + 0x1C)?);
+    let (names, ordinals) = (word(exports + 0x20)?, word(exports + 0x24)?);
+    for index in 0..count {
+        let at = word(names + 4 * index)?;
+        let room = crate::raw::to_usize(bytes.saturating_sub(at)).min(name.len() + 1);
+        if crate::raw::narrow_string(Ptr::new(base + at), room) == name {
+            let ordinal = word(ordinals + 2 * index)? & 0xFFFF;
+            return Some(base + word(functions + 4 * ordinal)?);
+        }
+    }
+    None
+}
+
 /// Makes the DRIVER_OBJECT and calls DriverEntry. When that fails, the driver's objects are removed again.
 ///
 /// # Errors
@@ -159,6 +192,14 @@ pub fn load(base: u64, bytes: u64, entry: u64, name: &str) -> Result<u64, NtStat
     }
     crate::cm::ensure_service(name);
     DRIVERS.with(|drivers| drivers.loaded.push(driver.clone()));
+    if let Some(routine) = export_of(base, bytes, "DllInitialize") {
+        let path = [driver.registry_path.addr()];
+        let status = NtStatus(low32(shared::call_driver(Entry::Other, routine, &path)));
+        if !status.is_success() {
+            remove(&driver);
+            return Err(status);
+        }
+    }
     let arguments = [driver.object.addr(), driver.registry_path.addr()];
     let status = NtStatus(low32(shared::call_driver(
         Entry::DriverEntry,
@@ -169,39 +210,87 @@ pub fn load(base: u64, bytes: u64, entry: u64, name: &str) -> Result<u64, NtStat
         for device in device::of_driver(driver.object) {
             device.with(|device| device.Flags &= !crate::nt::DO_DEVICE_INITIALIZING);
         }
+        driver_extension::reinitialize();
         return Ok(driver.id);
     }
     remove(&driver);
     Err(status)
 }
 
-/// Calls DriverUnload and lists what is left; returns how many things that is.
+/// Unloads a driver (NtUnloadDriver): calls DriverUnload and lists what is left; returns how many things that is.
+///
+/// While files are open on its devices or other devices are attached to them, DriverUnload waits for the last to go, and
+/// the devices can no longer be opened.
 ///
 /// # Errors
-/// INVALID_PARAMETER: no such driver. INVALID_DEVICE_REQUEST: it has no DriverUnload. DEVICE_BUSY: files are open on
-/// its devices (NT would unload it when the last is closed).
+/// PENDING: DriverUnload waits. INVALID_PARAMETER: no such driver. INVALID_DEVICE_REQUEST: it has no DriverUnload, or is about to be unloaded.
 pub fn unload(id: u64) -> Result<u64, NtStatus> {
-    let driver = DRIVERS
-        .with(|drivers| {
-            drivers
-                .loaded
-                .iter()
-                .find(|driver| driver.id == id)
-                .cloned()
-        })
-        .ok_or(NtStatus::INVALID_PARAMETER)?;
-    let routine = from_word(driver.object.read().DriverUnload);
-    if routine == 0 {
+    let driver = find(|driver| driver.id == id).ok_or(NtStatus::INVALID_PARAMETER)?;
+    let DRIVER_OBJECT {
+        DriverUnload: routine,
+        Flags: flags,
+        ..
+    } = driver.object.read();
+    if routine == 0 || flags & DRVO_UNLOAD_INVOKED != 0 {
         return Err(NtStatus::INVALID_DEVICE_REQUEST);
     }
-    if device::of_driver(driver.object)
-        .into_iter()
-        .any(|device| device.read().ReferenceCount > 0)
-    {
-        return Err(NtStatus::DEVICE_BUSY);
+    driver
+        .object
+        .with(|object| object.Flags |= DRVO_UNLOAD_INVOKED);
+    for device in device::of_driver(driver.object) {
+        device::extension_of(device)
+            .with(|extension| extension.ExtensionFlags |= crate::nt::DOE_UNLOAD_PENDING);
     }
+    if is_held(driver.object) {
+        return Err(NtStatus::PENDING);
+    }
+    Ok(finish_unload(&driver))
+}
+
+/// The first loaded driver that `is_wanted`.
+#[must_use]
+pub fn find(is_wanted: impl Fn(&Driver) -> bool) -> Option<Driver> {
+    DRIVERS.with(|drivers| {
+        drivers
+            .loaded
+            .iter()
+            .find(|driver| is_wanted(driver))
+            .cloned()
+    })
+}
+
+/// Whether files are open on a driver's devices, or devices of others attached to them.
+fn is_held(driver: Ptr<DRIVER_OBJECT>) -> bool {
+    device::of_driver(driver).into_iter().any(|device| {
+        let device = device.read();
+        device.ReferenceCount > 0 || !device.AttachedDevice.is_null()
+    })
+}
+
+fn finish_unload(driver: &Driver) -> u64 {
+    let routine = from_word(driver.object.read().DriverUnload);
+    // DriverUnload deletes the devices, which must not bring us here again.
+    driver.object.with(|object| object.DriverUnload = 0);
     shared::call_driver(Entry::DriverUnload, routine, &[driver.object.addr()]);
-    Ok(remove(&driver))
+    if let Some(routine) = export_of(driver.base, driver.bytes, "DllUnload") {
+        shared::call_driver(Entry::Other, routine, &[]);
+    }
+    remove(driver)
+}
+
+/// Something that may have held a driver is gone: finishes a pending unload.
+pub(super) fn check_unload(object: Ptr<DRIVER_OBJECT>) {
+    let Some(driver) = find(|driver| driver.object == object) else {
+        return;
+    };
+    let DRIVER_OBJECT {
+        Flags: flags,
+        DriverUnload: routine,
+        ..
+    } = object.read();
+    if flags & DRVO_UNLOAD_INVOKED != 0 && routine != 0 && !is_held(object) {
+        finish_unload(&driver);
+    }
 }
 
 /// Lists and removes what a driver left behind, and the driver itself.
@@ -249,7 +338,12 @@ fn remove(driver: &Driver) -> u64 {
             }
         }
         device::delete(device);
+        // Files on it outlive it; nothing waits for them any more.
+        if device::of_driver(driver.object).contains(&device) {
+            device::unlink(device);
+        }
     }
+    driver_extension::forget(driver.object);
     ke::timer::forget_range(driver.base, driver.bytes);
     names::remove_object(driver.object.addr());
     let object = driver.object.read();

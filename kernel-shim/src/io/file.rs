@@ -4,8 +4,9 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use super::buffers::Buffers;
 use super::device::top_of;
-use super::request::{self, Buffers};
+use super::request;
 use crate::ex::pool;
 use crate::ke::event;
 use crate::nt::{
@@ -60,17 +61,22 @@ pub fn create(name: &str, desired: u32) -> Result<Ptr<FILE_OBJECT>, NtStatus> {
         ReferenceCount: open,
         ..
     } = device.read();
-    if flags & DO_DEVICE_INITIALIZING != 0 {
+    if flags & DO_DEVICE_INITIALIZING != 0 || super::device::is_going(device) {
         return Err(NtStatus::NO_SUCH_DEVICE);
     }
     if flags & DO_EXCLUSIVE != 0 && open > 0 {
         return Err(NtStatus::ACCESS_DENIED);
     }
-    let rest: Vec<u8> = found
-        .rest
-        .encode_utf16()
-        .flat_map(u16::to_le_bytes)
-        .collect();
+    make(device, &found.rest, desired)
+}
+
+/// Makes a FILE_OBJECT on a device.
+fn make(
+    device: Ptr<DEVICE_OBJECT>,
+    rest: &str,
+    desired: u32,
+) -> Result<Ptr<FILE_OBJECT>, NtStatus> {
+    let rest: Vec<u8> = rest.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let rest_bytes = u16::try_from(rest.len()).map_err(|_| NtStatus::OBJECT_NAME_INVALID)?;
     let bytes = size_of::<FILE_OBJECT>() as u64;
     let body = ob::create(ObjectType::File, bytes, Some(delete))
@@ -140,6 +146,38 @@ pub fn open_for_kernel(name: &str, desired: u32, process: u32) -> Result<u64, Nt
     Err(status)
 }
 
+/// A file without a name on `device` (or the device of `file`), for a driver's own use; null when the pool is exhausted.
+#[must_use]
+pub fn stream(
+    file: Ptr<FILE_OBJECT>,
+    device: Ptr<DEVICE_OBJECT>,
+    with_cleanup: bool,
+) -> Ptr<FILE_OBJECT> {
+    let device = file
+        .non_null()
+        .map_or(device, |file| file.read().DeviceObject);
+    let Ok(made) = make(device, "", 0) else {
+        return Ptr::null();
+    };
+    made.with(|made| made.Flags |= FO_HANDLE_CREATED | crate::nt::FO_STREAM_FILE);
+    if with_cleanup {
+        let _ = request::send_and_wait(top_of(device), made, IRP_MJ_CLEANUP);
+    }
+    made
+}
+
+/// An operation on a file has ended: its event is signalled.
+pub(super) fn finished(file: Ptr<FILE_OBJECT>, status: NtStatus) {
+    file.with(|file| file.FinalStatus = status.0.cast_signed());
+    event::KeSetEvent(event_of(file), 0, false);
+}
+
+/// The event that a file's operations signal.
+#[must_use]
+pub fn event_of(file: Ptr<FILE_OBJECT>) -> Ptr<crate::nt::KEVENT> {
+    file.add_bytes(crate::nt::FILE_EVENT_OFFSET).cast()
+}
+
 /// The last reference to a FILE_OBJECT is gone.
 fn delete(body: u64) {
     let file = Ptr::<FILE_OBJECT>::new(body);
@@ -152,10 +190,11 @@ fn delete(body: u64) {
     if flags & FO_HANDLE_CREATED != 0 {
         let _ = request::send_and_wait(top_of(device), file, IRP_MJ_CLOSE);
     }
-    device.with(|device| device.ReferenceCount -= 1);
     if !name.Buffer.is_null() {
         pool::free(name.Buffer.cast(), 0);
     }
+    device.with(|device| device.ReferenceCount -= 1);
+    super::device::released(device);
     ob::dereference(device.addr());
 }
 

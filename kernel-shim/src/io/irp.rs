@@ -1,17 +1,17 @@
 //! IRPs: allocation, the way down ([`call`]) and the way up ([`complete`]).
 
 use super::driver::{invalid_device_request, owner_of};
-use super::request;
+use super::{build, request, routine};
 use crate::api::nt_api;
 use crate::ex::pool;
 use crate::nt::bugcheck::{
-    CANCEL_STATE_IN_COMPLETED_IRP, MULTIPLE_IRP_COMPLETE_REQUESTS, NO_MORE_IRP_STACK_LOCATIONS,
-    bugcheck_with_text,
+    CANCEL_STATE_IN_COMPLETED_IRP, DRIVER_VERIFIER_IOMANAGER_VIOLATION,
+    MULTIPLE_IRP_COMPLETE_REQUESTS, NO_MORE_IRP_STACK_LOCATIONS, bugcheck_with_text,
 };
 use crate::nt::{
-    DEVICE_OBJECT, IO_STACK_LOCATION, IO_TYPE_IRP, IRP, IRP_MJ_DEVICE_CONTROL, IRP_MJ_READ,
-    IRP_MJ_WRITE, NtStatus, SL_INVOKE_ON_CANCEL, SL_INVOKE_ON_ERROR, SL_INVOKE_ON_SUCCESS,
-    SL_PENDING_RETURNED,
+    DEVICE_OBJECT, IO_STACK_LOCATION, IO_TYPE_IRP, IRP, IRP_ASSOCIATED_IRP, IRP_MJ_DEVICE_CONTROL,
+    IRP_MJ_READ, IRP_MJ_WRITE, NtStatus, SL_INVOKE_ON_CANCEL, SL_INVOKE_ON_ERROR,
+    SL_INVOKE_ON_SUCCESS, SL_PENDING_RETURNED,
 };
 use crate::raw::{Ptr, from_word, low8, low16, low32};
 use crate::value::{Boolean, UChar, UShort};
@@ -28,7 +28,7 @@ pub const fn size_of_irp(stack_size: i8) -> u64 {
 }
 
 /// Prepares memory as an IRP (IoInitializeIrp).
-fn initialize(irp: Ptr<IRP>, bytes: u64, stack_size: i8) {
+pub(super) fn initialize(irp: Ptr<IRP>, bytes: u64, stack_size: i8) {
     irp.cast::<u8>().fill(0, bytes);
     let stack = irp.offset(1).cast::<IO_STACK_LOCATION>();
     irp.with(|irp| {
@@ -56,7 +56,35 @@ pub fn allocate(stack_size: i8, owner: u64) -> Ptr<IRP> {
 
 /// Frees an IRP.
 pub fn free(irp: Ptr<IRP>) {
+    let bytes = u64::from(irp.read().Size);
+    routine::forget_range(irp.addr(), bytes);
+    irp.with(|irp| irp.Type = 0);
     pool::free(irp.cast(), TAG);
+}
+
+/// Frees an IRP for a driver, which may be wrong about it.
+fn free_checked(irp: Ptr<IRP>) {
+    if irp.read().Type != IO_TYPE_IRP {
+        bugcheck_with_text(
+            MULTIPLE_IRP_COMPLETE_REQUESTS,
+            [irp.addr(), 0, 0, 0],
+            format_args!(
+                "IoFreeIrp of {:#x}, which is no IRP or was freed before",
+                irp.addr()
+            ),
+        );
+    }
+    if build::is_threaded(irp) {
+        bugcheck_with_text(
+            DRIVER_VERIFIER_IOMANAGER_VIOLATION,
+            [2, irp.addr(), 0, 0],
+            format_args!(
+                "IoFreeIrp of {:#x}, which belongs to a thread: the I/O manager frees it when it is completed",
+                irp.addr()
+            ),
+        );
+    }
+    free(irp);
 }
 
 /// The status that a driver stored in an IRP.
@@ -67,6 +95,13 @@ pub fn status_of(irp: Ptr<IRP>) -> NtStatus {
 
 /// Sends an IRP to a device's driver (IofCallDriver); the next lower stack location becomes current.
 pub fn call(device: Ptr<DEVICE_OBJECT>, irp: Ptr<IRP>) -> NtStatus {
+    if irp.read().Type != IO_TYPE_IRP {
+        bugcheck_with_text(
+            DRIVER_VERIFIER_IOMANAGER_VIOLATION,
+            [3, irp.addr(), 0, 0],
+            format_args!("IoCallDriver with {:#x}, which is no IRP", irp.addr()),
+        );
+    }
     let (location, stack) = irp.with(|irp| {
         irp.CurrentLocation -= 1;
         irp.CurrentStackLocation = irp.CurrentStackLocation.offset(-1);
@@ -99,10 +134,11 @@ pub fn call(device: Ptr<DEVICE_OBJECT>, irp: Ptr<IRP>) -> NtStatus {
     if routine == invalid_device_request() || routine == 0 {
         return IopInvalidDeviceRequest(device, irp);
     }
+    let arguments = [device.addr(), irp.addr()];
     NtStatus(low32(shared::call_driver(
         Entry::Dispatch,
         routine,
-        &[device.addr(), irp.addr()],
+        &arguments,
     )))
 }
 
@@ -161,8 +197,16 @@ pub fn complete(irp: Ptr<IRP>) {
             ),
         );
     }
-    let status = status_of(irp);
+    if status_of(irp) == NtStatus::PENDING {
+        bugcheck_with_text(
+            DRIVER_VERIFIER_IOMANAGER_VIOLATION,
+            [6, u64::from(NtStatus::PENDING.0), irp.addr(), 0],
+            format_args!("IRP {:#x} was completed with STATUS_PENDING", irp.addr()),
+        );
+    }
     loop {
+        // A completion routine may have changed the status.
+        let status = status_of(irp);
         let (stack, location, count, is_cancelled) = irp.with(|irp| {
             let stack = irp.CurrentStackLocation;
             irp.CurrentLocation += 1;
@@ -184,24 +228,51 @@ pub fn complete(irp: Ptr<IRP>) {
             } else {
                 stack.offset(1).read().DeviceObject
             };
-            stack.write(IO_STACK_LOCATION {
-                DeviceObject: done.DeviceObject,
-                ..IO_STACK_LOCATION::default()
-            });
+            clear(stack);
             let arguments = [device.addr(), irp.addr(), from_word(done.Context)];
-            let result = shared::call_driver(
+            let owner = routine::take_owner(stack.addr());
+            let result = routine::call(
                 Entry::Completion,
                 from_word(done.CompletionRoutine),
                 &arguments,
             );
+            if let Some(owner) = owner {
+                ob::dereference(owner);
+            }
             if NtStatus(low32(result)) == NtStatus::MORE_PROCESSING_REQUIRED {
                 return;
             }
-        } else if done.Control & SL_PENDING_RETURNED != 0 && !is_top {
-            stack
-                .offset(1)
-                .with(|above| above.Control |= SL_PENDING_RETURNED);
+        } else {
+            if done.Control & SL_PENDING_RETURNED != 0 && !is_top {
+                stack
+                    .offset(1)
+                    .with(|above| above.Control |= SL_PENDING_RETURNED);
+            }
+            clear(stack);
         }
+    }
+    finish(irp);
+}
+
+/// Clears a stack location that the IRP has come up from (ZeroIrpStackLocation): everything but the major function, the
+/// device, and the completion routine.
+fn clear(stack: Ptr<IO_STACK_LOCATION>) {
+    stack.with(|stack| {
+        stack.MinorFunction = 0;
+        stack.Flags = 0;
+        stack.Control = 0;
+        stack.Parameters = [0; 4];
+        stack.FileObject = Ptr::null();
+    });
+}
+
+/// An IRP has come up its whole stack.
+fn finish(irp: Ptr<IRP>) {
+    if irp.read().Flags & IRP_ASSOCIATED_IRP != 0 {
+        return build::finish_associated(irp);
+    }
+    if build::finish(irp) {
+        return;
     }
     request::finish(irp);
 }
@@ -248,13 +319,16 @@ nt_api! { module = io_irp;
     /// Allocates an IRP.
     ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
     fn IoAllocateIrp(stack_size: UChar, charge_quota: Boolean) -> Ptr<IRP> {
+        if stack_size.cast_signed() < 0 {
+            return Ptr::null();
+        }
         allocate(stack_size.cast_signed(), owner_of(shared::caller()))
     }
 
     /// Frees an IRP.
     ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
     fn IoFreeIrp(irp: Ptr<IRP>) {
-        free(irp);
+        free_checked(irp);
     }
 
     /// Prepares memory as an IRP.

@@ -1,13 +1,33 @@
 //! The I/O manager.
 
+pub mod attach;
+pub mod buffers;
+pub mod build;
 pub mod cancel;
+pub mod control_file;
+pub mod controller;
+pub mod csq;
 pub mod device;
 pub mod driver;
+pub mod driver_extension;
+pub mod error_log;
+mod fast_io;
 pub mod file;
+pub mod file_system;
+pub mod interrupt;
 pub mod irp;
+pub mod load;
 pub mod mdl;
+pub mod misc;
+pub mod open;
+pub mod partial_mdl;
 pub mod remove_lock;
 pub mod request;
+pub mod routine;
+pub mod shutdown;
+pub mod start_io;
+pub mod timer;
+pub mod wmi;
 pub mod work_item;
 
 /// Forgets every driver and request.
@@ -16,4 +36,15 @@ pub(crate) fn initialize() {
     request::initialize();
     cancel::initialize();
     remove_lock::initialize();
+    build::initialize();
+    routine::initialize();
+    shutdown::initialize();
+    timer::initialize();
+    error_log::initialize();
+    driver_extension::initialize();
+    file_system::initialize();
+    misc::initialize();
+    interrupt::initialize();
+    load::initialize();
+    wmi::initialize();
 }

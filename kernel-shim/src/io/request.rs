@@ -3,23 +3,21 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+use super::buffers::{Buffers, ControlBuffers, Data, MAX_BYTES, Mode};
 use super::device::top_of;
-use super::{cancel, file, irp, mdl};
+use super::{cancel, fast_io, file, irp};
 use crate::ex::pool;
 use crate::ke::event;
 use crate::nt::bugcheck::{IRQL_GT_ZERO_AT_SYSTEM_SERVICE, bugcheck_with_text};
 use crate::nt::{
-    ControlCode, DEVICE_OBJECT, DO_BUFFERED_IO, DO_DIRECT_IO, FILE_OBJECT, IO_STACK_LOCATION, IRP,
-    IRP_MJ_CREATE, IRP_MJ_DEVICE_CONTROL, IRP_MJ_READ, IRP_MJ_WRITE, MDL, Method, NtStatus,
+    ControlCode, DEVICE_OBJECT, FILE_OBJECT, IO_STACK_LOCATION, IO_STATUS_BLOCK, IRP,
+    IRP_MJ_CREATE, IRP_MJ_DEVICE_CONTROL, IRP_MJ_READ, IRP_MJ_WRITE, KEVENT, NtStatus,
     PASSIVE_LEVEL,
 };
 use crate::raw::{Global, Ptr, Word, from_word, low32, to_word};
-use crate::{mm, ob, shared};
+use crate::{ob, shared};
 use abi::channel::{Completion, Request};
 use abi::trace::TraceKind;
-
-/// Largest buffer of a request: client memory is smaller anyway.
-const MAX_BYTES: u64 = 1 << 30;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
@@ -29,6 +27,17 @@ enum Kind {
     Create(u32),
     /// The shim's own; somebody waits.
     Internal,
+    /// A driver's, by handle; nobody waits.
+    Driver(Reply),
+}
+
+/// Where the result of a driver's request goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Reply {
+    /// Status block; null if there is none.
+    pub(super) block: Ptr<IO_STATUS_BLOCK>,
+    /// Event to signal, with a reference; null if there is none.
+    pub(super) event: Ptr<KEVENT>,
 }
 
 /// An IRP of the shim's that a driver has.
@@ -42,121 +51,12 @@ struct Outstanding {
     buffers: Buffers,
 }
 
-/// Where a request's data is.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Buffers {
-    /// The kernel's copy; null if there is none.
-    system: Ptr<u8>,
-    /// Kernel alias of the client's output buffer, if the kernel's copy goes there at the end.
-    output: Ptr<u8>,
-    output_bytes: u64,
-    /// Client buffer of direct I/O.
-    mdl: Ptr<MDL>,
-}
-
-impl Buffers {
-    /// The kernel alias of client memory.
-    ///
-    /// # Errors
-    /// ACCESS_VIOLATION: it is not client memory.
-    pub fn alias(address: u64, bytes: u64) -> Result<Ptr<u8>, NtStatus> {
-        if bytes > MAX_BYTES {
-            return Err(NtStatus::INVALID_PARAMETER);
-        }
-        mm::user_alias(address, bytes)
-            .map(Ptr::new)
-            .ok_or(NtStatus::ACCESS_VIOLATION)
-    }
-
-    /// A kernel copy of `bytes`, with the client's first `input_bytes` in it.
-    fn buffered(input: u64, input_bytes: u64, bytes: u64) -> Result<Self, NtStatus> {
-        if bytes == 0 {
-            return Ok(Self::default());
-        }
-        let source = if input_bytes == 0 {
-            Ptr::null()
-        } else {
-            Self::alias(input, input_bytes)?
-        };
-        let system =
-            pool::allocate_zeroed(bytes, *b"IoSB").ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
-        system.copy_from(source, input_bytes);
-        Ok(Self {
-            system,
-            ..Self::default()
-        })
-    }
-
-    /// The kernel's copy is copied to client memory at the end.
-    fn with_output(self, address: u64, bytes: u64) -> Result<Self, NtStatus> {
-        if bytes == 0 {
-            return Ok(self);
-        }
-        match Self::alias(address, bytes) {
-            Ok(output) => Ok(Self {
-                output,
-                output_bytes: bytes,
-                ..self
-            }),
-            Err(status) => {
-                self.free();
-                Err(status)
-            }
-        }
-    }
-
-    /// An MDL for client memory.
-    fn with_mdl(self, address: u64, bytes: u64) -> Result<Self, NtStatus> {
-        if bytes == 0 {
-            return Ok(self);
-        }
-        let locked = Self::alias(address, bytes).and_then(|_| {
-            let mdl = mdl::allocate(address, low32(bytes), pool::SHIM);
-            if mdl.is_null() {
-                return Err(NtStatus::INSUFFICIENT_RESOURCES);
-            }
-            if !mdl::lock(mdl) {
-                mdl::free(mdl);
-                return Err(NtStatus::ACCESS_VIOLATION);
-            }
-            Ok(mdl)
-        });
-        match locked {
-            Ok(mdl) => Ok(Self { mdl, ..self }),
-            Err(status) => {
-                self.free();
-                Err(status)
-            }
-        }
-    }
-
-    /// Copies what the driver produced, as far as it goes; an error produces nothing.
-    fn copy_back(&self, status: NtStatus, information: u64) {
-        if !status.is_error() && !self.system.is_null() && !self.output.is_null() {
-            self.output
-                .copy_from(self.system, information.min(self.output_bytes));
-        }
-    }
-
-    fn free(&self) {
-        if !self.system.is_null() {
-            pool::free(self.system, 0);
-        }
-        let mut next = self.mdl;
-        while !next.is_null() {
-            let mdl = next;
-            next = mdl.read().Next;
-            mdl::free(mdl);
-        }
-    }
-}
-
 #[derive(Debug)]
 struct Requests {
     /// By the IRP's address.
     outstanding: BTreeMap<u64, Outstanding>,
     /// Results of internal requests, by the IRP's address.
-    done: BTreeMap<u64, NtStatus>,
+    done: BTreeMap<u64, (NtStatus, u64)>,
 }
 
 static REQUESTS: Global<Requests> = Global::new(
@@ -189,7 +89,8 @@ fn send(
         return Err(NtStatus::INSUFFICIENT_RESOURCES);
     }
     let stack = packet.with(|packet| {
-        packet.RequestorMode = i8::from(outstanding.kind != Kind::Internal);
+        packet.RequestorMode =
+            i8::from(matches!(outstanding.kind, Kind::Transfer | Kind::Create(_)));
         packet.MdlAddress = outstanding.buffers.mdl;
         packet.SystemBuffer = outstanding.buffers.system.word();
         packet.UserBuffer = to_word(user_buffer);
@@ -233,6 +134,17 @@ fn send(
     Ok((packet, status))
 }
 
+/// Records the end of an IRP.
+pub(super) fn trace_done(packet: Ptr<IRP>) {
+    let block = packet.read().IoStatus;
+    let words = [
+        packet.addr(),
+        u64::from(irp::status_of(packet).0),
+        from_word(block.Information),
+    ];
+    shared::trace(TraceKind::IrpDone, 0, 0, &words, "");
+}
+
 /// An IRP has come up its whole stack.
 pub(super) fn finish(packet: Ptr<IRP>) {
     let IRP {
@@ -243,13 +155,7 @@ pub(super) fn finish(packet: Ptr<IRP>) {
     } = packet.read();
     let status = irp::status_of(packet);
     let information = from_word(block.Information);
-    shared::trace(
-        TraceKind::IrpDone,
-        0,
-        0,
-        &[packet.addr(), u64::from(status.0), information],
-        "",
-    );
+    trace_done(packet);
     let outstanding = REQUESTS.with(|requests| requests.outstanding.remove(&packet.addr()));
     let Some(outstanding) = outstanding else {
         // A driver's own IRP.
@@ -257,7 +163,7 @@ pub(super) fn finish(packet: Ptr<IRP>) {
             user_block.write(block);
         }
         if !user_event.is_null() {
-            event::set_state(user_event, 1);
+            event::KeSetEvent(user_event, 0, false);
         }
         return;
     };
@@ -269,6 +175,18 @@ pub(super) fn finish(packet: Ptr<IRP>) {
     let mut value = 0;
     match outstanding.kind {
         Kind::Transfer => {
+            file::finished(outstanding.file, status);
+            ob::dereference(outstanding.file.addr());
+        }
+        Kind::Driver(reply) => {
+            file::finished(outstanding.file, status);
+            if !reply.block.is_null() {
+                reply.block.write(block);
+            }
+            if !reply.event.is_null() {
+                event::KeSetEvent(reply.event, 0, false);
+                ob::dereference(reply.event.addr());
+            }
             ob::dereference(outstanding.file.addr());
         }
         Kind::Create(desired) if status.is_success() => {
@@ -278,11 +196,11 @@ pub(super) fn finish(packet: Ptr<IRP>) {
             ob::dereference(outstanding.file.addr());
         }
         Kind::Internal => REQUESTS.with(|requests| {
-            requests.done.insert(packet.addr(), status);
+            requests.done.insert(packet.addr(), (status, information));
         }),
     }
     irp::free(packet);
-    if outstanding.kind != Kind::Internal {
+    if matches!(outstanding.kind, Kind::Transfer | Kind::Create(_)) {
         let id = outstanding.id;
         shared::post(&Completion {
             id,
@@ -294,30 +212,97 @@ pub(super) fn finish(packet: Ptr<IRP>) {
     }
 }
 
-/// Sends an IRP without buffers for the shim itself and waits until it is completed.
-pub(super) fn send_and_wait(
-    device: Ptr<DEVICE_OBJECT>,
-    file: Ptr<FILE_OBJECT>,
-    major: u8,
-) -> NtStatus {
+/// A request that the shim makes and waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Internal {
+    pub(super) file: Ptr<FILE_OBJECT>,
+    pub(super) major: u8,
+    pub(super) parameters: [Word; 4],
+    pub(super) buffers: Buffers,
+    pub(super) user_buffer: u64,
+}
+
+/// Sends an IRP for the shim itself and waits until it is completed: status and Information.
+pub(super) fn send_internal(device: Ptr<DEVICE_OBJECT>, internal: &Internal) -> (NtStatus, u64) {
     let outstanding = Outstanding {
         kind: Kind::Internal,
         id: 0,
         process: shared::current_process(),
-        file,
-        buffers: Buffers::default(),
+        file: internal.file,
+        buffers: internal.buffers,
     };
-    let (packet, _) = match send(device, outstanding, major, [0; 4], 0) {
+    let sent = send(
+        device,
+        outstanding,
+        internal.major,
+        internal.parameters,
+        internal.user_buffer,
+    );
+    let (packet, _) = match sent {
         Ok(sent) => sent,
-        Err(status) => return status,
+        Err(status) => return (status, 0),
     };
-    let mut result = NtStatus::UNSUCCESSFUL;
+    let mut result = (NtStatus::UNSUCCESSFUL, 0);
     event::wait_until(u64::MAX, || {
         let done = REQUESTS.with(|requests| requests.done.remove(&packet.addr()));
         result = done.unwrap_or(result);
         done.is_some()
     });
     result
+}
+
+/// Sends an IRP for a driver that does not wait for it. `reply` is written, and the file's reference dropped, when it is
+/// completed.
+pub(super) fn send_for_driver(internal: &Internal, reply: Reply) -> NtStatus {
+    ob::reference(internal.file.addr());
+    let outstanding = Outstanding {
+        kind: Kind::Driver(reply),
+        id: 0,
+        process: shared::current_process(),
+        file: internal.file,
+        buffers: internal.buffers,
+    };
+    let sent = send(
+        internal.file.read().DeviceObject,
+        outstanding,
+        internal.major,
+        internal.parameters,
+        internal.user_buffer,
+    );
+    match sent {
+        Ok((_, status)) => status,
+        Err(status) => {
+            ob::dereference(internal.file.addr());
+            status
+        }
+    }
+}
+
+/// Sends an IRP without buffers for the shim itself and waits until it is completed.
+pub(super) fn send_and_wait(
+    device: Ptr<DEVICE_OBJECT>,
+    file: Ptr<FILE_OBJECT>,
+    major: u8,
+) -> NtStatus {
+    let internal = Internal {
+        file,
+        major,
+        parameters: [0; 4],
+        buffers: Buffers::default(),
+        user_buffer: 0,
+    };
+    send_internal(device, &internal).0
+}
+
+/// The process that an IRP was made for; `None`: the shim did not make it.
+#[must_use]
+pub fn process_of(packet: Ptr<IRP>) -> Option<u32> {
+    REQUESTS.with(|requests| {
+        requests
+            .outstanding
+            .get(&packet.addr())
+            .map(|outstanding| outstanding.process)
+    })
 }
 
 /// Opens a device for a client. The completion is posted when the driver completes the IRP.
@@ -384,6 +369,12 @@ fn transfer(
 /// What is wrong before the driver sees it.
 pub fn device_control(request: &Request) -> Result<(), NtStatus> {
     let [handle, code, input, input_bytes, output, output_bytes] = request.arguments;
+    let data = Data {
+        input,
+        input_bytes,
+        output,
+        output_bytes,
+    };
     let (file, access) = file::by_handle(request.process, handle)?;
     let code = low32(code);
     let decoded = ControlCode::new(code);
@@ -393,17 +384,14 @@ pub fn device_control(request: &Request) -> Result<(), NtStatus> {
     if input_bytes > MAX_BYTES || output_bytes > MAX_BYTES {
         return Err(NtStatus::INVALID_PARAMETER);
     }
-    let (buffers, type_3, user_buffer) = match decoded.method {
-        Method::Buffered => {
-            let copy = Buffers::buffered(input, input_bytes, input_bytes.max(output_bytes))?;
-            (copy.with_output(output, output_bytes)?, 0, output)
-        }
-        Method::InDirect | Method::OutDirect => {
-            let copy = Buffers::buffered(input, input_bytes, input_bytes)?;
-            (copy.with_mdl(output, output_bytes)?, 0, 0)
-        }
-        Method::Neither => (Buffers::default(), input, output),
-    };
+    if let Some(answer) = fast_io::device_control(file, code, &data) {
+        return answer_at_once(request, answer);
+    }
+    let ControlBuffers {
+        buffers,
+        type_3,
+        user_buffer,
+    } = ControlBuffers::new(Mode::User, decoded.method, &data)?;
     let parameters = [output_bytes, input_bytes, u64::from(code), type_3].map(to_word);
     transfer(
         request,
@@ -413,6 +401,31 @@ pub fn device_control(request: &Request) -> Result<(), NtStatus> {
         parameters,
         user_buffer,
     )
+}
+
+/// Parameters.Read or Parameters.Write: Length, Key, ByteOffset.
+pub(super) fn transfer_parameters(bytes: u64, offset: u64) -> [Word; 4] {
+    if cfg!(nt_i386) {
+        [bytes, 0, offset, offset >> 32].map(to_word)
+    } else {
+        [bytes, 0, offset, 0].map(to_word)
+    }
+}
+
+/// Answers a request that fast I/O has served.
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "it ends a function that may fail before"
+)]
+fn answer_at_once(request: &Request, block: IO_STATUS_BLOCK) -> Result<(), NtStatus> {
+    shared::post(&Completion {
+        id: request.id,
+        status: low32(from_word(block.Status)),
+        reserved: 0,
+        information: from_word(block.Information),
+        value: 0,
+    });
+    Ok(())
 }
 
 /// IRP_MJ_READ or IRP_MJ_WRITE for a client.
@@ -434,22 +447,8 @@ pub fn read_or_write(request: &Request, is_write: bool) -> Result<(), NtStatus> 
         return Err(NtStatus::INVALID_PARAMETER);
     }
     let flags = file.read().DeviceObject.read().Flags;
-    let buffers = if flags & DO_BUFFERED_IO != 0 {
-        if is_write {
-            Buffers::buffered(address, bytes, bytes)?
-        } else {
-            Buffers::buffered(0, 0, bytes)?.with_output(address, bytes)?
-        }
-    } else if flags & DO_DIRECT_IO != 0 {
-        Buffers::default().with_mdl(address, bytes)?
-    } else {
-        Buffers::default()
-    };
-    let parameters = if cfg!(nt_i386) {
-        [bytes, 0, offset, offset >> 32].map(to_word)
-    } else {
-        [bytes, 0, offset, 0].map(to_word)
-    };
+    let buffers = Buffers::of_transfer(Mode::User, flags, is_write, address, bytes)?;
+    let parameters = transfer_parameters(bytes, offset);
     transfer(request, file, buffers, major, parameters, address)
 }
 
@@ -460,8 +459,10 @@ pub fn read_or_write(request: &Request, is_write: bool) -> Result<(), NtStatus> 
 pub fn cancel_by_id(id: u64) -> Result<(), NtStatus> {
     let packet = REQUESTS.with(|requests| {
         let mut all = requests.outstanding.iter();
-        all.find(|(_, outstanding)| outstanding.id == id && outstanding.kind != Kind::Internal)
-            .map(|(&irp, _)| irp)
+        all.find(|(_, outstanding)| {
+            outstanding.id == id && matches!(outstanding.kind, Kind::Transfer | Kind::Create(_))
+        })
+        .map(|(&irp, _)| irp)
     });
     cancel::cancel(Ptr::new(packet.ok_or(NtStatus::NOT_FOUND)?));
     Ok(())

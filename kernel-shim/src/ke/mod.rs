@@ -4,6 +4,7 @@ pub mod bugcheck;
 pub mod bugcheck_callback;
 pub mod data;
 pub mod debugger;
+pub mod device_queue;
 pub mod dpc;
 pub mod dump;
 pub mod event;

@@ -117,6 +117,20 @@ statuses! {
     UNWIND = 0xC000_0027;
     /// The stack has no such frame.
     INVALID_UNWIND_TARGET = 0xC000_0029;
+    /// There are more entries than fit.
+    MORE_ENTRIES = 0x0000_0105;
+    /// The wait was ended by an alert.
+    ALERTED = 0x0000_0101;
+    /// The request was not completed by fast I/O, or the driver is loaded already.
+    IMAGE_ALREADY_LOADED = 0xC000_010E;
+    /// A routine is registered already.
+    DEVICE_ALREADY_ATTACHED = 0xC000_0038;
+    /// A handle may not be closed.
+    HANDLE_NOT_CLOSABLE = 0xC000_0235;
+    /// The object was not given a name of its type.
+    WMI_GUID_NOT_FOUND = 0xC000_0295;
+    /// The altitude of a callback is taken.
+    FLT_INSTANCE_ALTITUDE_COLLISION = 0xC01C_0011;
     /// It failed.
     UNSUCCESSFUL = 0xC000_0001;
     /// Not implemented.

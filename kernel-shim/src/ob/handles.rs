@@ -18,6 +18,8 @@ pub struct Handle {
     pub body: u64,
     /// Granted access.
     pub access: u32,
+    /// OBJ_ flags of the handle: OBJ_INHERIT (2), OBJ_PROTECT_CLOSE (1).
+    pub attributes: u32,
 }
 
 #[derive(Debug)]
@@ -58,15 +60,35 @@ pub fn insert(process: u32, body: u64, access: u32) -> u64 {
         while tables.handles.contains_key(&(process, number)) {
             number += 4;
         }
-        tables
-            .handles
-            .insert((process, number), Handle { body, access });
+        tables.handles.insert(
+            (process, number),
+            Handle {
+                body,
+                access,
+                attributes: 0,
+            },
+        );
         if process == SYSTEM {
             number | KERNEL_BIT
         } else {
             number
         }
     })
+}
+
+/// Sets a handle's OBJ_ flags.
+pub fn set_attributes(process: u32, handle: u64, attributes: u32) {
+    TABLES.with(|tables| {
+        if let Some(entry) = tables.handles.get_mut(&key(process, handle)) {
+            entry.attributes = attributes;
+        }
+    });
+}
+
+/// Whether a handle value is one of the kernel's table.
+#[must_use]
+pub const fn is_kernel(handle: u64) -> bool {
+    handle & KERNEL_BIT != 0
 }
 
 /// What a handle stands for.
@@ -81,6 +103,9 @@ pub fn lookup(process: u32, handle: u64) -> Option<Handle> {
 pub fn remove(process: u32, handle: u64) -> Option<(Handle, u32)> {
     let removed = TABLES.with(|tables| tables.handles.remove(&key(process, handle)))?;
     let left = change_handles(removed.body, -1);
+    if left == 0 {
+        super::last_handle_closed(removed.body);
+    }
     Some((removed, left))
 }
 

@@ -4,8 +4,13 @@
 //! of what the object manager knows is kept in the shim's heap by the body's address.
 
 pub mod api;
+pub mod attributes;
+pub mod directory;
+pub mod event;
 pub mod handles;
 pub mod names;
+pub mod query;
+pub mod types;
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -34,12 +39,36 @@ pub enum ObjectType {
     Thread,
     /// KEVENT.
     Event,
+    /// KMUTANT.
+    Mutant,
+    /// KSEMAPHORE.
+    Semaphore,
+    /// KTIMER.
+    Timer,
+    /// A directory of the namespace.
+    Directory,
+    /// A symbolic link of the namespace.
+    SymbolicLink,
+    /// OBJECT_TYPE.
+    Type,
+    /// ADAPTER_OBJECT.
+    Adapter,
+    /// CONTROLLER_OBJECT.
+    Controller,
     /// CALLBACK_OBJECT.
     Callback,
-    /// Token.
+    /// Access token.
     Token,
     /// Registry key.
     Key,
+    /// Job.
+    Job,
+    /// I/O completion port.
+    IoCompletion,
+    /// Desktop.
+    Desktop,
+    /// Window station.
+    WindowStation,
 }
 
 impl ObjectType {
@@ -54,9 +83,21 @@ impl ObjectType {
             Self::Process => "Process",
             Self::Thread => "Thread",
             Self::Event => "Event",
+            Self::Mutant => "Mutant",
+            Self::Semaphore => "Semaphore",
+            Self::Timer => "Timer",
+            Self::Directory => "Directory",
+            Self::SymbolicLink => "SymbolicLink",
+            Self::Type => "Type",
+            Self::Adapter => "Adapter",
+            Self::Controller => "Controller",
             Self::Callback => "Callback",
             Self::Token => "Token",
             Self::Key => "Key",
+            Self::Job => "Job",
+            Self::IoCompletion => "IoCompletion",
+            Self::Desktop => "Desktop",
+            Self::WindowStation => "WindowStation",
         }
     }
 }
@@ -77,6 +118,8 @@ pub struct Object {
     pub handles: u32,
     /// Cleanup.
     pub delete: Option<Delete>,
+    /// Its name goes with its last handle.
+    pub is_temporary: bool,
 }
 
 static OBJECTS: Global<BTreeMap<u64, Object>> = Global::new("objects", BTreeMap::new());
@@ -86,6 +129,8 @@ pub fn initialize() {
     OBJECTS.with(BTreeMap::clear);
     handles::initialize();
     names::initialize();
+    directory::initialize();
+    types::initialize();
 }
 
 /// Makes an object with a zeroed body of `bytes` and one reference. `None` when the pool is exhausted.
@@ -100,6 +145,7 @@ pub fn create(kind: ObjectType, bytes: u64, delete: Option<Delete>) -> Option<u6
         references: 1,
         handles: 0,
         delete,
+        is_temporary: false,
     };
     OBJECTS.with(|objects| objects.insert(body, object));
     show_counts(body, 1, 0);
@@ -167,6 +213,30 @@ pub fn dereference(body: u64) -> u32 {
         pool::free(Ptr::new(body - HEADER_BYTES), 0);
     }
     left
+}
+
+/// Lets an object's name go with its last handle, or at once if it has none (ZwMakeTemporaryObject).
+pub fn make_temporary(body: u64) {
+    let handles = change(body, |object| {
+        object.is_temporary = true;
+        object.handles
+    });
+    if handles == 0 {
+        unname(body);
+    }
+}
+
+/// Takes an object's name away; what NT keeps for a name (a reference) is not kept here.
+fn unname(body: u64) {
+    names::remove_object(body);
+    change(body, |object| object.name.clear());
+}
+
+/// The last handle of an object is closed.
+pub(crate) fn last_handle_closed(body: u64) {
+    if lookup(body).is_some_and(|object| object.is_temporary) {
+        unname(body);
+    }
 }
 
 /// Gives an object its name.

@@ -17,6 +17,17 @@ enum Entry {
     Object(u64),
 }
 
+/// What a name stands for, for those who list and query names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// A symbolic link, with its target.
+    Link(String),
+    /// An object, with its body.
+    Object(u64),
+}
+
 /// Full names, folded, without a closing backslash (the root is the empty string).
 static NAMES: Global<BTreeMap<String, Entry>> = Global::new("object names", BTreeMap::new());
 
@@ -34,6 +45,7 @@ pub struct Found {
 
 /// Makes the directories that NT has at boot.
 pub fn initialize() {
+    SPELLED.with(BTreeMap::clear);
     NAMES.with(|names| {
         names.clear();
         for directory in [
@@ -44,8 +56,12 @@ pub fn initialize() {
             "\\BaseNamedObjects",
             "\\Callback",
             "\\ObjectTypes",
+            "\\ArcName",
+            "\\FileSystem",
         ] {
             names.insert(fold(directory), Entry::Directory);
+            let last = directory.rsplit('\\').next().unwrap_or_default();
+            SPELLED.with(|spelled| spelled.insert(fold(directory), String::from(last)));
         }
     });
 }
@@ -168,11 +184,14 @@ fn new_name(names: &BTreeMap<String, Entry>, name: &str) -> Result<String, NtSta
 }
 
 fn insert(name: &str, entry: Entry) -> Result<(), NtStatus> {
-    NAMES.with(|names| {
+    let path = NAMES.with(|names| {
         let path = new_name(names, name)?;
-        names.insert(path, entry);
-        Ok(())
-    })
+        names.insert(path.clone(), entry);
+        Ok::<_, NtStatus>(path)
+    })?;
+    let last = name.rsplit('\\').next().unwrap_or_default();
+    SPELLED.with(|spelled| spelled.insert(path, String::from(last)));
+    Ok(())
 }
 
 /// Names an object.
@@ -231,4 +250,115 @@ pub fn links() -> Vec<(String, String)> {
             })
             .collect()
     })
+}
+
+/// The last components of names as they were given, by the folded full name.
+static SPELLED: Global<BTreeMap<String, String>> =
+    Global::new("spelling of names", BTreeMap::new());
+
+impl Entry {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Directory => Kind::Directory,
+            Self::Link(target) => Kind::Link(target.clone()),
+            Self::Object(body) => Kind::Object(*body),
+        }
+    }
+}
+
+/// What a name itself stands for (a link is not followed at the end), with the folded full name.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn entry(name: &str) -> Result<(String, Kind), NtStatus> {
+    let (directories, last) = match name.rsplit_once('\\') {
+        Some((directories, last)) if !last.is_empty() => (directories, last),
+        _ => return directory_path(name).map(|path| (path, Kind::Directory)),
+    };
+    let path = descend(&directory_path(directories)?, last);
+    NAMES.with(|names| match names.get(&path) {
+        Some(entry) => Ok((path.clone(), entry.kind())),
+        None => Err(NtStatus::OBJECT_NAME_NOT_FOUND),
+    })
+}
+
+/// The folded full name of a directory; links on the way are followed.
+fn directory_path(name: &str) -> Result<String, NtStatus> {
+    let mut path = String::from(name);
+    for _ in 0..MAX_LINKS {
+        if path.is_empty() {
+            return Ok(path);
+        }
+        let parts: Vec<String> = components(&path)?.into_iter().map(String::from).collect();
+        let mut current = String::new();
+        let mut next = None;
+        for (index, part) in parts.iter().enumerate() {
+            if part.is_empty() {
+                return Err(NtStatus::OBJECT_NAME_INVALID);
+            }
+            current = descend(&current, part);
+            let found = NAMES.with(|names| names.get(&current).map(Entry::kind));
+            match found {
+                Some(Kind::Directory) => {}
+                Some(Kind::Link(target)) => {
+                    let rest = parts[index + 1..]
+                        .iter()
+                        .fold(String::new(), |rest, part| rest + "\\" + part);
+                    next = Some(target + &rest);
+                    break;
+                }
+                Some(Kind::Object(_)) => return Err(NtStatus::OBJECT_TYPE_MISMATCH),
+                None => return Err(NtStatus::OBJECT_PATH_NOT_FOUND),
+            }
+        }
+        match next {
+            Some(target) => path = target,
+            None => return Ok(current),
+        }
+    }
+    Err(NtStatus::NAME_TOO_LONG)
+}
+
+/// Makes a directory.
+///
+/// # Errors
+/// As [`insert_object`].
+pub fn insert_directory(name: &str) -> Result<(), NtStatus> {
+    insert(name, Entry::Directory)
+}
+
+/// Removes a directory or link by its folded full name; a directory only if it is empty.
+pub fn remove_entry(path: &str) {
+    NAMES.with(|names| {
+        let prefix = String::from(path) + "\\";
+        let is_used = names
+            .range(prefix.clone()..)
+            .next()
+            .is_some_and(|(name, _)| name.starts_with(&prefix));
+        if !is_used && !matches!(names.get(path), Some(Entry::Object(_))) {
+            names.remove(path);
+        }
+    });
+}
+
+/// What a directory holds, in the order of the folded names: name as it was given, and what it stands for.
+#[must_use]
+pub fn list(path: &str) -> Vec<(String, Kind)> {
+    let prefix = String::from(path) + "\\";
+    let found: Vec<(String, Kind)> = NAMES.with(|names| {
+        names
+            .range(prefix.clone()..)
+            .take_while(|(name, _)| name.starts_with(&prefix))
+            .filter(|(name, _)| name.len() > prefix.len() && !name[prefix.len()..].contains('\\'))
+            .map(|(name, entry)| (name.clone(), entry.kind()))
+            .collect()
+    });
+    found
+        .into_iter()
+        .map(|(name, kind)| {
+            let spelled = SPELLED.with(|spelled| spelled.get(&name).cloned());
+            let last = spelled.unwrap_or_else(|| String::from(&name[prefix.len()..]));
+            (last, kind)
+        })
+        .collect()
 }

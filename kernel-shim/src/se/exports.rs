@@ -29,9 +29,6 @@ nt_data! { module = se_exports;
     ntoskrnl both data(4, 8) implemented
     SeSystemDefaultDacl: Word = 0;
 
-    /// SeTokenObjectType: the type of token objects.
-    ntoskrnl both data(4, 8) partial("an opaque block")
-    SeTokenObjectType: Word = 0;
 }
 
 /// A member of SE_EXPORTS.

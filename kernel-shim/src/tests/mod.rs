@@ -405,14 +405,33 @@ fn unload_counts_what_the_driver_leaked() {
         Operation::DeviceControl,
         &[handle, LEAK, 0, 0, 0, 0],
     );
-    let busy = machine.request(0, Operation::UnloadDriver, &[driver]);
-    assert_eq!(busy.status, NtStatus::DEVICE_BUSY.0, "a file is open");
     assert_eq!(
         machine.request(CLIENT, Operation::Close, &[handle]).status,
         0
     );
     let done = machine.request(0, Operation::UnloadDriver, &[driver]);
     assert_eq!((done.status, done.value), (0, 1));
+    assert_eq!(
+        open(&mut machine, "\\??\\Echo").status,
+        NtStatus::OBJECT_NAME_NOT_FOUND.0
+    );
+}
+
+#[test]
+fn unload_waits_for_the_last_file() {
+    let (mut machine, driver, handle) = opened();
+    let waits = machine.request(0, Operation::UnloadDriver, &[driver]);
+    assert_eq!(waits.status, NtStatus::PENDING.0, "a file is open");
+    assert_eq!(
+        open(&mut machine, "\\??\\Echo").status,
+        NtStatus::NO_SUCH_DEVICE.0
+    );
+    let again = machine.request(0, Operation::UnloadDriver, &[driver]);
+    assert_eq!(again.status, NtStatus::INVALID_DEVICE_REQUEST.0);
+    assert_eq!(
+        machine.request(CLIENT, Operation::Close, &[handle]).status,
+        0
+    );
     assert_eq!(
         open(&mut machine, "\\??\\Echo").status,
         NtStatus::OBJECT_NAME_NOT_FOUND.0

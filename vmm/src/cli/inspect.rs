@@ -2,14 +2,12 @@
 
 use super::output::Output;
 use crate::error_chain;
+use crate::loader::Image;
 use crate::loader::report::InspectReport;
-use crate::loader::{Image, MAX_IMAGE_BYTES};
 use crate::observe::escape::{escape, escape_lines};
 use crate::session::exit_code::ExitCode;
-use crate::session::import_status;
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use crate::session::{import_status, read_driver};
+use std::path::PathBuf;
 
 /// Show a driver's machine, sections and imports, and which imports Ringfence has
 ///
@@ -30,11 +28,9 @@ pub(super) struct Arguments {
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
     let mut output = Output::new(arguments.json);
     let shown = escape(&arguments.driver.display().to_string());
-    let bytes = match read(&arguments.driver) {
+    let bytes = match read_driver(&arguments.driver) {
         Ok(bytes) => bytes,
-        Err(error) => {
-            return output.error(ExitCode::Usage, &format!("cannot read {shown}: {error}"));
-        }
+        Err(error) => return output.error(ExitCode::Usage, &escape(&error_chain(&error))),
     };
     let image = match Image::parse(&bytes) {
         Ok(image) => image,
@@ -49,12 +45,4 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
         Ok(()) => ExitCode::Success,
         Err(_) => ExitCode::CommandFailed,
     }
-}
-
-/// Reads a little more than an image may have, so that the loader says what is wrong with a longer one.
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let limit = u64::from(MAX_IMAGE_BYTES) + 1;
-    File::open(path)?.take(limit).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

@@ -32,8 +32,12 @@ const SCRIPT_MAX: u64 = 16 << 20;
 #[derive(Debug, clap::Args)]
 #[command(after_help = after_help())]
 pub(super) struct Arguments {
-    /// The driver's file (.sys), i386 or amd64
-    driver: PathBuf,
+    /// The drivers' files (.sys), i386 or amd64, the lowest first; each may import from those before it
+    #[arg(required = true, value_name = "DRIVER")]
+    drivers: Vec<PathBuf>,
+    /// A driver that is not started, but that ZwLoadDriver may start; may be given several times
+    #[arg(long, value_name = "FILE")]
+    available: Vec<PathBuf>,
     /// What the driver may touch (TOML); without it everything is denied
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
@@ -203,7 +207,12 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
     }
     let machine = Arc::new(machine);
     let running: Arc<dyn RunningMachine> = Arc::<Machine>::clone(&machine);
-    let driver = escape(&arguments.driver.display().to_string());
+    let names: Vec<String> = arguments
+        .drivers
+        .iter()
+        .map(|driver| escape(&driver.display().to_string()))
+        .collect();
+    let driver = names.join(", ");
     tracing::info!("{driver} is running");
     if arguments.json {
         let started = Started {
@@ -258,7 +267,9 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
     let registry = match &arguments.registry {
         None => None,
         Some(path) => {
-            let service = crate::session::service_name(&arguments.driver);
+            // What a file says of no service in particular is for the driver on top.
+            let top = arguments.drivers.last().map(PathBuf::as_path);
+            let service = crate::session::service_name(top.unwrap_or(Path::new("")));
             Some(crate::registry::read(path, &service).map_err(|error| error_chain(&error))?)
         }
     };
@@ -278,7 +289,8 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
     Ok(Prepared {
         commands,
         launch: Launch {
-            driver: arguments.driver.clone(),
+            drivers: arguments.drivers.clone(),
+            available: arguments.available.clone(),
             policy,
             privilege: match arguments.privilege {
                 PrivilegeArgument::Auto => None,
@@ -301,17 +313,18 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
 fn start_failed(error: &StartError, output: &mut Output) -> ExitCode {
     let code = match error {
         StartError::Driver(error) => return lost("start", error, output),
-        StartError::DriverEntry(status) => {
+        StartError::DriverEntry { status, .. } => {
             return lost("DriverEntry", &DriverError::Status(*status), output);
         }
         StartError::Image { .. }
         | StartError::Map { .. }
         | StartError::Unbound { .. }
-        | StartError::FileSize { .. } => ExitCode::ImageRejected,
+        | StartError::MixedAbi { .. } => ExitCode::ImageRejected,
         StartError::Kvm(_) => ExitCode::KvmUnavailable,
         StartError::File { .. }
         | StartError::Files { .. }
         | StartError::NoFile(_)
+        | StartError::NoDriver
         | StartError::Ring0Unavailable => ExitCode::Usage,
         StartError::Create(_)
         | StartError::Ports(_)

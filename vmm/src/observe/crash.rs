@@ -203,8 +203,17 @@ impl Reporter<'_> {
 
     fn report(&self, cause: Cause, registers: &Registers) -> CrashReport {
         let stack = stack::walk(self.abi, self.symbols, self.memory, registers);
+        // Of several drivers, the one that was running: the innermost frame in a driver's image.
+        let driver = std::iter::once(registers.rip)
+            .chain(stack.iter().map(|frame| frame.address.0))
+            .find_map(|address| {
+                self.symbols
+                    .drivers()
+                    .find(|module| module.contains(address))
+            })
+            .map_or(self.driver, |module| module.name.as_str());
         CrashReport {
-            driver: escape(self.driver),
+            driver: escape(driver),
             abi: self.abi.name(),
             privilege: self.privilege.name(),
             cause,

@@ -172,10 +172,11 @@ pub trait RunningDriver: Send {
     /// # Errors
     /// The machine's end.
     fn stats(&mut self) -> Result<Stats, DriverError>;
-    /// Calls DriverUnload; returns what the driver leaked (objects and pool blocks).
+    /// Calls DriverUnload of each driver, the last started first; returns what they leaked (objects and pool blocks).
     ///
     /// # Errors
-    /// STATUS_INVALID_DEVICE_REQUEST when it has no DriverUnload, or the machine's end.
+    /// STATUS_INVALID_DEVICE_REQUEST when one has no DriverUnload, STATUS_PENDING when files are open (it is called when
+    /// the last is closed), or the machine's end.
     fn unload(&mut self) -> Result<u64, DriverError>;
 }
 

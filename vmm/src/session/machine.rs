@@ -41,7 +41,8 @@ pub(super) struct Link {
     pub(super) timeout: Duration,
     pub(super) next_request: AtomicU64,
     pub(super) next_process: AtomicU32,
-    pub(super) driver_id: AtomicU64,
+    /// Ids of the drivers that are started, in their order.
+    drivers: Mutex<Vec<u64>>,
     pub(super) stopper: Stopper,
 }
 
@@ -80,9 +81,17 @@ impl Link {
             timeout,
             next_request: AtomicU64::new(1),
             next_process: AtomicU32::new(FIRST_PROCESS),
-            driver_id: AtomicU64::new(0),
+            drivers: Mutex::default(),
             stopper,
         }
+    }
+
+    /// A driver was started.
+    pub(super) fn started(&self, driver: u64) {
+        self.drivers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(driver);
     }
 
     pub(super) fn send(&self, message: Message) -> Result<(), DriverError> {
@@ -482,11 +491,36 @@ impl RunningDriver for Process {
     }
 
     fn unload(&mut self) -> Result<u64, DriverError> {
-        let driver = self.link.driver_id.load(Ordering::Relaxed);
-        let call = Call::new(Operation::UnloadDriver, self.id, [driver, 0, 0, 0, 0, 0]);
-        self.link.call_checked(call).map(|done| done.value)
+        let drivers = {
+            let mut drivers = self
+                .link
+                .drivers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            // The last stays known: another `unload` is told by the guest that there is nothing left.
+            let first = drivers.first().copied();
+            std::mem::replace(&mut *drivers, first.into_iter().collect())
+        };
+        let (mut leaks, mut waits) = (0, false);
+        for driver in drivers.into_iter().rev() {
+            let arguments = [driver, 0, 0, 0, 0, 0];
+            let call = Call::new(Operation::UnloadDriver, self.id, arguments);
+            let done = self.link.call_checked(call)?;
+            if done.status == STATUS_PENDING {
+                waits = true;
+            } else {
+                leaks += done.value;
+            }
+        }
+        if waits {
+            return Err(DriverError::Status(NtStatus(STATUS_PENDING)));
+        }
+        Ok(leaks)
     }
 }
+
+/// What UnloadDriver answers for a driver with open files.
+const STATUS_PENDING: u32 = 0x0000_0103;
 
 impl Drop for Process {
     fn drop(&mut self) {

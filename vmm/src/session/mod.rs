@@ -21,6 +21,7 @@ mod engine;
 pub mod exit_code;
 #[cfg(test)]
 pub(crate) mod fake;
+mod image;
 pub mod interpreter;
 pub mod interrupt;
 mod machine;
@@ -29,5 +30,6 @@ mod responder;
 pub mod server;
 mod start;
 
+pub use image::read_driver;
 pub use machine::{Machine, Process};
 pub use start::{Launch, StartError, import_status, service_name, start, start_unless};

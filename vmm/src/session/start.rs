@@ -1,8 +1,6 @@
 //! From a driver's file and a policy to a running machine.
 
-use std::hash::{BuildHasher, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,30 +13,30 @@ use thiserror::Error;
 
 use super::driver::DriverError;
 use super::engine::{Engine, Fate, Identity, Message};
+use super::image::{DriverImage, Load, Placed, place, symbols};
 use super::interrupt::Interrupt;
 use super::machine::{Call, Link, Machine};
 use super::responder::{Responder, window_offsets};
 use crate::files::{Files, FilesOption};
 use crate::loader::report::ImportStatus;
-use crate::loader::{ExportTarget, Image, ImageError, Import, MapError, Mapped, SecurityCookie};
+use crate::loader::{ImageError, MapError};
 use crate::machine::host::{self, KvmError, KvmKind};
-use crate::machine::{CreateError, DriverSlot, PhysicalPiece, VmBuilder, VmConfig, WindowMemory};
+use crate::machine::{CreateError, PhysicalPiece, VmBuilder, VmConfig, WindowMemory};
 use crate::observe::clock::Clock;
 use crate::observe::ntstatus::NtStatus;
 use crate::observe::output::TraceOutput;
-use crate::observe::symbols::{Module, Symbols};
 use crate::observe::trace::{Observer, TraceContext};
 use crate::policy::{MemorySpace, MemoryStartError, Policy};
 use crate::ports::{PortSpace, StartError as PortStartError};
 
-/// Largest driver file that is read, in bytes.
-const FILE_MAX: u64 = 64 << 20;
-
 /// What to run, and how.
 #[derive(Debug)]
 pub struct Launch {
-    /// The driver's file.
-    pub driver: PathBuf,
+    /// The drivers' files, the lowest first: they are started in this order, and each may import from those before it.
+    /// At least one.
+    pub drivers: Vec<PathBuf>,
+    /// Drivers that are placed in the guest but not started: ZwLoadDriver may do that.
+    pub available: Vec<PathBuf>,
     /// The owner's policy.
     pub policy: Policy,
     /// Privilege mode; `None` picks what suits this machine's KVM.
@@ -70,15 +68,19 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
-    /// {path} has {bytes} bytes, which no driver has
-    FileSize {
-        /// Its path.
-        path: String,
-        /// Its size.
-        bytes: u64,
-    },
     /// {0} is no regular file
     NoFile(String),
+    /// there is no driver to start
+    NoDriver,
+    /// {path} is an {abi} driver, and the first is an {first} one: a guest has one ABI
+    MixedAbi {
+        /// Its path.
+        path: String,
+        /// Its ABI.
+        abi: &'static str,
+        /// The first driver's.
+        first: &'static str,
+    },
     /// {path} is rejected
     Image {
         /// Its path.
@@ -124,8 +126,13 @@ pub enum StartError {
     },
     /// the guest refuses the registry's contents: {0}
     Registry(NtStatus),
-    /// DriverEntry failed: {0}
-    DriverEntry(NtStatus),
+    /// DriverEntry of {driver} failed: {status}
+    DriverEntry {
+        /// The driver's name.
+        driver: String,
+        /// What it returned.
+        status: NtStatus,
+    },
     /// the driver did not start
     Driver(#[source] DriverError),
 }
@@ -147,7 +154,7 @@ pub fn import_status(abi: DriverAbi, dll: &str, name: Option<&str>) -> ImportSta
     }
 }
 
-fn find_export(abi: DriverAbi, dll: &str, name: &str) -> Option<usize> {
+pub(super) fn find_export(abi: DriverAbi, dll: &str, name: &str) -> Option<usize> {
     kernel_shim::table::EXPORTS.iter().position(|export| {
         export.name == name && export.machines.has(abi) && export.module.accepts(dll)
     })
@@ -166,16 +173,29 @@ pub fn start(launch: Launch) -> Result<Machine, StartError> {
 /// # Errors
 /// See [`StartError`].
 pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Machine, StartError> {
-    let path = launch.driver.display().to_string();
-    let file = read_driver(&launch.driver, &path)?;
-    let image = Image::parse(&file).map_err(|source| StartError::Image {
-        path: path.clone(),
-        source,
-    })?;
-    if launch.is_strict {
-        refuse_unbound(&image, &path)?;
+    let mut images = Vec::new();
+    for (paths, is_started) in [(&launch.available, false), (&launch.drivers, true)] {
+        for path in paths {
+            images.push(DriverImage::read(path, is_started)?);
+        }
     }
-    let name = service_name(&launch.driver);
+    // What is available comes after what is started, as far as imports go.
+    images.sort_by_key(|image| !image.is_started);
+    let Some(abi) = images.first().map(|image| image.image.abi) else {
+        return Err(StartError::NoDriver);
+    };
+    if let Some(other) = images.iter().find(|image| image.image.abi != abi) {
+        return Err(StartError::MixedAbi {
+            path: other.path.clone(),
+            abi: other.image.abi.name(),
+            first: abi.name(),
+        });
+    }
+    if launch.is_strict {
+        for (index, image) in images.iter().enumerate() {
+            refuse_unbound(image, images.get(..index).unwrap_or_default())?;
+        }
+    }
     let timeout = launch.timeout;
     let registry = launch.registry.clone();
     let fate = Arc::new(Fate::default());
@@ -185,10 +205,10 @@ pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Mach
     let engine = std::thread::Builder::new()
         .name("vcpu".to_owned())
         .spawn(move || {
-            let set_up = prepare(launch, &image, &path, inbox, engine_fate);
+            let set_up = prepare(launch, &images, inbox, engine_fate);
             match set_up {
-                Ok((engine, slot, entry)) => {
-                    if report.send(Ok((engine.stopper(), slot, entry))).is_ok() {
+                Ok((engine, loads)) => {
+                    if report.send(Ok((engine.stopper(), loads))).is_ok() {
                         engine.run();
                     }
                 }
@@ -199,7 +219,7 @@ pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Mach
             }
         })
         .map_err(StartError::Thread)?;
-    let (stopper, slot, entry) = outcome.recv().unwrap_or_else(|_| {
+    let (stopper, loads) = outcome.recv().unwrap_or_else(|_| {
         Err(StartError::Driver(DriverError::Gone(
             "its thread ended".to_owned(),
         )))
@@ -212,7 +232,12 @@ pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Mach
     if let Some(contents) = registry {
         load_registry(&machine, contents, interrupt)?;
     }
-    load(&machine, &name, slot, entry, interrupt)?;
+    for load in loads.iter().filter(|load| !load.is_started) {
+        load_driver(&machine, Operation::OfferDriver, load, interrupt)?;
+    }
+    for load in loads.iter().filter(|load| load.is_started) {
+        load_driver(&machine, Operation::LoadDriver, load, interrupt)?;
+    }
     Ok(machine)
 }
 
@@ -225,31 +250,15 @@ pub fn service_name(driver: &Path) -> String {
     )
 }
 
-fn read_driver(file: &Path, path: &str) -> Result<Vec<u8>, StartError> {
-    let io_error = |source| StartError::File {
-        path: path.to_owned(),
-        source,
-    };
-    let metadata = std::fs::metadata(file).map_err(io_error)?;
-    if !metadata.is_file() {
-        return Err(StartError::NoFile(path.to_owned()));
-    }
-    if metadata.len() > FILE_MAX {
-        return Err(StartError::FileSize {
-            path: path.to_owned(),
-            bytes: metadata.len(),
-        });
-    }
-    std::fs::read(file).map_err(io_error)
-}
-
-fn refuse_unbound(image: &Image, path: &str) -> Result<(), StartError> {
-    let names: Vec<String> = image
+fn refuse_unbound(driver: &DriverImage, before: &[DriverImage]) -> Result<(), StartError> {
+    let names: Vec<String> = driver
+        .image
         .imports
         .iter()
         .filter(|import| {
-            let status = import_status(image.abi, &import.dll, import.name());
-            matches!(status, ImportStatus::Unknown | ImportStatus::Missing)
+            let status = import_status(driver.image.abi, &import.dll, import.name());
+            let is_lacking = matches!(status, ImportStatus::Unknown | ImportStatus::Missing);
+            is_lacking && !before.iter().any(|other| other.exports(import))
         })
         .map(ToString::to_string)
         .collect();
@@ -257,7 +266,7 @@ fn refuse_unbound(image: &Image, path: &str) -> Result<(), StartError> {
         return Ok(());
     }
     Err(StartError::Unbound {
-        path: path.to_owned(),
+        path: driver.path.clone(),
         names: names.join(", "),
     })
 }
@@ -265,11 +274,14 @@ fn refuse_unbound(image: &Image, path: &str) -> Result<(), StartError> {
 /// Everything up to the guest's first instruction, on the thread that will run it.
 fn prepare(
     launch: Launch,
-    image: &Image,
-    path: &str,
+    images: &[DriverImage],
     inbox: Receiver<Message>,
     fate: Arc<Fate>,
-) -> Result<(Engine, DriverSlot, u64), StartError> {
+) -> Result<(Engine, Vec<Load>), StartError> {
+    let Some(main) = images.iter().rfind(|image| image.is_started) else {
+        return Err(StartError::NoDriver);
+    };
+    let abi = main.image.abi;
     let kvm = host::open()?;
     let privilege = match launch.privilege {
         None => host::choose_privilege(&kvm).privilege,
@@ -283,7 +295,7 @@ fn prepare(
     let mut builder = VmBuilder::new(
         &kvm,
         VmConfig {
-            abi: image.abi,
+            abi,
             privilege,
             ram_bytes: launch.memory_bytes,
             timeout: launch.timeout,
@@ -292,13 +304,16 @@ fn prepare(
         },
     )?;
     add_window_memory(&mut builder, &memory)?;
-    let (slot, mapped, unbound) = place(&mut builder, image, path)?;
-    let file_name = launch
-        .driver
-        .file_name()
-        .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    let kernel_base = layout::kernel_base(image.abi, privilege);
-    let symbols = Arc::new(symbols(image, &file_name, slot, kernel_base, &unbound));
+    let mut unbound = Vec::new();
+    let mut placed: Vec<Placed<'_>> = Vec::new();
+    for image in images {
+        let driver = place(&mut builder, image, &placed, &mut unbound)?;
+        placed.push(driver);
+    }
+    let file_name = main.file_name.clone();
+    let kernel_base = layout::kernel_base(abi, privilege);
+    let symbols = Arc::new(symbols(&placed, kernel_base, &unbound));
+    let loads = placed.iter().map(Placed::load).collect();
     let vm = builder.build()?;
     let clock = Clock {
         boot_tsc: vm.boot_time_stamp(),
@@ -328,18 +343,14 @@ fn prepare(
     responder.tsc_offset = vm.time_stamp_offset();
     let identity = Identity {
         driver: file_name,
-        abi: image.abi,
+        abi,
         privilege,
         symbols,
         unbound,
         clock,
         timeout: launch.timeout,
     };
-    Ok((
-        Engine::new(vm, responder, identity, inbox, fate),
-        slot,
-        mapped.entry,
-    ))
+    Ok((Engine::new(vm, responder, identity, inbox, fate), loads))
 }
 
 #[expect(unsafe_code, reason = "host memory is handed to KVM by address")]
@@ -361,92 +372,7 @@ fn add_window_memory(builder: &mut VmBuilder, memory: &MemorySpace) -> Result<()
     Ok(())
 }
 
-/// Where the image went, what it looks like there, and its imports that nothing implements.
-type Placed = (DriverSlot, Mapped, Vec<(String, String)>);
-
-fn place(builder: &mut VmBuilder, image: &Image, path: &str) -> Result<Placed, StartError> {
-    let slot = builder.reserve_driver(u64::from(image.size_of_image))?;
-    let mut unbound = Vec::new();
-    let mut failure = None;
-    let mut resolve = |import: &Import| {
-        let bound = import
-            .name()
-            .and_then(|name| find_export(image.abi, &import.dll, name))
-            .and_then(|index| builder.export_address(index));
-        bound.unwrap_or_else(|| match builder.bind_unbound() {
-            Ok((address, _)) => {
-                let name = import.name().map_or_else(
-                    || format!("ordinal {}", import.ordinal().unwrap_or(0)),
-                    str::to_owned,
-                );
-                unbound.push((import.dll.clone(), name));
-                address
-            }
-            Err(error) => {
-                failure.get_or_insert(error);
-                0
-            }
-        })
-    };
-    // A random number of the standard library's hash keys: from the operating system, new in each process.
-    let random = std::hash::RandomState::new().build_hasher().finish();
-    let cookie = SecurityCookie::value_from(image.abi, random);
-    let mapped = image
-        .map(slot.base, &mut resolve, cookie)
-        .map_err(|source| StartError::Map {
-            path: path.to_owned(),
-            source,
-        })?;
-    if let Some(error) = failure {
-        return Err(error.into());
-    }
-    for (dll, name) in &unbound {
-        tracing::warn!("{path}: {dll}!{name} is not implemented; a call stops the guest");
-    }
-    builder.place_driver(slot, &mapped.memory, |page| {
-        mapped
-            .protection
-            .get(page)
-            .map_or((false, false), |page| (page.write, page.execute))
-    })?;
-    Ok((slot, mapped, unbound))
-}
-
-fn symbols(
-    image: &Image,
-    file_name: &str,
-    slot: DriverSlot,
-    kernel_base: u64,
-    unbound: &[(String, String)],
-) -> Symbols {
-    let code = image
-        .sections
-        .iter()
-        .filter(|section| section.asked_protection().execute)
-        .map(|section| u64::from(section.rva)..u64::from(section.end()));
-    let exports = image
-        .exports
-        .iter()
-        .filter_map(|export| match &export.target {
-            ExportTarget::Rva(rva) => Some((u64::from(*rva), export.name.clone()?)),
-            ExportTarget::Forwarder(_) => None,
-        });
-    let mut driver = Module::driver(file_name, slot.base, slot.bytes)
-        .with_exports(exports)
-        .with_executable(code);
-    if let Some(table) = &image.function_table {
-        driver = driver
-            .with_exception_directory(u64::from(table.start), u64::from(table.end - table.start));
-    }
-    let stubs = Module::stubs(
-        kernel_base + layout::EXPORTS,
-        &kernel_shim::table::EXPORTS,
-        unbound,
-    );
-    Symbols::new(vec![driver, stubs])
-}
-
-/// Gives the shim its registry contents.
+/// Has the shim add to the registry.
 fn load_registry(
     machine: &Machine,
     contents: Vec<u8>,
@@ -465,25 +391,34 @@ fn load_registry(
     Ok(())
 }
 
-/// Has the shim call DriverEntry.
-fn load(
+/// Has the shim call DriverEntry, or remember a driver that may be loaded later.
+fn load_driver(
     machine: &Machine,
-    name: &str,
-    slot: DriverSlot,
-    entry: u64,
+    operation: Operation,
+    load: &Load,
     interrupt: Option<Interrupt>,
 ) -> Result<(), StartError> {
-    let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let name: Vec<u8> = load
+        .name
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let Load { slot, entry, .. } = *load;
     let arguments = [slot.base, slot.bytes, entry, 0, name.len() as u64, 0];
-    let mut call = Call::new(Operation::LoadDriver, 0, arguments);
+    let mut call = Call::new(operation, 0, arguments);
     call.input = Some((3, name));
     let done = machine
         .link
         .call_unless(call, interrupt)
         .map_err(StartError::Driver)?;
     if done.status >> 31 != 0 {
-        return Err(StartError::DriverEntry(NtStatus(done.status)));
+        return Err(StartError::DriverEntry {
+            driver: load.name.clone(),
+            status: NtStatus(done.status),
+        });
     }
-    machine.link.driver_id.store(done.value, Ordering::Relaxed);
+    if load.is_started {
+        machine.link.started(done.value);
+    }
     Ok(())
 }
