@@ -43,6 +43,7 @@ pub(crate) fn initialize() {
     ps::initialize();
     io::initialize();
     ke::initialize();
+    crate::rtl::oem::initialize();
     ex::initialize();
 }
 
