@@ -590,6 +590,106 @@ KTEST_BUGCHECK(remove_lock_watermark, 0x1E)
     IoAcquireRemoveLockEx(&removal.lock, (PVOID)2, __FILE__, __LINE__, CHECKED_SIZE);
 }
 
+/* ---- Waiting: a timer's DPC gives the lock back, which all of these may do at DISPATCH_LEVEL. ---- */
+
+enum later { RELEASE_RESOURCE, RELEASE_RUNDOWN, RELEASE_REMOVE_LOCK };
+
+static KTIMER timer;
+static KDPC dpc;
+static volatile LONG released;
+static ULONG_PTR somebody[2];
+#define SOMEBODY ((ERESOURCE_THREAD)&somebody[0] | 3)
+
+static VOID NTAPI on_dpc(PKDPC object, PVOID context, PVOID first, PVOID second)
+{
+    (VOID)object;
+    (VOID)first;
+    (VOID)second;
+    released++;
+    switch ((enum later)(ULONG_PTR)context) {
+    case RELEASE_RESOURCE:
+        ExReleaseResourceForThreadLite(&resource, SOMEBODY);
+        break;
+    case RELEASE_RUNDOWN:
+        ExReleaseRundownProtection(&rundown);
+        break;
+    case RELEASE_REMOVE_LOCK:
+        IoReleaseRemoveLockEx(&removal.lock, NULL, FREE_SIZE);
+        break;
+    }
+}
+
+static VOID later(enum later what)
+{
+    LARGE_INTEGER due;
+    due.QuadPart = -50000;
+    released = 0;
+    KeInitializeDpc(&dpc, on_dpc, (PVOID)(ULONG_PTR)what);
+    KeInitializeTimer(&timer);
+    KeSetTimer(&timer, due, &dpc);
+}
+
+KTEST(resource_waits)
+{
+    ExInitializeResourceLite(&resource);
+    KeRaiseIrql(APC_LEVEL, &before);
+    ExAcquireResourceExclusiveLite(&resource, TRUE);
+    ExSetResourceOwnerPointer(&resource, (PVOID)SOMEBODY);
+    later(RELEASE_RESOURCE);
+    CHECK(ExAcquireResourceExclusiveLite(&resource, TRUE));
+    CHECK_EQ(released, 1);
+    CHECK(ExIsResourceAcquiredExclusiveLite(&resource));
+    CHECK_EQ(resource.ContentionCount, 1);
+    CHECK_EQ(ExGetExclusiveWaiterCount(&resource), 0);
+    ExReleaseResourceLite(&resource);
+    CHECK_EQ(resource.ActiveCount, 0);
+    /* For shared access behind an exclusive owner. */
+    ExAcquireResourceExclusiveLite(&resource, TRUE);
+    ExSetResourceOwnerPointer(&resource, (PVOID)SOMEBODY);
+    later(RELEASE_RESOURCE);
+    CHECK(ExAcquireResourceSharedLite(&resource, TRUE));
+    CHECK_EQ(released, 1);
+    CHECK(!ExIsResourceAcquiredExclusiveLite(&resource));
+    CHECK_EQ(ExIsResourceAcquiredSharedLite(&resource), 1);
+    CHECK_EQ(ExGetSharedWaiterCount(&resource), 0);
+    CHECK_EQ(resource.ContentionCount, 2);
+    ExReleaseResourceLite(&resource);
+    /* For exclusive access behind a shared owner. */
+    ExAcquireResourceSharedLite(&resource, TRUE);
+    ExSetResourceOwnerPointer(&resource, (PVOID)SOMEBODY);
+    later(RELEASE_RESOURCE);
+    CHECK(ExAcquireResourceExclusiveLite(&resource, TRUE));
+    CHECK_EQ(released, 1);
+    CHECK(ExIsResourceAcquiredExclusiveLite(&resource));
+    ExReleaseResourceLite(&resource);
+    KeLowerIrql(before);
+    ExDeleteResourceLite(&resource);
+}
+
+KTEST(rundown_waits)
+{
+    ExInitializeRundownProtection(&rundown);
+    CHECK(ExAcquireRundownProtection(&rundown));
+    later(RELEASE_RUNDOWN);
+    ExWaitForRundownProtectionRelease(&rundown);
+    CHECK_EQ(released, 1);
+    CHECK_EQ(rundown.Count, 1);
+    CHECK(!ExAcquireRundownProtection(&rundown));
+}
+
+KTEST(remove_lock_waits)
+{
+    IO_REMOVE_LOCK *lock = &removal.lock;
+    IoInitializeRemoveLockEx(lock, LOCK_TAG, 0, 0, FREE_SIZE);
+    CHECK_STATUS(IoAcquireRemoveLockEx(lock, NULL, __FILE__, __LINE__, FREE_SIZE), STATUS_SUCCESS);
+    CHECK_STATUS(IoAcquireRemoveLockEx(lock, NULL, __FILE__, __LINE__, FREE_SIZE), STATUS_SUCCESS);
+    later(RELEASE_REMOVE_LOCK);
+    IoReleaseRemoveLockAndWaitEx(lock, NULL, FREE_SIZE);
+    CHECK_EQ(released, 1);
+    CHECK_EQ(lock->Common.IoCount, 0);
+    CHECK(lock->Common.Removed);
+}
+
 KTEST_FAMILY("locks",
     KTEST_ENTRY(spin_lock_raises_and_restores),
     KTEST_ENTRY(spin_lock_at_dpc_level),
@@ -629,4 +729,7 @@ KTEST_FAMILY("locks",
     KTEST_ENTRY(remove_lock),
     KTEST_ENTRY(remove_lock_checked),
     KTEST_BUGCHECK_ENTRY(remove_lock_unknown_tag),
-    KTEST_BUGCHECK_ENTRY(remove_lock_watermark));
+    KTEST_BUGCHECK_ENTRY(remove_lock_watermark),
+    KTEST_ENTRY(resource_waits),
+    KTEST_ENTRY(rundown_waits),
+    KTEST_ENTRY(remove_lock_waits));
