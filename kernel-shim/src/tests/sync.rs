@@ -527,3 +527,27 @@ fn there_is_one_processor() {
         NtStatus::INVALID_HANDLE
     );
 }
+
+extern "win64-unwind" fn release_push_lock(_dpc: u64, lock: u64, _first: u64, _second: u64) -> u64 {
+    push_lock::ExfReleasePushLock(Ptr::new(lock));
+    0
+}
+
+#[test]
+fn a_push_lock_is_passed_to_who_waits() {
+    let _machine = machine();
+    let lock = memory::<Word>();
+    let (timer, dpc) = (memory(), memory());
+    crate::ke::timer::KeInitializeTimer(timer);
+    let routine = Ptr::new(release_push_lock as *const () as u64);
+    crate::ke::dpc::KeInitializeDpc(dpc, routine, lock.cast());
+    push_lock::ExfAcquirePushLockExclusive(lock);
+    crate::ke::timer::set(timer, -10_000, 0, dpc);
+    push_lock::ExfAcquirePushLockShared(lock);
+    assert_eq!(lock.read(), 0x11, "one reader, and nobody waits");
+    crate::ke::timer::set(timer, -10_000, 0, dpc);
+    push_lock::ExfAcquirePushLockExclusive(lock);
+    assert_eq!(lock.read(), 1);
+    push_lock::ExfReleasePushLock(lock);
+    assert_eq!(lock.read(), 0);
+}
