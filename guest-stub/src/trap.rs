@@ -18,10 +18,11 @@ use core::arch::global_asm;
 use abi::crash::Registers;
 use abi::header::TICK_VECTOR;
 use abi::layout;
-use kernel_shim::platform::Trap;
+use kernel_shim::nt::FxSave;
+use kernel_shim::platform::{Outcome, Trap};
 use kernel_shim::raw::{low16, low32};
 
-use crate::{machine, user};
+use crate::{machine, thunk32, user};
 
 /// A trap frame, as `guest_trap_entry` builds it.
 #[repr(C, align(16))]
@@ -33,13 +34,43 @@ pub(crate) struct TrapFrame {
     pub(crate) vector: u64,
     error_code: u64,
     cr2: u64,
-    reserved: u64,
+    /// Depth of shim code that a redirected exception came at.
+    depth: u64,
     pub(crate) rip: u64,
     pub(crate) cs: u64,
     pub(crate) rflags: u64,
     pub(crate) rsp: u64,
     pub(crate) ss: u64,
     reserved2: u64,
+}
+
+impl TrapFrame {
+    /// The trap as the shim sees it.
+    fn as_trap(&self) -> Trap {
+        let mut general = self.general;
+        general[4] = self.rsp;
+        let selector = low16(self.cs);
+        Trap {
+            vector: low32(self.vector),
+            error_code: low32(self.error_code),
+            registers: Registers {
+                general,
+                rip: self.rip,
+                rflags: self.rflags,
+                cr2: self.cr2,
+                cs: self.cs,
+            },
+            is_32_bit: selector == layout::selector::USER_CODE32
+                || selector == layout::selector::KERNEL_CODE32,
+        }
+    }
+
+    fn set_registers(&mut self, registers: &Registers) {
+        self.general = registers.general;
+        self.rsp = registers.general[4];
+        self.rip = registers.rip;
+        self.rflags = registers.rflags;
+    }
 }
 
 const GENERAL: usize = core::mem::offset_of!(TrapFrame, general);
@@ -353,7 +384,7 @@ extern "C" fn tick(_: &mut TrapFrame) -> Resumption {
 pub(crate) fn resume(
     registers: &Registers,
     is_32_bit: bool,
-    fpu: Option<&[u8; 512]>,
+    fpu: Option<&FxSave>,
     depth: u32,
 ) -> ! {
     let (code64, data) = machine::code64_and_data();
@@ -363,7 +394,7 @@ pub(crate) fn resume(
         vector: 0,
         error_code: 0,
         cr2: 0,
-        reserved: 0,
+        depth: 0,
         rip: registers.rip,
         cs: if is_32_bit { machine::code32() } else { code64 },
         rflags: registers.rflags | RFLAGS_INTERRUPTS,
@@ -372,10 +403,11 @@ pub(crate) fn resume(
         reserved2: 0,
     };
     match fpu {
-        Some(image) => frame.fpu = *image,
+        Some(image) => frame.fpu = image.0,
         // SAFETY: 512 bytes, 16-byte aligned.
         None => unsafe { core::arch::x86_64::_fxsave64(frame.fpu.as_mut_ptr()) },
     }
+    thunk32::unwind_to(registers.general[4]);
     let resumption = Resumption::at_depth(depth);
     // SAFETY: the frame is complete and stays valid: nothing runs on this stack until the `iretq` has read it.
     // Where it leads is the driver's business, as any return address is.
@@ -407,26 +439,24 @@ extern "C" fn guest_trap(frame: &mut TrapFrame) {
     if user::finish(frame) {
         return;
     }
-    let mut general = frame.general;
-    general[4] = frame.rsp;
-    let before = Registers {
-        general,
-        rip: frame.rip,
-        rflags: frame.rflags,
-        cr2: frame.cr2,
-        cs: frame.cs,
-    };
-    let selector = low16(frame.cs);
-    let mut trap = Trap {
-        vector: low32(frame.vector),
-        error_code: low32(frame.error_code),
-        registers: before,
-        is_32_bit: selector == layout::selector::USER_CODE32
-            || selector == layout::selector::KERNEL_CODE32,
-    };
-    kernel_shim::trap(&mut trap);
-    frame.general = trap.registers.general;
-    frame.rsp = trap.registers.general[4];
-    frame.rip = trap.registers.rip;
-    frame.rflags = trap.registers.rflags;
+    let mut trap = frame.as_trap();
+    let outcome = kernel_shim::trap(&mut trap);
+    frame.set_registers(&trap.registers);
+    frame.error_code = trap.error_code.into();
+    if outcome == Outcome::Dispatch {
+        frame.depth = u64::from(kernel_shim::seh::begin_dispatch());
+        redirect(frame, dispatch);
+    }
+}
+
+/// An exception of the driver's, on its own stack. When it returns, a handler wants to continue.
+extern "C" fn dispatch(frame: &mut TrapFrame) -> Resumption {
+    let mut trap = frame.as_trap();
+    let depth = low32(frame.depth);
+    let mut fpu = FxSave(frame.fpu);
+    kernel_shim::seh::dispatch_trap(&mut trap, &mut fpu, depth);
+    frame.fpu = fpu.0;
+    frame.set_registers(&trap.registers);
+    thunk32::unwind_to(frame.rsp);
+    Resumption::at_depth(depth)
 }

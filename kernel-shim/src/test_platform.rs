@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::main_loop;
+use crate::nt::FxSave;
 use crate::platform::{Platform, PortAccess, PortDenied};
 use crate::raw::{Ptr, volatile_read, volatile_write};
 use crate::{shared, table};
@@ -61,6 +62,10 @@ impl Platform for Fake {
         call(function, arguments)
     }
 
+    fn call_funclet(&self, function: u64, frame_pointer: u64) -> u64 {
+        call(function, &[0, frame_pointer])
+    }
+
     fn prepare_stack(&self, top: u64, entry: extern "C" fn(u64) -> !, argument: u64) -> u64 {
         let words = [
             0,
@@ -82,7 +87,7 @@ impl Platform for Fake {
         unsafe { switch(save_at, stack_pointer) };
     }
 
-    fn resume(&self, _: &Registers, _: bool, _: Option<&[u8; 512]>, _: u32) -> ! {
+    fn resume(&self, _: &Registers, _: bool, _: Option<&FxSave>, _: u32) -> ! {
         panic!("test drivers are Rust functions: none can be resumed in its middle")
     }
 
