@@ -435,76 +435,6 @@ KTEST(routine_addresses)
     CHECK(MmGetSystemRoutineAddress(&folded) == NULL);
 }
 
-#ifndef MEM_RESERVE
-#define MEM_COMMIT 0x1000
-#define MEM_RESERVE 0x2000
-#define MEM_DECOMMIT 0x4000
-#define MEM_RELEASE 0x8000
-#endif
-#define CURRENT ((HANDLE)(LONG_PTR)-1)
-
-KTEST(virtual_memory)
-{
-    PVOID base = NULL;
-    SIZE_T bytes = 2 * PAGE_SIZE + 1;
-    CHECK_STATUS(ZwAllocateVirtualMemory(CURRENT, &base, 0, &bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE),
-                 STATUS_SUCCESS);
-    CHECK(base != NULL);
-    CHECK(base < MmHighestUserAddress);
-    CHECK_EQ((ULONG_PTR)base % 0x10000, 0);
-    CHECK_EQ(bytes, 3 * PAGE_SIZE);
-    CHECK(MmIsAddressValid(base));
-    CHECK(is_filled(base, 3 * PAGE_SIZE, 0));
-    fill(base, 3 * PAGE_SIZE, 5);
-    ProbeForWrite(base, 3 * PAGE_SIZE, 8);
-    PMDL mdl = MmCreateMdl(NULL, base, PAGE_SIZE);
-    MmProbeAndLockPages(mdl, UserMode, IoReadAccess);
-    CHECK_EQ(*(PUCHAR)MmGetSystemAddressForMdlSafe(mdl, NormalPagePriority), 5);
-    MmUnlockPages(mdl);
-    ExFreePool(mdl);
-    PVOID taken = base;
-    SIZE_T one = 1;
-    CHECK(!NT_SUCCESS(ZwAllocateVirtualMemory(CURRENT, &taken, 0, &one, MEM_RESERVE, PAGE_READWRITE)));
-    PVOID middle = (PUCHAR)base + PAGE_SIZE;
-    SIZE_T none = 0;
-    CHECK_STATUS(ZwFreeVirtualMemory(CURRENT, &middle, &none, MEM_RELEASE), 0xC000009F);
-    none = 0;
-    CHECK_STATUS(ZwFreeVirtualMemory(CURRENT, &base, &none, MEM_RELEASE), STATUS_SUCCESS);
-    CHECK_EQ(none, 3 * PAGE_SIZE);
-    none = 0;
-    CHECK_STATUS(ZwFreeVirtualMemory(CURRENT, &base, &none, MEM_RELEASE), 0xC00000A0);
-}
-
-KTEST(virtual_memory_in_two_steps)
-{
-    PVOID base = NULL;
-    SIZE_T bytes = 0x10000;
-    CHECK_STATUS(ZwAllocateVirtualMemory(CURRENT, &base, 0, &bytes, MEM_RESERVE, PAGE_NOACCESS), STATUS_SUCCESS);
-    PVOID part = (PUCHAR)base + 0x1010;
-    SIZE_T part_bytes = 0x10;
-    CHECK_STATUS(ZwAllocateVirtualMemory(CURRENT, &part, 0, &part_bytes, MEM_COMMIT, PAGE_READWRITE), STATUS_SUCCESS);
-    CHECK_PTR(part, (PUCHAR)base + 0x1000);
-    CHECK_EQ(part_bytes, PAGE_SIZE);
-    fill(part, PAGE_SIZE, 1);
-    CHECK_STATUS(ZwFreeVirtualMemory(CURRENT, &part, &part_bytes, MEM_DECOMMIT), STATUS_SUCCESS);
-    CHECK_STATUS(ZwAllocateVirtualMemory(CURRENT, &part, 0, &part_bytes, MEM_COMMIT, PAGE_READWRITE), STATUS_SUCCESS);
-    CHECK(is_filled(part, PAGE_SIZE, 0));
-    PVOID beyond = (PUCHAR)base + 0xF000;
-    SIZE_T beyond_bytes = 2 * PAGE_SIZE;
-    CHECK_STATUS(ZwAllocateVirtualMemory(CURRENT, &beyond, 0, &beyond_bytes, MEM_COMMIT, PAGE_READWRITE), 0xC0000018);
-    CHECK_STATUS(ZwFreeVirtualMemory(CURRENT, &base, &beyond_bytes, MEM_RELEASE | MEM_DECOMMIT), 0xC00000F2);
-    SIZE_T none = 0;
-    CHECK_STATUS(ZwFreeVirtualMemory(CURRENT, &base, &none, MEM_RELEASE), STATUS_SUCCESS);
-    base = NULL;
-    CHECK_STATUS(ZwAllocateVirtualMemory(CURRENT, &base, 0, &bytes, 0, PAGE_READWRITE), 0xC00000F3);
-    CHECK_STATUS(ZwAllocateVirtualMemory(CURRENT, &base, 99, &bytes, MEM_COMMIT, PAGE_READWRITE), 0xC00000F1);
-    CHECK_STATUS(ZwAllocateVirtualMemory(CURRENT, &base, 0, &bytes, MEM_COMMIT, 0), 0xC0000045);
-    none = 0;
-    CHECK_STATUS(ZwAllocateVirtualMemory(CURRENT, &base, 0, &none, MEM_COMMIT, PAGE_READWRITE), 0xC00000F2);
-    CHECK_STATUS(ZwAllocateVirtualMemory((HANDLE)(ULONG_PTR)0x7770, &base, 0, &bytes, MEM_COMMIT, PAGE_READWRITE),
-                 STATUS_INVALID_HANDLE);
-}
-
 /* ---- What must end in a bugcheck. ---- */
 
 KTEST_BUGCHECK(contiguous_memory_freed_twice, 0x1A)
@@ -581,8 +511,7 @@ KTEST_FAMILY("memory", KTEST_ENTRY(contiguous_memory), KTEST_ENTRY(contiguous_me
              KTEST_ENTRY(mdl_created), KTEST_ENTRY(mdl_of_the_special_pool), KTEST_ENTRY(mdl_locked),
              KTEST_ENTRY(mdl_of_client_memory), KTEST_ENTRY(mdl_advanced), KTEST_ENTRY(mdl_protection),
              KTEST_ENTRY(pages_for_an_mdl), KTEST_ENTRY(reserved_mappings), KTEST_ENTRY(paging_of_drivers),
-             KTEST_ENTRY(routine_addresses), KTEST_ENTRY(virtual_memory), KTEST_ENTRY(virtual_memory_in_two_steps),
-             KTEST_BUGCHECK_ENTRY(contiguous_memory_freed_twice),
+             KTEST_ENTRY(routine_addresses), KTEST_BUGCHECK_ENTRY(contiguous_memory_freed_twice),
              KTEST_BUGCHECK_ENTRY(pool_freed_as_contiguous), KTEST_BUGCHECK_ENTRY(noncached_memory_freed_in_part),
              KTEST_BUGCHECK_ENTRY(unlocked_twice), KTEST_BUGCHECK_ENTRY(nonpaged_pool_unlocked),
              KTEST_BUGCHECK_ENTRY(mapped_without_lock), KTEST_BUGCHECK_ENTRY(unmapped_elsewhere),
