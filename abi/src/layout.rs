@@ -124,6 +124,15 @@ pub const USER_STUB: u64 = 0x0040_0000;
 pub const USER_STACK: u64 = 0x0041_0000;
 /// Memory of the client processes (request buffers), an absolute user address.
 pub const USER: u64 = 0x0100_0000;
+/// Multiples of this many bytes are where user-mode allocations begin (MM_ALLOCATION_GRANULARITY).
+pub const ALLOCATION_GRANULARITY: u64 = 0x1_0000;
+
+/// Bytes of client memory from [`USER`] that are the VMM's, for the buffers of requests. What lies behind is the shim's,
+/// for what drivers allocate in user space.
+#[must_use]
+pub const fn client_buffer_bytes(user_bytes: u64) -> u64 {
+    user_bytes / 4 * 3 / ALLOCATION_GRANULARITY * ALLOCATION_GRANULARITY
+}
 /// Highest user-mode address (MmHighestUserAddress), in every mode.
 pub const HIGHEST_USER_ADDRESS: u64 = 0x7FFE_FFFF;
 /// First address that probing rejects (MmUserProbeAddress).

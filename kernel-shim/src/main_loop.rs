@@ -39,6 +39,7 @@ pub(crate) fn initialize() {
         .ptr()
         .write(crate::raw::to_word(shared::kernel_base()));
     ex::pool::initialize();
+    crate::mm::virtual_memory::initialize();
     ob::initialize();
     ps::initialize();
     se::initialize();
@@ -121,6 +122,7 @@ fn answer(request: &Request) -> Option<Result<u64, NtStatus>> {
         Operation::CreateProcess => to_result(ps::create(request.process)),
         Operation::ExitProcess => {
             file::close_all(request.process);
+            crate::mm::virtual_memory::forget_process(request.process);
             to_result(ps::remove(request.process))
         }
         Operation::Open => return request::open(request).err().map(Err),

@@ -120,6 +120,7 @@ modules! {
     mm_mdl => crate::mm::mdl::api_table;
     mm_paging => crate::mm::paging::api_table;
     mm_validity => crate::mm::validity::api_table;
+    mm_virtual_memory => crate::mm::virtual_memory::api_table;
     mm_section => crate::mm::section::api_table;
     ob_api => crate::ob::api::api_table;
     ps => crate::ps::api_table;

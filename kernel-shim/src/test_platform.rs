@@ -24,7 +24,7 @@ use abi::layout::{self, Shared};
 /// Bytes of the test machine's pool.
 pub(crate) const POOL_BYTES: u64 = 0x4_0000;
 /// Bytes of client memory.
-pub(crate) const USER_BYTES: u64 = 0x1_0000;
+pub(crate) const USER_BYTES: u64 = 0x8_0000;
 /// Guest-physical address behind the pool.
 pub(crate) const POOL_PHYSICAL: u64 = layout::RAM_BASE + 0x10_0000;
 

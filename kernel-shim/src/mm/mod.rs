@@ -9,6 +9,7 @@ pub mod paging;
 pub mod protection;
 pub mod section;
 pub mod validity;
+pub mod virtual_memory;
 
 use crate::ex::pool;
 use crate::export::ExportKind;

@@ -63,8 +63,8 @@ fn open(attributes: &OBJECT_ATTRIBUTES, access: u32) -> Result<u64, NtStatus> {
     Ok(handles::insert(process, found.body, access))
 }
 
-/// Whether a handle is of that type; what NT says if not. -1 is the current process.
-fn check_handle(handle: u64, kind: ObjectType) -> Result<(), NtStatus> {
+/// The body of an object of that type that a handle stands for; what NT says if it is none. -1 is the current process.
+pub(super) fn check_handle(handle: u64, kind: ObjectType) -> Result<u64, NtStatus> {
     let body = if kind == ObjectType::Process && to_word(handle) == Word::MAX {
         ps::current_process().addr()
     } else {
@@ -73,7 +73,7 @@ fn check_handle(handle: u64, kind: ObjectType) -> Result<(), NtStatus> {
             .body
     };
     if ob::type_of(body) == Some(kind) {
-        Ok(())
+        Ok(body)
     } else {
         Err(NtStatus::OBJECT_TYPE_MISMATCH)
     }
@@ -188,7 +188,7 @@ nt_api! { module = mm_section;
     /// Unmaps the view that an address lies in; NOT_MAPPED_VIEW if there is none.
     ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
     fn ZwUnmapViewOfSection(process_handle: Handle, base_address: Ptr<u8>) -> NtStatus {
-        let unmapped = check_handle(process_handle.0, ObjectType::Process).and_then(|()| {
+        let unmapped = check_handle(process_handle.0, ObjectType::Process).and_then(|_| {
             let mapping = mapping_at(base_address.addr()).filter(|mapping| mapping.kind == Kind::View);
             mapping.ok_or(NtStatus::NOT_MAPPED_VIEW)
         });

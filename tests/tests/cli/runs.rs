@@ -360,3 +360,36 @@ fn closed_stdout_ends_the_run_quietly() {
     assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
     assert!(!ended.stderr.contains("roken pipe"), "{}", ended.stderr);
 }
+
+#[test]
+fn verified_runs_stop_at_the_violation() {
+    if !has_kvm() {
+        return;
+    }
+    let driver = driver("faulty");
+    let overrun = format!(
+        "ioctl {:#x}",
+        integration_tests::codes::faulty::POOL_OVERRUN
+    );
+    let stopped = |flags: &[&str]| {
+        let mut arguments = vec!["run", &driver];
+        arguments.extend_from_slice(flags);
+        arguments.extend_from_slice(&["-c", "open \\\\.\\faulty", "-c", &overrun]);
+        let ended = run(&arguments);
+        ended.assert_code(4);
+        format!("{}{}", ended.stdout, ended.stderr)
+    };
+    let verified = stopped(&["--verify"]);
+    assert!(
+        verified.contains("DRIVER_PAGE_FAULT_BEYOND_END_OF_ALLOCATION"),
+        "{verified}"
+    );
+    assert!(
+        verified.contains("allocated by faulty.sys+0x"),
+        "{verified}"
+    );
+    for flags in [&["--no-verify"][..], &["--verify", "--no-verify"], &[]] {
+        let plain = stopped(flags);
+        assert!(plain.contains("BAD_POOL_HEADER"), "{flags:?}: {plain}");
+    }
+}
