@@ -140,7 +140,7 @@ KTEST(print_limits)
     CHECK_MEM(text, "12-~", 4);
     CHECK_EQ(_snprintf(text, 0, "x"), -1);
     CHECK_EQ(text[0], '1');
-    CHECK_EQ(vprint(text, 20, "%s=%I64d;%d", "v", -1LL, 3), 8);
+    CHECK_EQ(vprint(text, 20, "%s=%I64d;%d", "v", -1LL, 3), 6);
     CHECK_MEM(text, "v=-1;3", 7 - 1);
     CHECK_EQ(vprint(text, 2, "%s", "abc"), -1);
     memset(wide, 0x7E, sizeof(wide));
@@ -506,11 +506,11 @@ KTEST(stack_probe)
     CHECK_EQ(kept, 0x1234);
 }
 #else
-LONGLONG NTAPI mul(LONGLONG, LONGLONG) __asm__("__allmul@16");
-LONGLONG NTAPI div_signed(LONGLONG, LONGLONG) __asm__("__alldiv@16");
-LONGLONG NTAPI rem_signed(LONGLONG, LONGLONG) __asm__("__allrem@16");
-ULONGLONG NTAPI div_unsigned(ULONGLONG, ULONGLONG) __asm__("__aulldiv@16");
-ULONGLONG NTAPI rem_unsigned(ULONGLONG, ULONGLONG) __asm__("__aullrem@16");
+LONGLONG NTAPI mul(LONGLONG, LONGLONG) __asm__("__allmul");
+LONGLONG NTAPI div_signed(LONGLONG, LONGLONG) __asm__("__alldiv");
+LONGLONG NTAPI rem_signed(LONGLONG, LONGLONG) __asm__("__allrem");
+ULONGLONG NTAPI div_unsigned(ULONGLONG, ULONGLONG) __asm__("__aulldiv");
+ULONGLONG NTAPI rem_unsigned(ULONGLONG, ULONGLONG) __asm__("__aullrem");
 
 /* Dividend, divisor, and what Python says: quotient and remainder, unsigned, then signed (rounded towards 0). */
 static const ULONGLONG divisions[][6] = {
@@ -554,10 +554,10 @@ KTEST(divisions_64)
         CHECK_EQ(rem_unsigned(d[0], d[1]), d[3]);
         CHECK_EQ(div_signed((LONGLONG)d[0], (LONGLONG)d[1]), d[4]);
         CHECK_EQ(rem_signed((LONGLONG)d[0], (LONGLONG)d[1]), d[5]);
-        DIVIDE_BOTH("__aulldvrm@16", d[0], d[1], quotient, remainder);
+        DIVIDE_BOTH("__aulldvrm", d[0], d[1], quotient, remainder);
         CHECK_EQ(quotient, d[2]);
         CHECK_EQ(remainder, d[3]);
-        DIVIDE_BOTH("__alldvrm@16", d[0], d[1], quotient, remainder);
+        DIVIDE_BOTH("__alldvrm", d[0], d[1], quotient, remainder);
         CHECK_EQ(quotient, d[4]);
         CHECK_EQ(remainder, d[5]);
     }
@@ -582,23 +582,23 @@ KTEST(multiplication_64)
 
 KTEST(shifts_64)
 {
-    CHECK_EQ(SHIFT("__allshl@0", 0x0123456789ABCDEFULL, 0), 0x0123456789ABCDEFULL);
-    CHECK_EQ(SHIFT("__allshl@0", 0x0123456789ABCDEFULL, 4), 0x123456789ABCDEF0ULL);
-    CHECK_EQ(SHIFT("__allshl@0", 0x0123456789ABCDEFULL, 32), 0x89ABCDEF00000000ULL);
-    CHECK_EQ(SHIFT("__allshl@0", 0x0123456789ABCDEFULL, 63), 0x8000000000000000ULL);
-    CHECK_EQ(SHIFT("__allshl@0", 0x0123456789ABCDEFULL, 64), 0);
-    CHECK_EQ(SHIFT("__allshl@0", 0x0123456789ABCDEFULL, 255), 0);
-    CHECK_EQ(SHIFT("__aullshr@0", 0xF123456789ABCDEFULL, 4), 0x0F123456789ABCDEULL);
-    CHECK_EQ(SHIFT("__aullshr@0", 0xF123456789ABCDEFULL, 36), 0x0F123456ULL);
-    CHECK_EQ(SHIFT("__aullshr@0", 0xF123456789ABCDEFULL, 63), 1);
-    CHECK_EQ(SHIFT("__aullshr@0", 0xF123456789ABCDEFULL, 64), 0);
-    CHECK_EQ(SHIFT("__allshr@0", 0xF123456789ABCDEFULL, 4), 0xFF123456789ABCDEULL);
-    CHECK_EQ(SHIFT("__allshr@0", 0xF123456789ABCDEFULL, 36), 0xFFFFFFFFFF123456ULL);
-    CHECK_EQ(SHIFT("__allshr@0", 0xF123456789ABCDEFULL, 64), ~0ULL);
-    CHECK_EQ(SHIFT("__allshr@0", 0x7123456789ABCDEFULL, 99), 0);
+    CHECK_EQ(SHIFT("__allshl", 0x0123456789ABCDEFULL, 0), 0x0123456789ABCDEFULL);
+    CHECK_EQ(SHIFT("__allshl", 0x0123456789ABCDEFULL, 4), 0x123456789ABCDEF0ULL);
+    CHECK_EQ(SHIFT("__allshl", 0x0123456789ABCDEFULL, 32), 0x89ABCDEF00000000ULL);
+    CHECK_EQ(SHIFT("__allshl", 0x0123456789ABCDEFULL, 63), 0x8000000000000000ULL);
+    CHECK_EQ(SHIFT("__allshl", 0x0123456789ABCDEFULL, 64), 0);
+    CHECK_EQ(SHIFT("__allshl", 0x0123456789ABCDEFULL, 255), 0);
+    CHECK_EQ(SHIFT("__aullshr", 0xF123456789ABCDEFULL, 4), 0x0F123456789ABCDEULL);
+    CHECK_EQ(SHIFT("__aullshr", 0xF123456789ABCDEFULL, 36), 0x0F123456ULL);
+    CHECK_EQ(SHIFT("__aullshr", 0xF123456789ABCDEFULL, 63), 1);
+    CHECK_EQ(SHIFT("__aullshr", 0xF123456789ABCDEFULL, 64), 0);
+    CHECK_EQ(SHIFT("__allshr", 0xF123456789ABCDEFULL, 4), 0xFF123456789ABCDEULL);
+    CHECK_EQ(SHIFT("__allshr", 0xF123456789ABCDEFULL, 36), 0xFFFFFFFFFF123456ULL);
+    CHECK_EQ(SHIFT("__allshr", 0xF123456789ABCDEFULL, 64), ~0ULL);
+    CHECK_EQ(SHIFT("__allshr", 0x7123456789ABCDEFULL, 99), 0);
 }
 
-KTEST_BUGCHECK(division_by_zero, 0x1E)
+KTEST_BUGCHECK(division_by_zero, 0x8E)
 {
     div_unsigned(1, 0);
 }
