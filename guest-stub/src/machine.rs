@@ -7,12 +7,14 @@
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
+use abi::crash::Registers;
 use abi::doorbell::{Call, CallPage};
 use abi::layout::{self, Shared, tss};
+use kernel_shim::nt::FxSave;
 use kernel_shim::platform::{Platform, PortAccess, PortDenied};
 use kernel_shim::raw::low16;
 
-use crate::{entry, runtime, trap, user};
+use crate::{entry, runtime, switch, trap, user};
 
 static KERNEL_BASE: AtomicU64 = AtomicU64::new(0);
 
@@ -34,6 +36,26 @@ pub(crate) extern "C" fn guest_start(kernel_base: u64, heap_bytes: u64) -> ! {
     trap::initialize(kernel_base);
     runtime::claim_heap(kernel_base + layout::HEAP, heap_bytes);
     kernel_shim::boot(&MACHINE)
+}
+
+/// Selectors of the mode that shim and driver run in: 64-bit code, data.
+pub(crate) fn code64_and_data() -> (u64, u64) {
+    use abi::layout::selector;
+    if entry::is_ring3() {
+        (selector::USER_CODE64.into(), selector::USER_DATA.into())
+    } else {
+        (selector::KERNEL_CODE64.into(), selector::KERNEL_DATA.into())
+    }
+}
+
+/// Selector of 32-bit code in the mode that the driver runs in.
+pub(crate) fn code32() -> u64 {
+    use abi::layout::selector;
+    if entry::is_ring3() {
+        selector::USER_CODE32.into()
+    } else {
+        selector::KERNEL_CODE32.into()
+    }
 }
 
 fn tss_field(offset: u64) -> u64 {
@@ -71,7 +93,17 @@ impl Platform for Machine {
 
     #[cfg(nt_i386)]
     fn call_driver(&self, function: u64, arguments: &[u64]) -> u64 {
-        crate::thunk32::call(function, arguments)
+        crate::thunk32::call(function, arguments, 0)
+    }
+
+    #[cfg(nt_i386)]
+    fn call_funclet(&self, function: u64, frame_pointer: u64) -> u64 {
+        crate::thunk32::call(function, &[], frame_pointer)
+    }
+
+    #[cfg(not(nt_i386))]
+    fn call_funclet(&self, function: u64, frame_pointer: u64) -> u64 {
+        self.call_driver(function, &[0, frame_pointer])
     }
 
     #[cfg(not(nt_i386))]
@@ -103,6 +135,24 @@ impl Platform for Machine {
             argument(10),
             argument(11),
         )
+    }
+
+    fn prepare_stack(&self, top: u64, entry: extern "C" fn(u64) -> !, argument: u64) -> u64 {
+        switch::prepare(top, entry, argument)
+    }
+
+    fn switch_stack(&self, save_at: u64, stack_pointer: u64) {
+        switch::switch(save_at, stack_pointer);
+    }
+
+    fn resume(
+        &self,
+        registers: &Registers,
+        is_32_bit: bool,
+        fpu: Option<&FxSave>,
+        depth: u32,
+    ) -> ! {
+        trap::resume(registers, is_32_bit, fpu, depth)
     }
 
     fn user_port(&self, access: PortAccess) -> Result<u32, PortDenied> {

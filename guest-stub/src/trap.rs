@@ -5,6 +5,10 @@
 //! on the same stack. From `guest_trap_entry` on both modes run the same code: it moves the frame to a trap
 //! stack of its own nesting level, saves the FPU state, and calls [`guest_trap`].
 //!
+//! What may switch threads or call the driver (the tick, an exception's dispatch) does not run there: [`redirect`]
+//! copies the frame to the interrupted thread's own stack, as NT does, and the handler runs on that stack. So trap
+//! stacks are held for a few instructions only, and a thread that is switched away takes its frame along.
+//!
 //! Between the gate and the move the frame is on the gate's stack, and in ring3 mode interrupts cannot be
 //! masked there. The VMM injects no tick while RIP is in `guest_trap_entry..guest_trap_window_end`.
 #![expect(unsafe_code, reason = "trap gates in assembly, frames by pointer")]
@@ -14,10 +18,11 @@ use core::arch::global_asm;
 use abi::crash::Registers;
 use abi::header::TICK_VECTOR;
 use abi::layout;
-use kernel_shim::platform::Trap;
+use kernel_shim::nt::FxSave;
+use kernel_shim::platform::{Outcome, Trap};
 use kernel_shim::raw::{low16, low32};
 
-use crate::{machine, user};
+use crate::{machine, thunk32, user};
 
 /// A trap frame, as `guest_trap_entry` builds it.
 #[repr(C, align(16))]
@@ -29,13 +34,43 @@ pub(crate) struct TrapFrame {
     pub(crate) vector: u64,
     error_code: u64,
     cr2: u64,
-    reserved: u64,
+    /// Depth of shim code that a redirected exception came at.
+    depth: u64,
     pub(crate) rip: u64,
     pub(crate) cs: u64,
     pub(crate) rflags: u64,
     pub(crate) rsp: u64,
     pub(crate) ss: u64,
     reserved2: u64,
+}
+
+impl TrapFrame {
+    /// The trap as the shim sees it.
+    fn as_trap(&self) -> Trap {
+        let mut general = self.general;
+        general[4] = self.rsp;
+        let selector = low16(self.cs);
+        Trap {
+            vector: low32(self.vector),
+            error_code: low32(self.error_code),
+            registers: Registers {
+                general,
+                rip: self.rip,
+                rflags: self.rflags,
+                cr2: self.cr2,
+                cs: self.cs,
+            },
+            is_32_bit: selector == layout::selector::USER_CODE32
+                || selector == layout::selector::KERNEL_CODE32,
+        }
+    }
+
+    fn set_registers(&mut self, registers: &Registers) {
+        self.general = registers.general;
+        self.rsp = registers.general[4];
+        self.rip = registers.rip;
+        self.rflags = registers.rflags;
+    }
 }
 
 const GENERAL: usize = core::mem::offset_of!(TrapFrame, general);
@@ -51,6 +86,10 @@ unsafe extern "C" {
     pub(crate) fn guest_trap_entry();
     /// End of the code that uses a gate's stack or the top trap stack without owning it.
     pub(crate) fn guest_trap_window_end();
+    /// Calls the handler of a redirected trap, then resumes: RSP = RDI = frame, RSI = handler.
+    fn guest_redirected();
+    /// Resumes from a frame: see [`resume`].
+    fn guest_resume(frame: *const TrapFrame, depth_word: u64, depth: u64) -> !;
     /// Top of the trap stack for the next trap.
     static mut guest_trap_stack_top: u64;
     /// CPL 0 service: see [`clear_page_table_entries`].
@@ -173,8 +212,19 @@ global_asm!(
     "   fxsave64 [rsp]",
     "   mov rdi, rsp",
     "   call guest_trap",
-    "   fxrstor64 [rsp]",
     "   sub qword ptr [rip + guest_trap_stack_top], {stride}",
+    "   jmp 5f",
+    // The handler returns the address of the depth word and its value. No tick comes between that store and the
+    // end of this window.
+    "guest_redirected:",
+    "   cld",
+    "   call rsi",
+    "   mov [rax], edx",
+    "   jmp 5f",
+    "guest_resume:",
+    "   mov rsp, rdi",
+    "   mov [rsi], edx",
+    "5: fxrstor64 [rsp]",
     "   mov rax, [rsp + {general}]",
     "   mov rcx, [rsp + {general} + 8]",
     "   mov rdx, [rsp + {general} + 16]",
@@ -192,6 +242,8 @@ global_asm!(
     "   mov r15, [rsp + {general} + 120]",
     "   lea rsp, [rsp + {rip}]",
     "   iretq",
+    ".global guest_redirected",
+    ".global guest_resume",
     ".global guest_trap_window_end",
     "guest_trap_window_end:",
     "   ud2",
@@ -238,6 +290,91 @@ pub(crate) fn clear_page_table_entries(first_index: u64, count: u64, address: u6
     unsafe { guest_clear_entries(first_index, count, address) };
 }
 
+/// What a redirected trap's handler returns: where the depth word is and what it shall be when the frame is resumed.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct Resumption {
+    depth_word: u64,
+    depth: u64,
+}
+
+impl Resumption {
+    /// Resumes with that depth of shim code.
+    pub(crate) fn at_depth(depth: u32) -> Self {
+        Self {
+            depth_word: kernel_shim::shared::depth_address(),
+            depth: u64::from(depth),
+        }
+    }
+}
+
+/// Bytes below a stack pointer that the interrupted code may use (System V's red zone; precompiled `core` does).
+const RED_ZONE: u64 = 128;
+
+/// Copies the frame to the interrupted code's stack and changes `frame` so that `handler` runs there, with the copy;
+/// when it returns, the copy is resumed. The caller has set the depth of shim code.
+///
+/// A stack without room for it faults here, on the trap stack: that is a kernel stack overflow.
+fn redirect(frame: &mut TrapFrame, handler: extern "C" fn(&mut TrapFrame) -> Resumption) {
+    let bytes = size_of::<TrapFrame>() as u64;
+    let copy = (frame.rsp - RED_ZONE - bytes) & !15;
+    let to = copy as *mut TrapFrame;
+    let from = core::ptr::from_ref(frame);
+    // SAFETY: below the stack pointer and the red zone of the interrupted code, so nothing is there; aligned; an
+    // address that is not mapped faults as said above. The two do not overlap: one is on a trap stack.
+    unsafe { core::ptr::copy_nonoverlapping(from, to, 1) };
+    frame.general[7] = copy;
+    frame.general[6] = handler as *const () as u64;
+    frame.rsp = copy;
+    frame.rip = guest_redirected as *const () as u64;
+    (frame.cs, frame.ss) = machine::code64_and_data();
+    frame.rflags = RFLAGS_INTERRUPTS;
+}
+
+/// RFLAGS with nothing but the interrupt flag and the bit that is always set.
+const RFLAGS_INTERRUPTS: u64 = 0x202;
+
+/// The tick, on the interrupted thread's stack.
+extern "C" fn tick(_: &mut TrapFrame) -> Resumption {
+    kernel_shim::tick();
+    Resumption::at_depth(0)
+}
+
+/// Continues driver or shim code with all of its registers, at that depth of shim code. `fpu` is an FXSAVE image;
+/// without one the FPU keeps its state. The current stack is left as it is.
+pub(crate) fn resume(
+    registers: &Registers,
+    is_32_bit: bool,
+    fpu: Option<&FxSave>,
+    depth: u32,
+) -> ! {
+    let (code64, data) = machine::code64_and_data();
+    let mut frame = TrapFrame {
+        fpu: [0; 512],
+        general: registers.general,
+        vector: 0,
+        error_code: 0,
+        cr2: 0,
+        depth: 0,
+        rip: registers.rip,
+        cs: if is_32_bit { machine::code32() } else { code64 },
+        rflags: registers.rflags | RFLAGS_INTERRUPTS,
+        rsp: registers.general[4],
+        ss: data,
+        reserved2: 0,
+    };
+    match fpu {
+        Some(image) => frame.fpu = image.0,
+        // SAFETY: 512 bytes, 16-byte aligned.
+        None => unsafe { core::arch::x86_64::_fxsave64(frame.fpu.as_mut_ptr()) },
+    }
+    thunk32::unwind_to(registers.general[4]);
+    let resumption = Resumption::at_depth(depth);
+    // SAFETY: the frame is complete and stays valid: nothing runs on this stack until the `iretq` has read it.
+    // Where it leads is the driver's business, as any return address is.
+    unsafe { guest_resume(&raw const frame, resumption.depth_word, resumption.depth) }
+}
+
 /// Called by `guest_trap_entry` with the frame on the trap stack.
 #[unsafe(no_mangle)]
 extern "C" fn guest_trap(frame: &mut TrapFrame) {
@@ -255,32 +392,32 @@ extern "C" fn guest_trap(frame: &mut TrapFrame) {
         ));
     }
     if frame.vector == u64::from(TICK_VECTOR) {
-        kernel_shim::tick();
+        if kernel_shim::begin_tick() {
+            redirect(frame, tick);
+        }
         return;
     }
     if user::finish(frame) {
         return;
     }
-    let mut general = frame.general;
-    general[4] = frame.rsp;
-    let before = Registers {
-        general,
-        rip: frame.rip,
-        rflags: frame.rflags,
-        cr2: frame.cr2,
-        cs: frame.cs,
-    };
-    let selector = low16(frame.cs);
-    let mut trap = Trap {
-        vector: low32(frame.vector),
-        error_code: low32(frame.error_code),
-        registers: before,
-        is_32_bit: selector == layout::selector::USER_CODE32
-            || selector == layout::selector::KERNEL_CODE32,
-    };
-    kernel_shim::trap(&mut trap);
-    frame.general = trap.registers.general;
-    frame.rsp = trap.registers.general[4];
-    frame.rip = trap.registers.rip;
-    frame.rflags = trap.registers.rflags;
+    let mut trap = frame.as_trap();
+    let outcome = kernel_shim::trap(&mut trap);
+    frame.set_registers(&trap.registers);
+    frame.error_code = trap.error_code.into();
+    if outcome == Outcome::Dispatch {
+        frame.depth = u64::from(kernel_shim::seh::begin_dispatch());
+        redirect(frame, dispatch);
+    }
+}
+
+/// An exception of the driver's, on its own stack. When it returns, a handler wants to continue.
+extern "C" fn dispatch(frame: &mut TrapFrame) -> Resumption {
+    let mut trap = frame.as_trap();
+    let depth = low32(frame.depth);
+    let mut fpu = FxSave(frame.fpu);
+    kernel_shim::seh::dispatch_trap(&mut trap, &mut fpu, depth);
+    frame.fpu = fpu.0;
+    frame.set_registers(&trap.registers);
+    thunk32::unwind_to(frame.rsp);
+    Resumption::at_depth(depth)
 }

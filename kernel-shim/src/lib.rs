@@ -34,12 +34,13 @@ pub mod ps;
 pub mod raw;
 pub mod rtl;
 pub mod se;
+pub mod seh;
 pub mod shared;
 pub mod table;
 mod trap;
 pub mod value;
 
-pub use main_loop::{boot, finding, shim_panic, tick};
+pub use main_loop::{begin_tick, boot, finding, shim_panic, tick};
 pub use trap::trap;
 
 #[cfg(test)]

@@ -62,6 +62,12 @@ codes! {
     ATTEMPTED_EXECUTE_OF_NOEXECUTE_MEMORY = 0xFC;
     DPC_WATCHDOG_VIOLATION = 0x133;
     KERNEL_SECURITY_CHECK_FAILURE = 0x139;
+    DRIVER_VERIFIER_DETECTED_VIOLATION = 0xC4;
+    WORKER_THREAD_RETURNED_AT_BAD_IRQL = 0xE1;
+    RESOURCE_NOT_OWNED = 0xE3;
+    WORKER_INVALID = 0xE4;
+    INVALID_FLOATING_POINT_STATE = 0xE7;
+    RESOURCE_OWNER_POINTER_INVALID = 0x132;
 }
 
 /// Stops the guest with a bugcheck; the crash record names the driver's return address of the current API call.
@@ -78,6 +84,16 @@ pub fn bugcheck_with_text(code: u32, parameters: [u64; 4], text: fmt::Arguments<
         parameters,
         &registers,
         None,
+        text,
+    )
+}
+
+/// Stops the guest with what Driver Verifier says of a violation: its number, and up to three parameters.
+pub fn violation(number: u64, parameters: [u64; 3], text: fmt::Arguments<'_>) -> ! {
+    let [first, second, third] = parameters;
+    bugcheck_with_text(
+        DRIVER_VERIFIER_DETECTED_VIOLATION,
+        [number, first, second, third],
         text,
     )
 }

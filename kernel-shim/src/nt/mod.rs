@@ -5,13 +5,19 @@
 
 pub mod basic;
 pub mod bugcheck;
+pub mod exception;
 pub mod io;
 pub mod kernel;
+pub mod rtl;
 pub mod security;
 pub mod status;
+pub mod sync;
 
 pub use basic::*;
+pub use exception::*;
 pub use io::*;
 pub use kernel::*;
+pub use rtl::*;
 pub use security::*;
 pub use status::NtStatus;
+pub use sync::*;

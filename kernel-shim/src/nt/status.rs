@@ -35,6 +35,8 @@ statuses! {
     TIMEOUT = 0x0000_0102;
     /// The operation goes on.
     PENDING = 0x0000_0103;
+    /// There is no debugger.
+    DEBUGGER_INACTIVE = 0xC000_0354;
     /// The name continues behind a reparse point.
     REPARSE = 0x0000_0104;
     /// The security descriptor's revision is not known.
@@ -107,6 +109,14 @@ statuses! {
     NO_MORE_ENTRIES = 0x8000_001A;
     /// The device is busy.
     DEVICE_BUSY = 0x8000_0011;
+    /// An exception was raised that cannot be continued, and a handler continued it.
+    NONCONTINUABLE_EXCEPTION = 0xC000_0025;
+    /// A handler returned what no handler may.
+    INVALID_DISPOSITION = 0xC000_0026;
+    /// Frames are being left.
+    UNWIND = 0xC000_0027;
+    /// The stack has no such frame.
+    INVALID_UNWIND_TARGET = 0xC000_0029;
     /// It failed.
     UNSUCCESSFUL = 0xC000_0001;
     /// Not implemented.
@@ -200,11 +210,27 @@ statuses! {
     /// An argument is not valid.
     INVALID_PARAMETER_4 = 0xC000_00F2;
     /// An argument is not valid.
+    INVALID_PARAMETER_5 = 0xC000_00F3;
+    /// A character has no counterpart in the code page.
+    UNMAPPABLE_CHARACTER = 0xC000_0162;
+    /// An argument is not valid.
     INVALID_PARAMETER_8 = 0xC000_00F6;
     /// An argument is not valid.
     INVALID_PARAMETER_9 = 0xC000_00F7;
     /// The address or offset is not aligned as a view must be.
     MAPPED_ALIGNMENT = 0xC000_0220;
+    /// An entry does not match.
+    NO_MATCH = 0xC000_0272;
+    /// No further entry matches.
+    NO_MORE_MATCHES = 0xC000_0273;
+    /// Some characters could not be converted.
+    SOME_NOT_MAPPED = 0x0000_0107;
+    /// The compressed data is malformed.
+    BAD_COMPRESSION_BUFFER = 0xC000_0242;
+    /// The compression format is not known.
+    UNSUPPORTED_COMPRESSION = 0xC000_025F;
+    /// The buffer holds nothing but zeros.
+    BUFFER_ALL_ZEROS = 0x0000_0117;
     /// An address is not valid.
     INVALID_ADDRESS = 0xC000_0141;
     /// The stack is used up.

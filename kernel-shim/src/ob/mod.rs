@@ -38,6 +38,8 @@ pub enum ObjectType {
     Token,
     /// Registry key.
     Key,
+    /// CALLBACK_OBJECT.
+    Callback,
 }
 
 impl ObjectType {
@@ -54,6 +56,7 @@ impl ObjectType {
             Self::Event => "Event",
             Self::Token => "Token",
             Self::Key => "Key",
+            Self::Callback => "Callback",
         }
     }
 }
