@@ -182,6 +182,14 @@ impl Platform for Machine {
         PROCESS_MAP.store(low16(tss::PROCESS_IOPM), Ordering::Relaxed);
     }
 
+    fn map_page(&self, address: u64, physical: u64) -> bool {
+        let Some(offset) = address.checked_sub(kernel_base() + layout::IO_WINDOW) else {
+            return false;
+        };
+        trap::fill_page_table_entry(offset / layout::PAGE_SIZE, address, physical);
+        true
+    }
+
     fn unmap_pages(&self, address: u64, bytes: u64) {
         let window = kernel_base() + layout::IO_WINDOW;
         let Some(offset) = address.checked_sub(window) else {

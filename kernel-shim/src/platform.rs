@@ -76,7 +76,11 @@ pub trait Platform: Sync {
     fn kernel_port(&self, access: PortAccess) -> u32;
     /// Loads the bitmap that is in force while the ring-3 stub runs; `None` denies every port.
     fn set_process_iopm(&self, map: Option<&[u8; 8192]>);
-    /// Makes present pages absent (a range that `Call::MapPhysical` mapped) and flushes their translations.
+    /// Puts the page of RAM at guest-physical `physical` at `address`, an absent page of the special pool. False: that
+    /// cannot be done.
+    fn map_page(&self, address: u64, physical: u64) -> bool;
+    /// Makes present pages absent (a range that `Call::MapPhysical` mapped, or that [`Platform::map_page`] did) and
+    /// flushes their translations.
     fn unmap_pages(&self, address: u64, bytes: u64);
     /// Reads the time-stamp counter.
     fn time_stamp(&self) -> u64;

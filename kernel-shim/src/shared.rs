@@ -184,10 +184,12 @@ boot_word! {
     kernel_base: u64;
     tsc_khz: u64;
     boot_tsc: u64;
+    ram_bytes: u64;
     system_time: u64;
     pool_bytes: u64;
     user_bytes: u64;
     trace_lossless: u32;
+    verify: u32;
     region_count: u32;
 }
 

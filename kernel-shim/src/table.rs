@@ -78,6 +78,7 @@ modules! {
     ex_interlocked => crate::ex::interlocked::api_table;
     ex_interlocked_list => crate::ex::interlocked_list::api_table;
     ex_misc => crate::ex::misc::api_table;
+    ex_lookaside => crate::ex::lookaside::api_table;
     ex_pool => crate::ex::pool_api::api_table;
     ex_push_lock => crate::ex::push_lock::api_table;
     ex_resource => crate::ex::resource_api::api_table;
@@ -93,7 +94,11 @@ modules! {
     io_remove_lock => crate::io::remove_lock::api_table;
     io_work_item => crate::io::work_item::api_table;
     mm_api => crate::mm::api::api_table;
+    mm_contiguous => crate::mm::contiguous::api_table;
     mm_data => crate::mm::data::data_table;
+    mm_mdl => crate::mm::mdl::api_table;
+    mm_paging => crate::mm::paging::api_table;
+    mm_validity => crate::mm::validity::api_table;
     mm_section => crate::mm::section::api_table;
     ob_api => crate::ob::api::api_table;
     ps => crate::ps::api_table;
@@ -102,7 +107,6 @@ modules! {
     rtl_ansi_unicode => crate::rtl::ansi_unicode::api_table;
     rtl_arithmetic => crate::rtl::arithmetic::api_table;
     rtl_avl_table => crate::rtl::avl_table::api_table;
-    rtl_backtrace => crate::rtl::backtrace::api_table;
     rtl_bitmap => crate::rtl::bitmap::api_table;
     rtl_compiler => crate::rtl::compiler::code_table;
     rtl_compression => crate::rtl::compression::api_table;

@@ -124,6 +124,11 @@ impl Platform for Fake {
 
     fn unmap_pages(&self, _: u64, _: u64) {}
 
+    /// The window is plain memory here.
+    fn map_page(&self, _: u64, _: u64) -> bool {
+        true
+    }
+
     fn time_stamp(&self) -> u64 {
         NOW.fetch_add(1, Ordering::Relaxed)
     }
@@ -186,7 +191,7 @@ pub(crate) fn api(name: &str, arguments: &[u64]) -> u64 {
 fn fake() -> &'static Fake {
     static FAKE: OnceLock<Fake> = OnceLock::new();
     FAKE.get_or_init(|| {
-        let bytes = layout::USER_ALIAS + USER_BYTES + 0x1000;
+        let bytes = layout::SPECIAL_POOL + layout::SPECIAL_POOL_SIZE + 0x1000;
         let layout = Layout::from_size_align(usize::try_from(bytes).unwrap(), 16).unwrap();
         // SAFETY: the layout's size is not 0. Nothing of it is touched but what the tests use.
         let memory = unsafe { alloc_zeroed(layout) };
@@ -211,6 +216,15 @@ pub(crate) struct Machine {
 
 /// Boots.
 pub(crate) fn machine() -> Machine {
+    boot(0)
+}
+
+/// Boots with drivers' use of the pool verified.
+pub(crate) fn verifying_machine() -> Machine {
+    boot(1)
+}
+
+fn boot(verify: u32) -> Machine {
     static SERIAL: Mutex<()> = Mutex::new(());
     let serial = lock(&SERIAL);
     let fake = fake();
@@ -258,6 +272,8 @@ pub(crate) fn machine() -> Machine {
         pool_bytes: POOL_BYTES,
         user_bytes: USER_BYTES,
         trace_lossless: 0,
+        verify,
+        reserved: 0,
         region_count: 4,
         regions,
     };

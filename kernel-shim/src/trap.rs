@@ -1,6 +1,7 @@
 //! Traps: which exception of NT's each one is, or which bugcheck.
 
 use crate::emulate;
+use crate::ex::pool::{self, SpecialFault};
 use crate::mm;
 use crate::nt::bugcheck as code;
 use crate::nt::bugcheck::bugcheck_with_text;
@@ -307,6 +308,42 @@ fn unhandled(status: NtStatus, address: u64, information: &[u64]) -> (u32, [u64;
     }
 }
 
+/// An access beyond a block of the special pool, or to one that was freed: stops the guest.
+fn special_pool_fault(trap: &Trap, operation: u64, fault: &SpecialFault) -> ! {
+    let rip = trap.registers.rip;
+    let is_driver = mm::is_in(rip, RegionKind::Driver);
+    let bugcheck = match (fault.is_freed, is_driver) {
+        (true, true) => code::DRIVER_PAGE_FAULT_IN_FREED_SPECIAL_POOL,
+        (true, false) => code::PAGE_FAULT_IN_FREED_SPECIAL_POOL,
+        (false, true) => code::DRIVER_PAGE_FAULT_BEYOND_END_OF_ALLOCATION,
+        (false, false) => code::PAGE_FAULT_BEYOND_END_OF_ALLOCATION,
+    };
+    let address = trap.registers.cr2;
+    let verb = ["read", "written to"][usize::from(operation == 1)];
+    let parameters = [address, operation, rip, 0];
+    let stop = |text| {
+        shared::crash(
+            CrashKind::Bugcheck,
+            bugcheck,
+            parameters,
+            &trap.registers,
+            Some(trap),
+            text,
+        )
+    };
+    let block = fault.block;
+    if fault.is_freed {
+        let freed_by = pool::site(fault.freed_by);
+        stop(format_args!(
+            "{address:#x} was {verb} after it was freed by {freed_by}: {block}"
+        ))
+    } else {
+        stop(format_args!(
+            "{address:#x} was {verb}, beyond the end of {block}"
+        ))
+    }
+}
+
 fn page_fault(trap: &Trap) -> Verdict {
     let address = trap.registers.cr2;
     let rip = trap.registers.rip;
@@ -317,6 +354,9 @@ fn page_fault(trap: &Trap) -> Verdict {
     } else {
         u64::from(low8(u64::from(error & PF_WRITE)) >> 1)
     };
+    if let Some(fault) = pool::special_fault(address) {
+        special_pool_fault(trap, operation, &fault);
+    }
     let region = mm::region_of(address);
     let is_present = error & PF_PRESENT != 0;
     if mm::region_of(address.wrapping_add(PAGE_SIZE))

@@ -156,6 +156,7 @@ fn port_write(privilege: Privilege) -> Result<String, Failure> {
         trace: None,
         registry: None,
         files: None,
+        is_verifying: false,
         is_strict: false,
     })?;
     let mut process = machine.process()?;

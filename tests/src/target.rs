@@ -92,6 +92,7 @@ impl Target {
             registry: None,
             files: None,
             is_strict: false,
+            is_verifying: true,
         }
     }
 

@@ -4,6 +4,7 @@ pub mod callback;
 pub mod fast_mutex;
 pub mod interlocked;
 pub mod interlocked_list;
+pub mod lookaside;
 pub mod misc;
 pub mod pool;
 pub mod pool_api;

@@ -8,6 +8,7 @@ pub mod bugcheck;
 pub mod exception;
 pub mod io;
 pub mod kernel;
+pub mod lookaside;
 pub mod rtl;
 pub mod security;
 pub mod status;

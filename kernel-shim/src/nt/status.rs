@@ -155,6 +155,32 @@ statuses! {
     ILLEGAL_INSTRUCTION = 0xC000_001D;
     /// Access is denied.
     ACCESS_DENIED = 0xC000_0022;
+    /// Memory could not be freed.
+    UNABLE_TO_FREE_VM = 0xC000_001A;
+    /// A section could not be deleted.
+    UNABLE_TO_DELETE_SECTION = 0xC000_001B;
+    /// The view is larger than the section.
+    INVALID_VIEW_SIZE = 0xC000_001F;
+    /// The file cannot have a section.
+    INVALID_FILE_FOR_SECTION = 0xC000_0020;
+    /// The memory is committed already.
+    ALREADY_COMMITTED = 0xC000_0021;
+    /// The memory is not committed.
+    NOT_COMMITTED = 0xC000_002D;
+    /// The section is too large.
+    SECTION_TOO_BIG = 0xC000_0040;
+    /// The section is no image.
+    SECTION_NOT_IMAGE = 0xC000_0049;
+    /// The address is not the base of the allocation.
+    FREE_VM_NOT_AT_BASE = 0xC000_009F;
+    /// The memory is not allocated.
+    MEMORY_NOT_ALLOCATED = 0xC000_00A0;
+    /// The fifth parameter is not valid.
+    INVALID_PARAMETER_5 = 0xC000_00F3;
+    /// The sixth parameter is not valid.
+    INVALID_PARAMETER_6 = 0xC000_00F4;
+    /// The seventh parameter is not valid.
+    INVALID_PARAMETER_7 = 0xC000_00F5;
     /// The buffer is too small.
     BUFFER_TOO_SMALL = 0xC000_0023;
     /// The object has another type.
@@ -209,8 +235,6 @@ statuses! {
     INVALID_PARAMETER_3 = 0xC000_00F1;
     /// An argument is not valid.
     INVALID_PARAMETER_4 = 0xC000_00F2;
-    /// An argument is not valid.
-    INVALID_PARAMETER_5 = 0xC000_00F3;
     /// A character has no counterpart in the code page.
     UNMAPPABLE_CHARACTER = 0xC000_0162;
     /// An argument is not valid.

@@ -5,7 +5,6 @@ pub mod ansi;
 pub mod ansi_unicode;
 pub mod arithmetic;
 pub mod avl_table;
-pub mod backtrace;
 pub mod bitmap;
 pub mod codepage;
 pub mod compiler;
@@ -29,6 +28,7 @@ pub mod number;
 pub mod oem;
 pub mod prefix;
 pub mod print;
+pub mod raise;
 pub mod run_once;
 pub mod splay;
 pub mod time;
@@ -36,6 +36,8 @@ pub mod unicode;
 pub mod unicode_more;
 pub mod utf8;
 pub mod version_check;
+
+pub use raise::raise_status;
 
 #[cfg(test)]
 pub(crate) mod test_strings;

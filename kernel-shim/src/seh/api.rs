@@ -236,6 +236,15 @@ nt_api! { module = seh;
         store_back_trace(&addresses, back_trace, hash)
     }
 
+    /// The return address of the function that calls this, and that of its caller; 0 where there is none.
+    ntoskrnl both stdcall irql(ANY_LEVEL) implemented
+    fn RtlGetCallersAddress(callers_address: Ptr<Word>, callers_caller: Ptr<Word>) {
+        let found = super::back_trace(1, 2);
+        let at = |index: usize| to_word(found.get(index).copied().unwrap_or(0));
+        callers_address.write(at(0));
+        callers_caller.write(at(1));
+    }
+
     /// Return addresses of the calling frames. Returns how many. Flag 1 asks for user frames: there are none.
     ntoskrnl both stdcall irql(ANY_LEVEL) implemented
     fn RtlWalkFrameChain(callers: Ptr<Word>, count: ULong, flags: ULong) -> ULong {

@@ -2,8 +2,6 @@
 #include "ktest.h"
 
 NTSYSAPI NTSTATUS NTAPI ZwDeleteValueKey(HANDLE, PUNICODE_STRING);
-NTSTATUS NTAPI CmRegisterCallback(PVOID, PVOID, PLARGE_INTEGER);
-NTSTATUS NTAPI CmUnRegisterCallback(LARGE_INTEGER);
 #define NOT_FOUND ((NTSTATUS)0xC0000034)
 #define SERVICES L"\\Registry\\Machine\\System\\CurrentControlSet\\Services\\"
 #define BASE L"\\Registry\\Machine\\Software\\KTest"

@@ -6,8 +6,8 @@ NTKERNELAPI NTSTATUS NTAPI PsLookupProcessByProcessId(HANDLE, PEPROCESS *);
 #define STATUS_INVALID_SECURITY_DESCR ((NTSTATUS)0xC0000079)
 #endif
 typedef struct { UCHAR Revision, Count; UCHAR Authority[6]; ULONG Sub[4]; } SID4;
-typedef struct { ULONG Level_Length, Level; UCHAR Tracking, EffectiveOnly; } QOS;
 typedef PVOID TOKEN;
+typedef struct { UCHAR Revision, Sbz1; USHORT Control; PVOID Owner, Group; PACL Sacl, Dacl; } DESCRIPTOR;
 
 NTSYSAPI NTSTATUS NTAPI RtlInitializeSid(PVOID, PVOID, UCHAR);
 NTSYSAPI ULONG NTAPI RtlLengthSid(PVOID);
@@ -29,8 +29,6 @@ NTSYSAPI NTSTATUS NTAPI RtlSetGroupSecurityDescriptor(PVOID, PVOID, BOOLEAN);
 NTSYSAPI NTSTATUS NTAPI RtlGetOwnerSecurityDescriptor(PVOID, PVOID *, PBOOLEAN);
 NTSYSAPI NTSTATUS NTAPI RtlGetDaclSecurityDescriptor(PVOID, PBOOLEAN, PACL *, PBOOLEAN);
 NTSYSAPI NTSTATUS NTAPI RtlAbsoluteToSelfRelativeSD(PVOID, PVOID, PULONG);
-NTKERNELAPI VOID NTAPI SeCaptureSubjectContext(PVOID);
-NTKERNELAPI VOID NTAPI SeReleaseSubjectContext(PVOID);
 NTKERNELAPI BOOLEAN NTAPI SeTokenIsAdmin(TOKEN);
 NTKERNELAPI BOOLEAN NTAPI SeTokenIsRestricted(TOKEN);
 NTKERNELAPI ULONG NTAPI SeTokenType(TOKEN);
@@ -158,7 +156,7 @@ KTEST(acl_basics)
 
 KTEST(descriptors)
 {
-    SECURITY_DESCRIPTOR sd;
+    DESCRIPTOR sd;
     SID4 owner;
     ULONG acl_space[16], relative[32], length;
     PACL acl = (PACL)acl_space, found = (PACL)1;
@@ -221,7 +219,7 @@ static BOOLEAN access(PVOID sd, ULONG desired, KPROCESSOR_MODE mode, PULONG gran
 
 KTEST(access_check)
 {
-    SECURITY_DESCRIPTOR sd;
+    DESCRIPTOR sd;
     SID4 admins, world, stranger;
     ULONG acl_space[32], granted = 0;
     PACL acl = (PACL)acl_space;
