@@ -111,5 +111,4 @@ pub(super) fn initialize() {
     SeSystemDefaultDacl
         .ptr()
         .write(block(&acl::build(&system)).word());
-    SeTokenObjectType.ptr().write(block(&[0; 0x100]).word());
 }

@@ -2,6 +2,7 @@
 
 use integration_tests::{Client, Target, describe};
 use std::path::Path;
+use vmm::files::FilesOption;
 use vmm::session::driver::{DriverError, RunningDriver};
 use vmm::session::{Machine, start};
 
@@ -38,6 +39,8 @@ pub(crate) struct Outcome {
 pub(crate) struct Session {
     client: Client,
     machine: Machine,
+    /// The directory that the driver sees as C:, with a little in it.
+    _files: tempfile::TempDir,
 }
 
 fn number(bytes: &[u8], position: usize) -> u32 {
@@ -52,10 +55,25 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.get(..end.unwrap_or(bytes.len())).unwrap_or(&[])).into_owned()
 }
 
+/// A directory with Windows/known.txt (10 bytes) and a link that leads out of it.
+fn files() -> std::io::Result<tempfile::TempDir> {
+    let folder = tempfile::tempdir()?;
+    std::fs::create_dir(folder.path().join("Windows"))?;
+    std::fs::write(folder.path().join("Windows/Known.txt"), "0123456789")?;
+    std::os::unix::fs::symlink("/etc", folder.path().join("outside"))?;
+    Ok(folder)
+}
+
 impl Session {
     /// Starts the driver.
     pub(crate) fn start(target: Target, image: &Path) -> Result<Self, String> {
-        let machine = start(target.launch(image, "")).map_err(|error| match &error {
+        let files = files().map_err(|error| format!("making the --files directory: {error}"))?;
+        let mut launch = target.launch(image, "");
+        launch.files = Some(FilesOption {
+            path: files.path().to_owned(),
+            is_read_only: false,
+        });
+        let machine = start(launch).map_err(|error| match &error {
             vmm::session::StartError::Driver(source) => describe(source),
             other => vmm::error_chain(other),
         })?;
@@ -66,6 +84,7 @@ impl Session {
         Ok(Self {
             client: Client { process, handle },
             machine,
+            _files: files,
         })
     }
 

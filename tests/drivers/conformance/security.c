@@ -1,0 +1,356 @@
+/* SIDs, ACLs, security descriptors, tokens, access checks. */
+#include "ktest.h"
+
+NTKERNELAPI NTSTATUS NTAPI PsLookupProcessByProcessId(HANDLE, PEPROCESS *);
+#ifndef STATUS_INVALID_SECURITY_DESCR
+#define STATUS_INVALID_SECURITY_DESCR ((NTSTATUS)0xC0000079)
+#endif
+typedef struct { UCHAR Revision, Count; UCHAR Authority[6]; ULONG Sub[4]; } SID4;
+typedef PVOID TOKEN;
+typedef struct { UCHAR Revision, Sbz1; USHORT Control; PVOID Owner, Group; PACL Sacl, Dacl; } DESCRIPTOR;
+
+NTSYSAPI NTSTATUS NTAPI RtlInitializeSid(PVOID, PVOID, UCHAR);
+NTSYSAPI ULONG NTAPI RtlLengthSid(PVOID);
+NTSYSAPI ULONG NTAPI RtlLengthRequiredSid(ULONG);
+NTSYSAPI PULONG NTAPI RtlSubAuthoritySid(PVOID, ULONG);
+NTSYSAPI PUCHAR NTAPI RtlSubAuthorityCountSid(PVOID);
+NTSYSAPI BOOLEAN NTAPI RtlEqualSid(PVOID, PVOID);
+NTSYSAPI NTSTATUS NTAPI RtlCopySid(ULONG, PVOID, PVOID);
+NTSYSAPI BOOLEAN NTAPI RtlValidSid(PVOID);
+NTSYSAPI NTSTATUS NTAPI RtlConvertSidToUnicodeString(PUNICODE_STRING, PVOID, BOOLEAN);
+NTSYSAPI NTSTATUS NTAPI RtlCreateAcl(PACL, ULONG, ULONG);
+NTSYSAPI NTSTATUS NTAPI RtlAddAccessAllowedAce(PACL, ULONG, ULONG, PVOID);
+NTSYSAPI NTSTATUS NTAPI RtlAddAccessDeniedAce(PACL, ULONG, ULONG, PVOID);
+NTSYSAPI NTSTATUS NTAPI RtlGetAce(PACL, ULONG, PVOID *);
+NTSYSAPI NTSTATUS NTAPI RtlDeleteAce(PACL, ULONG);
+NTSYSAPI NTSTATUS NTAPI RtlAddAce(PACL, ULONG, ULONG, PVOID, ULONG);
+NTSYSAPI NTSTATUS NTAPI RtlSetOwnerSecurityDescriptor(PVOID, PVOID, BOOLEAN);
+NTSYSAPI NTSTATUS NTAPI RtlSetGroupSecurityDescriptor(PVOID, PVOID, BOOLEAN);
+NTSYSAPI NTSTATUS NTAPI RtlGetOwnerSecurityDescriptor(PVOID, PVOID *, PBOOLEAN);
+NTSYSAPI NTSTATUS NTAPI RtlGetDaclSecurityDescriptor(PVOID, PBOOLEAN, PACL *, PBOOLEAN);
+NTSYSAPI NTSTATUS NTAPI RtlAbsoluteToSelfRelativeSD(PVOID, PVOID, PULONG);
+NTKERNELAPI BOOLEAN NTAPI SeTokenIsAdmin(TOKEN);
+NTKERNELAPI BOOLEAN NTAPI SeTokenIsRestricted(TOKEN);
+NTKERNELAPI ULONG NTAPI SeTokenType(TOKEN);
+NTKERNELAPI NTSTATUS NTAPI SeQueryInformationToken(TOKEN, ULONG, PVOID *);
+NTKERNELAPI NTSTATUS NTAPI SeQuerySessionIdToken(TOKEN, PULONG);
+NTKERNELAPI TOKEN NTAPI PsReferencePrimaryToken(PEPROCESS);
+NTKERNELAPI VOID NTAPI PsDereferencePrimaryToken(TOKEN);
+NTSYSAPI NTSTATUS NTAPI ZwOpenProcessToken(HANDLE, ULONG, PHANDLE);
+NTSYSAPI NTSTATUS NTAPI ZwOpenThreadToken(HANDLE, ULONG, BOOLEAN, PHANDLE);
+NTSYSAPI NTSTATUS NTAPI ZwQueryInformationToken(HANDLE, ULONG, PVOID, ULONG, PULONG);
+NTSYSAPI NTSTATUS NTAPI ZwDuplicateToken(HANDLE, ULONG, POBJECT_ATTRIBUTES, BOOLEAN, ULONG, PHANDLE);
+NTSYSAPI NTSTATUS NTAPI ZwQuerySecurityObject(HANDLE, ULONG, PVOID, ULONG, PULONG);
+
+static UCHAR nt_authority[6] = {0, 0, 0, 0, 0, 5};
+static UCHAR world_authority[6] = {0, 0, 0, 0, 0, 1};
+
+static VOID make_sid(SID4 *sid, UCHAR *authority, UCHAR count, ULONG first, ULONG second)
+{
+    RtlInitializeSid(sid, authority, count);
+    sid->Sub[0] = first;
+    sid->Sub[1] = second;
+}
+
+KTEST(sid_basics)
+{
+    SID4 sid, copy;
+    RtlFillMemory(&sid, sizeof sid, 0xCC);
+    CHECK_STATUS(RtlInitializeSid(&sid, nt_authority, 2), STATUS_SUCCESS);
+    CHECK_EQ(sid.Revision, 1);
+    CHECK_EQ(sid.Count, 2);
+    CHECK_MEM(sid.Authority, nt_authority, 6);
+    CHECK_EQ(sid.Sub[0], 0xCCCCCCCC);
+    CHECK_STATUS(RtlInitializeSid(&copy, nt_authority, 16), STATUS_INVALID_PARAMETER);
+    CHECK_EQ(RtlLengthRequiredSid(0), 8);
+    CHECK_EQ(RtlLengthRequiredSid(15), 68);
+    CHECK_EQ(RtlLengthSid(&sid), 16);
+    CHECK_PTR(RtlSubAuthoritySid(&sid, 1), &sid.Sub[1]);
+    CHECK_PTR(RtlSubAuthorityCountSid(&sid), &sid.Count);
+    *RtlSubAuthoritySid(&sid, 0) = 32;
+    *RtlSubAuthoritySid(&sid, 1) = 544;
+    CHECK(RtlValidSid(&sid));
+    CHECK_STATUS(RtlCopySid(15, &copy, &sid), STATUS_BUFFER_TOO_SMALL);
+    CHECK_STATUS(RtlCopySid(16, &copy, &sid), STATUS_SUCCESS);
+    CHECK(RtlEqualSid(&sid, &copy));
+    copy.Sub[1] = 545;
+    CHECK(!RtlEqualSid(&sid, &copy));
+    copy = sid;
+    copy.Count = 1;
+    CHECK(!RtlEqualSid(&sid, &copy));
+    copy.Count = 16;
+    CHECK(!RtlValidSid(&copy));
+    copy.Count = 2;
+    copy.Revision = 2;
+    CHECK(!RtlValidSid(&copy));
+}
+
+KTEST(sid_text)
+{
+    SID4 sid;
+    UNICODE_STRING text;
+    WCHAR buffer[16];
+    make_sid(&sid, nt_authority, 2, 32, 544);
+    CHECK_STATUS(RtlConvertSidToUnicodeString(&text, &sid, TRUE), STATUS_SUCCESS);
+    CHECK_EQ(text.Length, 24);
+    CHECK(RtlCompareMemory(text.Buffer, L"S-1-5-32-544", 24) == 24);
+    RtlFreeUnicodeString(&text);
+    text.Buffer = buffer;
+    text.MaximumLength = 22;
+    CHECK_STATUS(RtlConvertSidToUnicodeString(&text, &sid, FALSE), STATUS_BUFFER_OVERFLOW);
+    text.MaximumLength = 32;
+    CHECK_STATUS(RtlConvertSidToUnicodeString(&text, &sid, FALSE), STATUS_SUCCESS);
+    CHECK_EQ(text.Length, 24);
+    CHECK_EQ(buffer[12], 0);
+    sid.Revision = 3;
+    CHECK_STATUS(RtlConvertSidToUnicodeString(&text, &sid, FALSE), (NTSTATUS)0xC0000078);
+}
+
+KTEST(acl_basics)
+{
+    ULONG space[32];
+    PACL acl = (PACL)space;
+    PUCHAR ace, first;
+    SID4 system, world;
+    make_sid(&system, nt_authority, 1, 18, 0);
+    make_sid(&world, world_authority, 1, 0, 0);
+    CHECK_STATUS(RtlCreateAcl(acl, 7, 2), STATUS_BUFFER_TOO_SMALL);
+    CHECK_STATUS(RtlCreateAcl(acl, 64, 1), STATUS_INVALID_PARAMETER);
+    CHECK_STATUS(RtlCreateAcl(acl, 64, 5), STATUS_INVALID_PARAMETER);
+    CHECK_STATUS(RtlCreateAcl(acl, 0x10000, 2), STATUS_INVALID_PARAMETER);
+    CHECK_STATUS(RtlCreateAcl(acl, 51, 2), STATUS_SUCCESS);
+    CHECK_EQ(acl->AclSize, 48);
+    CHECK_EQ(acl->AceCount, 0);
+    CHECK_STATUS(RtlAddAccessAllowedAce(acl, 2, 0x1F01FF, &system), STATUS_SUCCESS);
+    CHECK_STATUS(RtlAddAccessAllowedAce(acl, 9, 1, &system), (NTSTATUS)0xC0000059);
+    CHECK_STATUS(RtlAddAccessDeniedAce(acl, 2, 2, &world), STATUS_SUCCESS);
+    CHECK_STATUS(RtlAddAccessAllowedAce(acl, 2, 1, &world), (NTSTATUS)0xC0000099);
+    CHECK_EQ(acl->AceCount, 2);
+    CHECK_STATUS(RtlGetAce(acl, 2, (PVOID *)&ace), STATUS_INVALID_PARAMETER);
+    CHECK_STATUS(RtlGetAce(acl, 0, (PVOID *)&first), STATUS_SUCCESS);
+    CHECK_PTR(first, (PUCHAR)acl + 8);
+    CHECK_EQ(*(PUSHORT)(first + 2), 20);
+    CHECK_EQ(*(PULONG)(first + 4), 0x1F01FF);
+    CHECK(RtlEqualSid(first + 8, &system));
+    CHECK_STATUS(RtlGetAce(acl, 1, (PVOID *)&ace), STATUS_SUCCESS);
+    CHECK_EQ(ace[0], 1);
+    CHECK_STATUS(RtlDeleteAce(acl, 2), STATUS_INVALID_PARAMETER);
+    CHECK_STATUS(RtlDeleteAce(acl, 0), STATUS_SUCCESS);
+    CHECK_EQ(acl->AceCount, 1);
+    CHECK_STATUS(RtlGetAce(acl, 0, (PVOID *)&ace), STATUS_SUCCESS);
+    CHECK_PTR(ace, first);
+    CHECK_EQ(ace[0], 1);
+    CHECK(RtlEqualSid(ace + 8, &world));
+    {
+        ULONG list[5];
+        RtlCopyMemory(list, ace, 20);
+        ((PUCHAR)list)[0] = 0;
+        CHECK_STATUS(RtlAddAce(acl, 2, 0, list, 19), STATUS_INVALID_PARAMETER);
+        CHECK_STATUS(RtlAddAce(acl, 2, 0, list, 20), STATUS_SUCCESS);
+        CHECK_EQ(acl->AceCount, 2);
+        CHECK_EQ(first[0], 0);
+        CHECK_EQ(first[20], 1);
+        CHECK_STATUS(RtlAddAce(acl, 2, MAXULONG, list, 20), STATUS_BUFFER_TOO_SMALL);
+    }
+}
+
+KTEST(descriptors)
+{
+    DESCRIPTOR sd;
+    SID4 owner;
+    ULONG acl_space[16], relative[32], length;
+    PACL acl = (PACL)acl_space, found = (PACL)1;
+    BOOLEAN present = 9, defaulted = 9;
+    PVOID sid = NULL;
+    make_sid(&owner, nt_authority, 2, 32, 544);
+    CHECK_STATUS(RtlCreateSecurityDescriptor(&sd, 2), (NTSTATUS)0xC0000058);
+    CHECK_STATUS(RtlCreateSecurityDescriptor(&sd, 1), STATUS_SUCCESS);
+    CHECK_EQ(sd.Control, 0);
+    CHECK(RtlValidSecurityDescriptor(&sd));
+    CHECK_EQ(RtlLengthSecurityDescriptor(&sd), sizeof sd);
+    CHECK_STATUS(RtlGetDaclSecurityDescriptor(&sd, &present, &found, &defaulted), STATUS_SUCCESS);
+    CHECK_EQ(present, 0);
+    CHECK_PTR(found, (PVOID)1);
+    CHECK_EQ(defaulted, 9);
+    RtlCreateAcl(acl, sizeof acl_space, 2);
+    RtlAddAccessAllowedAce(acl, 2, 1, &owner);
+    CHECK_STATUS(RtlSetDaclSecurityDescriptor(&sd, TRUE, acl, FALSE), STATUS_SUCCESS);
+    CHECK_EQ(sd.Control, 4);
+    CHECK_STATUS(RtlSetOwnerSecurityDescriptor(&sd, &owner, TRUE), STATUS_SUCCESS);
+    CHECK_EQ(sd.Control, 5);
+    CHECK_STATUS(RtlGetDaclSecurityDescriptor(&sd, &present, &found, &defaulted), STATUS_SUCCESS);
+    CHECK_EQ(present, 1);
+    CHECK_PTR(found, acl);
+    CHECK_EQ(defaulted, 0);
+    CHECK_STATUS(RtlGetOwnerSecurityDescriptor(&sd, &sid, &defaulted), STATUS_SUCCESS);
+    CHECK_PTR(sid, &owner);
+    CHECK_EQ(defaulted, 1);
+    length = 0;
+    CHECK_STATUS(RtlAbsoluteToSelfRelativeSD(&sd, relative, &length), STATUS_BUFFER_TOO_SMALL);
+    CHECK_EQ(length, 20 + sizeof acl_space + 16);
+    length = sizeof relative;
+    CHECK_STATUS(RtlAbsoluteToSelfRelativeSD(&sd, relative, &length), STATUS_SUCCESS);
+    CHECK_EQ(((PUSHORT)relative)[1], 0x8005);
+    CHECK(RtlValidRelativeSecurityDescriptor(relative, length, 4));
+    CHECK(RtlValidRelativeSecurityDescriptor(relative, length, 1));
+    CHECK(!RtlValidRelativeSecurityDescriptor(relative, length, 2));
+    CHECK(!RtlValidRelativeSecurityDescriptor(relative, length - 4, 0));
+    CHECK(!RtlValidRelativeSecurityDescriptor(relative, 19, 0));
+    CHECK_STATUS(RtlSetDaclSecurityDescriptor((PVOID)relative, FALSE, NULL, FALSE), STATUS_INVALID_SECURITY_DESCR);
+    CHECK_STATUS(RtlAbsoluteToSelfRelativeSD(relative, relative, &length), (NTSTATUS)0xC00000E7);
+    CHECK_EQ(RtlLengthSecurityDescriptor(relative), length);
+    CHECK_STATUS(RtlSetDaclSecurityDescriptor(&sd, FALSE, NULL, FALSE), STATUS_SUCCESS);
+    CHECK_EQ(sd.Control, 1);
+    sd.Revision = 3;
+    CHECK(!RtlValidSecurityDescriptor(&sd));
+    CHECK_STATUS(RtlSetGroupSecurityDescriptor(&sd, &owner, FALSE), (NTSTATUS)0xC0000058);
+}
+
+static BOOLEAN access(PVOID sd, ULONG desired, KPROCESSOR_MODE mode, PULONG granted, PNTSTATUS status)
+{
+    static GENERIC_MAPPING mapping = {0x120089, 0x120116, 0x1200A0, 0x1F01FF};
+    SECURITY_SUBJECT_CONTEXT context;
+    BOOLEAN result;
+    SeCaptureSubjectContext(&context);
+    result = SeAccessCheck(sd, &context, FALSE, desired, 0, NULL, &mapping, mode, granted, status);
+    SeReleaseSubjectContext(&context);
+    return result;
+}
+
+KTEST(access_check)
+{
+    DESCRIPTOR sd;
+    SID4 admins, world, stranger;
+    ULONG acl_space[32], granted = 0;
+    PACL acl = (PACL)acl_space;
+    NTSTATUS status = 1;
+    make_sid(&admins, nt_authority, 2, 32, 544);
+    make_sid(&world, world_authority, 1, 0, 0);
+    make_sid(&stranger, nt_authority, 2, 21, 77);
+    RtlCreateSecurityDescriptor(&sd, 1);
+    CHECK(access(NULL, 1, KernelMode, &granted, &status));
+    CHECK_EQ(granted, 1);
+    CHECK(!access(NULL, 1, UserMode, &granted, &status));
+    CHECK_STATUS(status, STATUS_ACCESS_DENIED);
+    CHECK(access(&sd, 0x10000, UserMode, &granted, &status)); /* no DACL: everything */
+    CHECK_STATUS(status, STATUS_SUCCESS);
+    RtlCreateAcl(acl, sizeof acl_space, 2);
+    RtlSetDaclSecurityDescriptor(&sd, TRUE, acl, FALSE);
+    CHECK(!access(&sd, 1, UserMode, &granted, &status)); /* an empty one: nothing */
+    CHECK_STATUS(status, STATUS_ACCESS_DENIED);
+    CHECK(!access(&sd, 0, UserMode, &granted, &status));
+    CHECK(access(&sd, 0x80000, UserMode, &granted, &status) == FALSE); /* SeTakeOwnership is held, not enabled */
+    CHECK(!access(&sd, 0x1000000, UserMode, &granted, &status));
+    CHECK_STATUS(status, STATUS_PRIVILEGE_NOT_HELD);
+    RtlAddAccessAllowedAce(acl, 2, 3, &world);
+    CHECK(access(&sd, 3, UserMode, &granted, &status));
+    CHECK_EQ(granted, 3);
+    CHECK(!access(&sd, 7, UserMode, &granted, &status));
+    CHECK(access(&sd, MAXIMUM_ALLOWED, UserMode, &granted, &status));
+    CHECK_EQ(granted, 3);
+    RtlAddAccessAllowedAce(acl, 2, 4, &stranger);
+    CHECK(!access(&sd, 4, UserMode, &granted, &status));
+    RtlAddAccessDeniedAce(acl, 2, 2, &admins); /* behind what allows it: too late */
+    CHECK(access(&sd, 2, UserMode, &granted, &status));
+    RtlCreateAcl(acl, sizeof acl_space, 2);
+    RtlAddAccessDeniedAce(acl, 2, 2, &admins);
+    RtlAddAccessAllowedAce(acl, 2, GENERIC_READ | 2, &world);
+    CHECK(!access(&sd, 2, UserMode, &granted, &status));
+    CHECK(access(&sd, 1, UserMode, &granted, &status));
+    CHECK(access(&sd, GENERIC_READ, UserMode, &granted, &status));
+    CHECK_EQ(granted, 0x120089);
+    RtlCreateAcl(acl, sizeof acl_space, 2);
+    RtlSetOwnerSecurityDescriptor(&sd, &admins, FALSE);
+    CHECK(access(&sd, READ_CONTROL | WRITE_DAC, UserMode, &granted, &status)); /* the owner's own */
+    CHECK(!access(&sd, WRITE_OWNER, UserMode, &granted, &status));
+    CHECK(access(&sd, MAXIMUM_ALLOWED, KernelMode, &granted, &status));
+    CHECK_EQ(granted, 0x1F01FF);
+}
+
+KTEST(tokens)
+{
+    TOKEN token = PsReferencePrimaryToken(PsGetCurrentProcess());
+    TOKEN system = NULL;
+    PEPROCESS process = NULL;
+    HANDLE handle, copy;
+    ULONG session = 99, length = 0, value = 0;
+    PVOID block = NULL;
+    struct { PVOID sid; ULONG attributes; } *user;
+    UCHAR buffer[64];
+    CHECK_STATUS(PsLookupProcessByProcessId((HANDLE)4, &process), STATUS_SUCCESS);
+    system = PsReferencePrimaryToken(process);
+    ObDereferenceObject(process);
+    CHECK(token != NULL && token != system);
+    CHECK(SeTokenIsAdmin(token));
+    CHECK(SeTokenIsAdmin(system));
+    CHECK(!SeTokenIsRestricted(token));
+    CHECK_EQ(SeTokenType(token), 1);
+    CHECK_STATUS(SeQuerySessionIdToken(token, &session), STATUS_SUCCESS);
+    CHECK_EQ(session, 1);
+    CHECK_STATUS(SeQuerySessionIdToken(system, &session), STATUS_SUCCESS);
+    CHECK_EQ(session, 0);
+    CHECK_STATUS(SeQueryInformationToken(system, 1, &block), STATUS_SUCCESS);
+    user = block;
+    CHECK(RtlValidSid(user->sid));
+    CHECK_EQ(*RtlSubAuthoritySid(user->sid, 0), 18);
+    ExFreePool(block);
+    CHECK_STATUS(SeQueryInformationToken(token, 0x7777, &block), STATUS_INVALID_INFO_CLASS);
+    CHECK_STATUS(ZwOpenProcessToken((HANDLE)(LONG_PTR)-1, 8, &handle), STATUS_SUCCESS);
+    CHECK_STATUS(ZwOpenThreadToken((HANDLE)(LONG_PTR)-2, 8, TRUE, &copy), (NTSTATUS)0xC000007C);
+    CHECK_STATUS(ZwQueryInformationToken(handle, 1, buffer, 4, &length), STATUS_BUFFER_TOO_SMALL);
+    CHECK_EQ(length, 2 * sizeof(PVOID) + 28);
+    CHECK_STATUS(ZwQueryInformationToken(handle, 1, buffer, sizeof buffer, &length), STATUS_SUCCESS);
+    user = (PVOID)buffer;
+    CHECK_PTR(user->sid, buffer + 2 * sizeof(PVOID));
+    CHECK_STATUS(ZwQueryInformationToken(handle, 8, &value, 4, &length), STATUS_SUCCESS);
+    CHECK_EQ(value, 1);
+    CHECK_STATUS(ZwQueryInformationToken(handle, 9, &value, 4, &length), STATUS_INVALID_PARAMETER);
+    CHECK_STATUS(ZwDuplicateToken(handle, 0, NULL, FALSE, 3, &copy), STATUS_INVALID_PARAMETER);
+    CHECK_STATUS(ZwDuplicateToken(handle, 0, NULL, FALSE, 2, &copy), STATUS_SUCCESS);
+    CHECK_STATUS(ZwQueryInformationToken(copy, 8, &value, 4, &length), STATUS_SUCCESS);
+    CHECK_EQ(value, 2);
+    CHECK_STATUS(ZwClose(copy), STATUS_SUCCESS);
+    CHECK_STATUS(ZwQueryInformationToken(copy, 8, &value, 4, &length), STATUS_INVALID_HANDLE);
+    CHECK_STATUS(ZwQuerySecurityObject(handle, 1, buffer, 0, &length), STATUS_BUFFER_TOO_SMALL);
+    CHECK_EQ(length, 36);
+    CHECK_STATUS(ZwClose(handle), STATUS_SUCCESS);
+    PsDereferencePrimaryToken(token);
+    PsDereferencePrimaryToken(system);
+}
+
+KTEST(privileges)
+{
+    LUID change_notify = {23, 0}, debug = {20, 0};
+    CHECK(SeSinglePrivilegeCheck(debug, KernelMode));
+    CHECK(!SeSinglePrivilegeCheck(debug, UserMode));
+    CHECK(SeSinglePrivilegeCheck(change_notify, UserMode));
+}
+
+KTEST(share_access)
+{
+    static FILE_OBJECT first, second;
+    SHARE_ACCESS share;
+    IoSetShareAccess(FILE_READ_DATA, FILE_SHARE_READ, &first, &share);
+    CHECK_EQ(share.OpenCount, 1);
+    CHECK_EQ(share.Readers, 1);
+    CHECK_EQ(share.SharedRead, 1);
+    CHECK_EQ(first.ReadAccess, 1);
+    CHECK_EQ(first.SharedWrite, 0);
+    CHECK_STATUS(IoCheckShareAccess(FILE_WRITE_DATA, FILE_SHARE_READ, &second, &share, TRUE), STATUS_SHARING_VIOLATION);
+    CHECK_EQ(share.OpenCount, 1);
+    CHECK_STATUS(IoCheckShareAccess(FILE_READ_DATA, 0, &second, &share, TRUE), STATUS_SHARING_VIOLATION);
+    CHECK_STATUS(IoCheckShareAccess(FILE_READ_DATA, FILE_SHARE_READ, &second, &share, FALSE), STATUS_SUCCESS);
+    CHECK_EQ(share.OpenCount, 1);
+    IoUpdateShareAccess(&second, &share);
+    CHECK_EQ(share.OpenCount, 2);
+    IoRemoveShareAccess(&first, &share);
+    IoRemoveShareAccess(&second, &share);
+    CHECK_EQ(share.OpenCount, 0);
+    CHECK_EQ(share.SharedRead, 0);
+    CHECK_STATUS(IoCheckShareAccess(FILE_READ_ATTRIBUTES, 0, &second, &share, TRUE), STATUS_SUCCESS);
+    CHECK_EQ(share.OpenCount, 0);
+}
+
+KTEST_FAMILY("security", KTEST_ENTRY(sid_basics), KTEST_ENTRY(sid_text), KTEST_ENTRY(acl_basics),
+             KTEST_ENTRY(descriptors), KTEST_ENTRY(access_check), KTEST_ENTRY(tokens), KTEST_ENTRY(privileges),
+             KTEST_ENTRY(share_access));
