@@ -35,6 +35,7 @@ pub mod shared;
 pub mod table;
 mod trap;
 pub mod value;
+pub mod view;
 
 pub use main_loop::{boot, finding, shim_panic, tick};
 pub use trap::trap;

@@ -5,7 +5,7 @@ use crate::ke::{iopm, time, timer};
 use crate::nt::{NtStatus, PASSIVE_LEVEL};
 use crate::platform::{Platform, PortAccess};
 use crate::raw::{low8, low16, low32};
-use crate::{ex, io, ke, ob, ps, shared};
+use crate::{ex, io, ke, ob, ps, shared, view};
 use abi::channel::{Completion, Operation, Request};
 use abi::crash::{CrashKind, Registers};
 use abi::doorbell::Call;
@@ -43,6 +43,7 @@ pub(crate) fn initialize() {
     ps::initialize();
     io::initialize();
     ke::initialize();
+    view::initialize();
 }
 
 /// Serves the next request; idles when there is none.

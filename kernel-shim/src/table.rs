@@ -91,6 +91,11 @@ modules! {
     hal_bus => crate::hal::bus::api_table;
     hal_port => crate::hal::port::api_table;
     hal_register => crate::hal::register::api_table;
+    view_data => crate::view::data::data_table;
+    view_image => crate::view::image::api_table;
+    view_modules => crate::view::modules::api_table;
+    view_system_information => crate::view::system_information::api_table;
+    view_version => crate::view::version::api_table;
 }
 
 /// Number of exports.

@@ -155,6 +155,7 @@ fn port_write(privilege: Privilege) -> Result<String, Failure> {
         timeout: Duration::from_secs(60),
         trace: None,
         is_strict: false,
+        windows: None,
     })?;
     let mut process = machine.process()?;
     let handle = process.open(r"\\.\faulty")?;

@@ -7,6 +7,7 @@ pub mod basic;
 pub mod bugcheck;
 pub mod io;
 pub mod kernel;
+pub mod module;
 pub mod status;
 
 pub use basic::*;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use abi::channel::Operation;
+use abi::windows::Windows;
 use abi::{DriverAbi, Privilege, layout};
 use displaydoc::Display;
 use kernel_shim::export::Coverage;
@@ -50,6 +51,8 @@ pub struct Launch {
     pub trace: Option<(TraceOutput, bool)>,
     /// Refuse a driver with imports that Ringfence does not have.
     pub is_strict: bool,
+    /// Which Windows the guest is; `None`: the default for the driver's ABI.
+    pub windows: Option<Windows>,
 }
 
 /// Why a driver does not run.
@@ -97,6 +100,8 @@ pub enum StartError {
     },
     /// KVM cannot be used
     Kvm(#[from] KvmError),
+    /// there is no 32-bit Windows {0}: use --windows 7 or 10 for this i386 driver
+    Windows(&'static str),
     /// this machine's KVM (kvm_pvm) interprets ring-0 code and has no SSE there: use --privilege ring3 or auto
     Ring0Unavailable,
     /// the guest cannot be made
@@ -234,6 +239,28 @@ fn refuse_unbound(image: &Image, path: &str) -> Result<(), StartError> {
     })
 }
 
+/// The Windows that a driver gets, with a warning if it was linked for a later one.
+fn choose_windows(
+    asked: Option<Windows>,
+    image: &Image,
+    path: &str,
+) -> Result<Windows, StartError> {
+    let windows = asked.unwrap_or(Windows::default_for(image.abi));
+    if !windows.exists_for(image.abi) {
+        return Err(StartError::Windows(windows.name()));
+    }
+    let release = windows.release(image.abi);
+    let (major, minor) = image.subsystem_version.max(image.system_version);
+    if (major, minor) > (release.major, release.minor) {
+        tracing::warn!(
+            "{path} was linked for Windows {major}.{minor}, this guest is {}.{}; see --windows",
+            release.major,
+            release.minor
+        );
+    }
+    Ok(windows)
+}
+
 /// Everything up to the guest's first instruction, on the thread that will run it.
 fn prepare(
     launch: Launch,
@@ -250,6 +277,7 @@ fn prepare(
         }
         Some(privilege) => privilege,
     };
+    let windows = choose_windows(launch.windows, image, path)?;
     let ports = PortSpace::new(&launch.policy)?;
     let memory = MemorySpace::new(&launch.policy, launch.memory_bytes)?;
     let mut builder = VmBuilder::new(
@@ -260,6 +288,7 @@ fn prepare(
             ram_bytes: launch.memory_bytes,
             timeout: launch.timeout,
             is_trace_lossless: launch.trace.is_some(),
+            windows,
         },
     )?;
     add_window_memory(&mut builder, &memory)?;
@@ -333,7 +362,7 @@ fn place(builder: &mut VmBuilder, image: &Image, path: &str) -> Result<Placed, S
         let bound = import
             .name()
             .and_then(|name| find_export(image.abi, &import.dll, name))
-            .and_then(|index| builder.export_address(index));
+            .and_then(|index| builder.import_address(index, &import.dll));
         bound.unwrap_or_else(|| match builder.bind_unbound() {
             Ok((address, _)) => {
                 let name = import.name().map_or_else(
@@ -404,7 +433,12 @@ fn symbols(
         &kernel_shim::table::EXPORTS,
         unbound,
     );
-    Symbols::new(vec![driver, stubs])
+    let hal = Module::stubs(
+        kernel_base + layout::HAL_EXPORTS,
+        &kernel_shim::table::EXPORTS,
+        &[],
+    );
+    Symbols::new(vec![driver, stubs, hal])
 }
 
 /// Has the shim call DriverEntry.
