@@ -6,6 +6,7 @@ pub mod machine;
 pub mod observe;
 pub mod policy;
 pub mod ports;
+pub mod readiness;
 pub mod session;
 
 pub use loader;
