@@ -7,12 +7,13 @@
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
+use abi::crash::Registers;
 use abi::doorbell::{Call, CallPage};
 use abi::layout::{self, Shared, tss};
 use kernel_shim::platform::{Platform, PortAccess, PortDenied};
 use kernel_shim::raw::low16;
 
-use crate::{entry, runtime, trap, user};
+use crate::{entry, runtime, switch, trap, user};
 
 static KERNEL_BASE: AtomicU64 = AtomicU64::new(0);
 
@@ -34,6 +35,26 @@ pub(crate) extern "C" fn guest_start(kernel_base: u64, heap_bytes: u64) -> ! {
     trap::initialize(kernel_base);
     runtime::claim_heap(kernel_base + layout::HEAP, heap_bytes);
     kernel_shim::boot(&MACHINE)
+}
+
+/// Selectors of the mode that shim and driver run in: 64-bit code, data.
+pub(crate) fn code64_and_data() -> (u64, u64) {
+    use abi::layout::selector;
+    if entry::is_ring3() {
+        (selector::USER_CODE64.into(), selector::USER_DATA.into())
+    } else {
+        (selector::KERNEL_CODE64.into(), selector::KERNEL_DATA.into())
+    }
+}
+
+/// Selector of 32-bit code in the mode that the driver runs in.
+pub(crate) fn code32() -> u64 {
+    use abi::layout::selector;
+    if entry::is_ring3() {
+        selector::USER_CODE32.into()
+    } else {
+        selector::KERNEL_CODE32.into()
+    }
 }
 
 fn tss_field(offset: u64) -> u64 {
@@ -103,6 +124,24 @@ impl Platform for Machine {
             argument(10),
             argument(11),
         )
+    }
+
+    fn prepare_stack(&self, top: u64, entry: extern "C" fn(u64) -> !, argument: u64) -> u64 {
+        switch::prepare(top, entry, argument)
+    }
+
+    fn switch_stack(&self, save_at: u64, stack_pointer: u64) {
+        switch::switch(save_at, stack_pointer);
+    }
+
+    fn resume(
+        &self,
+        registers: &Registers,
+        is_32_bit: bool,
+        fpu: Option<&[u8; 512]>,
+        depth: u32,
+    ) -> ! {
+        trap::resume(registers, is_32_bit, fpu, depth)
     }
 
     fn user_port(&self, access: PortAccess) -> Result<u32, PortDenied> {

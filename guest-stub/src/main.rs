@@ -5,6 +5,7 @@
 //! | `entry` | first instructions, change to CPL 3 in ring3 mode |
 //! | `trap` | gates for all exceptions and the tick, trap frames |
 //! | `thunk32` | calls between 32-bit driver code and the 64-bit shim |
+//! | `switch` | from one kernel stack to another |
 //! | `user` | the ring-3 stub that executes in/out for a client process |
 //! | `machine` | [`kernel_shim::platform::Platform`] on the real thing |
 //! | `runtime` | heap, panic, the symbols that precompiled `core` wants |
@@ -17,6 +18,7 @@ mod entry;
 mod header;
 mod machine;
 mod runtime;
+mod switch;
 mod thunk32;
 mod trap;
 mod user;

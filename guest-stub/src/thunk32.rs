@@ -128,6 +128,7 @@ global_asm!(
     "guest_return32_ring0_pointer: .quad guest_return32_ring0",
     ".section .bss.thunk32, \"aw\", @nobits",
     ".balign 8",
+    ".global guest_nest_rsp",
     "guest_nest_rsp: .skip 8",
     ".text",
     user_code64 = const selector::USER_CODE64,

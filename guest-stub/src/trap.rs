@@ -5,6 +5,10 @@
 //! on the same stack. From `guest_trap_entry` on both modes run the same code: it moves the frame to a trap
 //! stack of its own nesting level, saves the FPU state, and calls [`guest_trap`].
 //!
+//! What may switch threads or call the driver (the tick, an exception's dispatch) does not run there: [`redirect`]
+//! copies the frame to the interrupted thread's own stack, as NT does, and the handler runs on that stack. So trap
+//! stacks are held for a few instructions only, and a thread that is switched away takes its frame along.
+//!
 //! Between the gate and the move the frame is on the gate's stack, and in ring3 mode interrupts cannot be
 //! masked there. The VMM injects no tick while RIP is in `guest_trap_entry..guest_trap_window_end`.
 #![expect(unsafe_code, reason = "trap gates in assembly, frames by pointer")]
@@ -51,6 +55,10 @@ unsafe extern "C" {
     pub(crate) fn guest_trap_entry();
     /// End of the code that uses a gate's stack or the top trap stack without owning it.
     pub(crate) fn guest_trap_window_end();
+    /// Calls the handler of a redirected trap, then resumes: RSP = RDI = frame, RSI = handler.
+    fn guest_redirected();
+    /// Resumes from a frame: see [`resume`].
+    fn guest_resume(frame: *const TrapFrame, depth_word: u64, depth: u64) -> !;
     /// Top of the trap stack for the next trap.
     static mut guest_trap_stack_top: u64;
     /// CPL 0 service: see [`clear_page_table_entries`].
@@ -173,8 +181,19 @@ global_asm!(
     "   fxsave64 [rsp]",
     "   mov rdi, rsp",
     "   call guest_trap",
-    "   fxrstor64 [rsp]",
     "   sub qword ptr [rip + guest_trap_stack_top], {stride}",
+    "   jmp 5f",
+    // The handler returns the address of the depth word and its value. No tick comes between that store and the
+    // end of this window.
+    "guest_redirected:",
+    "   cld",
+    "   call rsi",
+    "   mov [rax], edx",
+    "   jmp 5f",
+    "guest_resume:",
+    "   mov rsp, rdi",
+    "   mov [rsi], edx",
+    "5: fxrstor64 [rsp]",
     "   mov rax, [rsp + {general}]",
     "   mov rcx, [rsp + {general} + 8]",
     "   mov rdx, [rsp + {general} + 16]",
@@ -192,6 +211,8 @@ global_asm!(
     "   mov r15, [rsp + {general} + 120]",
     "   lea rsp, [rsp + {rip}]",
     "   iretq",
+    ".global guest_redirected",
+    ".global guest_resume",
     ".global guest_trap_window_end",
     "guest_trap_window_end:",
     "   ud2",
@@ -238,6 +259,90 @@ pub(crate) fn clear_page_table_entries(first_index: u64, count: u64, address: u6
     unsafe { guest_clear_entries(first_index, count, address) };
 }
 
+/// What a redirected trap's handler returns: where the depth word is and what it shall be when the frame is resumed.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct Resumption {
+    depth_word: u64,
+    depth: u64,
+}
+
+impl Resumption {
+    /// Resumes with that depth of shim code.
+    pub(crate) fn at_depth(depth: u32) -> Self {
+        Self {
+            depth_word: kernel_shim::shared::depth_address(),
+            depth: u64::from(depth),
+        }
+    }
+}
+
+/// Bytes below a stack pointer that the interrupted code may use (System V's red zone; precompiled `core` does).
+const RED_ZONE: u64 = 128;
+
+/// Copies the frame to the interrupted code's stack and changes `frame` so that `handler` runs there, with the copy;
+/// when it returns, the copy is resumed. The caller has set the depth of shim code.
+///
+/// A stack without room for it faults here, on the trap stack: that is a kernel stack overflow.
+fn redirect(frame: &mut TrapFrame, handler: extern "C" fn(&mut TrapFrame) -> Resumption) {
+    let bytes = size_of::<TrapFrame>() as u64;
+    let copy = (frame.rsp - RED_ZONE - bytes) & !15;
+    let to = copy as *mut TrapFrame;
+    let from = core::ptr::from_ref(frame);
+    // SAFETY: below the stack pointer and the red zone of the interrupted code, so nothing is there; aligned; an
+    // address that is not mapped faults as said above. The two do not overlap: one is on a trap stack.
+    unsafe { core::ptr::copy_nonoverlapping(from, to, 1) };
+    frame.general[7] = copy;
+    frame.general[6] = handler as *const () as u64;
+    frame.rsp = copy;
+    frame.rip = guest_redirected as *const () as u64;
+    (frame.cs, frame.ss) = machine::code64_and_data();
+    frame.rflags = RFLAGS_INTERRUPTS;
+}
+
+/// RFLAGS with nothing but the interrupt flag and the bit that is always set.
+const RFLAGS_INTERRUPTS: u64 = 0x202;
+
+/// The tick, on the interrupted thread's stack.
+extern "C" fn tick(_: &mut TrapFrame) -> Resumption {
+    kernel_shim::tick();
+    Resumption::at_depth(0)
+}
+
+/// Continues driver or shim code with all of its registers, at that depth of shim code. `fpu` is an FXSAVE image;
+/// without one the FPU keeps its state. The current stack is left as it is.
+pub(crate) fn resume(
+    registers: &Registers,
+    is_32_bit: bool,
+    fpu: Option<&[u8; 512]>,
+    depth: u32,
+) -> ! {
+    let (code64, data) = machine::code64_and_data();
+    let mut frame = TrapFrame {
+        fpu: [0; 512],
+        general: registers.general,
+        vector: 0,
+        error_code: 0,
+        cr2: 0,
+        reserved: 0,
+        rip: registers.rip,
+        cs: if is_32_bit { machine::code32() } else { code64 },
+        rflags: registers.rflags | RFLAGS_INTERRUPTS,
+        rsp: registers.general[4],
+        ss: data,
+        reserved2: 0,
+    };
+    match fpu {
+        Some(image) => frame.fpu = *image,
+        // SAFETY: 512 bytes, 16-byte aligned.
+        None => unsafe { core::arch::x86_64::_fxsave64(frame.fpu.as_mut_ptr()) },
+    }
+    let resumption = Resumption::at_depth(depth);
+    // SAFETY: the frame is complete and stays valid: nothing runs on this stack until the `iretq` has read it.
+    // Where it leads is the driver's business, as any return address is.
+    unsafe { guest_resume(&raw const frame, resumption.depth_word, resumption.depth) }
+}
+
 /// Called by `guest_trap_entry` with the frame on the trap stack.
 #[unsafe(no_mangle)]
 extern "C" fn guest_trap(frame: &mut TrapFrame) {
@@ -255,7 +360,9 @@ extern "C" fn guest_trap(frame: &mut TrapFrame) {
         ));
     }
     if frame.vector == u64::from(TICK_VECTOR) {
-        kernel_shim::tick();
+        if kernel_shim::begin_tick() {
+            redirect(frame, tick);
+        }
         return;
     }
     if user::finish(frame) {

@@ -37,7 +37,7 @@ mod trap;
 pub mod value;
 pub mod view;
 
-pub use main_loop::{boot, finding, shim_panic, tick};
+pub use main_loop::{begin_tick, boot, finding, shim_panic, tick};
 pub use trap::trap;
 
 #[cfg(test)]

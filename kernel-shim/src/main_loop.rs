@@ -144,20 +144,27 @@ fn port(request: &Request, write: Option<u32>) -> Result<u64, NtStatus> {
     iopm::process_port(request.process, access).map(u64::from)
 }
 
-/// The timer tick, in the interrupted code's stead: time, expired timers, DPCs.
-pub fn tick() {
+/// A tick has interrupted the guest. True: [`tick`] is to run now, on the interrupted thread's stack; shim code
+/// counts as entered. False: it came at a wrong time and is due at the next occasion.
+#[must_use]
+pub fn begin_tick() -> bool {
     if shared::depth() != 0 || shared::irql() >= crate::nt::DISPATCH_LEVEL || shared::in_tick() != 0
     {
         shared::set_tick_due(1);
-        return;
+        return false;
     }
-    shared::set_in_tick(1);
     shared::set_depth(1);
+    true
+}
+
+/// The timer tick, in the interrupted code's stead: time, expired timers, DPCs. The depth of shim code is 1, and 0 when
+/// the interrupted code is resumed.
+pub fn tick() {
+    shared::set_in_tick(1);
     shared::set_tick_due(0);
     time::update();
     timer::expire();
     ke::dpc::run_all();
-    shared::set_depth(0);
     shared::set_in_tick(0);
 }
 

@@ -43,6 +43,21 @@ pub trait Platform: Sync {
     /// Calls a driver's routine in the driver ABI's convention (Microsoft x64, or stdcall on i386, where every
     /// argument is one 4-byte slot). At most 12 arguments. Returns RAX, or EDX:EAX.
     fn call_driver(&self, function: u64, arguments: &[u64]) -> u64;
+    /// Lays out a new kernel stack so that the first [`Platform::switch_stack`] to it calls `entry(argument)`. `top` is
+    /// its end, 16-byte aligned. Returns the stack pointer.
+    fn prepare_stack(&self, top: u64, entry: extern "C" fn(u64) -> !, argument: u64) -> u64;
+    /// Stores this stack's pointer to the u64 at address `save_at` and goes on with the other one; returns when
+    /// something switches back to this stack.
+    fn switch_stack(&self, save_at: u64, stack_pointer: u64);
+    /// Continues driver code with all of its registers (unwinding, continuing after an exception), at that depth of
+    /// shim code. `fpu` is an FXSAVE image; without one the FPU keeps its state.
+    fn resume(
+        &self,
+        registers: &Registers,
+        is_32_bit: bool,
+        fpu: Option<&[u8; 512]>,
+        depth: u32,
+    ) -> !;
     /// Executes `in`/`out` at CPL 3 in the ring-3 stub, under the bitmap set by [`Platform::set_process_iopm`].
     ///
     /// # Errors

@@ -120,6 +120,12 @@ state_word! {
     interrupts_masked, set_interrupts_masked: interrupts_masked;
 }
 
+/// The address of [`State::shim_depth`].
+#[must_use]
+pub fn depth_address() -> u64 {
+    state_address(offset_of!(State, shim_depth))
+}
+
 /// Current IRQL ([`State::irql`]).
 #[must_use]
 pub fn irql() -> u8 {

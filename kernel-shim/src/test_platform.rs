@@ -16,7 +16,7 @@ use crate::raw::{Ptr, volatile_read, volatile_write};
 use crate::{shared, table};
 use abi::boot::{BootInfo, MAX_REGIONS, Region, RegionKind};
 use abi::channel::{Completion, CompletionRing, Operation, RING_ENTRIES, Request};
-use abi::crash::CrashRecord;
+use abi::crash::{CrashRecord, Registers};
 use abi::doorbell::Call;
 use abi::layout::{self, Shared};
 
@@ -61,6 +61,31 @@ impl Platform for Fake {
         call(function, arguments)
     }
 
+    fn prepare_stack(&self, top: u64, entry: extern "C" fn(u64) -> !, argument: u64) -> u64 {
+        let words = [
+            0,
+            0,
+            entry as *const () as u64,
+            argument,
+            0,
+            0,
+            thread_start as *const () as u64,
+            0,
+        ];
+        let stack_pointer = top - size_of_val(&words) as u64;
+        Ptr::new(stack_pointer).write(words);
+        stack_pointer
+    }
+
+    fn switch_stack(&self, save_at: u64, stack_pointer: u64) {
+        // SAFETY: the scheduler passes its own word and the stack pointer of a stack that waits to go on.
+        unsafe { switch(save_at, stack_pointer) };
+    }
+
+    fn resume(&self, _: &Registers, _: bool, _: Option<&[u8; 512]>, _: u32) -> ! {
+        panic!("test drivers are Rust functions: none can be resumed in its middle")
+    }
+
     fn user_port(&self, access: PortAccess) -> Result<u32, PortDenied> {
         let map = lock(&self.iopm);
         let Some(map) = map.as_ref() else {
@@ -101,6 +126,36 @@ impl Platform for Fake {
     fn halt(&self) -> ! {
         resume_unwind(Box::new(Halted))
     }
+}
+
+/// As guest-stub's switch, without 32-bit calls.
+///
+/// # Safety
+/// `save_at` is the address of a u64, and `stack_pointer` comes from `prepare_stack` or an earlier switch.
+#[unsafe(naked)]
+unsafe extern "C" fn switch(save_at: u64, stack_pointer: u64) {
+    core::arch::naked_asm!(
+        "push rbx",
+        "push rbp",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "mov [rdi], rsp",
+        "mov rsp, rsi",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbp",
+        "pop rbx",
+        "ret",
+    )
+}
+
+#[unsafe(naked)]
+extern "C" fn thread_start() {
+    core::arch::naked_asm!("mov rdi, r12", "call r13", "ud2")
 }
 
 struct Halted;
