@@ -30,14 +30,6 @@ nt_data! { module = view_data;
     ntoskrnl both data(4, 4) implemented
     InitSafeBootMode: u32 = 0;
 
-    /// Whether a kernel debugger is enabled: no.
-    ntoskrnl both data(1, 1) implemented
-    KdDebuggerEnabled: u8 = 0;
-
-    /// Whether no kernel debugger is present: none is.
-    ntoskrnl both data(1, 1) implemented
-    KdDebuggerNotPresent: u8 = 1;
-
     /// The list of loaded modules: KLDR_DATA_TABLE_ENTRY by InLoadOrderLinks; ntoskrnl.exe, hal.dll, then drivers.
     ntoskrnl both data(8, 16) implemented
     PsLoadedModuleList: LIST_ENTRY = LIST_ENTRY { Flink: Ptr::null(), Blink: Ptr::null() };

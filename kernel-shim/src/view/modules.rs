@@ -197,7 +197,7 @@ pub(super) fn query(buffer: Ptr<u8>, length: u32) -> (NtStatus, u32) {
 }
 
 /// Bytes of AUX_MODULE_BASIC_INFO: an address.
-const BASIC_BYTES: u32 = size_of::<crate::raw::Word>() as u32;
+const BASIC_BYTES: u32 = low32(size_of::<crate::raw::Word>() as u64);
 /// Bytes of AUX_MODULE_EXTENDED_INFO: address, size, where the file's name begins, path; padded.
 const EXTENDED_BYTES: u32 = if cfg!(nt_i386) { 268 } else { 272 };
 

@@ -181,10 +181,8 @@ fn answer(class: u32, buffer: Ptr<u8>, length: u32) -> (NtStatus, u32) {
             (structure.dword(1), Exactly)
         }
         class::KERNEL_DEBUGGER => {
-            // KernelDebuggerEnabled, KernelDebuggerNotPresent.
-            let enabled = super::exported(&data::KdDebuggerEnabled).read();
-            let absent = super::exported(&data::KdDebuggerNotPresent).read();
-            let structure = Structure::default().half(u16::from_le_bytes([enabled, absent]));
+            // KernelDebuggerEnabled, KernelDebuggerNotPresent: there is none.
+            let structure = Structure::default().half(u16::from_le_bytes([0, 1]));
             (structure, AtLeast)
         }
         class::REGISTRY_QUOTA => (registry_quota(), AtLeast),

@@ -168,7 +168,11 @@ nt_api! { module = view_version;
         type_mask: ULong,
         condition_mask: ULongLong,
     ) -> NtStatus {
-        if type_mask == 0 || condition_mask == 0 {
+        let has_conditions = (0..8)
+            .map(|bit| 1 << bit)
+            .filter(|bit| type_mask & bit != 0)
+            .all(|bit| condition(condition_mask, bit) != 0);
+        if type_mask & field::ALL == 0 || !has_conditions {
             return NtStatus::INVALID_PARAMETER;
         }
         match satisfies(&version_info.read(), type_mask, condition_mask) {

@@ -392,11 +392,13 @@ impl<'a, 'b> Machine<'a, 'b> {
         match instruction.op_kind(operand) {
             OpKind::Register => self.register(instruction.op_register(operand), state),
             OpKind::Memory => self.load(instruction, instruction.memory_size().size(), state),
-            OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => None,
-            _ => Some(Value {
-                number: instruction.immediate(operand),
-                is_code: false,
-            }),
+            _ => {
+                let number = instruction.try_immediate(operand).ok()?;
+                Some(Value {
+                    number,
+                    is_code: false,
+                })
+            }
         }
     }
 
@@ -476,7 +478,8 @@ impl<'a, 'b> Machine<'a, 'b> {
                 self.adjust_stack(state, word);
             }
             mnemonic => {
-                if !self.compute(instruction, mnemonic, bytes, state) {
+                let has_operands = instruction.op_count() != 0;
+                if !has_operands || !self.compute(instruction, mnemonic, bytes, state) {
                     self.forget(instruction, state);
                 }
             }

@@ -64,7 +64,10 @@ pub(super) fn find(code: &Code<'_>, references: &BTreeSet<u64>) -> Vec<ObjectNam
                 .iter()
                 .find(|(prefix, _)| lower.starts_with(prefix) && lower.len() > prefix.len());
             if let Some(&(_, kind)) = prefix {
-                let is_referenced = references.contains(&address) || pointed.contains(&address);
+                // A compiler may copy a text in pieces.
+                let whole = address..address + (unit * name.len()) as u64;
+                let is_referenced =
+                    references.range(whole).next().is_some() || pointed.contains(&address);
                 names.insert(ObjectName {
                     kind,
                     name,
