@@ -26,7 +26,7 @@ pub const ABI: DriverAbi = if cfg!(nt_i386) {
 /// The version of Windows that this guest is.
 #[must_use]
 pub fn windows() -> Windows {
-    Windows::from_number(shared::windows()).unwrap_or(Windows::default_for(ABI))
+    Windows::from_number(shared::windows()).unwrap_or(const { Windows::default_for(ABI) })
 }
 
 /// What it says about itself.

@@ -19,7 +19,7 @@ pub(super) fn section(file_name: &str, release: Release, rva: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
     let entries = [
         (RT_VERSION, DIRECTORY | IS_DIRECTORY),
-        (1, 2 * DIRECTORY | IS_DIRECTORY),
+        (1, (2 * DIRECTORY) | IS_DIRECTORY),
         (LANGUAGE, DATA_ENTRY),
     ];
     for (id, leads_to) in entries {

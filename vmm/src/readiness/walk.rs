@@ -334,7 +334,7 @@ fn jump_table(
     }
     let displacement = instruction.memory_displacement64();
     let is_jump = instruction.flow_control() == FlowControl::IndirectBranch;
-    if is_jump && instruction.memory_index_scale() == code.word() as u32 {
+    if is_jump && u64::from(instruction.memory_index_scale()) == code.word() as u64 {
         let word = code.word() as u64;
         entries(code, displacement, word, pending, |entry| entry);
         return;

@@ -245,7 +245,7 @@ fn choose_windows(
     image: &Image,
     path: &str,
 ) -> Result<Windows, StartError> {
-    let windows = asked.unwrap_or(Windows::default_for(image.abi));
+    let windows = asked.unwrap_or_else(|| Windows::default_for(image.abi));
     if !windows.exists_for(image.abi) {
         return Err(StartError::Windows(windows.name()));
     }
