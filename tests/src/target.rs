@@ -91,6 +91,7 @@ impl Target {
             trace: None,
             is_strict: false,
             windows: None,
+            is_verifying: true,
         }
     }
 

@@ -41,10 +41,10 @@ pub struct Module<'a> {
 /// Makes the list: ntoskrnl.exe and hal.dll.
 pub(crate) fn initialize() {
     exported(&data::PsLoadedModuleList).list_initialize();
-    // An ERESOURCE that nobody holds: its list of all resources is empty.
-    exported(&data::PsLoadedModuleResource)
-        .cast::<LIST_ENTRY>()
-        .list_initialize();
+    // It cannot fail.
+    let _ = crate::ex::resource_api::ExInitializeResourceLite(
+        exported(&data::PsLoadedModuleResource).cast(),
+    );
     for (offset, file) in [(layout::NTOSKRNL, "ntoskrnl.exe"), (layout::HAL, "hal.dll")] {
         let base = shared::kernel_base() + offset;
         let headers = headers_of(base);

@@ -65,6 +65,8 @@ pub struct VmConfig {
     pub is_trace_lossless: bool,
     /// Which Windows it is.
     pub windows: Windows,
+    /// Whether drivers' use of the pool is verified.
+    pub is_verifying: bool,
 }
 
 /// Host memory that is placed in the guest-physical I/O window.
@@ -109,6 +111,7 @@ impl VmBuilder {
             config.privilege,
             config.ram_bytes,
             config.windows,
+            config.is_verifying,
         )?;
         let vcpu = vm.create_vcpu(0).map_err(kvm_error("KVM_CREATE_VCPU"))?;
         let cpuid = kvm
@@ -206,6 +209,7 @@ impl VmBuilder {
                 entry: self.header.entry,
                 kernel_base: self.plan.kernel_base,
                 abi: self.config.abi,
+                heap_bytes: layout::heap_size(self.config.ram_bytes),
             },
         )?;
         let tsc_khz = vcpu.tsc_khz().unwrap_or(1_000_000);

@@ -53,6 +53,8 @@ pub struct Launch {
     pub is_strict: bool,
     /// Which Windows the guest is; `None`: the default for the driver's ABI.
     pub windows: Option<Windows>,
+    /// Verify drivers' use of the pool, as Driver Verifier's special pool does.
+    pub is_verifying: bool,
 }
 
 /// Why a driver does not run.
@@ -289,6 +291,7 @@ fn prepare(
             timeout: launch.timeout,
             is_trace_lossless: launch.trace.is_some(),
             windows,
+            is_verifying: launch.is_verifying,
         },
     )?;
     add_window_memory(&mut builder, &memory)?;
