@@ -3,7 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Number of [`Region`]s that [`BootInfo`] can hold.
-pub const MAX_REGIONS: usize = 48;
+pub const MAX_REGIONS: usize = 64;
 
 /// A mapped range of guest-virtual addresses with guest-physically contiguous memory behind it.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -40,7 +40,7 @@ bitflags::bitflags! {
 pub enum RegionKind {
     /// The shim's own image.
     Shim = 1,
-    /// Import stubs.
+    /// A part of the images of ntoskrnl.exe and hal.dll.
     Exports = 2,
     /// A driver's image.
     Driver = 3,
@@ -99,6 +99,14 @@ pub struct BootInfo {
     pub reserved: u32,
     /// How many of `regions` are in use.
     pub region_count: u32,
+    /// [`crate::windows::Windows`] as a number.
+    pub windows: u32,
+    /// RVA of `.data` in the images of ntoskrnl.exe and hal.dll.
+    pub kernel_data_rva: u32,
+    /// First address of the shim's variables, which `.data` shows.
+    pub shim_data: u64,
+    /// Bytes of them; 0: there are no such images.
+    pub shim_data_bytes: u64,
     /// What is mapped where.
     pub regions: [Region; MAX_REGIONS],
 }

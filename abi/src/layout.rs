@@ -44,8 +44,17 @@ pub const fn kernel_base(abi: DriverAbi, privilege: Privilege) -> u64 {
 
 /// Bytes of an import stub.
 pub const STUB_BYTES: u64 = 16;
+/// The image of ntoskrnl.exe: headers, `.text` with the import stubs, `.data` with the variables of the shim's image
+/// (the same memory a second time), `.rdata` with the export directory, `.rsrc`.
+pub const NTOSKRNL: u64 = 0x0100_0000;
+/// The image of hal.dll, made in the same way.
+pub const HAL: u64 = 0x0180_0000;
+/// RVA of `.text` in both images.
+pub const KERNEL_TEXT_RVA: u64 = PAGE_SIZE;
 /// Import stubs: one for each export of the table, in its order, then unbound ones. Read, execute.
-pub const EXPORTS: u64 = 0x0100_0000;
+pub const EXPORTS: u64 = NTOSKRNL + KERNEL_TEXT_RVA;
+/// hal.dll's import stubs, in the same order; only those of its own exports are exported.
+pub const HAL_EXPORTS: u64 = HAL + KERNEL_TEXT_RVA;
 /// Driver images, each with an unmapped page before and after it.
 pub const DRIVERS: u64 = 0x0200_0000;
 /// Bytes of address space for driver images.
@@ -142,6 +151,12 @@ pub const USER_PROBE_ADDRESS: u64 = 0x7FFF_0000;
 #[must_use]
 pub const fn stub_address(kernel_base: u64, index: u64) -> u64 {
     kernel_base + EXPORTS + index * STUB_BYTES
+}
+
+/// Guest-virtual address of hal.dll's import stub `index` in a kernel space at `kernel_base`.
+#[must_use]
+pub const fn hal_stub_address(kernel_base: u64, index: u64) -> u64 {
+    kernel_base + HAL_EXPORTS + index * STUB_BYTES
 }
 
 /// What lies where in the shared pages, as offsets from [`SHARED`].

@@ -17,6 +17,7 @@ pub mod header;
 pub mod layout;
 pub mod registry;
 pub mod trace;
+pub mod windows;
 
 /// Version of everything in this crate. Raised with every change that the other side can see.
 pub const VERSION: u32 = 2;

@@ -39,6 +39,7 @@ pub mod shared;
 pub mod table;
 mod trap;
 pub mod value;
+pub mod view;
 
 pub use main_loop::{begin_tick, boot, finding, shim_panic, tick};
 pub use trap::trap;

@@ -5,7 +5,7 @@ use crate::ke::{iopm, time, timer};
 use crate::nt::{NtStatus, PASSIVE_LEVEL};
 use crate::platform::{Platform, PortAccess};
 use crate::raw::{low8, low16, low32, to_usize};
-use crate::{cm, ex, fs, io, ke, ob, ps, se, shared};
+use crate::{cm, ex, fs, io, ke, ob, ps, se, shared, view};
 use abi::channel::{Completion, Operation, Request};
 use abi::crash::{CrashKind, Registers};
 use abi::doorbell::Call;
@@ -49,6 +49,7 @@ pub(crate) fn initialize() {
     ex::initialize();
     cm::initialize();
     fs::initialize();
+    view::initialize();
 }
 
 /// Serves the next request; idles when there is none.

@@ -189,6 +189,10 @@ boot_word! {
     pool_bytes: u64;
     user_bytes: u64;
     trace_lossless: u32;
+    windows: u32;
+    kernel_data_rva: u32;
+    shim_data: u64;
+    shim_data_bytes: u64;
     verify: u32;
     region_count: u32;
 }

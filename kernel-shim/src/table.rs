@@ -154,7 +154,6 @@ modules! {
     rtl_unicode => crate::rtl::unicode::api_table;
     rtl_unicode_more => crate::rtl::unicode_more::api_table;
     rtl_utf8 => crate::rtl::utf8::api_table;
-    rtl_version_check => crate::rtl::version_check::api_table;
     se_access => crate::se::access::api_table;
     se_acl => crate::se::acl::api_table;
     se_descriptor => crate::se::descriptor::api_table;
@@ -173,6 +172,11 @@ modules! {
     hal_bus => crate::hal::bus::api_table;
     hal_port => crate::hal::port::api_table;
     hal_register => crate::hal::register::api_table;
+    view_data => crate::view::data::data_table;
+    view_image => crate::view::image::api_table;
+    view_modules => crate::view::modules::api_table;
+    view_system_information => crate::view::system_information::api_table;
+    view_version => crate::view::version::api_table;
 }
 
 /// Number of exports.

@@ -275,6 +275,10 @@ fn boot(verify: u32) -> Machine {
         verify,
         reserved: 0,
         region_count: 4,
+        windows: 0,
+        kernel_data_rva: 0,
+        shim_data: 0,
+        shim_data_bytes: 0,
         regions,
     };
     volatile_write(fake.shared() + Shared::BOOT_INFO, boot);

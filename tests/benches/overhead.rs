@@ -159,6 +159,7 @@ fn port_write(privilege: Privilege) -> Result<String, Failure> {
         registry: None,
         files: None,
         is_strict: false,
+        windows: None,
     })?;
     let mut process = machine.process()?;
     let handle = process.open(r"\\.\faulty")?;

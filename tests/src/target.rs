@@ -93,6 +93,7 @@ impl Target {
             registry: None,
             files: None,
             is_strict: false,
+            windows: None,
             is_verifying: true,
         }
     }

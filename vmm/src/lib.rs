@@ -7,6 +7,7 @@ pub mod machine;
 pub mod observe;
 pub mod policy;
 pub mod ports;
+pub mod readiness;
 pub mod registry;
 pub mod session;
 

@@ -123,13 +123,17 @@ fn populate(hive: &mut Hive) -> Result<(), NtStatus> {
         set_built_in(hive, select, name, REG_DWORD, 1_u32.to_le_bytes().to_vec())?;
     }
     let version = hive.resolve(WINDOWS_NT, false)?;
+    let release = crate::view::release();
+    // The value has not gone beyond 6.3: programs that compare it as text would take "10" for less.
+    let current_version = if release.major >= 10 {
+        String::from("6.3")
+    } else {
+        format!("{}.{}", release.major, release.minor)
+    };
     for (name, text) in [
-        (
-            "CurrentVersion",
-            format!("{}.{}", crate::rtl::misc::MAJOR, crate::rtl::misc::MINOR),
-        ),
-        ("CurrentBuildNumber", format!("{}", crate::rtl::misc::BUILD)),
-        ("CurrentBuild", format!("{}", crate::rtl::misc::BUILD)),
+        ("CurrentVersion", current_version),
+        ("CurrentBuildNumber", format!("{}", release.build)),
+        ("CurrentBuild", format!("{}", release.build)),
         ("SystemRoot", String::from("C:\\Windows")),
     ] {
         set_built_in(hive, version, name, REG_SZ, string_data(&text))?;

@@ -11,7 +11,7 @@ use crate::nt::{
 };
 use crate::ob::{self, ObjectType, names};
 use crate::raw::{Global, Ptr, from_word, low16, low32, to_word};
-use crate::{ke, shared, table};
+use crate::{ke, shared, table, view};
 use abi::layout;
 use abi::trace::{Entry, TraceKind};
 
@@ -113,6 +113,13 @@ fn create_object(base: u64, bytes: u64, entry: u64, name: &str) -> Option<Driver
     let service_name = counted_string(name)?.read();
     let hardware = counted_string("\\Registry\\Machine\\Hardware\\Description\\System")?;
     let default = to_word(invalid_device_request());
+    let section = view::modules::insert(&view::modules::Module {
+        base,
+        bytes,
+        entry,
+        folder: "\\??\\C:\\Windows\\System32\\drivers\\",
+        file: &format!("{name}.sys"),
+    })?;
     object.write(DRIVER_OBJECT {
         Type: IO_TYPE_DRIVER,
         Size: low16(extension_at).cast_signed(),
@@ -120,7 +127,7 @@ fn create_object(base: u64, bytes: u64, entry: u64, name: &str) -> Option<Driver
         Flags: 2, // DRVO_LEGACY_DRIVER
         DriverStart: to_word(base),
         DriverSize: low32(bytes),
-        DriverSection: 0,
+        DriverSection: section.word(),
         DriverExtension: extension,
         DriverName: driver_name,
         HardwareDatabase: hardware,
@@ -187,6 +194,7 @@ fn export_of(base: u64, bytes: u64, name: &str) -> Option<u64> {
 pub fn load(base: u64, bytes: u64, entry: u64, name: &str) -> Result<u64, NtStatus> {
     let driver = create_object(base, bytes, entry, name).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
     if let Err(status) = names::insert_object(&format!("\\Driver\\{name}"), driver.object.addr()) {
+        view::modules::remove(base);
         ob::dereference(driver.object.addr());
         return Err(status);
     }
@@ -345,6 +353,7 @@ fn remove(driver: &Driver) -> u64 {
     }
     driver_extension::forget(driver.object);
     ke::timer::forget_range(driver.base, driver.bytes);
+    view::modules::remove(driver.base);
     names::remove_object(driver.object.addr());
     let object = driver.object.read();
     for buffer in [

@@ -56,33 +56,6 @@ fn event(name: Ptr<UNICODE_STRING>, kind: u8, handle: Ptr<Word>) -> Ptr<KEVENT> 
     }
 }
 
-/// Checks a FILE_FULL_EA_INFORMATION list; the offset of the first bad entry if there is one.
-fn check_ea(buffer: Ptr<u8>, bytes: u32) -> Result<(), u32> {
-    let mut at = 0_u32;
-    loop {
-        let left = bytes.checked_sub(at).ok_or(at)?;
-        // NextEntryOffset, Flags, EaNameLength, EaValueLength, EaName.
-        if left < 8 {
-            return Err(at);
-        }
-        let entry = buffer.add_bytes(u64::from(at));
-        let next = entry.cast::<u32>().read();
-        let name_bytes = u32::from(entry.add_bytes(5).read());
-        let value_bytes = u32::from(entry.add_bytes(6).cast::<u16>().read());
-        let size = 8 + name_bytes + 1 + value_bytes;
-        if size > left || entry.add_bytes(8 + u64::from(name_bytes)).read() != 0 {
-            return Err(at);
-        }
-        if next == 0 {
-            return Ok(());
-        }
-        if next < size || !next.is_multiple_of(4) || next > left {
-            return Err(at);
-        }
-        at += next;
-    }
-}
-
 nt_api! { module = io_misc;
     /// The process that an IRP was made for; NULL if it has no thread.
     ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
@@ -203,10 +176,6 @@ nt_api! { module = io_misc;
 
 /// The device that is to be verified.
 static VERIFY: DataCell<Word> = DataCell::new(0);
-
-/// GENERIC_MAPPING of files.
-static FILE_MAPPING: DataCell<[u32; 4]> =
-    DataCell::new([0x0012_0089, 0x0012_0116, 0x0012_00A0, 0x001F_01FF]);
 
 /// The current stack: the boot stack, or whatever region the caller's stack pointer lies in.
 fn stack_limits() -> (u64, u64) {

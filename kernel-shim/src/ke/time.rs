@@ -18,18 +18,9 @@ mod user_shared {
     pub(super) const TICK_COUNT_MULTIPLIER: u64 = 0x004;
     pub(super) const INTERRUPT_TIME: u64 = 0x008;
     pub(super) const SYSTEM_TIME: u64 = 0x014;
-    pub(super) const SYSTEM_ROOT: u64 = 0x030;
-    pub(super) const PRODUCT_TYPE: u64 = 0x264;
-    pub(super) const PRODUCT_TYPE_IS_VALID: u64 = 0x268;
-    pub(super) const MAJOR_VERSION: u64 = 0x26C;
-    pub(super) const MINOR_VERSION: u64 = 0x270;
-    pub(super) const PROCESSOR_FEATURES: u64 = 0x274;
     pub(super) const TICK_COUNT: u64 = 0x320;
     pub(super) const COOKIE: u64 = 0x330;
 }
-
-/// PF_ numbers of the features that every amd64 processor has: CMPXCHG8B, MMX, SSE, RDTSC, PAE, SSE2, NX.
-const PROCESSOR_FEATURES: [u64; 7] = [2, 3, 6, 8, 9, 10, 12];
 
 /// What was last written to the page: time never runs backwards.
 static LAST: AtomicU64 = AtomicU64::new(0);
@@ -71,21 +62,11 @@ fn write_time(at: Ptr<KSYSTEM_TIME>, time: u64) {
     });
 }
 
-/// Fills the constant parts of KUSER_SHARED_DATA.
+/// Fills the parts of KUSER_SHARED_DATA that concern time; the rest is [`crate::view::user_shared`]'s.
 pub(crate) fn initialize() {
     LAST.store(0, Ordering::Relaxed);
     let word = |offset: u64, value: u32| Ptr::<u32>::new(page() + offset).write(value);
     word(user_shared::TICK_COUNT_MULTIPLIER, 0x0FA0_0000);
-    word(user_shared::PRODUCT_TYPE, 1);
-    word(user_shared::PRODUCT_TYPE_IS_VALID, 1);
-    word(user_shared::MAJOR_VERSION, 6);
-    word(user_shared::MINOR_VERSION, 1);
-    for feature in PROCESSOR_FEATURES {
-        Ptr::<u8>::new(page() + user_shared::PROCESSOR_FEATURES + feature).write(1);
-    }
-    for (index, unit) in "C:\\Windows".encode_utf16().enumerate() {
-        Ptr::<u16>::new(page() + user_shared::SYSTEM_ROOT + 2 * index as u64).write(unit);
-    }
     word(
         user_shared::COOKIE,
         low32(shared::platform().time_stamp()) | 1,

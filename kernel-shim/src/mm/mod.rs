@@ -12,9 +12,9 @@ pub mod validity;
 pub mod virtual_memory;
 
 use crate::ex::pool;
-use crate::export::ExportKind;
+use crate::export::{Coverage, ExportKind, Module};
 use crate::raw::{low32, volatile_read};
-use crate::{shared, table};
+use crate::{shared, table, view};
 use abi::DriverAbi;
 use abi::boot::{BootInfo, MAX_REGIONS, Region, RegionKind};
 use abi::layout;
@@ -61,19 +61,25 @@ fn region(index: u32) -> Option<Region> {
         .then(|| volatile_read::<Region>(at + u64::from(index) * size_of::<Region>() as u64))
 }
 
-/// The address that an import of export `number` is bound to: its import stub, or the variable itself. `None` if drivers
-/// of that ABI do not have it.
+/// The address of export `number` in the image of ntoskrnl.exe, or hal.dll if only that has it: what imports are bound
+/// to. `None` if drivers of that ABI do not have it.
 #[must_use]
 pub fn export_address(number: u32, abi: DriverAbi) -> Option<u64> {
     let slot = number as usize;
     let export = table::EXPORTS
         .get(slot)
-        .filter(|export| export.machines.has(abi))?;
+        .filter(|export| export.machines.has(abi) && export.coverage != Coverage::Missing)?;
+    let is_hal = export.module == Module::Hal;
     Some(match export.kind {
+        ExportKind::Function { .. } if is_hal => {
+            layout::hal_stub_address(shared::kernel_base(), u64::from(number))
+        }
         ExportKind::Function { .. } => {
             layout::stub_address(shared::kernel_base(), u64::from(number))
         }
-        ExportKind::Data { .. } => table::ENTRY_POINTS.get(slot)?.addr(),
+        ExportKind::Data { .. } => {
+            view::image_address(table::ENTRY_POINTS.get(slot)?.addr(), is_hal)
+        }
     })
 }
 

@@ -10,6 +10,7 @@ pub mod io;
 pub mod io_manager;
 pub mod kernel;
 pub mod lookaside;
+pub mod module;
 pub mod rtl;
 pub mod security;
 pub mod status;

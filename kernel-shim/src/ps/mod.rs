@@ -1,6 +1,7 @@
 //! Processes and the one thread. A client of the VMM is a process; System (id 4) is the driver's own world.
 
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
 use crate::api::nt_api;
 use crate::nt::NtStatus;
@@ -87,6 +88,12 @@ pub fn by_id(id: u32) -> Option<Ptr<u8>> {
             .get(&id)
             .map(|process| Ptr::new(process.body))
     })
+}
+
+/// The ids of all processes, in ascending order.
+#[must_use]
+pub fn ids() -> Vec<u32> {
+    PROCESSES.with(|processes| processes.by_id.keys().copied().collect())
 }
 
 /// The id of an EPROCESS.

@@ -4,6 +4,10 @@ use crate::api::nt_api;
 use crate::nt::NtStatus;
 use crate::raw::{Global, Ptr, low32};
 use crate::value::ULong;
+use crate::view::{
+    self,
+    user_shared::{PRODUCT_WORKSTATION, SUITE_MASK},
+};
 
 /// RTL_OSVERSIONINFOEXW; RTL_OSVERSIONINFOW is all before `wServicePackMajor`.
 #[derive(Clone, Copy, Debug)]
@@ -37,20 +41,6 @@ const EX_BYTES: u32 = 284;
 const PLAIN_BYTES: u64 = 276;
 const _: () = assert!(size_of::<RTL_OSVERSIONINFOEXW>() == EX_BYTES as usize);
 
-/// Windows 7 with its service pack, whose structures the shim has.
-pub const MAJOR: u32 = 6;
-/// See [`MAJOR`].
-pub const MINOR: u32 = 1;
-/// See [`MAJOR`].
-pub const BUILD: u32 = 7601;
-/// See [`MAJOR`].
-pub const SERVICE_PACK: u16 = 1;
-
-const SERVICE_PACK_NAME: &[u8] = b"Service Pack 1";
-/// VER_SUITE_SINGLEUSERTS.
-const SUITE: u16 = 0x0100;
-/// VER_NT_WORKSTATION.
-const WORKSTATION: u8 = 1;
 /// VER_PLATFORM_WIN32_NT.
 const PLATFORM_NT: u32 = 2;
 
@@ -82,28 +72,38 @@ fn random(seed: Ptr<u32>) -> u32 {
     TABLE.with(|table| core::mem::replace(&mut table[(second & 0x7F) as usize], first))
 }
 
+/// What RtlGetVersion says, with `size` as the structure's size.
+#[must_use]
+pub fn version_information(size: u32) -> RTL_OSVERSIONINFOEXW {
+    let release = view::release();
+    let mut name = [0; 128];
+    for (unit, value) in name
+        .iter_mut()
+        .zip(release.service_pack_name.encode_utf16())
+    {
+        *unit = value;
+    }
+    RTL_OSVERSIONINFOEXW {
+        dwOSVersionInfoSize: size,
+        dwMajorVersion: u32::from(release.major),
+        dwMinorVersion: u32::from(release.minor),
+        dwBuildNumber: u32::from(release.build),
+        dwPlatformId: PLATFORM_NT,
+        szCSDVersion: name,
+        wServicePackMajor: release.service_pack,
+        wServicePackMinor: 0,
+        wSuiteMask: SUITE_MASK,
+        wProductType: PRODUCT_WORKSTATION,
+        wReserved: 0,
+    }
+}
+
 nt_api! { module = rtl_misc;
-    /// The version of Windows: 6.1.7601, Service Pack 1, a workstation.
+    /// The version of Windows ([`crate::view::windows`]), a workstation.
     ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
     fn RtlGetVersion(information: Ptr<RTL_OSVERSIONINFOEXW>) -> NtStatus {
         let size = information.cast::<u32>().read();
-        let mut name = [0; 128];
-        for (unit, &byte) in name.iter_mut().zip(SERVICE_PACK_NAME) {
-            *unit = u16::from(byte);
-        }
-        let mut version = RTL_OSVERSIONINFOEXW {
-            dwOSVersionInfoSize: size,
-            dwMajorVersion: MAJOR,
-            dwMinorVersion: MINOR,
-            dwBuildNumber: BUILD,
-            dwPlatformId: PLATFORM_NT,
-            szCSDVersion: name,
-            wServicePackMajor: SERVICE_PACK,
-            wServicePackMinor: 0,
-            wSuiteMask: SUITE,
-            wProductType: WORKSTATION,
-            wReserved: 0,
-        };
+        let mut version = version_information(size);
         if size == EX_BYTES {
             information.write(version);
         } else {
@@ -131,18 +131,19 @@ mod tests {
 
     #[test]
     fn the_plain_structure_is_not_overrun() {
+        let _machine = crate::test_platform::machine();
         let mut bytes = [0xEE_u8; 284];
         let pointer = Ptr::of(&mut bytes[0]);
         pointer.cast::<u32>().write(276);
         assert_eq!(RtlGetVersion(pointer.cast()), NtStatus::SUCCESS);
-        assert_eq!(bytes[4], 6);
+        assert_eq!(bytes[4], 10);
         assert_eq!(bytes[276..], [0xEE; 8]);
         pointer.cast::<u32>().write(284);
         let _ = RtlGetVersion(pointer.cast());
-        assert_eq!(bytes[276..], [1, 0, 0, 0, 0, 1, 1, 0]);
+        assert_eq!(bytes[276..], [0, 0, 0, 0, 0, 1, 1, 0]);
         assert_eq!(
             u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]),
-            7601
+            19045
         );
     }
 

@@ -35,7 +35,6 @@ pub mod time;
 pub mod unicode;
 pub mod unicode_more;
 pub mod utf8;
-pub mod version_check;
 
 pub use raise::raise_status;
 

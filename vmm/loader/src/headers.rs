@@ -31,6 +31,10 @@ pub(crate) struct Headers {
     pub(crate) abi: DriverAbi,
     pub(crate) characteristics: u16,
     pub(crate) time_stamp: u32,
+    /// Major and minor OperatingSystemVersion.
+    pub(crate) system_version: (u16, u16),
+    /// Major and minor SubsystemVersion.
+    pub(crate) subsystem_version: (u16, u16),
     pub(crate) entry: Field<u32>,
     pub(crate) image_base: u64,
     pub(crate) section_alignment: u32,
@@ -162,6 +166,8 @@ impl Headers {
             abi,
             characteristics: characteristics.value,
             time_stamp,
+            system_version: optional.version(40, "OperatingSystemVersion")?,
+            subsystem_version: optional.version(48, "SubsystemVersion")?,
             entry: file.u32(optional.at(16), "AddressOfEntryPoint")?,
             image_base: optional.image_base(size_of_image.value)?,
             section_alignment,
@@ -311,6 +317,16 @@ impl OptionalHeader<'_, '_> {
             }
         }
         Ok(directories)
+    }
+
+    /// A major and a minor version, 2 bytes each.
+    fn version(&self, offset: u32, name: &'static str) -> Result<(u16, u16), ImageError> {
+        let major = self.file.u16(self.at(offset), name)?.value;
+        let minor = self
+            .file
+            .u16(self.at(offset.saturating_add(2)), name)?
+            .value;
+        Ok((major, minor))
     }
 
     fn check_subsystem(&self, characteristics: u16) -> Result<(), ImageError> {

@@ -42,6 +42,10 @@ pub struct Image {
     pub file_alignment: u32,
     /// TimeDateStamp: seconds since 1970, or a hash where the linker was asked for reproducible output.
     pub time_stamp: u32,
+    /// MajorOperatingSystemVersion and MinorOperatingSystemVersion.
+    pub system_version: (u16, u16),
+    /// MajorSubsystemVersion and MinorSubsystemVersion: the oldest Windows that the linker promised.
+    pub subsystem_version: (u16, u16),
     /// CheckSum.
     pub checksum: Checksum,
     /// Whether IMAGE_FILE_DLL is set: an export driver, which other drivers import from.
@@ -107,6 +111,8 @@ impl Image {
             section_alignment: headers.section_alignment,
             file_alignment: headers.file_alignment,
             time_stamp: headers.time_stamp,
+            system_version: headers.system_version,
+            subsystem_version: headers.subsystem_version,
             checksum: Checksum::compute(bytes, headers.checksum.offset, headers.checksum.value),
             is_export_driver: headers.characteristics & DLL != 0,
             relocations_stripped: headers.characteristics & RELOCATIONS_STRIPPED != 0,

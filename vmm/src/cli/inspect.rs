@@ -5,14 +5,18 @@ use crate::error_chain;
 use crate::loader::Image;
 use crate::loader::report::InspectReport;
 use crate::observe::escape::{escape, escape_lines};
+use crate::readiness::{Readiness, Verdict};
 use crate::session::exit_code::ExitCode;
 use crate::session::{import_status, read_driver};
 use std::path::PathBuf;
 
-/// Show a driver's machine, sections and imports, and which imports Ringfence has
+/// Show what a driver is, what it needs, and whether Ringfence is ready for it
 ///
 /// Every import is implemented, partial (with what is missing), missing (known, but a call stops the guest) or unknown.
 /// A driver with missing imports still loads: only a call of one stops it.
+///
+/// From the code: dispatch routines, device names, I/O control codes, privileged instructions, what DriverEntry can
+/// reach, and a verdict: ready, probably, will stop, or cannot load.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  ringfence inspect giveio.sys\n  ringfence inspect --json giveio.sys | jq '.imports[] | select(.status != \"implemented\")'"
@@ -23,6 +27,14 @@ pub(super) struct Arguments {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+}
+
+/// What --json prints.
+#[derive(serde::Serialize)]
+struct Report {
+    #[serde(flatten)]
+    report: InspectReport,
+    readiness: Readiness,
 }
 
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
@@ -41,8 +53,15 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
     };
     let abi = image.abi;
     let report = InspectReport::new(&image, |dll, name, _ordinal| import_status(abi, dll, name));
-    match output.result(&escape_lines(&report.to_string()), &report) {
-        Ok(()) => ExitCode::Success,
+    let readiness = Readiness::new(&image, |dll, name| import_status(abi, dll, name));
+    let text = escape_lines(&format!("{report}{readiness}"));
+    let code = match readiness.verdict {
+        Verdict::CannotLoad { .. } => ExitCode::ImageRejected,
+        _ => ExitCode::Success,
+    };
+    let report = Report { report, readiness };
+    match output.result(&text, &report) {
+        Ok(()) => code,
         Err(_) => ExitCode::CommandFailed,
     }
 }

@@ -13,6 +13,7 @@ use crate::session::interpreter::{Interpreter, Outcome};
 use crate::session::interrupt::Interrupt;
 use crate::session::server::Server;
 use crate::session::{Launch, Machine, StartError, start_unless};
+use abi::windows::Windows;
 use abi::{Privilege, layout};
 use std::fs::File;
 use std::io::{self, Error, ErrorKind, Read};
@@ -53,6 +54,10 @@ pub(super) struct Arguments {
     /// Where shim and driver run inside the guest; auto picks what suits this KVM (see `ringfence doctor`)
     #[arg(long, value_enum, default_value = "auto")]
     privilege: PrivilegeArgument,
+    /// Which Windows the guest is: xp (SP3), 7 (SP1), 10 (22H2) or 11 (23H2); 7 for i386 drivers and 10 for amd64
+    /// ones unless set
+    #[arg(long, value_name = "VERSION", value_parser = parse_windows)]
+    windows: Option<Windows>,
     /// Guest memory, such as 16M
     #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = parse_memory)]
     memory: u64,
@@ -122,6 +127,13 @@ pub(super) fn parse_memory(text: &str) -> Result<u64, String> {
         ));
     }
     Ok(bytes)
+}
+
+pub(super) fn parse_windows(text: &str) -> Result<Windows, String> {
+    Windows::ALL
+        .into_iter()
+        .find(|windows| windows.name().eq_ignore_ascii_case(text))
+        .ok_or_else(|| "one of xp, 7, 10, 11".to_owned())
 }
 
 pub(super) fn parse_timeout(text: &str) -> Result<Duration, String> {
@@ -303,6 +315,7 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
             registry,
             files: arguments.files.as_deref().map(FilesOption::parse),
             is_strict: arguments.strict,
+            windows: arguments.windows,
             is_verifying: arguments.verify && !arguments.no_verify,
         },
         server,
@@ -325,6 +338,7 @@ fn start_failed(error: &StartError, output: &mut Output) -> ExitCode {
         | StartError::Files { .. }
         | StartError::NoFile(_)
         | StartError::NoDriver
+        | StartError::Windows(_)
         | StartError::Ring0Unavailable => ExitCode::Usage,
         StartError::Create(_)
         | StartError::Ports(_)

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use abi::boot::BootInfo;
 use abi::header::ImageHeader;
 use abi::layout::{self, PAGE_SIZE};
+use abi::windows::Windows;
 use abi::{DriverAbi, Privilege};
 use displaydoc::Display;
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, kvm_userspace_memory_region};
@@ -62,6 +63,8 @@ pub struct VmConfig {
     pub timeout: Duration,
     /// Whether every trace record must reach the VMM.
     pub is_trace_lossless: bool,
+    /// Which Windows it is.
+    pub windows: Windows,
     /// Whether drivers' use of the pool is verified.
     pub is_verifying: bool,
 }
@@ -107,6 +110,7 @@ impl VmBuilder {
             config.abi,
             config.privilege,
             config.ram_bytes,
+            config.windows,
             config.is_verifying,
         )?;
         let vcpu = vm.create_vcpu(0).map_err(kvm_error("KVM_CREATE_VCPU"))?;
@@ -133,10 +137,10 @@ impl VmBuilder {
         Ok(self.plan.reserve_driver(bytes)?)
     }
 
-    /// Address for an import of export `index`; `None` when this ABI does not have it.
+    /// Address for an import of export `index` from `dll`; `None` when this ABI does not have it.
     #[must_use]
-    pub fn export_address(&self, index: usize) -> Option<u64> {
-        self.plan.export_address(index)
+    pub fn import_address(&self, index: usize, dll: &str) -> Option<u64> {
+        self.plan.import_address(index, dll)
     }
 
     /// Address for an import that is not in the table, and its number.

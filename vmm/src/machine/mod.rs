@@ -5,6 +5,7 @@
 //! | `memory` | guest RAM and the pages handed out from it |
 //! | `paging` | page tables in guest memory |
 //! | `image` | the guest image (ELF) and its header |
+//! | `kernel_image`, `version_resource` | ntoskrnl.exe and hal.dll as PE images |
 //! | `plan` | what is mapped where: one pass over [`abi::layout`] |
 //! | `stubs` | the code that a driver's imports are bound to |
 //! | `convert` | widths |
@@ -22,12 +23,14 @@ pub(crate) mod convert;
 mod descriptors;
 pub mod host;
 mod image;
+mod kernel_image;
 mod kick;
 mod memory;
 mod paging;
 mod plan;
 mod stubs;
 mod vcpu;
+mod version_resource;
 mod vm;
 
 pub use backend::{Backend, GuestView, PhysicalAnswer, PhysicalPiece, PortAnswer, PortExit, Stop};

@@ -3,6 +3,7 @@
 use abi::boot::{BootInfo, MAX_REGIONS, Region, RegionFlags, RegionKind};
 use abi::channel::State;
 use abi::layout::{self, PAGE_SIZE, Shared};
+use abi::windows::Windows;
 use abi::{DriverAbi, Privilege};
 use displaydoc::Display;
 use thiserror::Error;
@@ -14,6 +15,9 @@ use super::image::GuestImage;
 use super::memory::{GuestRam, MemoryError};
 use super::paging::{PageTables, Protection};
 use super::stubs::{self, MAX_UNBOUND};
+
+mod kernel;
+use kernel::KernelData;
 
 /// Pages of page tables beside those that map RAM and the I/O window.
 const SPARE_TABLES: u64 = 40;
@@ -64,6 +68,8 @@ pub(super) struct Plan {
     next_driver: u64,
     export_addresses: Vec<u64>,
     unbound_count: usize,
+    windows: Windows,
+    kernel_data: KernelData,
 }
 
 impl Plan {
@@ -76,6 +82,7 @@ impl Plan {
         abi: DriverAbi,
         privilege: Privilege,
         ram_bytes: u64,
+        windows: Windows,
         is_verifying: bool,
     ) -> Result<Self, PlanError> {
         let mut ram = GuestRam::new(ram_bytes)?;
@@ -102,13 +109,16 @@ impl Plan {
             next_driver: kernel_base + layout::DRIVERS + PAGE_SIZE,
             export_addresses,
             unbound_count: 0,
+            windows,
+            kernel_data: KernelData::default(),
         };
         plan.shim(image)?;
         plan.processor(image)?;
         plan.kernel_data()?;
         plan.user()?;
         plan.io_window()?;
-        plan.stubs(image)?;
+        plan.kernel_images(image, windows)?;
+        plan.user_stub(image)?;
         Ok(plan)
     }
 
@@ -160,22 +170,6 @@ impl Plan {
         Ok(())
     }
 
-    /// Address that a driver's import of export `index` is bound to: its stub, or the variable itself.
-    #[must_use]
-    pub(super) fn export_address(&self, index: usize) -> Option<u64> {
-        let export = kernel_shim::table::EXPORTS.get(index)?;
-        match export.kind {
-            kernel_shim::export::ExportKind::Function { .. } => {
-                Some(stubs::address(self.kernel_base, index))
-            }
-            kernel_shim::export::ExportKind::Data { .. } => self
-                .export_addresses
-                .get(index)
-                .copied()
-                .filter(|&address| address != 0),
-        }
-    }
-
     /// Address for the next import that is not in the table, and its number.
     ///
     /// # Errors
@@ -207,6 +201,10 @@ impl Plan {
             user_bytes: self.user_bytes,
             verify: u32::from(self.is_verifying),
             region_count: 0,
+            windows: self.windows as u32,
+            kernel_data_rva: self.kernel_data.rva,
+            shim_data: self.kernel_data.address,
+            shim_data_bytes: self.kernel_data.bytes,
             ..boot
         };
         for (slot, region) in info.regions.iter_mut().zip(&self.regions) {
@@ -524,17 +522,9 @@ impl Plan {
         Ok(())
     }
 
-    /// Maps the import stubs, and the ring-3 port stub for CPL 3.
-    fn stubs(&mut self, image: &GuestImage<'_>) -> Result<(), PlanError> {
+    /// Maps the ring-3 port stub for CPL 3.
+    fn user_stub(&mut self, image: &GuestImage<'_>) -> Result<(), PlanError> {
         let header = &image.header;
-        let code = stubs::code(self.abi, self.privilege, &self.export_addresses, header)?;
-        let physical = self.map(
-            layout::EXPORTS,
-            code.len() as u64,
-            RegionKind::Exports,
-            RegionFlags::EXECUTE,
-        )?;
-        self.ram.write(physical, &code)?;
         let stub_page = self.translate(header.user_stub);
         if let Some((physical, _)) = stub_page {
             let flags = RegionFlags::USER | RegionFlags::EXECUTE;
@@ -564,7 +554,9 @@ mod tests {
                     (layout::RAM_MIN, true),
                     (layout::RAM_MAX, true),
                 ] {
-                    let mut plan = Plan::new(&image, abi, privilege, bytes, is_verifying).unwrap();
+                    let mut plan =
+                        Plan::new(&image, abi, privilege, bytes, Windows::Seven, is_verifying)
+                            .unwrap();
                     plan.finish(Plan::empty_boot_info()).unwrap();
                     assert!(plan.pool_bytes > bytes / 4, "{abi:?} {privilege:?} {bytes}");
                 }

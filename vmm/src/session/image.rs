@@ -135,7 +135,7 @@ fn resolve(
             .as_deref()
             .and_then(|name| find_export(abi, &dll, name));
         if let Some(index) = own {
-            return builder.export_address(index);
+            return builder.import_address(index, &dll);
         }
         let placed = before.iter().find(|placed| placed.driver.is_called(&dll))?;
         match placed.driver.target(name.as_deref(), ordinal)? {
@@ -262,6 +262,11 @@ pub(super) fn symbols(
         kernel_base + layout::EXPORTS,
         &kernel_shim::table::EXPORTS,
         unbound,
+    ));
+    modules.push(Module::stubs(
+        kernel_base + layout::HAL_EXPORTS,
+        &kernel_shim::table::EXPORTS,
+        &[],
     ));
     Symbols::new(modules)
 }

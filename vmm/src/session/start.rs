@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use abi::channel::Operation;
+use abi::windows::Windows;
 use abi::{DriverAbi, Privilege, layout};
 use displaydoc::Display;
 use kernel_shim::export::Coverage;
@@ -19,7 +20,7 @@ use super::machine::{Call, Link, Machine};
 use super::responder::{Responder, window_offsets};
 use crate::files::{Files, FilesOption};
 use crate::loader::report::ImportStatus;
-use crate::loader::{ImageError, MapError};
+use crate::loader::{Image, ImageError, MapError};
 use crate::machine::host::{self, KvmError, KvmKind};
 use crate::machine::{CreateError, PhysicalPiece, VmBuilder, VmConfig, WindowMemory};
 use crate::observe::clock::Clock;
@@ -53,6 +54,8 @@ pub struct Launch {
     pub files: Option<FilesOption>,
     /// Refuse a driver with imports that Ringfence does not have.
     pub is_strict: bool,
+    /// Which Windows the guest is; `None`: the default for the driver's ABI.
+    pub windows: Option<Windows>,
     /// Verify drivers' use of the pool, as Driver Verifier's special pool does.
     pub is_verifying: bool,
 }
@@ -106,6 +109,8 @@ pub enum StartError {
     },
     /// KVM cannot be used
     Kvm(#[from] KvmError),
+    /// there is no 32-bit Windows {0}: use --windows 7 or 10 for this i386 driver
+    Windows(&'static str),
     /// this machine's KVM (kvm_pvm) interprets ring-0 code and has no SSE there: use --privilege ring3 or auto
     Ring0Unavailable,
     /// the guest cannot be made
@@ -271,6 +276,28 @@ fn refuse_unbound(driver: &DriverImage, before: &[DriverImage]) -> Result<(), St
     })
 }
 
+/// The Windows that a driver gets, with a warning if it was linked for a later one.
+fn choose_windows(
+    asked: Option<Windows>,
+    image: &Image,
+    path: &str,
+) -> Result<Windows, StartError> {
+    let windows = asked.unwrap_or_else(|| Windows::default_for(image.abi));
+    if !windows.exists_for(image.abi) {
+        return Err(StartError::Windows(windows.name()));
+    }
+    let release = windows.release(image.abi);
+    let (major, minor) = image.subsystem_version.max(image.system_version);
+    if (major, minor) > (release.major, release.minor) {
+        tracing::warn!(
+            "{path} was linked for Windows {major}.{minor}, this guest is {}.{}; see --windows",
+            release.major,
+            release.minor
+        );
+    }
+    Ok(windows)
+}
+
 /// Everything up to the guest's first instruction, on the thread that will run it.
 fn prepare(
     launch: Launch,
@@ -290,6 +317,7 @@ fn prepare(
         }
         Some(privilege) => privilege,
     };
+    let windows = choose_windows(launch.windows, &main.image, &main.path)?;
     let ports = PortSpace::new(&launch.policy)?;
     let memory = MemorySpace::new(&launch.policy, launch.memory_bytes)?;
     let mut builder = VmBuilder::new(
@@ -300,6 +328,7 @@ fn prepare(
             ram_bytes: launch.memory_bytes,
             timeout: launch.timeout,
             is_trace_lossless: launch.trace.is_some(),
+            windows,
             is_verifying: launch.is_verifying,
         },
     )?;

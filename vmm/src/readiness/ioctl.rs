@@ -1,0 +1,195 @@
+//! I/O control codes: which codes a driver's dispatch routines tell apart.
+//!
+//! Constants in the code give neighbourhoods to look at; each code in them is run through the dispatch routines, and is
+//! handled if it leads elsewhere than codes do that no driver has. So comparisons, subtraction chains, bit tests and
+//! jump tables are all one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use iced_x86::{Mnemonic, OpKind};
+use serde::Serialize;
+
+use super::code::{Code, has_memory};
+use super::emulate::Machine;
+use super::walk::{Reach, Walk};
+
+const IRP_MJ_DEVICE_CONTROL: u8 = 14;
+const IRP_MJ_INTERNAL_DEVICE_CONTROL: u8 = 15;
+/// How far around a constant codes are looked for.
+const BEFORE: u32 = 0x40;
+const BEHIND: u32 = 0x100;
+/// Most codes that are tried, and most instructions that are run for all of them.
+const CANDIDATES_MAX: usize = 60_000;
+const INSTRUCTIONS_MAX: u64 = 60_000_000;
+/// More codes than this that all lead to one place are a range that is refused or passed on.
+const TOGETHER_MAX: usize = 16;
+/// Most routines that are tried.
+const ROUTINES_MAX: usize = 64;
+/// Codes that no driver has: their device type is 0 or 0xFFFF.
+const NOBODYS: [u32; 4] = [0, 3, 0x0000_8000, 0xFFFF_FFFF];
+
+/// An I/O control code, taken apart.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+pub struct ControlCode {
+    /// The code.
+    pub code: u32,
+    /// Device type: bits 16 to 31.
+    pub device_type: u16,
+    /// Function: bits 2 to 13.
+    pub function: u16,
+    /// `buffered`, `in_direct`, `out_direct` or `neither`: bits 0 and 1.
+    pub method: &'static str,
+    /// `any`, `read`, `write` or `read_write`: bits 14 and 15.
+    pub access: &'static str,
+}
+
+impl ControlCode {
+    /// Takes a code apart.
+    #[must_use]
+    pub fn new(code: u32) -> Self {
+        let bits = |shift: u32, mask: u32| u16::try_from(code >> shift & mask).unwrap_or(0);
+        Self {
+            code,
+            device_type: bits(16, 0xFFFF),
+            function: bits(2, 0xFFF),
+            method: match code & 3 {
+                0 => "buffered",
+                1 => "in_direct",
+                2 => "out_direct",
+                _ => "neither",
+            },
+            access: match code >> 14 & 3 {
+                0 => "any",
+                1 => "read",
+                2 => "write",
+                _ => "read_write",
+            },
+        }
+    }
+}
+
+/// The codes that the driver tells apart, and whether the search came to its end.
+pub(super) fn find(
+    code: &mut Code<'_>,
+    walk: &Walk,
+    deadline: Instant,
+) -> (Vec<ControlCode>, bool) {
+    let constants = constants(code, walk);
+    let candidates: BTreeSet<u32> = constants
+        .iter()
+        .flat_map(|&constant| {
+            let last = constant.saturating_add(BEHIND);
+            constant.saturating_sub(BEFORE)..=last
+        })
+        .filter(|&candidate| is_plausible(candidate))
+        .take(CANDIDATES_MAX)
+        .collect();
+    let is_framework = imports(code, "WdfVersionBind");
+    let mut found = BTreeSet::new();
+    let mut is_complete = true;
+    let mut machine = Machine::new(code, INSTRUCTIONS_MAX);
+    for routine in routines(walk) {
+        for is_argument in [false, true] {
+            if is_argument && !is_framework {
+                continue;
+            }
+            let mut default = BTreeSet::new();
+            for nobodys in NOBODYS {
+                default.extend(machine.leaves(routine, nobodys, is_argument));
+            }
+            let mut by_leaf: BTreeMap<Vec<u64>, Vec<u32>> = BTreeMap::new();
+            for &candidate in &candidates {
+                if machine.budget == 0 || Instant::now() > deadline {
+                    is_complete = false;
+                    break;
+                }
+                let leaves = machine.leaves(routine, candidate, is_argument);
+                let new: Vec<u64> = leaves.difference(&default).copied().collect();
+                if !new.is_empty() {
+                    by_leaf.entry(new).or_default().push(candidate);
+                }
+            }
+            let handled = by_leaf.into_values();
+            found.extend(
+                handled
+                    .filter(|codes| codes.len() <= TOGETHER_MAX)
+                    .flatten(),
+            );
+        }
+    }
+    (
+        found.into_iter().map(ControlCode::new).collect(),
+        is_complete,
+    )
+}
+
+fn imports(code: &Code<'_>, name: &str) -> bool {
+    code.image
+        .imports
+        .iter()
+        .any(|import| import.name() == Some(name))
+}
+
+/// Where device controls arrive; every callback if no assignment was seen.
+fn routines(walk: &Walk) -> Vec<u64> {
+    let assigned = [IRP_MJ_DEVICE_CONTROL, IRP_MJ_INTERNAL_DEVICE_CONTROL]
+        .into_iter()
+        .filter_map(|number| walk.major_functions.get(&number))
+        .flatten()
+        .copied();
+    let known: BTreeSet<u64> = assigned.collect();
+    let all = if known.is_empty() {
+        &walk.callbacks
+    } else {
+        &known
+    };
+    all.iter().copied().take(ROUTINES_MAX).collect()
+}
+
+/// A code with a device type that is not the head of an NTSTATUS.
+fn is_plausible(code: u32) -> bool {
+    let device_type = code >> 16;
+    device_type != 0 && device_type != 0xFFFF && device_type != 0xC000
+}
+
+/// Numbers that the reached code compares with, subtracts or adds, and that may be codes.
+fn constants(code: &mut Code<'_>, walk: &Walk) -> BTreeSet<u32> {
+    let mut constants = BTreeSet::new();
+    for (&address, &reach) in &walk.instructions {
+        if reach == Reach::DriverEntry {
+            continue;
+        }
+        let Some(instruction) = code.decode(address) else {
+            continue;
+        };
+        let mut consider = |number: u64| {
+            let number = u32::try_from(number & 0xFFFF_FFFF).unwrap_or(0);
+            let is_address = code.contains(u64::from(number));
+            for number in [number, number.wrapping_neg()] {
+                if is_plausible(number) && !is_address {
+                    constants.insert(number);
+                }
+            }
+        };
+        match instruction.mnemonic() {
+            Mnemonic::Cmp | Mnemonic::Sub | Mnemonic::Add | Mnemonic::Mov | Mnemonic::Xor => {
+                let operand = instruction.op_count() - 1;
+                let is_number = matches!(
+                    instruction.op_kind(operand),
+                    OpKind::Immediate32 | OpKind::Immediate32to64
+                );
+                if is_number {
+                    consider(instruction.immediate(operand));
+                }
+            }
+            Mnemonic::Lea
+                if has_memory(&instruction) && !instruction.is_ip_rel_memory_operand() =>
+            {
+                consider(instruction.memory_displacement64());
+            }
+            _ => {}
+        }
+    }
+    constants
+}
