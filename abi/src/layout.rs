@@ -65,8 +65,10 @@ pub const TRAP_LEVELS: u64 = 4;
 pub const SHARED: u64 = 0x0900_0000;
 /// The shim's own heap.
 pub const HEAP: u64 = 0x0A00_0000;
-/// Bytes of the shim's own heap.
-pub const HEAP_SIZE: u64 = 0x0010_0000;
+/// Address space for the shim's own heap, in bytes; an unmapped page follows.
+pub const HEAP_MAX: u64 = 0x00FF_F000;
+/// Bytes of the shim's own heap in the smallest guests.
+pub const HEAP_MIN: u64 = 0x0010_0000;
 /// The processor control region (KPCR), one page; fs:0 (i386) or gs:0 (amd64).
 pub const PCR: u64 = 0x0B00_0000;
 /// KUSER_SHARED_DATA where the shim writes it; drivers also see it at [`KUSER_I386`] / [`KUSER_AMD64`].
@@ -106,6 +108,19 @@ pub const USER: u64 = 0x0100_0000;
 pub const HIGHEST_USER_ADDRESS: u64 = 0x7FFE_FFFF;
 /// First address that probing rejects (MmUserProbeAddress).
 pub const USER_PROBE_ADDRESS: u64 = 0x7FFF_0000;
+
+/// Bytes of the shim's own heap in a guest with `ram_bytes` of RAM.
+#[must_use]
+pub const fn heap_bytes(ram_bytes: u64) -> u64 {
+    let share = ram_bytes / 16 / PAGE_SIZE * PAGE_SIZE;
+    if share < HEAP_MIN {
+        HEAP_MIN
+    } else if share > HEAP_MAX {
+        HEAP_MAX
+    } else {
+        share
+    }
+}
 
 /// Guest-virtual address of import stub `index` in a kernel space at `kernel_base`.
 #[must_use]

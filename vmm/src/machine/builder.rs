@@ -196,6 +196,7 @@ impl VmBuilder {
                 page_tables: self.plan.tables.root(),
                 entry: self.header.entry,
                 kernel_base: self.plan.kernel_base,
+                heap_bytes: self.plan.heap_bytes,
                 abi: self.config.abi,
             },
         )?;

@@ -57,6 +57,8 @@ pub(super) struct Plan {
     pub kernel_base: u64,
     /// Bytes of client memory at [`layout::USER`].
     pub user_bytes: u64,
+    /// Bytes of the shim's heap at [`layout::HEAP`].
+    pub heap_bytes: u64,
     abi: DriverAbi,
     privilege: Privilege,
     pool_bytes: u64,
@@ -90,6 +92,7 @@ impl Plan {
             regions: Vec::with_capacity(MAX_REGIONS),
             kernel_base,
             user_bytes,
+            heap_bytes: layout::heap_bytes(ram_bytes),
             abi,
             privilege,
             pool_bytes: 0,
@@ -412,7 +415,7 @@ impl Plan {
         )?;
         self.map(
             layout::HEAP,
-            layout::HEAP_SIZE,
+            self.heap_bytes,
             RegionKind::Heap,
             RegionFlags::WRITE,
         )?;
