@@ -1,9 +1,14 @@
 //! The pages shared with the VMM: state words, trace ring, crash record, doorbell.
 
+#![expect(
+    clippy::inline_always,
+    reason = "fast paths of exports are fast only if nothing is called; see crate::api"
+)]
+
 use alloc::string::String;
 use core::fmt::{self, Write};
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::export::{Parameter, ValueKind};
 use crate::nt::{OBJECT_ATTRIBUTES, STRING};
@@ -22,6 +27,10 @@ use abi::trace::{
 };
 
 static PLATFORM: spin::Once<&'static dyn Platform> = spin::Once::new();
+/// [`Platform::shared`], which every API call needs several times.
+static SHARED: AtomicU64 = AtomicU64::new(0);
+/// 1: calls may take the fast path, since nobody wants a complete trace. The entry code reads it.
+pub(crate) static IS_FAST: AtomicU32 = AtomicU32::new(0);
 
 /// The driver's return address of the API call that is being served, where that lies, and (i386) EBP.
 static CALLER: AtomicU64 = AtomicU64::new(0);
@@ -55,7 +64,10 @@ impl CallSite {
 pub fn caller_registers() -> Registers {
     let stack = CALLER_STACK.load(Ordering::Relaxed);
     if stack == 0 {
-        return Registers::default();
+        return Registers {
+            rip: caller(),
+            ..Registers::default()
+        };
     }
     #[cfg(not(nt_i386))]
     {
@@ -75,7 +87,9 @@ pub fn caller_registers() -> Registers {
 
 /// Installs the machine below the shim; the first one stays.
 pub fn set_platform(platform: &'static dyn Platform) {
-    PLATFORM.call_once(|| platform);
+    let platform = *PLATFORM.call_once(|| platform);
+    SHARED.store(platform.shared(), Ordering::Relaxed);
+    IS_FAST.store(u32::from(trace_lossless() == 0), Ordering::Relaxed);
 }
 
 /// The machine below the shim.
@@ -87,19 +101,28 @@ pub fn platform() -> &'static dyn Platform {
     *PLATFORM.get().expect("boot installs the platform first")
 }
 
+/// Address of the shared pages; [`set_platform`] comes first.
+#[inline(always)]
+fn shared_pages() -> u64 {
+    SHARED.load(Ordering::Relaxed)
+}
+
+#[inline(always)]
 fn state_address(field: usize) -> u64 {
-    platform().shared() + Shared::STATE + field as u64
+    shared_pages().wrapping_add(Shared::STATE + field as u64)
 }
 
 macro_rules! state_word {
     ($($(#[$doc:meta])* $get:ident, $set:ident: $field:ident;)*) => {
         $(
             $(#[$doc])*
+            #[inline(always)]
             #[must_use]
             pub fn $get() -> u32 {
                 volatile_read(state_address(offset_of!(State, $field)))
             }
             $(#[$doc])*
+            #[inline(always)]
             pub fn $set(value: u32) {
                 volatile_write(state_address(offset_of!(State, $field)), value);
             }
@@ -128,6 +151,7 @@ pub fn depth_address() -> u64 {
 
 /// Current IRQL ([`State::irql`]).
 #[must_use]
+#[inline(always)]
 pub fn irql() -> u8 {
     low8(u64::from(volatile_read::<u32>(state_address(offset_of!(
         State, irql
@@ -135,6 +159,7 @@ pub fn irql() -> u8 {
 }
 
 /// Sets the current IRQL; see [`crate::ke`] for what lowering it has to deliver.
+#[inline(always)]
 pub fn set_irql(irql: u8) {
     volatile_write(state_address(offset_of!(State, irql)), u32::from(irql));
 }
@@ -142,7 +167,7 @@ pub fn set_irql(irql: u8) {
 /// The address of a field of the boot information, by its offset.
 #[must_use]
 pub fn boot_address(field: usize) -> u64 {
-    platform().shared() + Shared::BOOT_INFO + field as u64
+    shared_pages() + Shared::BOOT_INFO + field as u64
 }
 
 macro_rules! boot_word {
@@ -211,42 +236,135 @@ pub(crate) fn leave(outer_caller: CallSite) {
     set_depth(depth() - 1);
 }
 
-/// Appends a record to the trace ring.
-pub fn trace(kind: TraceKind, index: u32, caller: u64, arguments: &[u64], text: &str) {
-    let platform = platform();
-    let ring = platform.shared() + Shared::TRACE;
-    let produced_at = ring + offset_of!(TraceRing, produced) as u64;
-    let produced: u64 = volatile_read(produced_at);
-    if trace_lossless() != 0 {
-        let consumed: u64 = volatile_read(ring + offset_of!(TraceRing, consumed) as u64);
-        if produced.wrapping_sub(consumed) >= TRACE_ENTRIES as u64 {
-            platform.doorbell(Call::DrainTrace, [0; 6]);
+/// A record in the ring that is being written: only what it uses of its fields is. The VMM reads the ring when the
+/// guest has exited, so that it never sees half a record.
+#[derive(Clone, Copy)]
+struct Slot {
+    /// Records written before it.
+    number: u64,
+    /// Where it is.
+    address: u64,
+}
+
+impl Slot {
+    /// The next one.
+    #[inline(always)]
+    fn next() -> Self {
+        Self::at(volatile_read(ring_field(offset_of!(TraceRing, produced))))
+    }
+
+    #[inline(always)]
+    fn at(number: u64) -> Self {
+        let slot = number % TRACE_ENTRIES as u64 * size_of::<TraceRecord>() as u64;
+        Self {
+            number,
+            address: ring_field(offset_of!(TraceRing, entries)).wrapping_add(slot),
         }
     }
-    let mut record = TraceRecord {
-        tsc: platform.time_stamp(),
-        kind: kind as u16,
-        irql: irql(),
-        argument_count: low8(arguments.len().min(TRACE_ARGUMENTS) as u64),
-        index,
-        caller,
-        text_bytes: 0,
-        process: current_process(),
-        arguments: [0; TRACE_ARGUMENTS],
-        text: [0; TRACE_TEXT],
-    };
-    for (slot, argument) in record.arguments.iter_mut().zip(arguments) {
-        *slot = *argument;
+
+    #[inline(always)]
+    fn put<T: Copy>(self, field: usize, value: T) {
+        volatile_write(self.address.wrapping_add(field as u64), value);
+    }
+
+    #[inline(always)]
+    fn put_argument(self, index: usize, value: u64) {
+        let field = offset_of!(TraceRecord, arguments);
+        self.put(field.wrapping_add(index.wrapping_mul(8)), value);
+    }
+
+    /// Everything before the arguments.
+    #[inline(always)]
+    fn put_head(self, tsc: u64, kind: TraceKind, index: u32, caller: u64, arguments: usize) {
+        self.put(offset_of!(TraceRecord, tsc), tsc);
+        self.put(offset_of!(TraceRecord, kind), kind as u16);
+        self.put(offset_of!(TraceRecord, irql), irql());
+        self.put(
+            offset_of!(TraceRecord, argument_count),
+            low8(arguments as u64),
+        );
+        self.put(offset_of!(TraceRecord, index), index);
+        self.put(offset_of!(TraceRecord, caller), caller);
+        self.put(offset_of!(TraceRecord, text_bytes), 0u32);
+        self.put(offset_of!(TraceRecord, process), current_process());
+    }
+
+    /// Makes it the last one of the ring.
+    #[inline(always)]
+    fn publish(self) {
+        set_produced(self.number.wrapping_add(1));
+    }
+}
+
+#[inline(always)]
+fn set_produced(count: u64) {
+    fence(Ordering::Release);
+    volatile_write(ring_field(offset_of!(TraceRing, produced)), count);
+}
+
+#[inline(always)]
+fn ring_field(field: usize) -> u64 {
+    shared_pages().wrapping_add(Shared::TRACE + field as u64)
+}
+
+/// Appends a record to the trace ring; returns how many there were before it.
+pub fn trace(kind: TraceKind, index: u32, caller: u64, arguments: &[u64], text: &str) -> u64 {
+    let slot = Slot::next();
+    if trace_lossless() != 0 {
+        let consumed: u64 = volatile_read(ring_field(offset_of!(TraceRing, consumed)));
+        if slot.number.wrapping_sub(consumed) >= TRACE_ENTRIES as u64 {
+            platform().doorbell(Call::DrainTrace, [0; 6]);
+        }
+    }
+    let count = arguments.len().min(TRACE_ARGUMENTS);
+    slot.put_head(platform().time_stamp(), kind, index, caller, count);
+    for position in 0..TRACE_ARGUMENTS {
+        slot.put_argument(position, arguments.get(position).copied().unwrap_or(0));
     }
     let captured = prefix(text, TRACE_TEXT);
-    record.text[..captured.len()].copy_from_slice(captured.as_bytes());
-    record.text_bytes = low32(captured.len() as u64);
-    let slot = produced % TRACE_ENTRIES as u64;
-    let entry =
-        ring + offset_of!(TraceRing, entries) as u64 + slot * size_of::<TraceRecord>() as u64;
-    volatile_write(entry, record);
-    fence(Ordering::Release);
-    volatile_write(produced_at, produced.wrapping_add(1));
+    if !captured.is_empty() {
+        let mut bytes = [0; TRACE_TEXT];
+        bytes[..captured.len()].copy_from_slice(captured.as_bytes());
+        slot.put(offset_of!(TraceRecord, text), bytes);
+        slot.put(
+            offset_of!(TraceRecord, text_bytes),
+            low32(captured.len() as u64),
+        );
+    }
+    slot.publish();
+    slot.number
+}
+
+/// Records an API call on the fast path, which has at most four arguments, before it runs. No time stamp: reading one
+/// takes longer than all the rest.
+#[inline(always)]
+pub(crate) fn trace_fast_call(index: u32, caller: u64, arguments: [u64; 4], count: usize) -> u64 {
+    CALLER.store(caller, Ordering::Relaxed);
+    let slot = Slot::next();
+    slot.put_head(0, TraceKind::Call, index, caller, count);
+    for (position, argument) in arguments.into_iter().enumerate().take(count) {
+        slot.put_argument(position, argument);
+    }
+    slot.publish();
+    slot.number
+}
+
+/// Ends the record of a call on the fast path. `None`: it never happened, another path does it.
+#[inline(always)]
+pub(crate) fn trace_fast_return(number: u64, result: Option<u64>) {
+    CALLER.store(0, Ordering::Relaxed);
+    match result {
+        Some(value) => finish_call(number, value),
+        None => set_produced(number),
+    }
+}
+
+/// Turns the record of a call into one of a call that has returned.
+#[inline(always)]
+fn finish_call(number: u64, result: u64) {
+    let slot = Slot::at(number);
+    slot.put_argument(TRACE_ARGUMENTS - 1, result);
+    slot.put(offset_of!(TraceRecord, kind), TraceKind::Returned as u16);
 }
 
 /// The most characters of one string argument that are captured.
@@ -268,8 +386,8 @@ fn capture(kind: ValueKind, word: u64) -> String {
     }
 }
 
-/// Records an API call.
-pub(crate) fn trace_call(index: u32, caller: u64, parameters: &[Parameter], words: &[u64]) {
+/// Records an API call; returns its number, for [`trace_return`].
+pub(crate) fn trace_call(index: u32, caller: u64, parameters: &[Parameter], words: &[u64]) -> u64 {
     let mut text = String::new();
     for (parameter, word) in parameters.iter().zip(words) {
         if parameter.kind.captures_text() {
@@ -278,11 +396,17 @@ pub(crate) fn trace_call(index: u32, caller: u64, parameters: &[Parameter], word
         }
     }
     let count = parameters.len().min(words.len());
-    trace(TraceKind::Call, index, caller, &words[..count], &text);
+    trace(TraceKind::Call, index, caller, &words[..count], &text)
 }
 
-/// Records what an API call returned.
-pub(crate) fn trace_return(index: u32, has_result: bool, value: u64) {
+/// Records what API call number `call` returned: in its own record, while the ring still has it and nobody wants a
+/// complete trace, or else in another.
+pub(crate) fn trace_return(call: u64, index: u32, arguments: usize, has_result: bool, value: u64) {
+    let since = Slot::next().number.wrapping_sub(call);
+    if trace_lossless() == 0 && arguments < TRACE_ARGUMENTS && since <= TRACE_ENTRIES as u64 {
+        finish_call(call, value);
+        return;
+    }
     trace(
         TraceKind::Return,
         index,
@@ -340,14 +464,14 @@ pub fn crash(
     // Writing to `Text` cannot fail; what does not fit is cut off.
     let _ = writer.write_fmt(text);
     record.text_bytes = low32(writer.used as u64);
-    volatile_write(platform.shared() + Shared::CRASH, record);
+    volatile_write(shared_pages() + Shared::CRASH, record);
     platform.doorbell(Call::Crash, [0; 6]);
     platform.halt()
 }
 
 /// Takes the VMM's next request; `None` when there is none.
 pub(crate) fn next_request() -> Option<Request> {
-    let ring = platform().shared() + Shared::REQUESTS;
+    let ring = shared_pages() + Shared::REQUESTS;
     let consumed_at = ring + offset_of!(RequestRing, consumed) as u64;
     let consumed: u64 = volatile_read(consumed_at);
     let produced: u64 = volatile_read(ring + offset_of!(RequestRing, produced) as u64);
@@ -364,7 +488,7 @@ pub(crate) fn next_request() -> Option<Request> {
 
 /// Posts a completion.
 pub(crate) fn post(completion: &Completion) {
-    let ring = platform().shared() + Shared::COMPLETIONS;
+    let ring = shared_pages() + Shared::COMPLETIONS;
     let produced_at = ring + offset_of!(CompletionRing, produced) as u64;
     let produced: u64 = volatile_read(produced_at);
     let slot = produced % RING_ENTRIES as u64;

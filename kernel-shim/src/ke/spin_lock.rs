@@ -1,7 +1,12 @@
 //! Spin locks. With one processor, a lock that is held already would spin for ever: that is a bugcheck.
 
+#![expect(
+    clippy::inline_always,
+    reason = "fast paths of exports are fast only if nothing is called; see crate::api"
+)]
+
 use crate::api::nt_api;
-use crate::ke::irql::{lower, raise};
+use crate::ke::irql::{fast_lower, fast_raise, lower, raise};
 use crate::nt::DISPATCH_LEVEL;
 use crate::nt::bugcheck::{SPIN_LOCK_ALREADY_OWNED, SPIN_LOCK_NOT_OWNED, bugcheck_with_text};
 use crate::raw::{Ptr, Word};
@@ -43,6 +48,46 @@ fn acquire_raising(lock: Ptr<Word>) -> u8 {
     old
 }
 
+/// [`KeAcquireSpinLockRaiseToDpc`] on the fast path: a free lock.
+#[inline(always)]
+fn fast_acquire_raising(lock: Ptr<Word>) -> Option<Irql> {
+    if lock.read() != 0 {
+        return None;
+    }
+    let old = fast_raise(Irql(DISPATCH_LEVEL))?;
+    lock.write(1);
+    Some(old)
+}
+
+/// [`KeReleaseSpinLock`] on the fast path: a lock that is held.
+#[inline(always)]
+fn fast_release_lowering(lock: Ptr<Word>, new_irql: Irql) -> Option<()> {
+    if lock.read() == 0 {
+        return None;
+    }
+    fast_lower(new_irql)?;
+    lock.write(0);
+    Some(())
+}
+
+#[inline(always)]
+fn fast_acquire(lock: Ptr<Word>) -> Option<()> {
+    if lock.read() != 0 {
+        return None;
+    }
+    lock.write(1);
+    Some(())
+}
+
+#[inline(always)]
+fn fast_release(lock: Ptr<Word>) -> Option<()> {
+    if lock.read() == 0 {
+        return None;
+    }
+    lock.write(0);
+    Some(())
+}
+
 nt_api! { module = ke_spin_lock;
     /// Makes a spin lock free.
     ntoskrnl both stdcall irql(ANY_LEVEL) implemented
@@ -57,7 +102,7 @@ nt_api! { module = ke_spin_lock;
     }
 
     /// Raises IRQL to DISPATCH_LEVEL, takes the lock and returns the old IRQL.
-    either both stdcall irql(DISPATCH_LEVEL) implemented
+    either both stdcall irql(DISPATCH_LEVEL) implemented fast(fast_acquire_raising)
     fn KeAcquireSpinLockRaiseToDpc(lock: Ptr<Word>) -> Irql {
         Irql(acquire_raising(lock))
     }
@@ -69,7 +114,7 @@ nt_api! { module = ke_spin_lock;
     }
 
     /// Gives the lock back and lowers IRQL.
-    either both stdcall irql(DISPATCH_LEVEL) implemented
+    either both stdcall irql(DISPATCH_LEVEL) implemented fast(fast_release_lowering)
     fn KeReleaseSpinLock(lock: Ptr<Word>, new_irql: Irql) {
         release(lock);
         lower(new_irql.0);
@@ -83,13 +128,13 @@ nt_api! { module = ke_spin_lock;
     }
 
     /// Takes the lock at DISPATCH_LEVEL.
-    ntoskrnl both stdcall irql(ANY_LEVEL) implemented
+    ntoskrnl both stdcall irql(ANY_LEVEL) implemented fast(fast_acquire)
     fn KeAcquireSpinLockAtDpcLevel(lock: Ptr<Word>) {
         acquire(lock);
     }
 
     /// Gives the lock back at DISPATCH_LEVEL.
-    ntoskrnl both stdcall irql(ANY_LEVEL) implemented
+    ntoskrnl both stdcall irql(ANY_LEVEL) implemented fast(fast_release)
     fn KeReleaseSpinLockFromDpcLevel(lock: Ptr<Word>) {
         release(lock);
     }

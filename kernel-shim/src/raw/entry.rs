@@ -51,6 +51,50 @@ pub(crate) extern "win64" fn api_entry<const INDEX: u32>() {
     naked_asm!("mov eax, {index}", "jmp {common}", index = const INDEX, common = sym amd64_common)
 }
 
+/// The fast path of an export, as its declaration has it.
+#[cfg(not(nt_i386))]
+pub(crate) trait FastPath {
+    /// Takes the register arguments and the return address; see [`crate::dispatch::run_fast`].
+    extern "win64" fn run(first: u64, second: u64, third: u64, fourth: u64, caller: u64) -> u64;
+}
+
+/// The amd64 entry of export `INDEX`, which has a fast path. What that one does not do starts over on the ordinary
+/// path, with the arguments as they were.
+#[cfg(not(nt_i386))]
+#[unsafe(naked)]
+pub(crate) extern "win64" fn fast_entry<const INDEX: u32, Path: FastPath>() {
+    naked_asm!(
+        "cmp dword ptr [rip + {is_fast}], 0",
+        "je 2f",
+        "mov [rsp + 8], rcx",
+        "mov [rsp + 16], rdx",
+        "mov [rsp + 24], r8",
+        "mov [rsp + 32], r9",
+        "mov rax, [rsp]",
+        "sub rsp, 40",
+        "mov [rsp + 32], rax",
+        "call {run}",
+        "add rsp, 40",
+        "mov rcx, {not_fast}",
+        "cmp rax, rcx",
+        "je 3f",
+        "ret",
+        "3:",
+        "mov rcx, [rsp + 8]",
+        "mov rdx, [rsp + 16]",
+        "mov r8, [rsp + 24]",
+        "mov r9, [rsp + 32]",
+        "2:",
+        "mov eax, {index}",
+        "jmp {common}",
+        is_fast = sym crate::shared::IS_FAST,
+        run = sym Path::run,
+        not_fast = const crate::dispatch::NOT_FAST,
+        index = const INDEX,
+        common = sym amd64_common,
+    )
+}
+
 #[cfg(not(nt_i386))]
 #[unsafe(naked)]
 extern "win64" fn amd64_common() {
