@@ -205,20 +205,15 @@ pub(crate) fn run_fast(
     index: u32,
     irql_max: u8,
     caller: u64,
-    arguments: [u64; 4],
+    arguments: [u64; 2],
     count: usize,
     body: impl FnOnce() -> Option<u64>,
 ) -> u64 {
-    // A tick that comes meanwhile is delivered by the next call, which then takes the ordinary path.
-    let is_deferred = shared::depth() != 0 || shared::tick_due() != 0;
-    if is_deferred || (irql_max < ANY_LEVEL && shared::irql() > irql_max) {
+    let Some(call) = shared::FastCall::enter(index, irql_max, caller, arguments, count) else {
         return NOT_FAST;
-    }
-    shared::set_depth(1);
-    let record = shared::trace_fast_call(index, caller, arguments, count);
+    };
     let result = body();
-    shared::trace_fast_return(record, result);
-    shared::set_depth(0);
+    call.leave(result);
     result.unwrap_or(NOT_FAST)
 }
 

@@ -11,7 +11,7 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::export::{Parameter, ValueKind};
-use crate::nt::{OBJECT_ATTRIBUTES, STRING};
+use crate::nt::{ANY_LEVEL, OBJECT_ATTRIBUTES, STRING};
 use crate::platform::{Platform, Trap};
 use crate::raw::{
     Ptr, low8, low32, narrow_string, prefix, unicode_text, volatile_read, volatile_write,
@@ -218,6 +218,15 @@ pub fn call_driver(entry: Entry, function: u64, arguments: &[u64]) -> u64 {
 /// The driver's return address of the API call that is being served; 0 outside of one.
 #[must_use]
 pub fn caller() -> u64 {
+    if depth() >= FAST_DEPTH {
+        let last: u64 = volatile_read(ring_field(offset_of!(TraceRing, produced)));
+        let record = Slot::at(last.wrapping_sub(1));
+        return volatile_read(
+            record
+                .address
+                .wrapping_add(offset_of!(TraceRecord, caller) as u64),
+        );
+    }
     CALLER.load(Ordering::Relaxed)
 }
 
@@ -335,29 +344,91 @@ pub fn trace(kind: TraceKind, index: u32, caller: u64, arguments: &[u64], text: 
     slot.number
 }
 
-/// Records an API call on the fast path, which has at most four arguments, before it runs. No time stamp: reading one
-/// takes longer than all the rest.
-#[inline(always)]
-pub(crate) fn trace_fast_call(index: u32, caller: u64, arguments: [u64; 4], count: usize) -> u64 {
-    CALLER.store(caller, Ordering::Relaxed);
-    let slot = Slot::next();
-    slot.put_head(0, TraceKind::Call, index, caller, count);
-    for (position, argument) in arguments.into_iter().enumerate().take(count) {
-        slot.put_argument(position, argument);
-    }
-    slot.publish();
-    slot.number
+/// The depth while a fast path runs: [`caller`] then looks at the trace ring instead of every call storing it twice.
+const FAST_DEPTH: u32 = 0x100;
+
+/// A call on the fast path, which has at most two arguments: its place in the trace ring.
+#[derive(Clone, Copy)]
+pub(crate) struct FastCall {
+    /// The shared pages. The compiler must not read their address again and again.
+    pages: u64,
+    number: u64,
+    record: u64,
 }
 
-/// Ends the record of a call on the fast path. `None`: it never happened, another path does it.
-#[inline(always)]
-pub(crate) fn trace_fast_return(number: u64, result: Option<u64>) {
-    CALLER.store(0, Ordering::Relaxed);
-    match result {
-        Some(value) => finish_call(number, value),
-        None => set_produced(number),
+impl FastCall {
+    /// Enters shim code if this call may take the fast path: it is the outermost one, nothing is deferred (a tick that
+    /// comes meanwhile is delivered by the next call) and IRQL is not above `irql_max`. Records it, without time
+    /// stamp: reading one takes longer than all the rest.
+    #[inline(always)]
+    pub(crate) fn enter(
+        index: u32,
+        irql_max: u8,
+        caller: u64,
+        arguments: [u64; 2],
+        count: usize,
+    ) -> Option<Self> {
+        let pages = shared_pages();
+        let state = pages.wrapping_add(Shared::STATE);
+        let at = |base: u64, field: usize| base.wrapping_add(field as u64);
+        let depth: u32 = volatile_read(at(state, offset_of!(State, shim_depth)));
+        let tick_due: u32 = volatile_read(at(state, offset_of!(State, tick_due)));
+        let irql: u32 = volatile_read(at(state, offset_of!(State, irql)));
+        if depth | tick_due != 0 || (irql_max < ANY_LEVEL && irql > u32::from(irql_max)) {
+            return None;
+        }
+        let ring = pages.wrapping_add(Shared::TRACE);
+        let number: u64 = volatile_read(at(ring, offset_of!(TraceRing, produced)));
+        let slot = number % TRACE_ENTRIES as u64 * size_of::<TraceRecord>() as u64;
+        let record = at(ring, offset_of!(TraceRing, entries)).wrapping_add(slot);
+        volatile_write(at(state, offset_of!(State, shim_depth)), FAST_DEPTH);
+        volatile_write(at(record, offset_of!(TraceRecord, tsc)), 0u64);
+        // kind, irql, argument_count, index: one store.
+        let head = u64::from(TraceKind::Returned as u16)
+            | u64::from(low8(u64::from(irql))) << 16
+            | u64::from(low8(count as u64)) << 24
+            | u64::from(index) << 32;
+        volatile_write(at(record, offset_of!(TraceRecord, kind)), head);
+        volatile_write(at(record, offset_of!(TraceRecord, caller)), caller);
+        // No text; the flight recorder does not ask for the process.
+        volatile_write(at(record, offset_of!(TraceRecord, text_bytes)), 0u64);
+        for (position, argument) in arguments.into_iter().enumerate().take(count) {
+            let field = offset_of!(TraceRecord, arguments).wrapping_add(position.wrapping_mul(8));
+            volatile_write(at(record, field), argument);
+        }
+        volatile_write(
+            at(ring, offset_of!(TraceRing, produced)),
+            number.wrapping_add(1),
+        );
+        Some(Self {
+            pages,
+            number,
+            record,
+        })
+    }
+
+    /// Returns to the driver, or, with `None`, makes the call one that has not begun.
+    #[inline(always)]
+    pub(crate) fn leave(self, result: Option<u64>) {
+        if let Some(value) = result {
+            let field = offset_of!(TraceRecord, arguments) + 8 * (TRACE_ARGUMENTS - 1);
+            volatile_write(self.record.wrapping_add(field as u64), value);
+        } else {
+            let produced = Shared::TRACE + offset_of!(TraceRing, produced) as u64;
+            volatile_write(self.pages.wrapping_add(produced), self.number);
+        }
+        let depth = Shared::STATE + offset_of!(State, shim_depth) as u64;
+        volatile_write(self.pages.wrapping_add(depth), 0u32);
     }
 }
+
+const _: () = assert!(
+    offset_of!(TraceRecord, irql) == offset_of!(TraceRecord, kind) + 2
+        && offset_of!(TraceRecord, argument_count) == offset_of!(TraceRecord, kind) + 3
+        && offset_of!(TraceRecord, index) == offset_of!(TraceRecord, kind) + 4
+        && offset_of!(TraceRecord, process) == offset_of!(TraceRecord, text_bytes) + 4,
+    "FastCall::enter stores several fields at once"
+);
 
 /// Turns the record of a call into one of a call that has returned.
 #[inline(always)]

@@ -50,10 +50,10 @@ pub(crate) fn set_deferred(is_deferred: bool) {
     IS_DEFERRED.store(is_deferred, Ordering::Relaxed);
 }
 
-/// [`KeGetCurrentIrql`] on the fast path.
+/// The current IRQL.
 #[inline(always)]
-fn fast_current() -> Option<Irql> {
-    Some(Irql(shared::irql()))
+fn current() -> Irql {
+    Irql(shared::irql())
 }
 
 /// Raises IRQL on the fast path.
@@ -84,9 +84,9 @@ pub(crate) fn fast_lower(new: Irql) -> Option<()> {
 
 nt_api! { module = ke_irql;
     /// The current IRQL.
-    either both stdcall irql(ANY_LEVEL) implemented fast(fast_current)
+    either both stdcall irql(ANY_LEVEL) implemented leaf(current)
     fn KeGetCurrentIrql() -> Irql {
-        Irql(shared::irql())
+        current()
     }
 
     /// Raises IRQL and returns the old one.

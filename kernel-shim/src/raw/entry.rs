@@ -54,8 +54,8 @@ pub(crate) extern "win64" fn api_entry<const INDEX: u32>() {
 /// The fast path of an export, as its declaration has it.
 #[cfg(not(nt_i386))]
 pub(crate) trait FastPath {
-    /// Takes the register arguments and the return address; see [`crate::dispatch::run_fast`].
-    extern "win64" fn run(first: u64, second: u64, third: u64, fourth: u64, caller: u64) -> u64;
+    /// Takes the first two arguments and the return address; see [`crate::dispatch::run_fast`].
+    extern "win64" fn run(first: u64, second: u64, caller: u64) -> u64;
 }
 
 /// The amd64 entry of export `INDEX`, which has a fast path. What that one does not do starts over on the ordinary
@@ -68,11 +68,8 @@ pub(crate) extern "win64" fn fast_entry<const INDEX: u32, Path: FastPath>() {
         "je 2f",
         "mov [rsp + 8], rcx",
         "mov [rsp + 16], rdx",
-        "mov [rsp + 24], r8",
-        "mov [rsp + 32], r9",
-        "mov rax, [rsp]",
+        "mov r8, [rsp]",
         "sub rsp, 40",
-        "mov [rsp + 32], rax",
         "call {run}",
         "add rsp, 40",
         "mov rcx, {not_fast}",
@@ -82,14 +79,29 @@ pub(crate) extern "win64" fn fast_entry<const INDEX: u32, Path: FastPath>() {
         "3:",
         "mov rcx, [rsp + 8]",
         "mov rdx, [rsp + 16]",
-        "mov r8, [rsp + 24]",
-        "mov r9, [rsp + 32]",
         "2:",
         "mov eax, {index}",
         "jmp {common}",
         is_fast = sym crate::shared::IS_FAST,
         run = sym Path::run,
         not_fast = const crate::dispatch::NOT_FAST,
+        index = const INDEX,
+        common = sym amd64_common,
+    )
+}
+
+/// The amd64 entry of export `INDEX`, which only reads a variable and returns it: unless there is a complete trace, its
+/// calls leave no record and are no shim code to be interrupted or not.
+#[cfg(not(nt_i386))]
+#[unsafe(naked)]
+pub(crate) extern "win64" fn leaf_entry<const INDEX: u32, Path: FastPath>() {
+    naked_asm!(
+        "cmp dword ptr [rip + {is_fast}], 0",
+        "jne {run}",
+        "mov eax, {index}",
+        "jmp {common}",
+        is_fast = sym crate::shared::IS_FAST,
+        run = sym Path::run,
         index = const INDEX,
         common = sym amd64_common,
     )

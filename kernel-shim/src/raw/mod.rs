@@ -22,7 +22,7 @@ mod strings;
 pub use cell::{DataCell, Global};
 pub use entry::EntryPoint;
 #[cfg(not(nt_i386))]
-pub(crate) use entry::{FastPath, api_entry, fast_entry, saved_registers};
+pub(crate) use entry::{FastPath, api_entry, fast_entry, leaf_entry, saved_registers};
 pub use list::ListHead;
 pub use ptr::{Ptr, Word, fault_at, volatile_read, volatile_write};
 pub use strings::{narrow_string, narrow_string_bytes, unicode_string, unicode_text, wide_string};
