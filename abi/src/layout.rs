@@ -65,10 +65,24 @@ pub const TRAP_LEVELS: u64 = 4;
 pub const SHARED: u64 = 0x0900_0000;
 /// The shim's own heap.
 pub const HEAP: u64 = 0x0A00_0000;
-/// Address space for the shim's own heap, in bytes; an unmapped page follows.
-pub const HEAP_MAX: u64 = 0x00FF_F000;
-/// Bytes of the shim's own heap in the smallest guests.
+/// Least bytes of the shim's own heap.
 pub const HEAP_MIN: u64 = 0x0010_0000;
+/// Most bytes of the shim's own heap: its address space ends where the KPCR begins.
+pub const HEAP_MAX: u64 = 0x00F0_0000;
+
+/// Bytes of the shim's own heap in a guest with `ram_bytes` of RAM: a sixteenth of it.
+#[must_use]
+pub const fn heap_size(ram_bytes: u64) -> u64 {
+    let share = ram_bytes / 16 / PAGE_SIZE * PAGE_SIZE;
+    if share < HEAP_MIN {
+        HEAP_MIN
+    } else if share > HEAP_MAX {
+        HEAP_MAX
+    } else {
+        share
+    }
+}
+
 /// The processor control region (KPCR), one page; fs:0 (i386) or gs:0 (amd64).
 pub const PCR: u64 = 0x0B00_0000;
 /// KUSER_SHARED_DATA where the shim writes it; drivers also see it at [`KUSER_I386`] / [`KUSER_AMD64`].
@@ -81,8 +95,9 @@ pub const DESCRIPTORS: u64 = 0x0D00_0000;
 pub const TSS: u64 = 0x0D10_0000;
 /// The stacks of the trap gates (IST 1 exceptions, 2 interrupts, 3 double faults), one page each.
 pub const IST_STACKS: u64 = 0x0D20_0000;
-/// The page-table entries of the I/O window, in order: supervisor, read and write. guest-stub's CPL 0 service
-/// clears entries here; nothing else in the guest can reach a page table.
+/// The page-table entries of the I/O window and the special pool, in order: supervisor, read and write. guest-stub's
+/// CPL 0 service clears entries here, and fills absent ones of the special pool; nothing else in the guest can reach a
+/// page table.
 pub const IO_TABLES: u64 = 0x0E00_0000;
 /// Paged and non-paged pool.
 pub const POOL: u64 = 0x1000_0000;
@@ -92,6 +107,11 @@ pub const USER_ALIAS: u64 = 0x6000_0000;
 pub const IO_WINDOW: u64 = 0x7000_0000;
 /// Bytes of address space for mapped physical ranges.
 pub const IO_WINDOW_SIZE: u64 = 0x0400_0000;
+/// The special pool: pages of the pool, each mapped a second time with an absent page behind it. Directly behind the
+/// I/O window, so that the tables of both are one range; there only while drivers are verified.
+pub const SPECIAL_POOL: u64 = IO_WINDOW + IO_WINDOW_SIZE;
+/// Bytes of address space for the special pool.
+pub const SPECIAL_POOL_SIZE: u64 = 0x0200_0000;
 
 /// KUSER_SHARED_DATA as i386 drivers know it.
 pub const KUSER_I386: u64 = 0xFFDF_0000;
@@ -108,19 +128,6 @@ pub const USER: u64 = 0x0100_0000;
 pub const HIGHEST_USER_ADDRESS: u64 = 0x7FFE_FFFF;
 /// First address that probing rejects (MmUserProbeAddress).
 pub const USER_PROBE_ADDRESS: u64 = 0x7FFF_0000;
-
-/// Bytes of the shim's own heap in a guest with `ram_bytes` of RAM.
-#[must_use]
-pub const fn heap_bytes(ram_bytes: u64) -> u64 {
-    let share = ram_bytes / 16 / PAGE_SIZE * PAGE_SIZE;
-    if share < HEAP_MIN {
-        HEAP_MIN
-    } else if share > HEAP_MAX {
-        HEAP_MAX
-    } else {
-        share
-    }
-}
 
 /// Guest-virtual address of import stub `index` in a kernel space at `kernel_base`.
 #[must_use]

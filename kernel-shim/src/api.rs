@@ -1,4 +1,5 @@
-//! Declaring exports: [`nt_api!`] for functions, [`nt_data!`] for variables.
+//! Declaring exports: [`nt_api!`] for functions, [`nt_data!`] for variables, [`nt_code!`] for code that drivers run as it
+//! is.
 //!
 //! # How to add one
 //!
@@ -36,7 +37,8 @@
 //!
 //! A function that drivers call very often may have a fast path on amd64, `fast(PATH)` before `fn`: a function with the
 //! same parameters that returns `Option` of the result. `None` means that it has changed nothing, and the ordinary body
-//! does the call. A fast path has at most two parameters; it may not bugcheck, wait or call the driver; whatever is out
+//! does the call. A fast path has at most two parameters; it may not bugcheck, wait or call the driver, and touches
+//! driver memory at DISPATCH_LEVEL or above only (a fault there is a bugcheck, never an exception for a handler); whatever is out
 //! of the ordinary is the ordinary body's. It is fast only if all of it is inlined (`#[inline(always)]`, no arithmetic
 //! that can panic, no [`crate::raw::Global`]): one call of a function makes the compiler save ten vector registers.
 //! `leaf(PATH)` is for a function without parameters that only reads a variable: PATH returns the result, and calls
@@ -158,6 +160,57 @@ macro_rules! nt_data {
 
             pub(crate) const ENTRY_POINTS: [$crate::raw::EntryPoint; LEN] =
                 [$($crate::raw::EntryPoint::new(super::$name.raw())),*];
+        }
+    };
+}
+
+/// Declares exports that are code of their own: an import leads to `code`, a naked function, and nothing of the shim
+/// runs. They are what takes arguments or returns results in ways that [`crate::dispatch`] cannot see. The parameters are
+/// those on the stack. See [the module](self).
+macro_rules! nt_code {
+    (
+        module = $module:ident;
+        $(
+            $(#[doc = $doc:literal])*
+            $dll:ident $machines:ident $convention:ident
+            $name:ident($($parameter:ident: $type:ty),*) $(-> $result:ty)? = $code:ident;
+        )*
+    ) => {
+        /// What the export table takes from this file's code.
+        pub(crate) mod code_table {
+            use super::*;
+            use $crate::export::{Convention, Coverage, Export, ExportKind, Machines, Module, Parameter};
+            use $crate::value::Value;
+
+            const _: $crate::table::Slot = $crate::table::Slot::$module;
+
+            pub(crate) const LEN: usize = [$(stringify!($name)),*].len();
+
+            pub(crate) const EXPORTS: [Export; LEN] = [$(Export {
+                name: stringify!($name),
+                module: $crate::api::nt_word!($dll),
+                machines: $crate::api::nt_word!($machines),
+                kind: ExportKind::Function {
+                    convention: $crate::api::nt_word!($convention),
+                    parameters: &[$(Parameter {
+                        name: stringify!($parameter),
+                        kind: <$type as Value>::KIND,
+                    }),*],
+                    result: <$crate::api::nt_result!($($result)?) as Value>::KIND,
+                    irql_max: $crate::nt::ANY_LEVEL,
+                    is_variadic: false,
+                    is_noreturn: false,
+                },
+                coverage: Coverage::Implemented,
+                documentation: $crate::api::nt_documentation!($($doc)*),
+            }),*];
+
+            pub(crate) const BODIES: [$crate::dispatch::Body; LEN] = [$(
+                |_| panic!(concat!(stringify!($name), " was dispatched, which is code of its own"))
+            ),*];
+
+            pub(crate) const ENTRY_POINTS: [$crate::raw::EntryPoint; LEN] =
+                [$($crate::api::nt_code_entry!($machines $code)),*];
         }
     };
 }
@@ -294,6 +347,28 @@ macro_rules! nt_entry {
     }};
 }
 
+/// Code of an export's own, where this ABI has it.
+#[cfg(nt_i386)]
+macro_rules! nt_code_entry {
+    (i386 $code:ident) => {
+        $crate::raw::EntryPoint::new($crate::raw::compiler::$code as *const ())
+    };
+    (amd64 $code:ident) => {
+        $crate::raw::EntryPoint::NULL
+    };
+}
+/// Code of an export's own, where this ABI has it.
+#[cfg(not(nt_i386))]
+macro_rules! nt_code_entry {
+    (amd64 $code:ident) => {
+        $crate::raw::EntryPoint::new($crate::raw::compiler::$code as *const ())
+    };
+    (i386 $code:ident) => {
+        $crate::raw::EntryPoint::NULL
+    };
+}
+
 pub(crate) use {
-    nt_api, nt_body, nt_coverage, nt_data, nt_documentation, nt_entry, nt_result, nt_word,
+    nt_api, nt_body, nt_code, nt_code_entry, nt_coverage, nt_data, nt_documentation, nt_entry,
+    nt_result, nt_word,
 };

@@ -43,11 +43,14 @@ pub(crate) fn initialize() {
     ps::initialize();
     io::initialize();
     ke::initialize();
+    crate::rtl::oem::initialize();
+    ex::initialize();
 }
 
 /// Serves the next request; idles when there is none.
 fn serve_one_or_idle() {
     ke::deliver_deferred();
+    ex::work::run_all();
     for _ in 0..POLLS {
         if let Some(request) = shared::next_request() {
             serve(&request);

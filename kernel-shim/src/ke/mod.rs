@@ -1,15 +1,22 @@
 //! The kernel proper: IRQL, spin locks, DPCs, timers, events, bugchecks, IOPMs.
 
 pub mod bugcheck;
+pub mod bugcheck_callback;
 pub mod data;
+pub mod debugger;
 pub mod dpc;
+pub mod dump;
 pub mod event;
+pub mod fpu;
 pub mod iopm;
 pub mod irql;
 pub mod pcr;
+pub mod processor;
+pub mod queued_lock;
 pub mod spin_lock;
 pub mod time;
 pub mod timer;
+pub(crate) mod waiters;
 
 use crate::nt::DISPATCH_LEVEL;
 use crate::shared;
@@ -33,6 +40,10 @@ pub(crate) fn initialize() {
     dpc::initialize();
     timer::initialize();
     iopm::initialize();
+    queued_lock::initialize();
+    processor::initialize();
+    bugcheck_callback::initialize();
+    waiters::initialize();
     pcr::initialize();
     time::initialize();
 }

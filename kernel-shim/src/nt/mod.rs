@@ -5,11 +5,18 @@
 
 pub mod basic;
 pub mod bugcheck;
+pub mod exception;
 pub mod io;
 pub mod kernel;
+pub mod lookaside;
+pub mod rtl;
 pub mod status;
+pub mod sync;
 
 pub use basic::*;
+pub use exception::*;
 pub use io::*;
 pub use kernel::*;
+pub use rtl::*;
 pub use status::NtStatus;
+pub use sync::*;

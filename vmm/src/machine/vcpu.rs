@@ -110,10 +110,10 @@ pub(super) struct BootState {
     pub entry: u64,
     /// First address of kernel space.
     pub kernel_base: u64,
-    /// Bytes of the shim's heap.
-    pub heap_bytes: u64,
     /// The driver ABI, for the KPCR's segment.
     pub abi: DriverAbi,
+    /// Bytes of the shim's heap.
+    pub(super) heap_bytes: u64,
 }
 
 /// The one vCPU of a guest.
