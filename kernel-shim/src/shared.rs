@@ -11,8 +11,10 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::export::{Parameter, ValueKind};
+#[cfg(not(nt_i386))]
+use crate::nt::ANY_LEVEL;
 use crate::nt::bugcheck::UNEXPECTED_KERNEL_MODE_TRAP;
-use crate::nt::{ANY_LEVEL, OBJECT_ATTRIBUTES, STRING};
+use crate::nt::{OBJECT_ATTRIBUTES, STRING};
 use crate::platform::{Platform, Trap};
 use crate::raw::{
     Global, Ptr, low8, low32, narrow_string, prefix, unicode_text, volatile_read, volatile_write,
@@ -402,6 +404,7 @@ pub fn trace(kind: TraceKind, index: u32, caller: u64, arguments: &[u64], text: 
 const FAST_DEPTH: u32 = 0x100;
 
 /// A call on the fast path, which has at most two arguments: its place in the trace ring.
+#[cfg(not(nt_i386))]
 #[derive(Clone, Copy)]
 pub(crate) struct FastCall {
     /// The shared pages. The compiler must not read their address again and again.
@@ -410,6 +413,7 @@ pub(crate) struct FastCall {
     record: u64,
 }
 
+#[cfg(not(nt_i386))]
 impl FastCall {
     /// Enters shim code if this call may take the fast path: it is the outermost one, nothing is deferred (a tick that
     /// comes meanwhile is delivered by the next call) and IRQL is not above `irql_max`. Records it, without time

@@ -81,6 +81,7 @@ impl Bench {
             timeout: Duration::from_secs(60),
             trace: None,
             is_strict: false,
+            is_verifying: false,
         })?;
         let mut process = machine.process()?;
         let handle = process.open(r"\\.\ktest")?;
