@@ -37,6 +37,9 @@ pub enum TraceKind {
     Leak = 8,
     /// A finding that does not stop the guest. Text: what, arguments as the text says.
     Finding = 9,
+    /// As [`TraceKind::Call`], of a call that has returned: `arguments[TRACE_ARGUMENTS - 1]` is its result. Only in
+    /// overwriting mode. A time stamp of 0 means: that of the record before.
+    Returned = 10,
 }
 
 impl TraceKind {
@@ -53,6 +56,7 @@ impl TraceKind {
             7 => Self::Leave,
             8 => Self::Leak,
             9 => Self::Finding,
+            10 => Self::Returned,
             _ => return None,
         })
     }

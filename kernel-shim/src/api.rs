@@ -35,6 +35,15 @@
 //! The declared function is an ordinary Rust function of that name in the file: other shim code calls it directly, with
 //! no trace record and no IRQL check.
 //!
+//! A function that drivers call very often may have a fast path on amd64, `fast(PATH)` before `fn`: a function with the
+//! same parameters that returns `Option` of the result. `None` means that it has changed nothing, and the ordinary body
+//! does the call. A fast path has at most two parameters; it may not bugcheck, wait or call the driver, and touches
+//! driver memory at DISPATCH_LEVEL or above only (a fault there is a bugcheck, never an exception for a handler); whatever is out
+//! of the ordinary is the ordinary body's. It is fast only if all of it is inlined (`#[inline(always)]`, no arithmetic
+//! that can panic, no [`crate::raw::Global`]): one call of a function makes the compiler save ten vector registers.
+//! `leaf(PATH)` is for a function without parameters that only reads a variable: PATH returns the result, and calls
+//! are not recorded unless there is a complete trace.
+//!
 //! Everything else follows: the entry code, argument decoding for both ABIs, trace, IRQL check, and the
 //! [`crate::export::Export`] entry that host tools read.
 
@@ -45,6 +54,7 @@ macro_rules! nt_api {
         $(
             $(#[doc = $doc:literal])*
             $dll:ident $machines:ident $convention:ident irql($irql:ident) $coverage:ident $(($lacks:literal))?
+            $(fast($fast:path))? $(leaf($leaf:path))?
             fn $name:ident($($parameter:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block
         )*
     ) => {
@@ -100,7 +110,8 @@ macro_rules! nt_api {
             pub(crate) const ENTRY_POINTS: [$crate::raw::EntryPoint; LEN] = [$(
                 $crate::api::nt_entry!(
                     $machines,
-                    { $crate::table::base($crate::table::Slot::$module) + Position::$name as u32 }
+                    { $crate::table::base($crate::table::Slot::$module) + Position::$name as u32 },
+                    [$(fast $fast)? $(leaf $leaf)?], $crate::nt::$irql, ($($parameter: $type),*)
                 )
             ),*];
         }
@@ -283,7 +294,13 @@ macro_rules! nt_documentation {
 /// i386 drivers reach functions by number; their import stubs need no entry code.
 #[cfg(nt_i386)]
 macro_rules! nt_entry {
-    ($machines:ident, $index:expr) => {{
+    ($machines:ident, $index:expr, [], $irql:expr, $parameters:tt) => {{
+        const _: u32 = $index;
+        $crate::raw::EntryPoint::NULL
+    }};
+    ($machines:ident, $index:expr, [$speed:ident $fast:path], $irql:expr, ($($parameter:ident: $type:ty),*)) => {{
+        // Used on amd64 only.
+        let _ = $fast;
         const _: u32 = $index;
         $crate::raw::EntryPoint::NULL
     }};
@@ -291,13 +308,43 @@ macro_rules! nt_entry {
 /// The amd64 entry code of an export.
 #[cfg(not(nt_i386))]
 macro_rules! nt_entry {
-    (i386, $index:expr) => {{
+    (i386, $index:expr, [], $irql:expr, $parameters:tt) => {{
         const _: u32 = $index;
         $crate::raw::EntryPoint::NULL
     }};
-    ($machines:ident, $index:expr) => {
+    ($machines:ident, $index:expr, [], $irql:expr, $parameters:tt) => {
         $crate::raw::EntryPoint::new($crate::raw::api_entry::<$index> as *const ())
     };
+    ($machines:ident, $index:expr, [fast $fast:path], $irql:expr, ($($parameter:ident: $type:ty),*)) => {{
+        struct Path;
+        impl $crate::raw::FastPath for Path {
+            extern "win64" fn run(first: u64, second: u64, caller: u64) -> u64 {
+                const INDEX: u32 = $index;
+                let words = [first, second];
+                const COUNT: usize = {
+                    let names: &[&str] = &[$(stringify!($parameter)),*];
+                    assert!(names.len() <= 2, "a fast path takes at most two arguments");
+                    names.len()
+                };
+                $crate::dispatch::run_fast(INDEX, $irql, caller, words, COUNT, || {
+                    let mut _words = words.into_iter();
+                    $(let $parameter = <$type as Value>::from_word(_words.next().unwrap_or(0));)*
+                    $fast($($parameter),*).map(Value::to_word)
+                })
+            }
+        }
+        $crate::raw::EntryPoint::new($crate::raw::fast_entry::<$index, Path> as *const ())
+    }};
+    ($machines:ident, $index:expr, [leaf $leaf:path], $irql:expr, ()) => {{
+        struct Path;
+        impl $crate::raw::FastPath for Path {
+            extern "win64" fn run(_: u64, _: u64, _: u64) -> u64 {
+                const _: () = assert!($irql == $crate::nt::ANY_LEVEL, "nobody checks it");
+                Value::to_word($leaf())
+            }
+        }
+        $crate::raw::EntryPoint::new($crate::raw::leaf_entry::<$index, Path> as *const ())
+    }};
 }
 
 /// Code of an export's own, where this ABI has it.

@@ -164,7 +164,7 @@ fn run(index: u32, frame: Frame) -> I386Result {
         },
     };
     let outer_caller = shared::enter(site);
-    shared::trace_call(index, caller, parameters, &call.words);
+    let record = shared::trace_call(index, caller, parameters, &call.words);
     let irql = shared::irql();
     if irql_max < ANY_LEVEL && irql > irql_max {
         let address = table::ENTRY_POINTS
@@ -180,12 +180,42 @@ fn run(index: u32, frame: Frame) -> I386Result {
         );
     }
     let value = body(&mut call);
-    shared::trace_return(index, result != ValueKind::Void, value);
+    let has_result = result != ValueKind::Void;
+    shared::trace_return(record, index, parameters.len(), has_result, value);
     shared::leave(outer_caller);
     I386Result {
         value,
         pop: popped(convention, stack_bytes),
     }
+}
+
+/// What a fast path returns when it has done nothing and the call has to take the ordinary path. No result of an
+/// export with a fast path has this value.
+#[cfg(not(nt_i386))]
+pub(crate) const NOT_FAST: u64 = 0x8000_5A5A_0000_0001;
+
+/// Runs the fast path of export `index`: `body` does the whole call, or nothing at all and returns `None`. It may not
+/// bugcheck, call the driver, or wait. The steps are those of [`run`], without captured text and time stamp.
+#[cfg(not(nt_i386))]
+#[expect(
+    clippy::inline_always,
+    reason = "see the declaration's rules for fast paths"
+)]
+#[inline(always)]
+pub(crate) fn run_fast(
+    index: u32,
+    irql_max: u8,
+    caller: u64,
+    arguments: [u64; 2],
+    count: usize,
+    body: impl FnOnce() -> Option<u64>,
+) -> u64 {
+    let Some(call) = shared::FastCall::enter(index, irql_max, caller, arguments, count) else {
+        return NOT_FAST;
+    };
+    let result = body();
+    call.leave(result);
+    result.unwrap_or(NOT_FAST)
 }
 
 /// Where the amd64 entry code goes on. `stack` is the address of the return address.
@@ -365,14 +395,15 @@ mod tests {
             result.value,
             u64::from(crate::nt::NtStatus::OBJECT_NAME_NOT_FOUND.0)
         );
-        assert_eq!(crate::raw::volatile_read::<u64>(ring), before + 2);
+        assert_eq!(crate::raw::volatile_read::<u64>(ring), before + 1);
         let entries = ring + core::mem::offset_of!(TraceRing, entries) as u64;
         let record: TraceRecord =
             crate::raw::volatile_read(entries + before * size_of::<TraceRecord>() as u64);
         assert_eq!(
             (record.kind, record.caller, record.index),
-            (TraceKind::Call as u16, 0x1234, index)
+            (TraceKind::Returned as u16, 0x1234, index)
         );
+        assert_eq!(record.arguments.last(), Some(&result.value));
         assert_eq!(
             &record.text[..record.text_bytes as usize],
             "\\??\\Ä\0".as_bytes()

@@ -1,11 +1,18 @@
 //! The pages shared with the VMM: state words, trace ring, crash record, doorbell.
 
+#![expect(
+    clippy::inline_always,
+    reason = "fast paths of exports are fast only if nothing is called; see crate::api"
+)]
+
 use alloc::string::String;
 use core::fmt::{self, Write};
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::export::{Parameter, ValueKind};
+#[cfg(not(nt_i386))]
+use crate::nt::ANY_LEVEL;
 use crate::nt::bugcheck::UNEXPECTED_KERNEL_MODE_TRAP;
 use crate::nt::{OBJECT_ATTRIBUTES, STRING};
 use crate::platform::{Platform, Trap};
@@ -24,6 +31,10 @@ use abi::trace::{
 };
 
 static PLATFORM: spin::Once<&'static dyn Platform> = spin::Once::new();
+/// [`Platform::shared`], which every API call needs several times.
+static SHARED: AtomicU64 = AtomicU64::new(0);
+/// 1: calls may take the fast path, since nobody wants a complete trace. The entry code reads it.
+pub(crate) static IS_FAST: AtomicU32 = AtomicU32::new(0);
 
 /// The driver's return address of the API call that is being served, where that lies, and (i386) EBP.
 static CALLER: AtomicU64 = AtomicU64::new(0);
@@ -72,7 +83,10 @@ impl CallSite {
 pub fn caller_registers() -> Registers {
     let stack = CALLER_STACK.load(Ordering::Relaxed);
     if stack == 0 {
-        return Registers::default();
+        return Registers {
+            rip: caller(),
+            ..Registers::default()
+        };
     }
     registers_at(&CallSite::current())
 }
@@ -96,7 +110,9 @@ pub(crate) fn registers_at(site: &CallSite) -> Registers {
 
 /// Installs the machine below the shim; the first one stays.
 pub fn set_platform(platform: &'static dyn Platform) {
-    PLATFORM.call_once(|| platform);
+    let platform = *PLATFORM.call_once(|| platform);
+    SHARED.store(platform.shared(), Ordering::Relaxed);
+    IS_FAST.store(u32::from(trace_lossless() == 0), Ordering::Relaxed);
 }
 
 /// The machine below the shim.
@@ -108,19 +124,28 @@ pub fn platform() -> &'static dyn Platform {
     *PLATFORM.get().expect("boot installs the platform first")
 }
 
+/// Address of the shared pages; [`set_platform`] comes first.
+#[inline(always)]
+fn shared_pages() -> u64 {
+    SHARED.load(Ordering::Relaxed)
+}
+
+#[inline(always)]
 fn state_address(field: usize) -> u64 {
-    platform().shared() + Shared::STATE + field as u64
+    shared_pages().wrapping_add(Shared::STATE + field as u64)
 }
 
 macro_rules! state_word {
     ($($(#[$doc:meta])* $get:ident, $set:ident: $field:ident;)*) => {
         $(
             $(#[$doc])*
+            #[inline(always)]
             #[must_use]
             pub fn $get() -> u32 {
                 volatile_read(state_address(offset_of!(State, $field)))
             }
             $(#[$doc])*
+            #[inline(always)]
             pub fn $set(value: u32) {
                 volatile_write(state_address(offset_of!(State, $field)), value);
             }
@@ -149,6 +174,7 @@ pub fn depth_address() -> u64 {
 
 /// Current IRQL ([`State::irql`]).
 #[must_use]
+#[inline(always)]
 pub fn irql() -> u8 {
     low8(u64::from(volatile_read::<u32>(state_address(offset_of!(
         State, irql
@@ -156,6 +182,7 @@ pub fn irql() -> u8 {
 }
 
 /// Sets the current IRQL; see [`crate::ke`] for what lowering it has to deliver.
+#[inline(always)]
 pub fn set_irql(irql: u8) {
     volatile_write(state_address(offset_of!(State, irql)), u32::from(irql));
 }
@@ -163,7 +190,7 @@ pub fn set_irql(irql: u8) {
 /// The address of a field of the boot information, by its offset.
 #[must_use]
 pub fn boot_address(field: usize) -> u64 {
-    platform().shared() + Shared::BOOT_INFO + field as u64
+    shared_pages() + Shared::BOOT_INFO + field as u64
 }
 
 macro_rules! boot_word {
@@ -247,6 +274,15 @@ pub(crate) fn call_funclet(function: u64, frame_pointer: u64) -> u64 {
 /// The driver's return address of the API call that is being served; 0 outside of one.
 #[must_use]
 pub fn caller() -> u64 {
+    if depth() >= FAST_DEPTH {
+        let last: u64 = volatile_read(ring_field(offset_of!(TraceRing, produced)));
+        let record = Slot::at(last.wrapping_sub(1));
+        return volatile_read(
+            record
+                .address
+                .wrapping_add(offset_of!(TraceRecord, caller) as u64),
+        );
+    }
     CALLER.load(Ordering::Relaxed)
 }
 
@@ -269,42 +305,199 @@ pub(crate) fn leave(outer_caller: CallSite) {
     set_depth(depth() - 1);
 }
 
-/// Appends a record to the trace ring.
-pub fn trace(kind: TraceKind, index: u32, caller: u64, arguments: &[u64], text: &str) {
-    let platform = platform();
-    let ring = platform.shared() + Shared::TRACE;
-    let produced_at = ring + offset_of!(TraceRing, produced) as u64;
-    let produced: u64 = volatile_read(produced_at);
-    if trace_lossless() != 0 {
-        let consumed: u64 = volatile_read(ring + offset_of!(TraceRing, consumed) as u64);
-        if produced.wrapping_sub(consumed) >= TRACE_ENTRIES as u64 {
-            platform.doorbell(Call::DrainTrace, [0; 6]);
+/// A record in the ring that is being written: only what it uses of its fields is. The VMM reads the ring when the
+/// guest has exited, so that it never sees half a record.
+#[derive(Clone, Copy)]
+struct Slot {
+    /// Records written before it.
+    number: u64,
+    /// Where it is.
+    address: u64,
+}
+
+impl Slot {
+    /// The next one.
+    #[inline(always)]
+    fn next() -> Self {
+        Self::at(volatile_read(ring_field(offset_of!(TraceRing, produced))))
+    }
+
+    #[inline(always)]
+    fn at(number: u64) -> Self {
+        let slot = number % TRACE_ENTRIES as u64 * size_of::<TraceRecord>() as u64;
+        Self {
+            number,
+            address: ring_field(offset_of!(TraceRing, entries)).wrapping_add(slot),
         }
     }
-    let mut record = TraceRecord {
-        tsc: platform.time_stamp(),
-        kind: kind as u16,
-        irql: irql(),
-        argument_count: low8(arguments.len().min(TRACE_ARGUMENTS) as u64),
-        index,
-        caller,
-        text_bytes: 0,
-        process: current_process(),
-        arguments: [0; TRACE_ARGUMENTS],
-        text: [0; TRACE_TEXT],
-    };
-    for (slot, argument) in record.arguments.iter_mut().zip(arguments) {
-        *slot = *argument;
+
+    #[inline(always)]
+    fn put<T: Copy>(self, field: usize, value: T) {
+        volatile_write(self.address.wrapping_add(field as u64), value);
+    }
+
+    #[inline(always)]
+    fn put_argument(self, index: usize, value: u64) {
+        let field = offset_of!(TraceRecord, arguments);
+        self.put(field.wrapping_add(index.wrapping_mul(8)), value);
+    }
+
+    /// Everything before the arguments.
+    #[inline(always)]
+    fn put_head(self, tsc: u64, kind: TraceKind, index: u32, caller: u64, arguments: usize) {
+        self.put(offset_of!(TraceRecord, tsc), tsc);
+        self.put(offset_of!(TraceRecord, kind), kind as u16);
+        self.put(offset_of!(TraceRecord, irql), irql());
+        self.put(
+            offset_of!(TraceRecord, argument_count),
+            low8(arguments as u64),
+        );
+        self.put(offset_of!(TraceRecord, index), index);
+        self.put(offset_of!(TraceRecord, caller), caller);
+        self.put(offset_of!(TraceRecord, text_bytes), 0u32);
+        self.put(offset_of!(TraceRecord, process), current_process());
+    }
+
+    /// Makes it the last one of the ring.
+    #[inline(always)]
+    fn publish(self) {
+        set_produced(self.number.wrapping_add(1));
+    }
+}
+
+#[inline(always)]
+fn set_produced(count: u64) {
+    fence(Ordering::Release);
+    volatile_write(ring_field(offset_of!(TraceRing, produced)), count);
+}
+
+#[inline(always)]
+fn ring_field(field: usize) -> u64 {
+    shared_pages().wrapping_add(Shared::TRACE + field as u64)
+}
+
+/// Appends a record to the trace ring; returns how many there were before it.
+pub fn trace(kind: TraceKind, index: u32, caller: u64, arguments: &[u64], text: &str) -> u64 {
+    let slot = Slot::next();
+    if trace_lossless() != 0 {
+        let consumed: u64 = volatile_read(ring_field(offset_of!(TraceRing, consumed)));
+        if slot.number.wrapping_sub(consumed) >= TRACE_ENTRIES as u64 {
+            platform().doorbell(Call::DrainTrace, [0; 6]);
+        }
+    }
+    let count = arguments.len().min(TRACE_ARGUMENTS);
+    slot.put_head(platform().time_stamp(), kind, index, caller, count);
+    for position in 0..TRACE_ARGUMENTS {
+        slot.put_argument(position, arguments.get(position).copied().unwrap_or(0));
     }
     let captured = prefix(text, TRACE_TEXT);
-    record.text[..captured.len()].copy_from_slice(captured.as_bytes());
-    record.text_bytes = low32(captured.len() as u64);
-    let slot = produced % TRACE_ENTRIES as u64;
-    let entry =
-        ring + offset_of!(TraceRing, entries) as u64 + slot * size_of::<TraceRecord>() as u64;
-    volatile_write(entry, record);
-    fence(Ordering::Release);
-    volatile_write(produced_at, produced.wrapping_add(1));
+    if !captured.is_empty() {
+        let mut bytes = [0; TRACE_TEXT];
+        bytes[..captured.len()].copy_from_slice(captured.as_bytes());
+        slot.put(offset_of!(TraceRecord, text), bytes);
+        slot.put(
+            offset_of!(TraceRecord, text_bytes),
+            low32(captured.len() as u64),
+        );
+    }
+    slot.publish();
+    slot.number
+}
+
+/// The depth while a fast path runs: [`caller`] then looks at the trace ring instead of every call storing it twice.
+const FAST_DEPTH: u32 = 0x100;
+
+/// A call on the fast path, which has at most two arguments: its place in the trace ring.
+#[cfg(not(nt_i386))]
+#[derive(Clone, Copy)]
+pub(crate) struct FastCall {
+    /// The shared pages. The compiler must not read their address again and again.
+    pages: u64,
+    number: u64,
+    record: u64,
+}
+
+#[cfg(not(nt_i386))]
+impl FastCall {
+    /// Enters shim code if this call may take the fast path: it is the outermost one, nothing is deferred (a tick that
+    /// comes meanwhile is delivered by the next call) and IRQL is not above `irql_max`. Records it, without time
+    /// stamp: reading one takes longer than all the rest.
+    #[inline(always)]
+    pub(crate) fn enter(
+        index: u32,
+        irql_max: u8,
+        caller: u64,
+        arguments: [u64; 2],
+        count: usize,
+    ) -> Option<Self> {
+        let pages = shared_pages();
+        let state = pages.wrapping_add(Shared::STATE);
+        let at = |base: u64, field: usize| base.wrapping_add(field as u64);
+        let depth: u32 = volatile_read(at(state, offset_of!(State, shim_depth)));
+        let tick_due: u32 = volatile_read(at(state, offset_of!(State, tick_due)));
+        let irql: u32 = volatile_read(at(state, offset_of!(State, irql)));
+        if depth | tick_due != 0 || (irql_max < ANY_LEVEL && irql > u32::from(irql_max)) {
+            return None;
+        }
+        let ring = pages.wrapping_add(Shared::TRACE);
+        let number: u64 = volatile_read(at(ring, offset_of!(TraceRing, produced)));
+        let slot = number % TRACE_ENTRIES as u64 * size_of::<TraceRecord>() as u64;
+        let record = at(ring, offset_of!(TraceRing, entries)).wrapping_add(slot);
+        volatile_write(at(state, offset_of!(State, shim_depth)), FAST_DEPTH);
+        volatile_write(at(record, offset_of!(TraceRecord, tsc)), 0u64);
+        // kind, irql, argument_count, index: one store.
+        let head = u64::from(TraceKind::Returned as u16)
+            | u64::from(low8(u64::from(irql))) << 16
+            | u64::from(low8(count as u64)) << 24
+            | u64::from(index) << 32;
+        volatile_write(at(record, offset_of!(TraceRecord, kind)), head);
+        volatile_write(at(record, offset_of!(TraceRecord, caller)), caller);
+        // No text; the flight recorder does not ask for the process.
+        volatile_write(at(record, offset_of!(TraceRecord, text_bytes)), 0u64);
+        for (position, argument) in arguments.into_iter().enumerate().take(count) {
+            let field = offset_of!(TraceRecord, arguments).wrapping_add(position.wrapping_mul(8));
+            volatile_write(at(record, field), argument);
+        }
+        volatile_write(
+            at(ring, offset_of!(TraceRing, produced)),
+            number.wrapping_add(1),
+        );
+        Some(Self {
+            pages,
+            number,
+            record,
+        })
+    }
+
+    /// Returns to the driver, or, with `None`, makes the call one that has not begun.
+    #[inline(always)]
+    pub(crate) fn leave(self, result: Option<u64>) {
+        if let Some(value) = result {
+            let field = offset_of!(TraceRecord, arguments) + 8 * (TRACE_ARGUMENTS - 1);
+            volatile_write(self.record.wrapping_add(field as u64), value);
+        } else {
+            let produced = Shared::TRACE + offset_of!(TraceRing, produced) as u64;
+            volatile_write(self.pages.wrapping_add(produced), self.number);
+        }
+        let depth = Shared::STATE + offset_of!(State, shim_depth) as u64;
+        volatile_write(self.pages.wrapping_add(depth), 0u32);
+    }
+}
+
+const _: () = assert!(
+    offset_of!(TraceRecord, irql) == offset_of!(TraceRecord, kind) + 2
+        && offset_of!(TraceRecord, argument_count) == offset_of!(TraceRecord, kind) + 3
+        && offset_of!(TraceRecord, index) == offset_of!(TraceRecord, kind) + 4
+        && offset_of!(TraceRecord, process) == offset_of!(TraceRecord, text_bytes) + 4,
+    "FastCall::enter stores several fields at once"
+);
+
+/// Turns the record of a call into one of a call that has returned.
+#[inline(always)]
+fn finish_call(number: u64, result: u64) {
+    let slot = Slot::at(number);
+    slot.put_argument(TRACE_ARGUMENTS - 1, result);
+    slot.put(offset_of!(TraceRecord, kind), TraceKind::Returned as u16);
 }
 
 /// The most characters of one string argument that are captured.
@@ -326,8 +519,8 @@ fn capture(kind: ValueKind, word: u64) -> String {
     }
 }
 
-/// Records an API call.
-pub(crate) fn trace_call(index: u32, caller: u64, parameters: &[Parameter], words: &[u64]) {
+/// Records an API call; returns its number, for [`trace_return`].
+pub(crate) fn trace_call(index: u32, caller: u64, parameters: &[Parameter], words: &[u64]) -> u64 {
     let mut text = String::new();
     for (parameter, word) in parameters.iter().zip(words) {
         if parameter.kind.captures_text() {
@@ -336,11 +529,17 @@ pub(crate) fn trace_call(index: u32, caller: u64, parameters: &[Parameter], word
         }
     }
     let count = parameters.len().min(words.len());
-    trace(TraceKind::Call, index, caller, &words[..count], &text);
+    trace(TraceKind::Call, index, caller, &words[..count], &text)
 }
 
-/// Records what an API call returned.
-pub(crate) fn trace_return(index: u32, has_result: bool, value: u64) {
+/// Records what API call number `call` returned: in its own record, while the ring still has it and nobody wants a
+/// complete trace, or else in another.
+pub(crate) fn trace_return(call: u64, index: u32, arguments: usize, has_result: bool, value: u64) {
+    let since = Slot::next().number.wrapping_sub(call);
+    if trace_lossless() == 0 && arguments < TRACE_ARGUMENTS && since <= TRACE_ENTRIES as u64 {
+        finish_call(call, value);
+        return;
+    }
     trace(
         TraceKind::Return,
         index,
@@ -410,14 +609,14 @@ pub fn crash(
     }
     PENDING.with(Option::take);
     let record = first.unwrap_or(record);
-    volatile_write(platform.shared() + Shared::CRASH, record);
+    volatile_write(shared_pages() + Shared::CRASH, record);
     platform.doorbell(Call::Crash, [0; 6]);
     platform.halt()
 }
 
 /// Takes the VMM's next request; `None` when there is none.
 pub(crate) fn next_request() -> Option<Request> {
-    let ring = platform().shared() + Shared::REQUESTS;
+    let ring = shared_pages() + Shared::REQUESTS;
     let consumed_at = ring + offset_of!(RequestRing, consumed) as u64;
     let consumed: u64 = volatile_read(consumed_at);
     let produced: u64 = volatile_read(ring + offset_of!(RequestRing, produced) as u64);
@@ -434,7 +633,7 @@ pub(crate) fn next_request() -> Option<Request> {
 
 /// Posts a completion.
 pub(crate) fn post(completion: &Completion) {
-    let ring = platform().shared() + Shared::COMPLETIONS;
+    let ring = shared_pages() + Shared::COMPLETIONS;
     let produced_at = ring + offset_of!(CompletionRing, produced) as u64;
     let produced: u64 = volatile_read(produced_at);
     let slot = produced % RING_ENTRIES as u64;

@@ -27,6 +27,7 @@ pub fn queue(dpc: Ptr<KDPC>, argument_1: Word, argument_2: Word) -> bool {
         true
     });
     if is_new {
+        crate::ke::irql::set_deferred(true);
         let is_urgent = dpc.read().Importance == 2;
         QUEUE.with(|queue| {
             if is_urgent {
@@ -76,6 +77,7 @@ pub(crate) fn run_all() {
         shared::call_driver(Entry::Dpc, from_word(DeferredRoutine), &arguments);
         shared::set_irql(irql);
     }
+    crate::ke::irql::set_deferred(false);
 }
 
 nt_api! { module = ke_dpc;

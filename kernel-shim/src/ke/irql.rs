@@ -1,5 +1,12 @@
 //! Software IRQL: a word in the shared pages, no interrupt flag.
 
+#![expect(
+    clippy::inline_always,
+    reason = "fast paths of exports are fast only if nothing is called; see crate::api"
+)]
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use crate::api::nt_api;
 use crate::nt::bugcheck::{IRQL_NOT_GREATER_OR_EQUAL, IRQL_NOT_LESS_OR_EQUAL, bugcheck_with_text};
 use crate::nt::{DISPATCH_LEVEL, HIGH_LEVEL, SYNCH_LEVEL};
@@ -35,21 +42,61 @@ pub fn lower(new: u8) {
     shared::set_irql(new);
 }
 
+/// Whether something may wait for IRQL to drop.
+static IS_DEFERRED: AtomicBool = AtomicBool::new(false);
+
+/// Says whether something may wait for IRQL to drop: lowering it then takes the ordinary path.
+pub(crate) fn set_deferred(is_deferred: bool) {
+    IS_DEFERRED.store(is_deferred, Ordering::Relaxed);
+}
+
+/// The current IRQL.
+#[inline(always)]
+fn current() -> Irql {
+    Irql(shared::irql())
+}
+
+/// Raises IRQL on the fast path.
+#[inline(always)]
+pub(crate) fn fast_raise(new: Irql) -> Option<Irql> {
+    let old = shared::irql();
+    if new.0 < old || new.0 > HIGH_LEVEL {
+        return None;
+    }
+    shared::set_irql(new.0);
+    Some(Irql(old))
+}
+
+#[inline(always)]
+fn fast_raise_to_dpc() -> Option<Irql> {
+    fast_raise(Irql(DISPATCH_LEVEL))
+}
+
+/// Lowers IRQL on the fast path.
+#[inline(always)]
+pub(crate) fn fast_lower(new: Irql) -> Option<()> {
+    if new.0 > shared::irql() || IS_DEFERRED.load(Ordering::Relaxed) {
+        return None;
+    }
+    shared::set_irql(new.0);
+    Some(())
+}
+
 nt_api! { module = ke_irql;
     /// The current IRQL.
-    either both stdcall irql(ANY_LEVEL) implemented
+    either both stdcall irql(ANY_LEVEL) implemented leaf(current)
     fn KeGetCurrentIrql() -> Irql {
-        Irql(shared::irql())
+        current()
     }
 
     /// Raises IRQL and returns the old one.
-    either both fastcall irql(ANY_LEVEL) implemented
+    either both fastcall irql(ANY_LEVEL) implemented fast(fast_raise)
     fn KfRaiseIrql(new_irql: Irql) -> Irql {
         Irql(raise(new_irql.0))
     }
 
     /// Lowers IRQL.
-    either both fastcall irql(ANY_LEVEL) implemented
+    either both fastcall irql(ANY_LEVEL) implemented fast(fast_lower)
     fn KfLowerIrql(new_irql: Irql) {
         lower(new_irql.0);
     }
@@ -61,13 +108,13 @@ nt_api! { module = ke_irql;
     }
 
     /// Lowers IRQL.
-    either both stdcall irql(ANY_LEVEL) implemented
+    either both stdcall irql(ANY_LEVEL) implemented fast(fast_lower)
     fn KeLowerIrql(new_irql: Irql) {
         lower(new_irql.0);
     }
 
     /// Raises IRQL to DISPATCH_LEVEL and returns the old one.
-    either both stdcall irql(ANY_LEVEL) implemented
+    either both stdcall irql(ANY_LEVEL) implemented fast(fast_raise_to_dpc)
     fn KeRaiseIrqlToDpcLevel() -> Irql {
         Irql(raise(DISPATCH_LEVEL))
     }

@@ -1,7 +1,12 @@
 //! Spin locks. With one processor, a lock that is held already would spin for ever: that is a bugcheck.
 
+#![expect(
+    clippy::inline_always,
+    reason = "fast paths of exports are fast only if nothing is called; see crate::api"
+)]
+
 use crate::api::nt_api;
-use crate::ke::irql::{lower, raise};
+use crate::ke::irql::{fast_lower, fast_raise, lower, raise};
 use crate::nt::bugcheck::{
     SPIN_LOCK_ALREADY_OWNED, SPIN_LOCK_NOT_OWNED, bugcheck_with_text, violation,
 };
@@ -91,6 +96,48 @@ fn acquire_raising(lock: Ptr<Word>, level: u8) -> u8 {
     old
 }
 
+/// [`KeAcquireSpinLockRaiseToDpc`] on the fast path: a free lock.
+#[inline(always)]
+fn fast_acquire_raising(lock: Ptr<Word>) -> Option<Irql> {
+    let old = fast_raise(Irql(DISPATCH_LEVEL))?;
+    // At DISPATCH_LEVEL already, so that a bad address is a bugcheck.
+    if lock.read() != 0 {
+        shared::set_irql(old.0);
+        return None;
+    }
+    lock.write(1);
+    Some(old)
+}
+
+/// [`KeReleaseSpinLock`] on the fast path: a lock that is held.
+#[inline(always)]
+fn fast_release_lowering(lock: Ptr<Word>, new_irql: Irql) -> Option<()> {
+    if shared::irql() < DISPATCH_LEVEL || lock.read() == 0 {
+        return None;
+    }
+    fast_lower(new_irql)?;
+    lock.write(0);
+    Some(())
+}
+
+#[inline(always)]
+fn fast_acquire(lock: Ptr<Word>) -> Option<()> {
+    if shared::irql() < DISPATCH_LEVEL || lock.read() != 0 {
+        return None;
+    }
+    lock.write(1);
+    Some(())
+}
+
+#[inline(always)]
+fn fast_release(lock: Ptr<Word>) -> Option<()> {
+    if shared::irql() < DISPATCH_LEVEL || lock.read() == 0 {
+        return None;
+    }
+    lock.write(0);
+    Some(())
+}
+
 fn release_lowering(lock: Ptr<Word>, new: u8) {
     release(lock);
     check_release_and_lower(lock.addr());
@@ -121,7 +168,7 @@ nt_api! { module = ke_spin_lock;
     }
 
     /// Raises IRQL to DISPATCH_LEVEL, takes the lock and returns the old IRQL.
-    either both stdcall irql(DISPATCH_LEVEL) implemented
+    either both stdcall irql(DISPATCH_LEVEL) implemented fast(fast_acquire_raising)
     fn KeAcquireSpinLockRaiseToDpc(lock: Ptr<Word>) -> Irql {
         Irql(acquire_raising(lock, DISPATCH_LEVEL))
     }
@@ -139,7 +186,7 @@ nt_api! { module = ke_spin_lock;
     }
 
     /// Gives the lock back and lowers IRQL.
-    either both stdcall irql(SYNCH_LEVEL) implemented
+    either both stdcall irql(SYNCH_LEVEL) implemented fast(fast_release_lowering)
     fn KeReleaseSpinLock(lock: Ptr<Word>, new_irql: Irql) {
         release_lowering(lock, new_irql.0);
     }
@@ -151,13 +198,13 @@ nt_api! { module = ke_spin_lock;
     }
 
     /// Takes the lock at DISPATCH_LEVEL or above.
-    ntoskrnl both stdcall irql(ANY_LEVEL) implemented
+    ntoskrnl both stdcall irql(ANY_LEVEL) implemented fast(fast_acquire)
     fn KeAcquireSpinLockAtDpcLevel(lock: Ptr<Word>) {
         acquire_at_dpc(lock);
     }
 
     /// Gives the lock back at DISPATCH_LEVEL or above.
-    ntoskrnl both stdcall irql(ANY_LEVEL) implemented
+    ntoskrnl both stdcall irql(ANY_LEVEL) implemented fast(fast_release)
     fn KeReleaseSpinLockFromDpcLevel(lock: Ptr<Word>) {
         release_from_dpc(lock);
     }

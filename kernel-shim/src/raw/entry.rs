@@ -51,6 +51,62 @@ pub(crate) extern "win64" fn api_entry<const INDEX: u32>() {
     naked_asm!("mov eax, {index}", "jmp {common}", index = const INDEX, common = sym amd64_common)
 }
 
+/// The fast path of an export, as its declaration has it.
+#[cfg(not(nt_i386))]
+pub(crate) trait FastPath {
+    /// Takes the first two arguments and the return address; see [`crate::dispatch::run_fast`].
+    extern "win64" fn run(first: u64, second: u64, caller: u64) -> u64;
+}
+
+/// The amd64 entry of export `INDEX`, which has a fast path. What that one does not do starts over on the ordinary
+/// path, with the arguments as they were.
+#[cfg(not(nt_i386))]
+#[unsafe(naked)]
+pub(crate) extern "win64" fn fast_entry<const INDEX: u32, Path: FastPath>() {
+    naked_asm!(
+        "cmp dword ptr [rip + {is_fast}], 0",
+        "je 2f",
+        "mov [rsp + 8], rcx",
+        "mov [rsp + 16], rdx",
+        "mov r8, [rsp]",
+        "sub rsp, 40",
+        "call {run}",
+        "add rsp, 40",
+        "mov rcx, {not_fast}",
+        "cmp rax, rcx",
+        "je 3f",
+        "ret",
+        "3:",
+        "mov rcx, [rsp + 8]",
+        "mov rdx, [rsp + 16]",
+        "2:",
+        "mov eax, {index}",
+        "jmp {common}",
+        is_fast = sym crate::shared::IS_FAST,
+        run = sym Path::run,
+        not_fast = const crate::dispatch::NOT_FAST,
+        index = const INDEX,
+        common = sym amd64_common,
+    )
+}
+
+/// The amd64 entry of export `INDEX`, which only reads a variable and returns it: unless there is a complete trace, its
+/// calls leave no record and are no shim code to be interrupted or not.
+#[cfg(not(nt_i386))]
+#[unsafe(naked)]
+pub(crate) extern "win64" fn leaf_entry<const INDEX: u32, Path: FastPath>() {
+    naked_asm!(
+        "cmp dword ptr [rip + {is_fast}], 0",
+        "jne {run}",
+        "mov eax, {index}",
+        "jmp {common}",
+        is_fast = sym crate::shared::IS_FAST,
+        run = sym Path::run,
+        index = const INDEX,
+        common = sym amd64_common,
+    )
+}
+
 #[cfg(not(nt_i386))]
 #[unsafe(naked)]
 extern "win64" fn amd64_common() {

@@ -27,7 +27,7 @@ pub use cell::{DataCell, Global};
 pub(crate) use cell::{held, let_driver_run};
 pub use entry::EntryPoint;
 #[cfg(not(nt_i386))]
-pub(crate) use entry::{api_entry, saved_xmm};
+pub(crate) use entry::{FastPath, api_entry, fast_entry, leaf_entry, saved_xmm};
 pub(crate) use entry::{fpu_state, saved_registers};
 pub use list::ListHead;
 pub use ptr::{Ptr, Word, fault_at, volatile_read, volatile_write};

@@ -31,6 +31,7 @@ pub struct Ptr<T> {
 impl<T> Ptr<T> {
     /// The pointer to `address`; on i386 the upper half is cut off.
     #[must_use]
+    #[inline]
     pub const fn new(address: u64) -> Self {
         Self {
             address: to_word(address),
@@ -52,6 +53,7 @@ impl<T> Ptr<T> {
 
     /// Whether it is NULL.
     #[must_use]
+    #[inline]
     pub const fn is_null(self) -> bool {
         self.address == 0
     }
@@ -64,6 +66,7 @@ impl<T> Ptr<T> {
 
     /// The address.
     #[must_use]
+    #[inline]
     pub const fn addr(self) -> u64 {
         from_word(self.address)
     }
@@ -102,6 +105,7 @@ impl<T> Ptr<T> {
         Self::new(self.addr().wrapping_sub(bytes))
     }
 
+    #[inline]
     fn raw(self) -> *mut T {
         core::ptr::with_exposed_provenance_mut(to_usize(self.addr()))
     }
@@ -110,6 +114,7 @@ impl<T> Ptr<T> {
 impl<T: Copy> Ptr<T> {
     /// Reads the value.
     #[must_use]
+    #[inline]
     pub fn read(self) -> T {
         self.check();
         // SAFETY: `check` has excluded null. Any other address is either mapped, and `T` is plain data
@@ -118,6 +123,7 @@ impl<T: Copy> Ptr<T> {
     }
 
     /// Writes the value.
+    #[inline]
     pub fn write(self, value: T) {
         self.check_write();
         // SAFETY: as in `read`; what the driver has there is the driver's to lose, and the shim's own
@@ -150,6 +156,7 @@ impl<T: Copy> Ptr<T> {
     }
 
     /// Touches address 0 itself when that is what the driver passed: the compiler may not see it.
+    #[inline]
     fn check(self) {
         if self.is_null() {
             fault_at(0);
@@ -210,6 +217,7 @@ impl Ptr<u8> {
 
 /// Reads a byte at `address` with an instruction that the compiler knows nothing about: the way to make a bad
 /// address fault as the driver's own access would.
+#[inline]
 pub fn fault_at(address: u64) {
     // SAFETY: a one-byte load into a scratch register changes nothing; if it faults, the trap handler stops
     // the guest.
@@ -230,6 +238,7 @@ fn fault_at_store(address: u64) {
 
 /// Reads a value that the VMM may change at any time.
 #[must_use]
+#[inline]
 pub fn volatile_read<T: Copy>(address: u64) -> T {
     let pointer: *const T = core::ptr::with_exposed_provenance(to_usize(address));
     // SAFETY: callers pass addresses inside the shared pages, aligned for their plain-data types.
@@ -237,6 +246,7 @@ pub fn volatile_read<T: Copy>(address: u64) -> T {
 }
 
 /// Writes a value that the VMM may read at any time.
+#[inline]
 pub fn volatile_write<T: Copy>(address: u64, value: T) {
     let pointer: *mut T = core::ptr::with_exposed_provenance_mut(to_usize(address));
     // SAFETY: as in `volatile_read`; the pages are mapped writable for as long as the guest runs.

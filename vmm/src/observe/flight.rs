@@ -61,6 +61,15 @@ impl Flight {
                     },
                 );
             }
+            Some(TraceKind::Returned) => {
+                keep(
+                    &mut self.calls,
+                    Call {
+                        record: *record,
+                        result: record.arguments.last().copied(),
+                    },
+                );
+            }
             Some(TraceKind::Return) => {
                 let open = self
                     .calls

@@ -169,7 +169,10 @@ impl Backend for Responder {
         while next != produced {
             let slot = to_usize(next % TRACE_ENTRIES as u64) * size_of::<TraceRecord>();
             let entry = offset(std::mem::offset_of!(TraceRing, entries) + slot);
-            if let Ok(record) = guest.read_shared::<TraceRecord>(entry) {
+            if let Ok(mut record) = guest.read_shared::<TraceRecord>(entry) {
+                if record.tsc == 0 {
+                    record.tsc = self.last_tsc;
+                }
                 has_log |= record.kind == TraceKind::Log as u16;
                 self.last_tsc = record.tsc;
                 self.observer.record(&record);

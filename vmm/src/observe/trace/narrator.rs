@@ -65,7 +65,8 @@ impl Narrator {
             Some(TraceKind::Enter) => self.enter(record),
             Some(TraceKind::Leave) => self.leave(record),
             Some(TraceKind::Leak | TraceKind::Finding) => self.finding(record),
-            Some(TraceKind::Log) => {}
+            // The second is not in a complete trace.
+            Some(TraceKind::Log | TraceKind::Returned) => {}
             None => self.emit(
                 record,
                 &format!("record of unknown kind {}", record.kind),
