@@ -41,7 +41,7 @@ pub(crate) struct CallSite {
 
 impl CallSite {
     /// Makes this the current call site; returns the one before.
-    fn swap(self) -> Self {
+    pub(crate) fn swap(self) -> Self {
         Self {
             address: CALLER.swap(self.address, Ordering::Relaxed),
             stack: CALLER_STACK.swap(self.stack, Ordering::Relaxed),
@@ -194,6 +194,11 @@ pub fn call_driver(entry: Entry, function: u64, arguments: &[u64]) -> u64 {
 #[must_use]
 pub fn caller() -> u64 {
     CALLER.load(Ordering::Relaxed)
+}
+
+/// Where that return address lies; 0 outside of an API call.
+pub(crate) fn caller_stack() -> u64 {
+    CALLER_STACK.load(Ordering::Relaxed)
 }
 
 /// Enters shim code from the driver. Returns what [`leave`] wants.

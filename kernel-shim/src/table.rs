@@ -57,15 +57,20 @@ macro_rules! modules {
 }
 
 modules! {
+    ke_apc => crate::ke::apc::api_table;
     ke_bugcheck => crate::ke::bugcheck::api_table;
     ke_data => crate::ke::data::data_table;
     ke_dpc => crate::ke::dpc::api_table;
     ke_event => crate::ke::event::api_table;
     ke_iopm => crate::ke::iopm::api_table;
     ke_irql => crate::ke::irql::api_table;
+    ke_mutex => crate::ke::mutex::api_table;
+    ke_priority => crate::ke::priority::api_table;
+    ke_queue => crate::ke::queue::api_table;
     ke_spin_lock => crate::ke::spin_lock::api_table;
     ke_time => crate::ke::time::api_table;
     ke_timer => crate::ke::timer::api_table;
+    ke_wait => crate::ke::wait::api_table;
     ex_pool => crate::ex::pool_api::api_table;
     io_cancel => crate::io::cancel::api_table;
     io_device => crate::io::device::api_table;
@@ -75,7 +80,9 @@ modules! {
     mm_data => crate::mm::data::data_table;
     mm_section => crate::mm::section::api_table;
     ob_api => crate::ob::api::api_table;
-    ps => crate::ps::api_table;
+    ps => crate::ps::api::api_table;
+    ps_data => crate::ps::data::data_table;
+    ps_notify => crate::ps::notify::api_table;
     rtl_ansi => crate::rtl::ansi::api_table;
     rtl_ansi_unicode => crate::rtl::ansi_unicode::api_table;
     rtl_arithmetic => crate::rtl::arithmetic::api_table;

@@ -158,6 +158,9 @@ pub fn load(base: u64, bytes: u64, entry: u64, name: &str) -> Result<u64, NtStat
         return Err(status);
     }
     DRIVERS.with(|drivers| drivers.loaded.push(driver.clone()));
+    // NT tells of the image's path; the name of the driver's object is what there is.
+    let named = Ptr::of(&mut driver.object.read().DriverName);
+    crate::ps::notify::image(named, base, bytes);
     let arguments = [driver.object.addr(), driver.registry_path.addr()];
     let status = NtStatus(low32(shared::call_driver(
         Entry::DriverEntry,
@@ -245,6 +248,8 @@ fn remove(driver: &Driver) -> u64 {
         device::delete(device);
     }
     ke::timer::forget_range(driver.base, driver.bytes);
+    ke::dpc::forget_range(driver.base, driver.bytes);
+    crate::ps::notify::forget_range(driver.base, driver.bytes);
     names::remove_object(driver.object.addr());
     let object = driver.object.read();
     for buffer in [

@@ -277,9 +277,10 @@ pub(super) fn finish(packet: Ptr<IRP>) {
         Kind::Create(_) => {
             ob::dereference(outstanding.file.addr());
         }
-        Kind::Internal => REQUESTS.with(|requests| {
-            requests.done.insert(packet.addr(), status);
-        }),
+        Kind::Internal => {
+            REQUESTS.with(|requests| requests.done.insert(packet.addr(), status));
+            event::progress();
+        }
     }
     irp::free(packet);
     if outstanding.kind != Kind::Internal {

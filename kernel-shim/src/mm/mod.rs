@@ -21,6 +21,7 @@ pub fn region_of(address: u64) -> Option<Region> {
     (0..count)
         .map(|index| volatile_read::<Region>(at + index * size_of::<Region>() as u64))
         .find(|region| address.wrapping_sub(region.virtual_address) < region.bytes)
+        .or_else(|| crate::ps::stack::region_of(address))
 }
 
 /// Whether `address` lies in a region of that kind.

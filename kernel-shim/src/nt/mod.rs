@@ -8,8 +8,13 @@ pub mod bugcheck;
 pub mod io;
 pub mod kernel;
 pub mod status;
+pub mod thread;
 
 pub use basic::*;
 pub use io::*;
 pub use kernel::*;
 pub use status::NtStatus;
+pub use thread::{
+    CLIENT_ID, ETHREAD, KAPC, KAPC_STATE, KMUTANT, KPROCESS, KQUEUE, KSEMAPHORE, KTHREAD,
+    KWAIT_BLOCK,
+};

@@ -2,7 +2,7 @@
 
 use super::{ObjectType, handles};
 use crate::api::nt_api;
-use crate::nt::NtStatus;
+use crate::nt::{DISPATCHER_HEADER, FILE_OBJECT, NtStatus};
 use crate::raw::{Ptr, Word, to_word};
 use crate::shared;
 use crate::value::{Handle, ProcessorMode, Size, ULong};
@@ -63,8 +63,19 @@ nt_api! { module = ob_api;
     }
 }
 
+/// The dispatcher object of an object that can be waited for.
+pub(crate) fn waitable(body: u64) -> Option<Ptr<DISPATCHER_HEADER>> {
+    match super::type_of(body)? {
+        ObjectType::File => Some(Ptr::new(
+            body + core::mem::offset_of!(FILE_OBJECT, Event) as u64,
+        )),
+        ObjectType::Process | ObjectType::Thread | ObjectType::Event => Some(Ptr::new(body)),
+        _ => None,
+    }
+}
+
 /// The body behind a handle, NtCurrentProcess and NtCurrentThread included.
-fn body_of(handle: u64) -> Option<u64> {
+pub(crate) fn body_of(handle: u64) -> Option<u64> {
     match crate::raw::low32(handle).cast_signed() {
         -1 => Some(crate::ps::current_process().addr()),
         -2 => Some(crate::ps::current_thread().addr()),
