@@ -46,7 +46,8 @@ pub fn timed_out<T: Debug>(result: Result<T, DriverError>) -> CrashReport {
 }
 
 /// An error with its report, for a failed test's message.
-pub(crate) fn describe(error: &DriverError) -> String {
+#[must_use]
+pub fn describe(error: &DriverError) -> String {
     match error {
         DriverError::Crashed(report) | DriverError::TimedOut(report) => report.to_string(),
         other => other.to_string(),

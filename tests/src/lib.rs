@@ -9,6 +9,7 @@
 //! | `faults` | how requests end: statuses, crash reports |
 //! | `codes` | the sample drivers' control codes |
 //! | `coverage` | the document on NT coverage |
+//! | `imports` | what the shim exports, as definitions that import libraries are made from |
 //!
 //! A test that needs what a machine may lack (/dev/kvm, third-party drivers) is skipped with a message that
 //! libtest does not capture; with CI set in the environment it fails instead.
@@ -18,10 +19,11 @@ pub mod codes;
 pub mod coverage;
 mod faults;
 mod files;
+pub mod imports;
 pub mod program;
 mod target;
 
 pub use client::{Client, bytes};
-pub use faults::{crash, status_of, timed_out};
+pub use faults::{crash, describe, status_of, timed_out};
 pub use files::{program, sample, third_party};
-pub use target::{Target, has_kvm, is_lane, patience, skip, start_timeout};
+pub use target::{Target, has_kvm, is_lane, offered, patience, skip, start_timeout};

@@ -126,7 +126,10 @@ pub fn has_kvm() -> bool {
 }
 
 /// The privilege modes that this machine's KVM offers.
-fn offered() -> &'static Result<Vec<Privilege>, KvmError> {
+///
+/// # Errors
+/// There is no KVM, or it may not be used.
+pub fn offered() -> &'static Result<Vec<Privilege>, KvmError> {
     static OFFERED: OnceLock<Result<Vec<Privilege>, KvmError>> = OnceLock::new();
     OFFERED.get_or_init(|| {
         let kvm = host::open()?;
