@@ -76,6 +76,13 @@ fn look_again(thread: Ptr<KTHREAD>) {
     }
 }
 
+/// IRQL has fallen below APC_LEVEL.
+pub(super) fn look_after_lowering() {
+    if sched::current().with(|thread| thread.KernelApcPending) != 0 {
+        sched::request_attention();
+    }
+}
+
 /// Whether user APCs are queued.
 pub(crate) fn has_user_apc(thread: Ptr<KTHREAD>) -> bool {
     !list(thread, 1).list_is_empty()

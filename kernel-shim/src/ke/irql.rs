@@ -2,7 +2,7 @@
 
 use crate::api::nt_api;
 use crate::nt::bugcheck::{IRQL_NOT_GREATER_OR_EQUAL, IRQL_NOT_LESS_OR_EQUAL, bugcheck_with_text};
-use crate::nt::{DISPATCH_LEVEL, HIGH_LEVEL};
+use crate::nt::{APC_LEVEL, DISPATCH_LEVEL, HIGH_LEVEL};
 use crate::raw::Ptr;
 use crate::shared;
 use crate::value::Irql;
@@ -33,6 +33,9 @@ pub fn lower(new: u8) {
         );
     }
     shared::set_irql(new);
+    if new < APC_LEVEL && old >= APC_LEVEL {
+        super::apc::look_after_lowering();
+    }
 }
 
 nt_api! { module = ke_irql;
