@@ -214,11 +214,15 @@ KTEST_BUGCHECK(returning_at_dispatch_level, 0x0A)
     join(spawn(returns_raised, NULL));
 }
 
+static volatile LONG stay_in = 1;
+
 static VOID NTAPI recurses(PVOID context)
 {
     volatile char room[1024];
     room[0] = (char)(ULONG_PTR)context;
-    recurses((PVOID)(room + 1));
+    if (stay_in) {
+        recurses((PVOID)(room + 1));
+    }
     room[1] = room[0];
 }
 
