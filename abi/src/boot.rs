@@ -93,6 +93,10 @@ pub struct BootInfo {
     /// Nonzero: the VMM drains the trace ring and loses nothing; the shim rings
     /// [`crate::doorbell::Call::DrainTrace`] when the ring is full. Zero: the oldest record is overwritten.
     pub trace_lossless: u32,
+    /// Nonzero: drivers' use of the pool is verified (special pool, filled freed memory).
+    pub verify: u32,
+    /// Zero.
+    pub reserved: u32,
     /// How many of `regions` are in use.
     pub region_count: u32,
     /// What is mapped where.

@@ -65,8 +65,24 @@ pub const TRAP_LEVELS: u64 = 4;
 pub const SHARED: u64 = 0x0900_0000;
 /// The shim's own heap.
 pub const HEAP: u64 = 0x0A00_0000;
-/// Bytes of the shim's own heap.
-pub const HEAP_SIZE: u64 = 0x0010_0000;
+/// Least bytes of the shim's own heap.
+pub const HEAP_MIN: u64 = 0x0010_0000;
+/// Most bytes of the shim's own heap: its address space ends where the KPCR begins.
+pub const HEAP_MAX: u64 = 0x00F0_0000;
+
+/// Bytes of the shim's own heap in a guest with `ram_bytes` of RAM: a sixteenth of it.
+#[must_use]
+pub const fn heap_size(ram_bytes: u64) -> u64 {
+    let share = ram_bytes / 16 / PAGE_SIZE * PAGE_SIZE;
+    if share < HEAP_MIN {
+        HEAP_MIN
+    } else if share > HEAP_MAX {
+        HEAP_MAX
+    } else {
+        share
+    }
+}
+
 /// The processor control region (KPCR), one page; fs:0 (i386) or gs:0 (amd64).
 pub const PCR: u64 = 0x0B00_0000;
 /// KUSER_SHARED_DATA where the shim writes it; drivers also see it at [`KUSER_I386`] / [`KUSER_AMD64`].
@@ -79,8 +95,9 @@ pub const DESCRIPTORS: u64 = 0x0D00_0000;
 pub const TSS: u64 = 0x0D10_0000;
 /// The stacks of the trap gates (IST 1 exceptions, 2 interrupts, 3 double faults), one page each.
 pub const IST_STACKS: u64 = 0x0D20_0000;
-/// The page-table entries of the I/O window, in order: supervisor, read and write. guest-stub's CPL 0 service
-/// clears entries here; nothing else in the guest can reach a page table.
+/// The page-table entries of the I/O window and the special pool, in order: supervisor, read and write. guest-stub's
+/// CPL 0 service clears entries here, and fills absent ones of the special pool; nothing else in the guest can reach a
+/// page table.
 pub const IO_TABLES: u64 = 0x0E00_0000;
 /// Paged and non-paged pool.
 pub const POOL: u64 = 0x1000_0000;
@@ -90,6 +107,11 @@ pub const USER_ALIAS: u64 = 0x6000_0000;
 pub const IO_WINDOW: u64 = 0x7000_0000;
 /// Bytes of address space for mapped physical ranges.
 pub const IO_WINDOW_SIZE: u64 = 0x0400_0000;
+/// The special pool: pages of the pool, each mapped a second time with an absent page behind it. Directly behind the
+/// I/O window, so that the tables of both are one range; there only while drivers are verified.
+pub const SPECIAL_POOL: u64 = IO_WINDOW + IO_WINDOW_SIZE;
+/// Bytes of address space for the special pool.
+pub const SPECIAL_POOL_SIZE: u64 = 0x0200_0000;
 
 /// Threads' kernel stacks, each above an unmapped page; their entries are filled by [`crate::doorbell::Call::MapStack`].
 pub const THREAD_STACKS: u64 = 0x7800_0000;
@@ -98,7 +120,7 @@ pub const THREAD_STACKS_SIZE: u64 = 0x0400_0000;
 /// Bytes of a thread's kernel stack on NT: i386, amd64.
 pub const THREAD_STACK_NT_BYTES: [u64; 2] = [0x3000, 0x6000];
 /// Bytes that a thread's kernel stack has beside them, for the shim's calls on it.
-pub const THREAD_STACK_SHIM_BYTES: u64 = 0x3000;
+pub const THREAD_STACK_SHIM_BYTES: u64 = 0x4000;
 
 /// KUSER_SHARED_DATA as i386 drivers know it.
 pub const KUSER_I386: u64 = 0xFFDF_0000;

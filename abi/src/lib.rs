@@ -17,7 +17,7 @@ pub mod layout;
 pub mod trace;
 
 /// Version of everything in this crate. Raised with every change that the other side can see.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The driver ABI of a guest: which machine its drivers were built for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]

@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use abi::crash::Registers;
 use abi::doorbell::{Call, CallPage};
 use abi::layout::{self, Shared, tss};
+use kernel_shim::nt::FxSave;
 use kernel_shim::platform::{Platform, PortAccess, PortDenied};
 use kernel_shim::raw::low16;
 
@@ -92,7 +93,17 @@ impl Platform for Machine {
 
     #[cfg(nt_i386)]
     fn call_driver(&self, function: u64, arguments: &[u64]) -> u64 {
-        crate::thunk32::call(function, arguments)
+        crate::thunk32::call(function, arguments, 0)
+    }
+
+    #[cfg(nt_i386)]
+    fn call_funclet(&self, function: u64, frame_pointer: u64) -> u64 {
+        crate::thunk32::call(function, &[], frame_pointer)
+    }
+
+    #[cfg(not(nt_i386))]
+    fn call_funclet(&self, function: u64, frame_pointer: u64) -> u64 {
+        self.call_driver(function, &[0, frame_pointer])
     }
 
     #[cfg(not(nt_i386))]
@@ -138,7 +149,7 @@ impl Platform for Machine {
         &self,
         registers: &Registers,
         is_32_bit: bool,
-        fpu: Option<&[u8; 512]>,
+        fpu: Option<&FxSave>,
         depth: u32,
     ) -> ! {
         trap::resume(registers, is_32_bit, fpu, depth)
@@ -169,6 +180,14 @@ impl Platform for Machine {
         // function writes the bitmap, and the processor reads it as memory at each access.
         unsafe { bitmap.write_volatile(*map) };
         PROCESS_MAP.store(low16(tss::PROCESS_IOPM), Ordering::Relaxed);
+    }
+
+    fn map_page(&self, address: u64, physical: u64) -> bool {
+        let Some(offset) = address.checked_sub(kernel_base() + layout::IO_WINDOW) else {
+            return false;
+        };
+        trap::fill_page_table_entry(offset / layout::PAGE_SIZE, address, physical);
+        true
     }
 
     fn unmap_pages(&self, address: u64, bytes: u64) {

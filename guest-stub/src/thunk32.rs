@@ -18,7 +18,8 @@ unsafe extern "C" {
         not(nt_i386),
         expect(dead_code, reason = "only i386 guests call 32-bit code")
     )]
-    fn guest_call32(function: u64, arguments: *const u64, count: u64) -> u64;
+    fn guest_call32(function: u64, arguments: *const u64, count: u64, ebp: u64) -> u64;
+    static mut guest_nest_rsp: u64;
 }
 
 global_asm!(
@@ -32,6 +33,8 @@ global_asm!(
     "   mov [rsp], r8",
     "   mov [rsp + 8], rsi",
     "   mov [rsp + 16], rdi",
+    // Only for an exception that is raised in the caller: the call itself preserves it.
+    "   mov [rsp + 24], rbx",
     "   xchg ecx, edx",
     "   mov edi, eax",
     "   mov rsi, r8",
@@ -59,7 +62,7 @@ global_asm!(
     "   and rsp, -16",
     "   call guest_unbound",
     "   ud2",
-    // RDI = function, RSI = arguments (one u64 each), RDX = count. Result EDX:EAX in RAX.
+    // RDI = function, RSI = arguments (one u64 each), RDX = count, RCX = EBP. Result EDX:EAX in RAX.
     // Calls nest (a driver's routine calls the shim, which calls the driver): `guest_nest_rsp` is the innermost
     // 64-bit stack pointer to return to, the outer ones are chained on the stack.
     ".global guest_call32",
@@ -72,6 +75,7 @@ global_asm!(
     "   push r15",
     "   push qword ptr [rip + guest_nest_rsp]",
     "   mov [rip + guest_nest_rsp], rsp",
+    "   mov ebp, ecx",
     "   lea rax, [rdx * 4]",
     "   mov r8, rsp",
     "   sub r8, rax",
@@ -135,12 +139,29 @@ global_asm!(
     kernel_code64 = const selector::KERNEL_CODE64,
 );
 
-/// Calls a 32-bit stdcall routine.
+/// Calls a 32-bit stdcall or cdecl routine with that EBP.
 #[cfg(nt_i386)]
-pub(crate) fn call(function: u64, arguments: &[u64]) -> u64 {
+pub(crate) fn call(function: u64, arguments: &[u64], ebp: u64) -> u64 {
     // SAFETY: `arguments` is valid for its length; a routine that is not code faults in the driver's context,
     // which ends in a bugcheck.
-    unsafe { guest_call32(function, arguments.as_ptr(), arguments.len() as u64) }
+    unsafe { guest_call32(function, arguments.as_ptr(), arguments.len() as u64, ebp) }
+}
+
+/// Forgets the calls of 32-bit code whose stack lies below `esp`: control has left them for good.
+pub(crate) fn unwind_to(esp: u64) {
+    let nest = &raw mut guest_nest_rsp;
+    loop {
+        // SAFETY: a u64 of the assembly above; one vCPU, and no call is being made or ended now.
+        let innermost = unsafe { nest.read() };
+        if innermost == 0 || innermost >= esp {
+            return;
+        }
+        // SAFETY: `guest_call32` pushed the outer value where the chain points; that part of the stack is below
+        // `esp` but nothing has overwritten it, since this code runs below it.
+        let outer = unsafe { (innermost as *const u64).read() };
+        // SAFETY: as for reading it.
+        unsafe { nest.write(outer) };
+    }
 }
 
 /// Result of an export for the thunk: RAX, RDX.

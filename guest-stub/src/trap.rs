@@ -18,10 +18,11 @@ use core::arch::global_asm;
 use abi::crash::Registers;
 use abi::header::TICK_VECTOR;
 use abi::layout;
-use kernel_shim::platform::Trap;
+use kernel_shim::nt::FxSave;
+use kernel_shim::platform::{Outcome, Trap};
 use kernel_shim::raw::{low16, low32};
 
-use crate::{machine, user};
+use crate::{machine, thunk32, user};
 
 /// A trap frame, as `guest_trap_entry` builds it.
 #[repr(C, align(16))]
@@ -33,13 +34,43 @@ pub(crate) struct TrapFrame {
     pub(crate) vector: u64,
     error_code: u64,
     cr2: u64,
-    reserved: u64,
+    /// Depth of shim code that a redirected exception came at.
+    depth: u64,
     pub(crate) rip: u64,
     pub(crate) cs: u64,
     pub(crate) rflags: u64,
     pub(crate) rsp: u64,
     pub(crate) ss: u64,
     reserved2: u64,
+}
+
+impl TrapFrame {
+    /// The trap as the shim sees it.
+    fn as_trap(&self) -> Trap {
+        let mut general = self.general;
+        general[4] = self.rsp;
+        let selector = low16(self.cs);
+        Trap {
+            vector: low32(self.vector),
+            error_code: low32(self.error_code),
+            registers: Registers {
+                general,
+                rip: self.rip,
+                rflags: self.rflags,
+                cr2: self.cr2,
+                cs: self.cs,
+            },
+            is_32_bit: selector == layout::selector::USER_CODE32
+                || selector == layout::selector::KERNEL_CODE32,
+        }
+    }
+
+    fn set_registers(&mut self, registers: &Registers) {
+        self.general = registers.general;
+        self.rsp = registers.general[4];
+        self.rip = registers.rip;
+        self.rflags = registers.rflags;
+    }
 }
 
 const GENERAL: usize = core::mem::offset_of!(TrapFrame, general);
@@ -61,8 +92,8 @@ unsafe extern "C" {
     fn guest_resume(frame: *const TrapFrame, depth_word: u64, depth: u64) -> !;
     /// Top of the trap stack for the next trap.
     static mut guest_trap_stack_top: u64;
-    /// CPL 0 service: see [`clear_page_table_entries`].
-    fn guest_clear_entries(first_index: u64, count: u64, address: u64);
+    /// CPL 0 service: see [`clear_page_table_entries`] and [`fill_page_table_entry`].
+    fn guest_change_entries(first_index: u64, count: u64, address: u64, physical: u64);
 }
 
 global_asm!(
@@ -105,21 +136,24 @@ global_asm!(
     "   push {user_code64}",
     "   push qword ptr [rip + guest_trap_entry_pointer]",
     "   iretq",
-    // RDI = first index in the I/O window's page-table entries, RSI = count, RDX = address of the first page.
-    // The bounds are checked here, at CPL 0, against constants.
+    // RDI = first index in the page-table entries of I/O window and special pool, RSI = count, RDX = address of the first
+    // page, RCX = 0 to clear the entries; or guest-physical address of the one page to put into an absent entry of the
+    // special pool. The bounds are checked here, at CPL 0, against constants.
     "guest_service:",
-    "   call guest_clear_entries_cpl0",
+    "   call guest_change_entries_cpl0",
     "   pop rax",
     "   add rsp, 16",
     "   add qword ptr [rsp], 2",
     "   iretq",
-    "guest_clear_entries_cpl0:",
-    "   mov rax, {io_pages}",
+    "guest_change_entries_cpl0:",
+    "   mov rax, {window_pages}",
     "   cmp rdi, rax",
     "   jae 4f",
     "   sub rax, rdi",
     "   cmp rsi, rax",
     "   ja 4f",
+    "   test rcx, rcx",
+    "   jnz 5f",
     "   mov rax, [rip + guest_io_tables]",
     "   lea rdi, [rax + rdi * 8]",
     "3: test rsi, rsi",
@@ -131,10 +165,34 @@ global_asm!(
     "   dec rsi",
     "   jmp 3b",
     "4: ret",
-    ".global guest_clear_entries",
-    "guest_clear_entries:",
+    "5: cmp rdi, {io_pages}",
+    "   jb 4b",
+    "   cmp rsi, 1",
+    "   jne 4b",
+    "   test ecx, 0xFFF",
+    "   jnz 4b",
+    "   mov rax, {ram_start}",
+    "   cmp rcx, rax",
+    "   jb 4b",
+    "   mov rax, {ram_end}",
+    "   cmp rcx, rax",
+    "   jae 4b",
+    "   mov rax, [rip + guest_io_tables]",
+    "   lea rdi, [rax + rdi * 8]",
+    "   cmp qword ptr [rdi], 0",
+    "   jne 4b",
+    // Present, writable, not executable; for CPL 3 where shim and driver run there.
+    "   mov rax, {entry_bits}",
+    "   or rax, rcx",
     "   cmp qword ptr [rip + guest_is_ring3], 0",
-    "   je guest_clear_entries_cpl0",
+    "   je 6f",
+    "   or rax, 4",
+    "6: mov [rdi], rax",
+    "   ret",
+    ".global guest_change_entries",
+    "guest_change_entries:",
+    "   cmp qword ptr [rip + guest_is_ring3], 0",
+    "   je guest_change_entries_cpl0",
     "guest_service_instruction:",
     "   ud2",
     "   ret",
@@ -230,7 +288,11 @@ global_asm!(
     vectors = const abi::header::VECTOR_COUNT,
     user_data = const layout::selector::USER_DATA,
     user_code64 = const layout::selector::USER_CODE64,
+    window_pages = const (layout::IO_WINDOW_SIZE + layout::SPECIAL_POOL_SIZE) / layout::PAGE_SIZE,
     io_pages = const layout::IO_WINDOW_SIZE / layout::PAGE_SIZE,
+    ram_start = const layout::RAM_BASE,
+    ram_end = const layout::RAM_BASE + layout::RAM_MAX,
+    entry_bits = const (1_u64 << 63) | 3,
     frame = const size_of::<TrapFrame>(),
     general = const GENERAL,
     vector = const VECTOR,
@@ -252,11 +314,19 @@ pub(crate) fn initialize(kernel_base: u64) {
     unsafe { io_tables.write_volatile(kernel_base + layout::IO_TABLES) };
 }
 
-/// Clears `count` page-table entries of the I/O window from the page at `address`, and flushes them.
+/// Clears `count` page-table entries of the I/O window or the special pool from the page at `address`, and flushes them.
 pub(crate) fn clear_page_table_entries(first_index: u64, count: u64, address: u64) {
-    // SAFETY: the routine checks index and count against the I/O window's bounds and touches nothing else;
+    // SAFETY: the routine checks index and count against the windows' bounds and touches nothing else;
     // callers have dropped every reference into the range (its mapping is being removed at the driver's request).
-    unsafe { guest_clear_entries(first_index, count, address) };
+    unsafe { guest_change_entries(first_index, count, address, 0) };
+}
+
+/// Puts the page of RAM at `physical` into the absent entry `index`, which is that of the page at `address` in the
+/// special pool. Anything else changes nothing.
+pub(crate) fn fill_page_table_entry(index: u64, address: u64, physical: u64) {
+    // SAFETY: the routine checks that the index is the special pool's, the entry absent and the address RAM's; the page
+    // is one of the pool's, which holds nothing that Rust has references to.
+    unsafe { guest_change_entries(index, 1, address, physical) };
 }
 
 /// What a redirected trap's handler returns: where the depth word is and what it shall be when the frame is resumed.
@@ -314,7 +384,7 @@ extern "C" fn tick(_: &mut TrapFrame) -> Resumption {
 pub(crate) fn resume(
     registers: &Registers,
     is_32_bit: bool,
-    fpu: Option<&[u8; 512]>,
+    fpu: Option<&FxSave>,
     depth: u32,
 ) -> ! {
     let (code64, data) = machine::code64_and_data();
@@ -324,7 +394,7 @@ pub(crate) fn resume(
         vector: 0,
         error_code: 0,
         cr2: 0,
-        reserved: 0,
+        depth: 0,
         rip: registers.rip,
         cs: if is_32_bit { machine::code32() } else { code64 },
         rflags: registers.rflags | RFLAGS_INTERRUPTS,
@@ -333,10 +403,11 @@ pub(crate) fn resume(
         reserved2: 0,
     };
     match fpu {
-        Some(image) => frame.fpu = *image,
+        Some(image) => frame.fpu = image.0,
         // SAFETY: 512 bytes, 16-byte aligned.
         None => unsafe { core::arch::x86_64::_fxsave64(frame.fpu.as_mut_ptr()) },
     }
+    thunk32::unwind_to(registers.general[4]);
     let resumption = Resumption::at_depth(depth);
     // SAFETY: the frame is complete and stays valid: nothing runs on this stack until the `iretq` has read it.
     // Where it leads is the driver's business, as any return address is.
@@ -368,26 +439,24 @@ extern "C" fn guest_trap(frame: &mut TrapFrame) {
     if user::finish(frame) {
         return;
     }
-    let mut general = frame.general;
-    general[4] = frame.rsp;
-    let before = Registers {
-        general,
-        rip: frame.rip,
-        rflags: frame.rflags,
-        cr2: frame.cr2,
-        cs: frame.cs,
-    };
-    let selector = low16(frame.cs);
-    let mut trap = Trap {
-        vector: low32(frame.vector),
-        error_code: low32(frame.error_code),
-        registers: before,
-        is_32_bit: selector == layout::selector::USER_CODE32
-            || selector == layout::selector::KERNEL_CODE32,
-    };
-    kernel_shim::trap(&mut trap);
-    frame.general = trap.registers.general;
-    frame.rsp = trap.registers.general[4];
-    frame.rip = trap.registers.rip;
-    frame.rflags = trap.registers.rflags;
+    let mut trap = frame.as_trap();
+    let outcome = kernel_shim::trap(&mut trap);
+    frame.set_registers(&trap.registers);
+    frame.error_code = trap.error_code.into();
+    if outcome == Outcome::Dispatch {
+        frame.depth = u64::from(kernel_shim::seh::begin_dispatch());
+        redirect(frame, dispatch);
+    }
+}
+
+/// An exception of the driver's, on its own stack. When it returns, a handler wants to continue.
+extern "C" fn dispatch(frame: &mut TrapFrame) -> Resumption {
+    let mut trap = frame.as_trap();
+    let depth = low32(frame.depth);
+    let mut fpu = FxSave(frame.fpu);
+    kernel_shim::seh::dispatch_trap(&mut trap, &mut fpu, depth);
+    frame.fpu = fpu.0;
+    frame.set_registers(&trap.registers);
+    thunk32::unwind_to(frame.rsp);
+    Resumption::at_depth(depth)
 }

@@ -1,4 +1,5 @@
-//! Declaring exports: [`nt_api!`] for functions, [`nt_data!`] for variables.
+//! Declaring exports: [`nt_api!`] for functions, [`nt_data!`] for variables, [`nt_code!`] for code that drivers run as it
+//! is.
 //!
 //! # How to add one
 //!
@@ -152,6 +153,57 @@ macro_rules! nt_data {
     };
 }
 
+/// Declares exports that are code of their own: an import leads to `code`, a naked function, and nothing of the shim
+/// runs. They are what takes arguments or returns results in ways that [`crate::dispatch`] cannot see. The parameters are
+/// those on the stack. See [the module](self).
+macro_rules! nt_code {
+    (
+        module = $module:ident;
+        $(
+            $(#[doc = $doc:literal])*
+            $dll:ident $machines:ident $convention:ident
+            $name:ident($($parameter:ident: $type:ty),*) $(-> $result:ty)? = $code:ident;
+        )*
+    ) => {
+        /// What the export table takes from this file's code.
+        pub(crate) mod code_table {
+            use super::*;
+            use $crate::export::{Convention, Coverage, Export, ExportKind, Machines, Module, Parameter};
+            use $crate::value::Value;
+
+            const _: $crate::table::Slot = $crate::table::Slot::$module;
+
+            pub(crate) const LEN: usize = [$(stringify!($name)),*].len();
+
+            pub(crate) const EXPORTS: [Export; LEN] = [$(Export {
+                name: stringify!($name),
+                module: $crate::api::nt_word!($dll),
+                machines: $crate::api::nt_word!($machines),
+                kind: ExportKind::Function {
+                    convention: $crate::api::nt_word!($convention),
+                    parameters: &[$(Parameter {
+                        name: stringify!($parameter),
+                        kind: <$type as Value>::KIND,
+                    }),*],
+                    result: <$crate::api::nt_result!($($result)?) as Value>::KIND,
+                    irql_max: $crate::nt::ANY_LEVEL,
+                    is_variadic: false,
+                    is_noreturn: false,
+                },
+                coverage: Coverage::Implemented,
+                documentation: $crate::api::nt_documentation!($($doc)*),
+            }),*];
+
+            pub(crate) const BODIES: [$crate::dispatch::Body; LEN] = [$(
+                |_| panic!(concat!(stringify!($name), " was dispatched, which is code of its own"))
+            ),*];
+
+            pub(crate) const ENTRY_POINTS: [$crate::raw::EntryPoint; LEN] =
+                [$($crate::api::nt_code_entry!($machines $code)),*];
+        }
+    };
+}
+
 macro_rules! nt_body {
     (missing $name:ident ($($parameter:ident)*) $body:block) => {{
         $(let _ = $parameter;)*
@@ -248,6 +300,28 @@ macro_rules! nt_entry {
     };
 }
 
+/// Code of an export's own, where this ABI has it.
+#[cfg(nt_i386)]
+macro_rules! nt_code_entry {
+    (i386 $code:ident) => {
+        $crate::raw::EntryPoint::new($crate::raw::compiler::$code as *const ())
+    };
+    (amd64 $code:ident) => {
+        $crate::raw::EntryPoint::NULL
+    };
+}
+/// Code of an export's own, where this ABI has it.
+#[cfg(not(nt_i386))]
+macro_rules! nt_code_entry {
+    (amd64 $code:ident) => {
+        $crate::raw::EntryPoint::new($crate::raw::compiler::$code as *const ())
+    };
+    (i386 $code:ident) => {
+        $crate::raw::EntryPoint::NULL
+    };
+}
+
 pub(crate) use {
-    nt_api, nt_body, nt_coverage, nt_data, nt_documentation, nt_entry, nt_result, nt_word,
+    nt_api, nt_body, nt_code, nt_code_entry, nt_coverage, nt_data, nt_documentation, nt_entry,
+    nt_result, nt_word,
 };

@@ -154,12 +154,13 @@ fn run(index: u32, frame: Frame) -> I386Result {
         Frame::Amd64(stack) => CallSite {
             address: caller,
             stack,
-            ebp: 0,
+            ..CallSite::default()
         },
         Frame::I386(stack, _, _, ebp) => CallSite {
             address: caller,
             stack,
             ebp,
+            ..CallSite::default()
         },
     };
     let outer_caller = shared::enter(site);
@@ -188,7 +189,7 @@ fn run(index: u32, frame: Frame) -> I386Result {
 }
 
 /// Where the amd64 entry code goes on. `stack` is the address of the return address.
-pub extern "win64" fn dispatch_amd64(index: u32, stack: u64) -> u64 {
+pub extern "C" fn dispatch_amd64(index: u32, stack: u64) -> u64 {
     run(index, Frame::Amd64(stack)).value
 }
 

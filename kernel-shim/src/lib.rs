@@ -31,6 +31,7 @@ pub mod platform;
 pub mod ps;
 pub mod raw;
 pub mod rtl;
+pub mod seh;
 pub mod shared;
 pub mod table;
 mod trap;

@@ -43,6 +43,8 @@ pub(crate) fn initialize() {
     ps::initialize();
     io::initialize();
     ke::initialize();
+    crate::rtl::oem::initialize();
+    ex::initialize();
 }
 
 /// Runs what can run; then hands out the next request, or idles when there is none. On the idle thread.

@@ -6,6 +6,8 @@
 use abi::crash::Registers;
 use abi::doorbell::Call;
 
+use crate::nt::FxSave;
+
 /// Width and direction of a port access, with the value of a write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PortAccess {
@@ -34,6 +36,15 @@ pub struct Trap {
     pub is_32_bit: bool,
 }
 
+/// What is to happen with a trap.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The interrupted code goes on with the registers as they are now.
+    Resume,
+    /// It is an exception for the driver's handlers: [`crate::seh::dispatch_trap`] on the interrupted stack.
+    Dispatch,
+}
+
 /// The machine below the shim.
 pub trait Platform: Sync {
     /// Address of the shared pages ([`abi::layout::Shared`]).
@@ -43,6 +54,9 @@ pub trait Platform: Sync {
     /// Calls a driver's routine in the driver ABI's convention (Microsoft x64, or stdcall on i386, where every
     /// argument is one 4-byte slot). At most 12 arguments. Returns RAX, or EDX:EAX.
     fn call_driver(&self, function: u64, arguments: &[u64]) -> u64;
+    /// Calls a part of a driver's function that works in its frame (an exception filter or a `__finally` of i386):
+    /// no arguments, EBP = `frame_pointer`. Returns EAX.
+    fn call_funclet(&self, function: u64, frame_pointer: u64) -> u64;
     /// Lays out a new kernel stack so that the first [`Platform::switch_stack`] to it calls `entry(argument)`. `top` is
     /// its end, 16-byte aligned. Returns the stack pointer.
     fn prepare_stack(&self, top: u64, entry: extern "C" fn(u64) -> !, argument: u64) -> u64;
@@ -51,13 +65,8 @@ pub trait Platform: Sync {
     fn switch_stack(&self, save_at: u64, stack_pointer: u64);
     /// Continues driver code with all of its registers (unwinding, continuing after an exception), at that depth of
     /// shim code. `fpu` is an FXSAVE image; without one the FPU keeps its state.
-    fn resume(
-        &self,
-        registers: &Registers,
-        is_32_bit: bool,
-        fpu: Option<&[u8; 512]>,
-        depth: u32,
-    ) -> !;
+    fn resume(&self, registers: &Registers, is_32_bit: bool, fpu: Option<&FxSave>, depth: u32)
+    -> !;
     /// Executes `in`/`out` at CPL 3 in the ring-3 stub, under the bitmap set by [`Platform::set_process_iopm`].
     ///
     /// # Errors
@@ -67,7 +76,11 @@ pub trait Platform: Sync {
     fn kernel_port(&self, access: PortAccess) -> u32;
     /// Loads the bitmap that is in force while the ring-3 stub runs; `None` denies every port.
     fn set_process_iopm(&self, map: Option<&[u8; 8192]>);
-    /// Makes present pages absent (a range that `Call::MapPhysical` mapped) and flushes their translations.
+    /// Puts the page of RAM at guest-physical `physical` at `address`, an absent page of the special pool. False: that
+    /// cannot be done.
+    fn map_page(&self, address: u64, physical: u64) -> bool;
+    /// Makes present pages absent (a range that `Call::MapPhysical` mapped, or that [`Platform::map_page`] did) and
+    /// flushes their translations.
     fn unmap_pages(&self, address: u64, bytes: u64);
     /// Reads the time-stamp counter.
     fn time_stamp(&self) -> u64;

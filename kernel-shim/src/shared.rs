@@ -6,12 +6,14 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::export::{Parameter, ValueKind};
+use crate::nt::bugcheck::UNEXPECTED_KERNEL_MODE_TRAP;
 use crate::nt::{OBJECT_ATTRIBUTES, STRING};
 use crate::platform::{Platform, Trap};
 use crate::raw::{
-    Ptr, low8, low32, narrow_string, prefix, unicode_text, volatile_read, volatile_write,
+    Global, Ptr, low8, low32, narrow_string, prefix, unicode_text, volatile_read, volatile_write,
     wide_string,
 };
+use crate::seh::{LinkKind, across};
 use abi::boot::BootInfo;
 use abi::channel::{Completion, CompletionRing, RING_ENTRIES, Request, RequestRing, State};
 use abi::crash::{CrashKind, CrashRecord, NO_VECTOR, Registers};
@@ -27,6 +29,8 @@ static PLATFORM: spin::Once<&'static dyn Platform> = spin::Once::new();
 static CALLER: AtomicU64 = AtomicU64::new(0);
 static CALLER_STACK: AtomicU64 = AtomicU64::new(0);
 static CALLER_EBP: AtomicU64 = AtomicU64::new(0);
+/// The innermost boundary between driver and shim code on this stack: the address of a [`crate::seh::Link`].
+static LINKS: AtomicU64 = AtomicU64::new(0);
 
 /// Where a driver called an export.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -37,12 +41,25 @@ pub(crate) struct CallSite {
     pub(crate) stack: u64,
     /// EBP of an i386 caller.
     pub(crate) ebp: u32,
+    /// The innermost [`crate::seh::Link`]; 0: none. Part of this because a thread switch changes all of it.
+    pub(crate) links: u64,
 }
 
 impl CallSite {
+    /// The current call site.
+    pub(crate) fn current() -> Self {
+        Self {
+            address: CALLER.load(Ordering::Relaxed),
+            stack: CALLER_STACK.load(Ordering::Relaxed),
+            ebp: low32(CALLER_EBP.load(Ordering::Relaxed)),
+            links: LINKS.load(Ordering::Relaxed),
+        }
+    }
+
     /// Makes this the current call site; returns the one before.
     pub(crate) fn swap(self) -> Self {
         Self {
+            links: LINKS.swap(self.links, Ordering::Relaxed),
             address: CALLER.swap(self.address, Ordering::Relaxed),
             stack: CALLER_STACK.swap(self.stack, Ordering::Relaxed),
             ebp: low32(CALLER_EBP.swap(u64::from(self.ebp), Ordering::Relaxed)),
@@ -57,18 +74,22 @@ pub fn caller_registers() -> Registers {
     if stack == 0 {
         return Registers::default();
     }
+    registers_at(&CallSite::current())
+}
+
+/// The driver's registers at a call, as far as they are known.
+#[must_use]
+pub(crate) fn registers_at(site: &CallSite) -> Registers {
     #[cfg(not(nt_i386))]
     {
-        crate::raw::saved_registers(stack)
+        crate::raw::saved_registers(site.stack)
     }
     #[cfg(nt_i386)]
     {
-        let mut registers = Registers {
-            rip: caller(),
-            ..Registers::default()
-        };
-        registers.general[4] = stack + 4;
-        registers.general[5] = CALLER_EBP.load(Ordering::Relaxed);
+        let mut registers = crate::raw::saved_registers(site.stack);
+        registers.rip = site.address;
+        registers.general[4] = site.stack + 4;
+        registers.general[5] = u64::from(site.ebp);
         registers
     }
 }
@@ -163,10 +184,12 @@ boot_word! {
     kernel_base: u64;
     tsc_khz: u64;
     boot_tsc: u64;
+    ram_bytes: u64;
     system_time: u64;
     pool_bytes: u64;
     user_bytes: u64;
     trace_lossless: u32;
+    verify: u32;
     region_count: u32;
 }
 
@@ -181,12 +204,39 @@ pub fn call_driver(entry: Entry, function: u64, arguments: &[u64]) -> u64 {
     let count = (arguments.len() + 1).min(TRACE_ARGUMENTS);
     trace(TraceKind::Enter, entry as u32, 0, &record[..count], "");
     let outer_depth = depth();
-    let outer_caller = CallSite::default().swap();
-    set_depth(0);
-    let result = platform().call_driver(function, arguments);
-    set_depth(outer_depth);
-    outer_caller.swap();
+    let kind = if entry == Entry::Dpc {
+        LinkKind::End
+    } else {
+        LinkKind::Call
+    };
+    let result = across(kind, || {
+        set_depth(0);
+        let result = platform().call_driver(function, arguments);
+        set_depth(outer_depth);
+        result
+    });
     trace(TraceKind::Leave, entry as u32, 0, &[result], "");
+    result
+}
+
+/// Calls a part of a driver's function in its frame; see [`Platform::call_funclet`]. Otherwise as [`call_driver`].
+#[cfg(nt_i386)]
+pub(crate) fn call_funclet(function: u64, frame_pointer: u64) -> u64 {
+    trace(
+        TraceKind::Enter,
+        Entry::Other as u32,
+        0,
+        &[function, frame_pointer],
+        "",
+    );
+    let outer_depth = depth();
+    let result = across(LinkKind::Call, || {
+        set_depth(0);
+        let result = platform().call_funclet(function, frame_pointer);
+        set_depth(outer_depth);
+        result
+    });
+    trace(TraceKind::Leave, Entry::Other as u32, 0, &[result], "");
     result
 }
 
@@ -204,7 +254,11 @@ pub(crate) fn caller_stack() -> u64 {
 /// Enters shim code from the driver. Returns what [`leave`] wants.
 pub(crate) fn enter(site: CallSite) -> CallSite {
     set_depth(depth() + 1);
-    site.swap()
+    CallSite {
+        links: LINKS.load(Ordering::Relaxed),
+        ..site
+    }
+    .swap()
 }
 
 /// Leaves shim code for the driver, after delivering what was deferred if it is the outermost call.
@@ -317,7 +371,11 @@ impl Write for Text<'_> {
     }
 }
 
-/// Fills the crash record and stops the guest for good.
+/// The crash that is to be reported, while bugcheck callbacks run.
+static PENDING: Global<Option<CrashRecord>> = Global::new("pending crash", None);
+
+/// Fills the crash record and stops the guest for good. Before that, the driver's bugcheck callbacks run; a crash in
+/// one of them ends them, and the first crash is reported.
 pub fn crash(
     kind: CrashKind,
     code: u32,
@@ -345,6 +403,14 @@ pub fn crash(
     // Writing to `Text` cannot fail; what does not fit is cut off.
     let _ = writer.write_fmt(text);
     record.text_bytes = low32(writer.used as u64);
+    // Behind a stack that has run over no callback can run.
+    let can_call = kind == CrashKind::Bugcheck && code != UNEXPECTED_KERNEL_MODE_TRAP;
+    let first = PENDING.with(|pending| pending.replace(record));
+    if first.is_none() && can_call {
+        crate::ke::bugcheck_callback::run();
+    }
+    PENDING.with(Option::take);
+    let record = first.unwrap_or(record);
     volatile_write(platform.shared() + Shared::CRASH, record);
     platform.doorbell(Call::Crash, [0; 6]);
     platform.halt()

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::main_loop;
+use crate::nt::FxSave;
 use crate::platform::{Platform, PortAccess, PortDenied};
 use crate::raw::{Ptr, volatile_read, volatile_write};
 use crate::{shared, table};
@@ -61,6 +62,10 @@ impl Platform for Fake {
         call(function, arguments)
     }
 
+    fn call_funclet(&self, function: u64, frame_pointer: u64) -> u64 {
+        call(function, &[0, frame_pointer])
+    }
+
     fn prepare_stack(&self, top: u64, entry: extern "C" fn(u64) -> !, argument: u64) -> u64 {
         let words = [
             0,
@@ -90,7 +95,7 @@ impl Platform for Fake {
         }
     }
 
-    fn resume(&self, _: &Registers, _: bool, _: Option<&[u8; 512]>, _: u32) -> ! {
+    fn resume(&self, _: &Registers, _: bool, _: Option<&FxSave>, _: u32) -> ! {
         panic!("test drivers are Rust functions: none can be resumed in its middle")
     }
 
@@ -126,6 +131,11 @@ impl Platform for Fake {
     }
 
     fn unmap_pages(&self, _: u64, _: u64) {}
+
+    /// The window is plain memory here.
+    fn map_page(&self, _: u64, _: u64) -> bool {
+        true
+    }
 
     fn time_stamp(&self) -> u64 {
         NOW.fetch_add(1, Ordering::Relaxed)
@@ -231,6 +241,15 @@ pub(crate) struct Machine {
 
 /// Boots.
 pub(crate) fn machine() -> Machine {
+    boot(0)
+}
+
+/// Boots with drivers' use of the pool verified.
+pub(crate) fn verifying_machine() -> Machine {
+    boot(1)
+}
+
+fn boot(verify: u32) -> Machine {
     static SERIAL: Mutex<()> = Mutex::new(());
     let serial = lock(&SERIAL);
     let fake = fake();
@@ -278,6 +297,8 @@ pub(crate) fn machine() -> Machine {
         pool_bytes: POOL_BYTES,
         user_bytes: USER_BYTES,
         trace_lossless: 0,
+        verify,
+        reserved: 0,
         region_count: 4,
         regions,
     };

@@ -154,6 +154,7 @@ fn port_write(privilege: Privilege) -> Result<String, Failure> {
         memory_bytes: abi::layout::RAM_DEFAULT,
         timeout: Duration::from_secs(60),
         trace: None,
+        is_verifying: false,
         is_strict: false,
     })?;
     let mut process = machine.process()?;

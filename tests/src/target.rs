@@ -90,6 +90,7 @@ impl Target {
             timeout: patience(),
             trace: None,
             is_strict: false,
+            is_verifying: true,
         }
     }
 

@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::device;
-use crate::ex::pool;
+use crate::ex::{lookaside, pool};
 use crate::nt::{
     DRIVER_EXTENSION, DRIVER_OBJECT, IO_TYPE_DRIVER, MAJOR_FUNCTIONS, NtStatus, UNICODE_STRING,
 };
@@ -209,6 +209,11 @@ pub fn unload(id: u64) -> Result<u64, NtStatus> {
 /// Lists and removes what a driver left behind, and the driver itself.
 fn remove(driver: &Driver) -> u64 {
     let mut leaks = 0;
+    pool::check_all();
+    for list in lookaside::forget_of(driver.object.addr()) {
+        leaks += 1;
+        shared::trace(TraceKind::Leak, 0, 0, &[list, 0, 0, 0], "lookaside list");
+    }
     for block in pool::blocks_of(driver.object.addr()) {
         leaks += 1;
         let tag: String = pool::tag_text(block.tag).into_iter().collect();

@@ -2,23 +2,23 @@
 
 use crate::api::nt_api;
 use crate::nt::bugcheck::{IRQL_NOT_GREATER_OR_EQUAL, IRQL_NOT_LESS_OR_EQUAL, bugcheck_with_text};
-use crate::nt::{APC_LEVEL, DISPATCH_LEVEL, HIGH_LEVEL};
+use crate::nt::{APC_LEVEL, DISPATCH_LEVEL, HIGH_LEVEL, SYNCH_LEVEL};
 use crate::raw::Ptr;
 use crate::shared;
 use crate::value::Irql;
 
-/// Raises IRQL; returns the old one. Raising to a lower one is a bugcheck.
+/// Raises IRQL; returns the old one. Raising to a lower one, or above HIGH_LEVEL, is a bugcheck.
 #[must_use]
 pub fn raise(new: u8) -> u8 {
     let old = shared::irql();
-    if new < old {
+    if new < old || new > HIGH_LEVEL {
         bugcheck_with_text(
             IRQL_NOT_GREATER_OR_EQUAL,
             [u64::from(old), u64::from(new), 0, shared::caller()],
-            format_args!("IRQL was to be raised from {old} to {new}"),
+            format_args!("IRQL was to be raised from {old} to {new}; HIGH_LEVEL is {HIGH_LEVEL}"),
         );
     }
-    shared::set_irql(new.min(HIGH_LEVEL));
+    shared::set_irql(new);
     old
 }
 
@@ -73,5 +73,11 @@ nt_api! { module = ke_irql;
     either both stdcall irql(ANY_LEVEL) implemented
     fn KeRaiseIrqlToDpcLevel() -> Irql {
         Irql(raise(DISPATCH_LEVEL))
+    }
+
+    /// Raises IRQL to SYNCH_LEVEL and returns the old one.
+    either both stdcall irql(ANY_LEVEL) implemented
+    fn KeRaiseIrqlToSynchLevel() -> Irql {
+        Irql(raise(SYNCH_LEVEL))
     }
 }

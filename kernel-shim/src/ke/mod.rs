@@ -2,28 +2,31 @@
 
 pub mod apc;
 pub mod bugcheck;
+pub mod bugcheck_callback;
 pub mod data;
+pub mod debugger;
 pub mod dispatcher;
 pub mod dpc;
+pub mod dump;
 pub mod event;
+pub mod fpu;
 pub mod iopm;
 pub mod irql;
 pub mod mutex;
 pub mod pcr;
 pub mod priority;
+pub mod processor;
 pub mod queue;
+pub mod queued_lock;
 pub mod sched;
 pub mod spin_lock;
 pub mod time;
 pub mod timer;
 pub mod wait;
+pub(crate) mod waiters;
 
-use crate::nt::bugcheck::{
-    KERNEL_MODE_EXCEPTION_NOT_HANDLED, KMODE_EXCEPTION_NOT_HANDLED,
-    SYSTEM_THREAD_EXCEPTION_NOT_HANDLED, bugcheck_with_text,
-};
-use crate::nt::{APC_LEVEL, DISPATCH_LEVEL, NtStatus};
-use crate::{ps, shared};
+use crate::nt::{APC_LEVEL, DISPATCH_LEVEL};
+use crate::shared;
 
 /// Delivers what was deferred while shim code ran or IRQL was high: a due tick, DPCs, APCs; then lets a better thread
 /// run. Does nothing at DISPATCH_LEVEL or inside a tick.
@@ -51,30 +54,15 @@ fn deliver_once() -> bool {
     sched::dispatch()
 }
 
-/// Raises a status that nothing in the guest handles.
-pub(crate) fn raise(status: NtStatus) -> ! {
-    let code = if shared::current_process() == ps::SYSTEM_ID {
-        SYSTEM_THREAD_EXCEPTION_NOT_HANDLED
-    } else if cfg!(nt_i386) {
-        KERNEL_MODE_EXCEPTION_NOT_HANDLED
-    } else {
-        KMODE_EXCEPTION_NOT_HANDLED
-    };
-    bugcheck_with_text(
-        code,
-        [u64::from(status.0), shared::caller(), 0, 0],
-        format_args!(
-            "{} was raised and not handled",
-            status.name().unwrap_or("a status")
-        ),
-    )
-}
-
 /// Forgets everything that is queued.
 pub(crate) fn initialize() {
     event::initialize_progress();
     dpc::initialize();
     timer::initialize();
     iopm::initialize();
+    queued_lock::initialize();
+    processor::initialize();
+    bugcheck_callback::initialize();
+    waiters::initialize();
     time::initialize();
 }

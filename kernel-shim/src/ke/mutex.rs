@@ -4,9 +4,10 @@ use core::mem::offset_of;
 
 use crate::api::nt_api;
 use crate::ke::dispatcher::{self as objects};
-use crate::ke::{apc, event, raise, sched};
+use crate::ke::{apc, event, sched};
 use crate::nt::{KMUTANT, KSEMAPHORE, KTHREAD, LIST_ENTRY, NtStatus, dispatcher};
 use crate::raw::Ptr;
+use crate::rtl::raise::raise_status as raise;
 use crate::value::{Boolean, Long, ULong};
 
 fn owner_link(mutex: Ptr<KMUTANT>) -> Ptr<LIST_ENTRY> {

@@ -331,7 +331,7 @@ fn switch_to(next: Ptr<KTHREAD>) {
     let exception_list = pcr::exception_list();
     let old = private(previous);
     old.with(|old| {
-        old.site = [site.address, site.stack, u64::from(site.ebp)];
+        old.site = [site.address, site.stack, u64::from(site.ebp), site.links];
         old.depth = shared::depth();
         old.interrupts_masked = shared::interrupts_masked();
         old.exception_list = exception_list;
@@ -347,11 +347,12 @@ fn switch_to(next: Ptr<KTHREAD>) {
         state_of(next).write(state::RUNNING);
     }
     let new = private(next).read();
-    let [address, stack, ebp] = new.site;
+    let [address, stack, ebp, links] = new.site;
     let _ = CallSite {
         address,
         stack,
         ebp: low32(ebp),
+        links,
     }
     .swap();
     shared::set_depth(new.depth);

@@ -1,11 +1,16 @@
 //! Addresses: which memory is behind them, physically and as a kernel alias.
 
 pub mod api;
+pub mod contiguous;
 pub mod data;
 pub mod io_space;
+pub mod mdl;
+pub mod paging;
 pub mod protection;
 pub mod section;
+pub mod validity;
 
+use crate::ex::pool;
 use crate::export::ExportKind;
 use crate::raw::{low32, volatile_read};
 use crate::{shared, table};
@@ -16,10 +21,8 @@ use abi::layout;
 /// The region that `address` lies in, as the VMM described it.
 #[must_use]
 pub fn region_of(address: u64) -> Option<Region> {
-    let at = shared::boot_address(core::mem::offset_of!(BootInfo, regions));
-    let count = u64::from(shared::region_count()).min(MAX_REGIONS as u64);
-    (0..count)
-        .map(|index| volatile_read::<Region>(at + index * size_of::<Region>() as u64))
+    (0..shared::region_count())
+        .filter_map(region)
         .find(|region| address.wrapping_sub(region.virtual_address) < region.bytes)
         .or_else(|| crate::ps::stack::region_of(address))
 }
@@ -36,7 +39,26 @@ pub fn is_in(address: u64, kind: RegionKind) -> bool {
 pub fn physical_address(address: u64) -> Option<u64> {
     region_of(address)
         .map(|region| region.physical_address + (address - region.virtual_address))
+        .or_else(|| pool::special_physical(address))
         .or_else(|| io_space::physical_address_of(address))
+}
+
+/// The kernel address of guest-physical memory; of the lowest region that has it. `None` when it is mapped nowhere.
+#[must_use]
+pub fn virtual_for_physical(physical: u64) -> Option<u64> {
+    let count = shared::region_count();
+    (0..count).filter_map(region).find_map(|region| {
+        let offset = physical.wrapping_sub(region.physical_address);
+        let is_kernel = region.virtual_address >= shared::kernel_base();
+        (is_kernel && offset < region.bytes).then(|| region.virtual_address + offset)
+    })
+}
+
+/// Region `index` of the boot information.
+fn region(index: u32) -> Option<Region> {
+    let at = shared::boot_address(core::mem::offset_of!(BootInfo, regions));
+    (index < low32(MAX_REGIONS as u64))
+        .then(|| volatile_read::<Region>(at + u64::from(index) * size_of::<Region>() as u64))
 }
 
 /// The address that an import of export `number` is bound to: its import stub, or the variable itself. `None` if drivers

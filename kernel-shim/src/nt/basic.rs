@@ -8,6 +8,10 @@ pub const PASSIVE_LEVEL: u8 = 0;
 pub const APC_LEVEL: u8 = 1;
 /// DISPATCH_LEVEL.
 pub const DISPATCH_LEVEL: u8 = 2;
+/// SYNCH_LEVEL: 27 on i386, 12 on amd64.
+pub const SYNCH_LEVEL: u8 = if cfg!(nt_i386) { 27 } else { 12 };
+/// IPI_LEVEL: 29 on i386, 14 on amd64.
+pub const IPI_LEVEL: u8 = if cfg!(nt_i386) { 29 } else { 14 };
 /// HIGH_LEVEL: 31 on i386, 15 on amd64.
 pub const HIGH_LEVEL: u8 = if cfg!(nt_i386) { 31 } else { 15 };
 /// "Any level" in a WDK page: nothing is checked.

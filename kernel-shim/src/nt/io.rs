@@ -427,6 +427,14 @@ pub const MDL_MAPPED_TO_SYSTEM_VA: i16 = 0x0001;
 pub const MDL_PAGES_LOCKED: i16 = 0x0002;
 /// MDL_SOURCE_IS_NONPAGED_POOL.
 pub const MDL_SOURCE_IS_NONPAGED_POOL: i16 = 0x0004;
+/// MDL_PARTIAL.
+pub const MDL_PARTIAL: i16 = 0x0010;
+/// MDL_PARTIAL_HAS_BEEN_MAPPED.
+pub const MDL_PARTIAL_HAS_BEEN_MAPPED: i16 = 0x0020;
+/// MDL_WRITE_OPERATION.
+pub const MDL_WRITE_OPERATION: i16 = 0x0080;
+/// MDL_MAPPING_CAN_FAIL.
+pub const MDL_MAPPING_CAN_FAIL: i16 = 0x2000;
 
 const fn per_abi(i386: usize, amd64: usize) -> usize {
     if cfg!(nt_i386) { i386 } else { amd64 }

@@ -5,15 +5,22 @@
 
 pub mod basic;
 pub mod bugcheck;
+pub mod exception;
 pub mod io;
 pub mod kernel;
+pub mod lookaside;
+pub mod rtl;
 pub mod status;
+pub mod sync;
 pub mod thread;
 
 pub use basic::*;
+pub use exception::*;
 pub use io::*;
 pub use kernel::*;
+pub use rtl::*;
 pub use status::NtStatus;
+pub use sync::*;
 pub use thread::{
     CLIENT_ID, ETHREAD, KAPC, KAPC_STATE, KMUTANT, KPROCESS, KQUEUE, KSEMAPHORE, KTHREAD,
     KWAIT_BLOCK,

@@ -41,6 +41,8 @@ statuses! {
     TIMEOUT = 0x0000_0102;
     /// The operation goes on.
     PENDING = 0x0000_0103;
+    /// There is no debugger.
+    DEBUGGER_INACTIVE = 0xC000_0354;
     /// The name continues behind a reparse point.
     REPARSE = 0x0000_0104;
     /// The object was there already.
@@ -61,6 +63,14 @@ statuses! {
     NO_MORE_ENTRIES = 0x8000_001A;
     /// The device is busy.
     DEVICE_BUSY = 0x8000_0011;
+    /// An exception was raised that cannot be continued, and a handler continued it.
+    NONCONTINUABLE_EXCEPTION = 0xC000_0025;
+    /// A handler returned what no handler may.
+    INVALID_DISPOSITION = 0xC000_0026;
+    /// Frames are being left.
+    UNWIND = 0xC000_0027;
+    /// The stack has no such frame.
+    INVALID_UNWIND_TARGET = 0xC000_0029;
     /// It failed.
     UNSUCCESSFUL = 0xC000_0001;
     /// Not implemented.
@@ -99,6 +109,32 @@ statuses! {
     ILLEGAL_INSTRUCTION = 0xC000_001D;
     /// Access is denied.
     ACCESS_DENIED = 0xC000_0022;
+    /// Memory could not be freed.
+    UNABLE_TO_FREE_VM = 0xC000_001A;
+    /// A section could not be deleted.
+    UNABLE_TO_DELETE_SECTION = 0xC000_001B;
+    /// The view is larger than the section.
+    INVALID_VIEW_SIZE = 0xC000_001F;
+    /// The file cannot have a section.
+    INVALID_FILE_FOR_SECTION = 0xC000_0020;
+    /// The memory is committed already.
+    ALREADY_COMMITTED = 0xC000_0021;
+    /// The memory is not committed.
+    NOT_COMMITTED = 0xC000_002D;
+    /// The section is too large.
+    SECTION_TOO_BIG = 0xC000_0040;
+    /// The section is no image.
+    SECTION_NOT_IMAGE = 0xC000_0049;
+    /// The address is not the base of the allocation.
+    FREE_VM_NOT_AT_BASE = 0xC000_009F;
+    /// The memory is not allocated.
+    MEMORY_NOT_ALLOCATED = 0xC000_00A0;
+    /// The fifth parameter is not valid.
+    INVALID_PARAMETER_5 = 0xC000_00F3;
+    /// The sixth parameter is not valid.
+    INVALID_PARAMETER_6 = 0xC000_00F4;
+    /// The seventh parameter is not valid.
+    INVALID_PARAMETER_7 = 0xC000_00F5;
     /// The buffer is too small.
     BUFFER_TOO_SMALL = 0xC000_0023;
     /// The object has another type.
@@ -163,12 +199,26 @@ statuses! {
     INVALID_PARAMETER_3 = 0xC000_00F1;
     /// An argument is not valid.
     INVALID_PARAMETER_4 = 0xC000_00F2;
+    /// A character has no counterpart in the code page.
+    UNMAPPABLE_CHARACTER = 0xC000_0162;
     /// An argument is not valid.
     INVALID_PARAMETER_8 = 0xC000_00F6;
     /// An argument is not valid.
     INVALID_PARAMETER_9 = 0xC000_00F7;
     /// The address or offset is not aligned as a view must be.
     MAPPED_ALIGNMENT = 0xC000_0220;
+    /// An entry does not match.
+    NO_MATCH = 0xC000_0272;
+    /// No further entry matches.
+    NO_MORE_MATCHES = 0xC000_0273;
+    /// Some characters could not be converted.
+    SOME_NOT_MAPPED = 0x0000_0107;
+    /// The compressed data is malformed.
+    BAD_COMPRESSION_BUFFER = 0xC000_0242;
+    /// The compression format is not known.
+    UNSUPPORTED_COMPRESSION = 0xC000_025F;
+    /// The buffer holds nothing but zeros.
+    BUFFER_ALL_ZEROS = 0x0000_0117;
     /// An address is not valid.
     INVALID_ADDRESS = 0xC000_0141;
     /// The stack is used up.

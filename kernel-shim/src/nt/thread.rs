@@ -141,8 +141,8 @@ pub struct CLIENT_ID {
 pub struct ThreadPrivate {
     /// Stack pointer while it does not run.
     pub stack_pointer: u64,
-    /// Call site while it does not run: return address, its place, EBP.
-    pub site: [u64; 3],
+    /// Call site while it does not run: return address, its place, EBP, links.
+    pub site: [u64; 4],
     /// Depth of shim code while it does not run.
     pub depth: u32,
     /// `cli` without `sti` while it does not run.

@@ -34,6 +34,8 @@ pub enum ObjectType {
     Thread,
     /// KEVENT.
     Event,
+    /// CALLBACK_OBJECT.
+    Callback,
 }
 
 impl ObjectType {
@@ -48,6 +50,7 @@ impl ObjectType {
             Self::Process => "Process",
             Self::Thread => "Thread",
             Self::Event => "Event",
+            Self::Callback => "Callback",
         }
     }
 }

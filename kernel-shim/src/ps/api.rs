@@ -190,14 +190,8 @@ nt_api! { module = ps;
 
     /// Where the current thread's requests come from: 0 kernel, 1 user.
     ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
-    fn ExGetPreviousMode() -> ProcessorMode {
-        ProcessorMode(u8::from(thread::current().with(|thread| thread.PreviousMode) != 0))
-    }
-
-    /// Where the current thread's requests come from: 0 kernel, 1 user.
-    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
     fn PsGetCurrentThreadPreviousMode() -> ProcessorMode {
-        ExGetPreviousMode()
+        super::previous_mode()
     }
 
     /// The end of the current thread's stack.

@@ -7,10 +7,12 @@ pub mod notify;
 pub mod process;
 pub mod stack;
 pub mod thread;
+pub(crate) mod worker;
 
 use crate::nt::{KPROCESS, KTHREAD};
 use crate::raw::Ptr;
 use crate::shared;
+use crate::value::ProcessorMode;
 
 pub use process::{create, id_of, iopm_of, remove, set_iopm};
 
@@ -21,6 +23,7 @@ pub const SYSTEM_ID: u32 = 4;
 pub fn initialize() {
     notify::initialize();
     client::initialize();
+    worker::initialize();
     process::initialize();
 }
 
@@ -48,6 +51,14 @@ pub fn process_of(thread: Ptr<KTHREAD>) -> Ptr<KPROCESS> {
 #[must_use]
 pub fn current_thread() -> Ptr<u8> {
     thread::current().cast()
+}
+
+/// Where the current thread's requests come from.
+#[must_use]
+pub fn previous_mode() -> ProcessorMode {
+    ProcessorMode(u8::from(
+        thread::current().with(|thread| thread.PreviousMode) != 0,
+    ))
 }
 
 /// The id of the process that the current thread is in.

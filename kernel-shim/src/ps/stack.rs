@@ -12,7 +12,7 @@ use abi::boot::{Region, RegionFlags, RegionKind};
 use abi::doorbell::Call;
 use abi::layout::{self, PAGE_SIZE};
 
-/// Bytes of a kernel stack: NT's 12 KiB (i386) or 24 KiB (amd64), and 12 KiB for the shim's own calls.
+/// Bytes of a kernel stack: NT's 12 KiB (i386) or 24 KiB (amd64), and 16 KiB for the shim's own calls.
 pub const BYTES: u64 = if cfg!(test) {
     // Unoptimised tests and their panics need more.
     0x1_F000

@@ -34,6 +34,8 @@ pub enum Work {
     Routine = 1,
     /// Clients' requests.
     Requests = 2,
+    /// Work items.
+    WorkItems = 3,
     /// Threaded DPCs.
     ThreadedDpcs = 4,
 }
@@ -161,7 +163,7 @@ fn create_object(
     ob::reference(process.addr());
     sched::private(thread).write(ThreadPrivate {
         stack_pointer: 0,
-        site: [0; 3],
+        site: [0; 4],
         depth: 1,
         interrupts_masked: 0,
         process_id,
@@ -252,6 +254,8 @@ fn run(thread: Ptr<KTHREAD>) -> ! {
     crate::ke::deliver_deferred();
     if work == Work::Requests as u32 {
         client::serve_requests();
+    } else if work == Work::WorkItems as u32 {
+        super::worker::run();
     } else if work == Work::ThreadedDpcs as u32 {
         crate::ke::dpc::threaded::run();
     } else {

@@ -6,6 +6,7 @@
 
 use core::cell::UnsafeCell;
 use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::Ptr;
 
@@ -36,6 +37,7 @@ impl<T> Global<T> {
         let Some(mut value) = self.value.try_lock() else {
             panic!("shim state '{}' was re-entered", self.name);
         };
+        let _held = Held::new();
         use_value(&mut value)
     }
 
@@ -43,6 +45,37 @@ impl<T> Global<T> {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.value.is_locked()
+    }
+}
+
+/// How many cells (and other things that must not be left half-done) are in use.
+static HELD: AtomicU32 = AtomicU32::new(0);
+
+/// How much of the shim's state is in use: an exception in shim code can be raised in its caller, and shim code be
+/// abandoned, only when it is 0.
+pub(crate) fn held() -> u32 {
+    HELD.load(Ordering::Relaxed)
+}
+
+/// Nothing is held while driver code runs. Returns what was, to be set again by the same function.
+pub(crate) fn let_driver_run(held: u32) -> u32 {
+    HELD.swap(held, Ordering::Relaxed)
+}
+
+/// While it lives, shim code cannot be abandoned.
+#[derive(Debug)]
+pub(crate) struct Held(());
+
+impl Held {
+    pub(crate) fn new() -> Self {
+        HELD.fetch_add(1, Ordering::Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

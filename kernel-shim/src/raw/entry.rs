@@ -68,16 +68,50 @@ extern "win64" fn amd64_common() {
         "push r13",
         "push r14",
         "push r15",
-        "mov ecx, eax",
-        "lea rdx, [rsp + 64]",
-        "sub rsp, 40",
+        // The callee also preserves xmm6-15, which the common code, System V's, does not.
+        "sub rsp, 168",
+        "movaps [rsp], xmm6",
+        "movaps [rsp + 16], xmm7",
+        "movaps [rsp + 32], xmm8",
+        "movaps [rsp + 48], xmm9",
+        "movaps [rsp + 64], xmm10",
+        "movaps [rsp + 80], xmm11",
+        "movaps [rsp + 96], xmm12",
+        "movaps [rsp + 112], xmm13",
+        "movaps [rsp + 128], xmm14",
+        "movaps [rsp + 144], xmm15",
+        "mov edi, eax",
+        "lea rsi, [rsp + {saved}]",
         "call {dispatch}",
-        "add rsp, 96",
-        "mov rbp, [rsp]",
+        "movaps xmm6, [rsp]",
+        "movaps xmm7, [rsp + 16]",
+        "movaps xmm8, [rsp + 32]",
+        "movaps xmm9, [rsp + 48]",
+        "movaps xmm10, [rsp + 64]",
+        "movaps xmm11, [rsp + 80]",
+        "movaps xmm12, [rsp + 96]",
+        "movaps xmm13, [rsp + 112]",
+        "movaps xmm14, [rsp + 128]",
+        "movaps xmm15, [rsp + 144]",
+        "add rsp, 168 + 32",
+        "pop rdi",
+        "pop rsi",
         "add rsp, 8",
+        "pop rbp",
         "ret",
+        saved = const SAVED_BYTES,
         dispatch = sym crate::dispatch::dispatch_amd64,
     )
+}
+
+/// Bytes that the entry code saves below the return address: ten XMM registers, padding, eight general ones.
+#[cfg(not(nt_i386))]
+const SAVED_BYTES: u64 = 168 + 64;
+
+/// XMM6 to XMM15 of the driver when it called the export whose return address lies at `stack`.
+#[cfg(not(nt_i386))]
+pub(crate) fn saved_xmm(stack: u64) -> [u128; 10] {
+    super::volatile_read(stack - SAVED_BYTES)
 }
 
 /// The driver's registers when it called the export whose return address lies at `stack`: those that the entry
@@ -97,4 +131,25 @@ pub(crate) fn saved_registers(stack: u64) -> abi::crash::Registers {
     }
     registers.general[4] = stack + 8;
     registers
+}
+
+/// The driver's registers when it called the export whose return address lies at `stack`, as far as guest-stub's import
+/// thunk saved them below it: EBX, ESI, EDI.
+#[cfg(nt_i386)]
+pub(crate) fn saved_registers(stack: u64) -> abi::crash::Registers {
+    let saved = (stack & !15) - 32;
+    let mut registers = abi::crash::Registers::default();
+    // Numbers in the processor's order: rsi rdi rbx upwards from the second word.
+    for (register, word) in [6, 7, 3].into_iter().zip(1..) {
+        registers.general[register] = super::volatile_read::<u64>(saved + 8 * word) & 0xFFFF_FFFF;
+    }
+    registers
+}
+
+/// The state of FPU and SSE registers, an FXSAVE image.
+pub(crate) fn fpu_state() -> crate::nt::FxSave {
+    let mut image = crate::nt::FxSave([0; 512]);
+    // SAFETY: 512 bytes, 16-byte aligned by its type.
+    unsafe { core::arch::x86_64::_fxsave64(image.0.as_mut_ptr()) };
+    image
 }

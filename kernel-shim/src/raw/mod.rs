@@ -14,15 +14,21 @@
 //! pages they write are read with [`volatile_read`].
 
 mod cell;
+pub(crate) mod compiler;
 mod entry;
+pub mod fpu;
 mod list;
 mod ptr;
 mod strings;
 
+#[cfg(not(nt_i386))]
+pub(crate) use cell::Held;
 pub use cell::{DataCell, Global};
+pub(crate) use cell::{held, let_driver_run};
 pub use entry::EntryPoint;
 #[cfg(not(nt_i386))]
-pub(crate) use entry::{api_entry, saved_registers};
+pub(crate) use entry::{api_entry, saved_xmm};
+pub(crate) use entry::{fpu_state, saved_registers};
 pub use list::ListHead;
 pub use ptr::{Ptr, Word, fault_at, volatile_read, volatile_write};
 pub use strings::{narrow_string, narrow_string_bytes, unicode_string, unicode_text, wide_string};

@@ -119,7 +119,7 @@ impl<T: Copy> Ptr<T> {
 
     /// Writes the value.
     pub fn write(self, value: T) {
-        self.check();
+        self.check_write();
         // SAFETY: as in `read`; what the driver has there is the driver's to lose, and the shim's own
         // Rust values are never handed out as driver memory.
         unsafe { self.raw().write_unaligned(value) }
@@ -128,7 +128,7 @@ impl<T: Copy> Ptr<T> {
     /// Lets `change` work on the value in place. Nothing that runs inside may call the driver or touch the
     /// same object through another `Ptr`.
     pub fn with<R>(self, change: impl FnOnce(&mut T) -> R) -> R {
-        self.check();
+        self.check_write();
         if self.raw().is_aligned() {
             // SAFETY: not null and aligned (just checked); valid or faulting as in `read`; unique because
             // the shim keeps no references to driver memory outside of these closures.
@@ -155,6 +155,13 @@ impl<T: Copy> Ptr<T> {
             fault_at(0);
         }
     }
+
+    /// As `check`, by a store.
+    fn check_write(self) {
+        if self.is_null() {
+            fault_at_store(0);
+        }
+    }
 }
 
 impl Ptr<u8> {
@@ -174,7 +181,7 @@ impl Ptr<u8> {
         if bytes.is_empty() {
             return;
         }
-        self.check();
+        self.check_write();
         // SAFETY: as in `read_bytes`, the other way round.
         unsafe { core::ptr::copy(bytes.as_ptr(), self.raw(), bytes.len()) }
     }
@@ -184,8 +191,8 @@ impl Ptr<u8> {
         if bytes == 0 {
             return;
         }
-        self.check();
         source.check();
+        self.check_write();
         // SAFETY: neither is null; `copy` allows overlap; both are valid or fault (see the module).
         unsafe { core::ptr::copy(source.raw(), self.raw(), to_usize(bytes)) }
     }
@@ -195,7 +202,7 @@ impl Ptr<u8> {
         if bytes == 0 {
             return;
         }
-        self.check();
+        self.check_write();
         // SAFETY: not null; valid or faulting (see the module).
         unsafe { core::ptr::write_bytes(self.raw(), value, to_usize(bytes)) }
     }
@@ -209,6 +216,15 @@ pub fn fault_at(address: u64) {
     unsafe {
         asm!("mov {scratch:l}, byte ptr [{address}]", address = in(reg) address, scratch = out(reg) _,
             options(nostack, readonly, preserves_flags));
+    }
+}
+
+/// Stores a byte at `address`, which is not mapped, so that it faults as the driver's own store would.
+fn fault_at_store(address: u64) {
+    // SAFETY: callers pass null, where no memory ever is: the store faults and changes nothing, and the trap handler
+    // does not come back.
+    unsafe {
+        asm!("mov byte ptr [{address}], 0", address = in(reg) address, options(nostack, preserves_flags));
     }
 }
 

@@ -107,6 +107,15 @@ nt_api! { module = rtl_ansi;
         compare(&ansi_string(first.0), &ansi_string(second.0), case_insensitive) == 0
     }
 
+    /// Whether the second string begins with the first.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
+    fn RtlPrefixString(prefix: AnsiStringPtr, string: AnsiStringPtr, case_insensitive: bool) -> bool {
+        let prefix = ansi_string(prefix.0);
+        ansi_string(string.0)
+            .get(..prefix.len())
+            .is_some_and(|start| compare(&prefix, start, case_insensitive) == 0)
+    }
+
     /// The upper-case form of a character of the ANSI code page.
     ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
     fn RtlUpperChar(character: UChar) -> UChar {
@@ -160,6 +169,8 @@ mod tests {
             RtlAppendStringToString(string.ptr(), A(digit.ptr())),
             NtStatus::SUCCESS
         );
+        assert!(RtlPrefixString(A(source.ptr()), A(string.ptr()), false));
+        assert!(!RtlPrefixString(A(string.ptr()), A(source.ptr()), false));
         let mut upper = narrow(b"", 8);
         RtlUpperString(upper.ptr(), A(string.ptr()));
         assert_eq!(upper.bytes(), b"LPT1\xC4");

@@ -7,12 +7,12 @@ use crate::api::nt_api;
 use crate::nt::{NtStatus, STRING, UNICODE_STRING};
 use crate::raw::{Ptr, low16, unicode_string};
 use crate::rtl::ansi::ansi_string;
-use crate::rtl::codepage::{to_ansi, to_unicode, upcase};
+use crate::rtl::codepage::{downcase, to_ansi, to_unicode, upcase};
 use crate::rtl::unicode::wide_length;
-use crate::value::{AnsiStringPtr, ULong, UnicodeStringPtr, WideStringPtr};
+use crate::value::{AnsiStringPtr, ULong, UShort, UnicodeStringPtr, WideStringPtr};
 
 /// Bytes of a UTF-16 text.
-fn wide_bytes(units: &[u16]) -> Vec<u8> {
+pub(crate) fn wide_bytes(units: &[u16]) -> Vec<u8> {
     units.iter().flat_map(|unit| unit.to_le_bytes()).collect()
 }
 
@@ -44,6 +44,63 @@ pub(crate) fn deliver_wide(
     NtStatus::SUCCESS
 }
 
+/// Puts a text closed by NUL where a STRING wants it: into new memory, or its own buffer; too long a text is cut off
+/// there.
+pub(crate) fn deliver_narrow(
+    destination: Ptr<STRING>,
+    mut bytes: Vec<u8>,
+    is_new: bool,
+) -> NtStatus {
+    let mut status = NtStatus::SUCCESS;
+    let mut string = destination.read();
+    if is_new {
+        let Ok(with_nul) = u16::try_from(bytes.len() + 1) else {
+            return NtStatus::INVALID_PARAMETER_2;
+        };
+        string.MaximumLength = with_nul;
+        string.Buffer = allocate(u64::from(with_nul));
+        if string.Buffer.is_null() {
+            return NtStatus::NO_MEMORY;
+        }
+    } else if bytes.len() >= usize::from(string.MaximumLength) {
+        status = NtStatus::BUFFER_OVERFLOW;
+        let Some(room) = string.MaximumLength.checked_sub(1) else {
+            return status;
+        };
+        bytes.truncate(usize::from(room));
+    }
+    string.Length = low16(bytes.len() as u64);
+    bytes.push(0);
+    string.Buffer.write_bytes(&bytes);
+    destination.write(string);
+    status
+}
+
+/// Puts a text without a NUL where a UNICODE_STRING wants it: into new memory, or its own buffer.
+pub(crate) fn deliver_counted(
+    destination: Ptr<UNICODE_STRING>,
+    units: &[u16],
+    is_new: bool,
+) -> NtStatus {
+    let Ok(bytes) = u16::try_from(2 * units.len()) else {
+        return NtStatus::INVALID_PARAMETER_2;
+    };
+    let mut string = destination.read();
+    if is_new {
+        string.MaximumLength = bytes;
+        string.Buffer = allocate(u64::from(bytes)).cast();
+        if string.Buffer.is_null() {
+            return NtStatus::NO_MEMORY;
+        }
+    } else if bytes > string.MaximumLength {
+        return NtStatus::BUFFER_OVERFLOW;
+    }
+    string.Buffer.cast::<u8>().write_bytes(&wide_bytes(units));
+    string.Length = bytes;
+    destination.write(string);
+    NtStatus::SUCCESS
+}
+
 nt_api! { module = rtl_ansi_unicode;
     /// Converts to Unicode and closes the text with NUL, on request in new memory (RtlFreeUnicodeString frees it).
     /// STATUS_BUFFER_OVERFLOW: no room; STATUS_NO_MEMORY; STATUS_INVALID_PARAMETER_2: more than 65535 bytes.
@@ -61,27 +118,8 @@ nt_api! { module = rtl_ansi_unicode;
     fn RtlUnicodeStringToAnsiString(
         destination: Ptr<STRING>, source: UnicodeStringPtr, allocate_destination: bool,
     ) -> NtStatus {
-        let mut bytes: Vec<u8> = unicode_string(source.0).into_iter().map(to_ansi).collect();
-        let mut status = NtStatus::SUCCESS;
-        let mut string = destination.read();
-        if allocate_destination {
-            string.MaximumLength = low16(bytes.len() as u64 + 1);
-            string.Buffer = allocate(bytes.len() as u64 + 1);
-            if string.Buffer.is_null() {
-                return NtStatus::NO_MEMORY;
-            }
-        } else if bytes.len() >= usize::from(string.MaximumLength) {
-            status = NtStatus::BUFFER_OVERFLOW;
-            let Some(room) = string.MaximumLength.checked_sub(1) else {
-                return status;
-            };
-            bytes.truncate(usize::from(room));
-        }
-        string.Length = low16(bytes.len() as u64);
-        bytes.push(0);
-        string.Buffer.write_bytes(&bytes);
-        destination.write(string);
-        status
+        let bytes = unicode_string(source.0).into_iter().map(to_ansi).collect();
+        deliver_narrow(destination, bytes, allocate_destination)
     }
 
     /// Copies a string in upper case, on request to new memory (RtlFreeUnicodeString frees it).
@@ -91,21 +129,34 @@ nt_api! { module = rtl_ansi_unicode;
         destination: Ptr<UNICODE_STRING>, source: UnicodeStringPtr, allocate_destination: bool,
     ) -> NtStatus {
         let units: Vec<u16> = unicode_string(source.0).into_iter().map(upcase).collect();
-        let bytes = low16(2 * units.len() as u64);
-        let mut string = destination.read();
-        if allocate_destination {
-            string.MaximumLength = bytes;
-            string.Buffer = allocate(u64::from(bytes)).cast();
-            if string.Buffer.is_null() {
-                return NtStatus::NO_MEMORY;
-            }
-        } else if bytes > string.MaximumLength {
-            return NtStatus::BUFFER_OVERFLOW;
-        }
-        string.Buffer.cast::<u8>().write_bytes(&wide_bytes(&units));
-        string.Length = bytes;
-        destination.write(string);
-        NtStatus::SUCCESS
+        deliver_counted(destination, &units, allocate_destination)
+    }
+
+    /// Copies a string in lower case, on request to new memory (RtlFreeUnicodeString frees it).
+    /// STATUS_BUFFER_OVERFLOW: no room; STATUS_NO_MEMORY.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
+    fn RtlDowncaseUnicodeString(
+        destination: Ptr<UNICODE_STRING>, source: UnicodeStringPtr, allocate_destination: bool,
+    ) -> NtStatus {
+        let units: Vec<u16> = unicode_string(source.0).into_iter().map(downcase).collect();
+        deliver_counted(destination, &units, allocate_destination)
+    }
+
+    /// Converts to the ANSI code page in upper case; see RtlUnicodeStringToAnsiString.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
+    fn RtlUpcaseUnicodeStringToAnsiString(
+        destination: Ptr<STRING>, source: UnicodeStringPtr, allocate_destination: bool,
+    ) -> NtStatus {
+        let bytes = unicode_string(source.0).into_iter().map(|unit| to_ansi(upcase(unit))).collect();
+        deliver_narrow(destination, bytes, allocate_destination)
+    }
+
+    /// The Unicode character that a byte of the ANSI code page stands for; the pointer moves behind it.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
+    fn RtlAnsiCharToUnicodeChar(source: Ptr<Ptr<u8>>) -> UShort {
+        let place = source.read();
+        source.write(place.add_bytes(1));
+        to_unicode(place.read())
     }
 
     /// Copies a NUL-terminated string to new memory (RtlFreeUnicodeString frees it); FALSE if there is none.

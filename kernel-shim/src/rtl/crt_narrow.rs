@@ -1,52 +1,24 @@
 //! The C library's functions for NUL-terminated byte strings.
 
+use super::crt_text::{
+    append, append_secure, at, change, compare, copy, copy_padded, copy_secure, find, find_text,
+    length, lower, reverse, set_secure, span, token, upper,
+};
 use crate::api::nt_api;
 use crate::raw::{Ptr, low8};
-use crate::rtl::ansi::narrow_length;
 use crate::value::{Long, NarrowStringPtr, Size};
-
-fn at(string: Ptr<u8>, index: u64) -> Ptr<u8> {
-    string.add_bytes(index)
-}
-
-/// Compares at most `limit` bytes, up to and including the NUL; -1, 0 or 1.
-fn compare(first: Ptr<u8>, second: Ptr<u8>, limit: u64, ignore_case: bool) -> i32 {
-    let fold = |byte: u8| match byte {
-        0x41..=0x5A if ignore_case => byte + 0x20,
-        _ => byte,
-    };
-    for index in 0..limit {
-        let (a, b) = (
-            fold(at(first, index).read()),
-            fold(at(second, index).read()),
-        );
-        if a != b {
-            return if a < b { -1 } else { 1 };
-        }
-        if a == 0 {
-            break;
-        }
-    }
-    0
-}
-
-/// Copies at most `limit` bytes of a string; returns how many, without the NUL, and whether the NUL came.
-fn copy(destination: Ptr<u8>, source: Ptr<u8>, limit: u64) -> (u64, bool) {
-    for index in 0..limit {
-        let byte = at(source, index).read();
-        at(destination, index).write(byte);
-        if byte == 0 {
-            return (index, true);
-        }
-    }
-    (limit, false)
-}
 
 nt_api! { module = rtl_crt_narrow;
     /// Number of bytes before the NUL.
     ntoskrnl both cdecl irql(ANY_LEVEL) implemented
     fn strlen(string: NarrowStringPtr) -> Size {
-        Size(narrow_length(string.0))
+        Size(length(string.0, u64::MAX))
+    }
+
+    /// Number of bytes before the NUL, at most `count`.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn strnlen(string: Ptr<u8>, count: Size) -> Size {
+        Size(length(string, count.0))
     }
 
     /// Compares two strings: -1, 0 or 1.
@@ -83,70 +55,132 @@ nt_api! { module = rtl_crt_narrow;
     /// Copies exactly `count` bytes: the string, then NULs; no NUL if the string is that long.
     ntoskrnl both cdecl irql(ANY_LEVEL) implemented
     fn strncpy(destination: Ptr<u8>, source: Ptr<u8>, count: Size) -> Ptr<u8> {
-        let (copied, _) = copy(destination, source, count.0);
-        let rest = at(destination, copied).cast::<u8>();
-        rest.fill(0, count.0 - copied);
-        destination
+        copy_padded(destination, source, count.0)
     }
 
     /// Appends a string.
     ntoskrnl both cdecl irql(ANY_LEVEL) implemented
     fn strcat(destination: Ptr<u8>, source: NarrowStringPtr) -> Ptr<u8> {
-        copy(at(destination, narrow_length(destination)), source.0, u64::MAX);
-        destination
+        append(destination, source.0, u64::MAX)
     }
 
     /// Appends at most `count` bytes of a string, and a NUL.
     ntoskrnl both cdecl irql(ANY_LEVEL) implemented
     fn strncat(destination: Ptr<u8>, source: Ptr<u8>, count: Size) -> Ptr<u8> {
-        let end = at(destination, narrow_length(destination));
-        if let (copied, false) = copy(end, source, count.0) {
-            at(end, copied).write(0);
-        }
-        destination
+        append(destination, source, count.0)
     }
 
     /// The first occurrence of a character (the NUL counts); NULL if there is none.
     ntoskrnl both cdecl irql(ANY_LEVEL) implemented
     fn strchr(string: NarrowStringPtr, character: Long) -> Ptr<u8> {
-        let wanted = low8(u64::from(character.cast_unsigned()));
-        (0..=narrow_length(string.0))
-            .map(|index| at(string.0, index))
-            .find(|place| place.read() == wanted)
-            .unwrap_or_default()
+        find(string.0, low8(u64::from(character.cast_unsigned())), false)
     }
 
     /// The last occurrence of a character (the NUL counts); NULL if there is none.
     ntoskrnl both cdecl irql(ANY_LEVEL) implemented
     fn strrchr(string: NarrowStringPtr, character: Long) -> Ptr<u8> {
-        let wanted = low8(u64::from(character.cast_unsigned()));
-        (0..=narrow_length(string.0))
-            .rev()
-            .map(|index| at(string.0, index))
-            .find(|place| place.read() == wanted)
-            .unwrap_or_default()
+        find(string.0, low8(u64::from(character.cast_unsigned())), true)
     }
 
     /// The first occurrence of a string in another; NULL if there is none.
     ntoskrnl both cdecl irql(ANY_LEVEL) implemented
     fn strstr(string: NarrowStringPtr, wanted: NarrowStringPtr) -> Ptr<u8> {
-        let length = narrow_length(wanted.0);
-        (0..=narrow_length(string.0))
-            .map(|index| at(string.0, index))
-            .find(|&place| compare(place, wanted.0, length, false) == 0)
-            .unwrap_or_default()
+        find_text(string.0, wanted.0)
     }
 
-    /// The lower-case form of an ASCII letter; anything else stays.
+    /// Number of bytes at the start that are in a set.
     ntoskrnl both cdecl irql(ANY_LEVEL) implemented
-    fn tolower(character: Long) -> Long {
-        if (0x41..=0x5A).contains(&character) { character + 0x20 } else { character }
+    fn strspn(string: NarrowStringPtr, set: NarrowStringPtr) -> Size {
+        Size(span(string.0, set.0, true))
     }
 
-    /// The upper-case form of an ASCII letter; anything else stays.
+    /// Number of bytes at the start that are not in a set.
     ntoskrnl both cdecl irql(ANY_LEVEL) implemented
-    fn toupper(character: Long) -> Long {
-        if (0x61..=0x7A).contains(&character) { character - 0x20 } else { character }
+    fn strcspn(string: NarrowStringPtr, set: NarrowStringPtr) -> Size {
+        Size(span(string.0, set.0, false))
+    }
+
+    /// The first character that is in a set; NULL if there is none.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn strpbrk(string: NarrowStringPtr, set: NarrowStringPtr) -> Ptr<u8> {
+        let place = at(string.0, span(string.0, set.0, false));
+        if place.read() == 0 { Ptr::null() } else { place }
+    }
+
+    /// The next token, which is closed with NUL; NULL if there is none. NULL for a NULL set or context.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn strtok_s(string: Ptr<u8>, set: Ptr<u8>, context: Ptr<Ptr<u8>>) -> Ptr<u8> {
+        token(string, set, context)
+    }
+
+    /// Turns ASCII capitals into small letters, in place.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn _strlwr(string: Ptr<u8>) -> Ptr<u8> {
+        change(string, u64::MAX, lower)
+    }
+
+    /// Turns ASCII small letters into capitals, in place.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn _strupr(string: Ptr<u8>) -> Ptr<u8> {
+        change(string, u64::MAX, upper)
+    }
+
+    /// Reverses a string in place.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn _strrev(string: Ptr<u8>) -> Ptr<u8> {
+        reverse(string)
+    }
+
+    /// Sets every byte before the NUL.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn _strset(string: Ptr<u8>, character: Long) -> Ptr<u8> {
+        let value = low8(u64::from(character.cast_unsigned()));
+        change(string, u64::MAX, |_| value)
+    }
+
+    /// Sets at most `count` bytes before the NUL.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn _strnset(string: Ptr<u8>, character: Long, count: Size) -> Ptr<u8> {
+        let value = low8(u64::from(character.cast_unsigned()));
+        change(string, count.0, |_| value)
+    }
+
+    /// Copies a string into a buffer of a size. 0, EINVAL or ERANGE; an error empties the buffer.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn strcpy_s(destination: Ptr<u8>, size: Size, source: Ptr<u8>) -> Long {
+        copy_secure(destination, size.0, source, None)
+    }
+
+    /// Copies at most `count` bytes and a NUL;
+    /// with _TRUNCATE as much as fits (STRUNCATE). 0, EINVAL or ERANGE; an error empties the buffer.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn strncpy_s(destination: Ptr<u8>, size: Size, source: Ptr<u8>, count: Size) -> Long {
+        copy_secure(destination, size.0, source, Some(count.0))
+    }
+
+    /// Appends a string in a buffer of a size. 0, EINVAL or ERANGE; an error empties the buffer.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn strcat_s(destination: Ptr<u8>, size: Size, source: Ptr<u8>) -> Long {
+        append_secure(destination, size.0, source, None)
+    }
+
+    /// Appends at most `count` bytes and a NUL;
+    /// with _TRUNCATE as much as fits (STRUNCATE). 0, EINVAL or ERANGE; an error empties the buffer.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn strncat_s(destination: Ptr<u8>, size: Size, source: Ptr<u8>, count: Size) -> Long {
+        append_secure(destination, size.0, source, Some(count.0))
+    }
+
+    /// Sets every byte before the NUL. EINVAL without a NUL in the buffer.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn _strset_s(string: Ptr<u8>, size: Size, character: Long) -> Long {
+        set_secure(string, size.0, low8(u64::from(character.cast_unsigned())), None)
+    }
+
+    /// Sets at most `count` bytes before the NUL. EINVAL without a NUL in the buffer.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn _strnset_s(string: Ptr<u8>, size: Size, character: Long, count: Size) -> Long {
+        set_secure(string, size.0, low8(u64::from(character.cast_unsigned())), Some(count.0))
     }
 }
 

@@ -2,9 +2,10 @@
 
 use alloc::vec::Vec;
 
+use super::crt_text::{TRUNCATE, Unit, refuse};
 use super::print::{Width, format};
 use crate::api::nt_api;
-use crate::raw::{Ptr, low8, low32, narrow_string_bytes, wide_string};
+use crate::raw::{Ptr, low8, low32, narrow_string_bytes, to_usize, wide_string};
 use crate::value::{Long, NarrowStringPtr, Size, VaList, WideStringPtr};
 
 /// What a narrow format prints.
@@ -49,6 +50,35 @@ fn limited<T: Copy + Default>(buffer: Ptr<T>, count: u64, text: &[T]) -> i32 {
     int(text.len())
 }
 
+/// The secure functions: at most `count` characters and a NUL in a buffer of `size`.
+fn secure<T: Unit>(
+    buffer: Ptr<T>,
+    size: u64,
+    count: u64,
+    format: Ptr<T>,
+    print: impl FnOnce(Ptr<T>) -> Vec<T>,
+) -> i32 {
+    if buffer.is_null() && size == 0 && count == 0 && !format.is_null() {
+        return 0;
+    }
+    if buffer.is_null() || size == 0 || format.is_null() {
+        return -1;
+    }
+    let text = print(format);
+    let wanted = (text.len() as u64).min(count);
+    let shown = wanted.min(size - 1);
+    if shown < wanted && count != TRUNCATE {
+        refuse(buffer, 0);
+        return -1;
+    }
+    unlimited(buffer, &text[..to_usize(shown)]);
+    if shown < text.len() as u64 {
+        -1
+    } else {
+        int(text.len())
+    }
+}
+
 nt_api! { module = rtl_crt_print;
     /// Prints to a buffer; returns the number of characters without the NUL.
     ntoskrnl both cdecl irql(ANY_LEVEL) implemented
@@ -73,6 +103,79 @@ nt_api! { module = rtl_crt_print;
     ntoskrnl both cdecl irql(ANY_LEVEL) implemented
     fn _vsnprintf(buffer: Ptr<u8>, count: Size, format: NarrowStringPtr, arguments: Ptr<u8>) -> Long {
         limited(buffer, count.0, &narrow(format.0, VaList::from_pointer(arguments)))
+    }
+
+    /// As swprintf.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn _swprintf(buffer: Ptr<u16>, format: WideStringPtr, arguments: VaList) -> Long {
+        unlimited(buffer, &wide(format.0, arguments))
+    }
+
+    /// Prints UTF-16 to a buffer; returns the number of units without the NUL.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn _vswprintf(buffer: Ptr<u16>, format: WideStringPtr, arguments: Ptr<u8>) -> Long {
+        unlimited(buffer, &wide(format.0, VaList::from_pointer(arguments)))
+    }
+
+    /// Prints to a buffer of a size, or empties it and returns -1.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn sprintf_s(buffer: Ptr<u8>, size: Size, format: NarrowStringPtr, arguments: VaList) -> Long {
+        secure(buffer, size.0, u64::MAX - 1, format.0, |format| narrow(format, arguments))
+    }
+
+    /// Prints to a buffer of a size, or empties it and returns -1.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn vsprintf_s(buffer: Ptr<u8>, size: Size, format: NarrowStringPtr, arguments: Ptr<u8>) -> Long {
+        secure(buffer, size.0, u64::MAX - 1, format.0, |format| narrow(format, VaList::from_pointer(arguments)))
+    }
+
+    /// Prints to a buffer of a size, or empties it and returns -1.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn swprintf_s(buffer: Ptr<u16>, size: Size, format: WideStringPtr, arguments: VaList) -> Long {
+        secure(buffer, size.0, u64::MAX - 1, format.0, |format| wide(format, arguments))
+    }
+
+    /// Prints to a buffer of a size, or empties it and returns -1.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn vswprintf_s(buffer: Ptr<u16>, size: Size, format: WideStringPtr, arguments: Ptr<u8>) -> Long {
+        secure(buffer, size.0, u64::MAX - 1, format.0, |format| wide(format, VaList::from_pointer(arguments)))
+    }
+
+    /// Prints at most `count` characters and a NUL to a buffer of a size; -1 if the text was cut off. Text that is to be
+    /// printed but does not fit empties the buffer, unless `count` is _TRUNCATE.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn _snprintf_s(buffer: Ptr<u8>, size: Size, count: Size, format: NarrowStringPtr, arguments: VaList) -> Long {
+        secure(buffer, size.0, count.0, format.0, |format| narrow(format, arguments))
+    }
+
+    /// As _snprintf_s.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn _vsnprintf_s(buffer: Ptr<u8>, size: Size, count: Size, format: NarrowStringPtr, arguments: Ptr<u8>) -> Long {
+        secure(buffer, size.0, count.0, format.0, |format| narrow(format, VaList::from_pointer(arguments)))
+    }
+
+    /// As _snprintf_s.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn _snwprintf_s(buffer: Ptr<u16>, size: Size, count: Size, format: WideStringPtr, arguments: VaList) -> Long {
+        secure(buffer, size.0, count.0, format.0, |format| wide(format, arguments))
+    }
+
+    /// As _snprintf_s.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn _vsnwprintf_s(buffer: Ptr<u16>, size: Size, count: Size, format: WideStringPtr, arguments: Ptr<u8>) -> Long {
+        secure(buffer, size.0, count.0, format.0, |format| wide(format, VaList::from_pointer(arguments)))
+    }
+
+    /// Number of characters that a format prints, without the NUL.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn _vscwprintf(format: WideStringPtr, arguments: Ptr<u8>) -> Long {
+        int(wide(format.0, VaList::from_pointer(arguments)).len())
+    }
+
+    /// Number of characters that a format prints, without the NUL.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn _vscprintf(format: NarrowStringPtr, arguments: Ptr<u8>) -> Long {
+        int(narrow(format.0, VaList::from_pointer(arguments)).len())
     }
 
     /// Prints UTF-16 to a buffer; returns the number of units without the NUL. (The kernel's has no count.)
@@ -120,6 +223,27 @@ mod tests {
         );
         assert_eq!(&buffer, b"12-~~~~~");
         assert_eq!(vsprintf(at(&mut buffer), text, at(&mut slots).cast()), 5);
+    }
+
+    #[test]
+    fn secure_functions_close_what_they_print() {
+        let mut text = narrow_z("%d-%d");
+        let mut slots = [12_u64, 34];
+        let list = VaList::new(at(&mut slots).addr(), 8);
+        let text = NarrowStringPtr(at(&mut text));
+        let mut buffer = [b'~'; 8];
+        let place = at(&mut buffer);
+        assert_eq!(sprintf_s(place, Size(6), text, list), 5);
+        assert_eq!(&buffer, b"12-34\0~~");
+        assert_eq!(sprintf_s(place, Size(5), text, list), -1);
+        assert_eq!(buffer[0], 0);
+        assert_eq!(_snprintf_s(place, Size(6), Size(2), text, list), -1);
+        assert_eq!(&buffer[..3], b"12\0");
+        assert_eq!(_snprintf_s(place, Size(5), Size(5), text, list), -1);
+        assert_eq!(buffer[0], 0);
+        assert_eq!(_snprintf_s(place, Size(5), Size(TRUNCATE), text, list), -1);
+        assert_eq!(&buffer[..5], b"12-3\0");
+        assert_eq!(_snprintf_s(Ptr::null(), Size(5), Size(1), text, list), -1);
     }
 
     #[test]

@@ -1,52 +1,24 @@
 //! The C library's functions for NUL-terminated UTF-16 strings.
 
+use super::crt_text::{
+    append, append_secure, at, change, compare, copy, copy_padded, copy_secure, find, find_text,
+    length, lower, reverse, set_secure, span, token, upper,
+};
 use crate::api::nt_api;
 use crate::raw::Ptr;
-use crate::rtl::unicode::wide_length;
 use crate::value::{Long, Size, UShort, WideStringPtr};
-
-fn at(string: Ptr<u16>, index: u64) -> Ptr<u16> {
-    string.add_bytes(2 * index)
-}
-
-/// Compares at most `limit` units, up to and including the NUL; -1, 0 or 1.
-fn compare(first: Ptr<u16>, second: Ptr<u16>, limit: u64, ignore_case: bool) -> i32 {
-    let fold = |unit: u16| match unit {
-        0x41..=0x5A if ignore_case => unit + 0x20,
-        _ => unit,
-    };
-    for index in 0..limit {
-        let (a, b) = (
-            fold(at(first, index).read()),
-            fold(at(second, index).read()),
-        );
-        if a != b {
-            return if a < b { -1 } else { 1 };
-        }
-        if a == 0 {
-            break;
-        }
-    }
-    0
-}
-
-/// Copies at most `limit` units of a string; returns how many, without the NUL, and whether the NUL came.
-fn copy(destination: Ptr<u16>, source: Ptr<u16>, limit: u64) -> (u64, bool) {
-    for index in 0..limit {
-        let unit = at(source, index).read();
-        at(destination, index).write(unit);
-        if unit == 0 {
-            return (index, true);
-        }
-    }
-    (limit, false)
-}
 
 nt_api! { module = rtl_crt_wide;
     /// Number of units before the NUL.
     ntoskrnl both cdecl irql(ANY_LEVEL) implemented
     fn wcslen(string: WideStringPtr) -> Size {
-        Size(wide_length(string.0))
+        Size(length(string.0, u64::MAX))
+    }
+
+    /// Number of units before the NUL, at most `count`.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn wcsnlen(string: Ptr<u16>, count: Size) -> Size {
+        Size(length(string, count.0))
     }
 
     /// Compares two strings: -1, 0 or 1.
@@ -83,70 +55,132 @@ nt_api! { module = rtl_crt_wide;
     /// Copies exactly `count` units: the string, then NULs; no NUL if the string is that long.
     ntoskrnl both cdecl irql(ANY_LEVEL) implemented
     fn wcsncpy(destination: Ptr<u16>, source: Ptr<u16>, count: Size) -> Ptr<u16> {
-        let (copied, _) = copy(destination, source, count.0);
-        let rest = at(destination, copied).cast::<u8>();
-        rest.fill(0, 2 * (count.0 - copied));
-        destination
+        copy_padded(destination, source, count.0)
     }
 
     /// Appends a string.
     ntoskrnl both cdecl irql(ANY_LEVEL) implemented
     fn wcscat(destination: Ptr<u16>, source: WideStringPtr) -> Ptr<u16> {
-        copy(at(destination, wide_length(destination)), source.0, u64::MAX);
-        destination
+        append(destination, source.0, u64::MAX)
     }
 
     /// Appends at most `count` units of a string, and a NUL.
     ntoskrnl both cdecl irql(ANY_LEVEL) implemented
     fn wcsncat(destination: Ptr<u16>, source: Ptr<u16>, count: Size) -> Ptr<u16> {
-        let end = at(destination, wide_length(destination));
-        if let (copied, false) = copy(end, source, count.0) {
-            at(end, copied).write(0);
-        }
-        destination
+        append(destination, source, count.0)
     }
 
     /// The first occurrence of a character (the NUL counts); NULL if there is none.
     ntoskrnl both cdecl irql(ANY_LEVEL) implemented
     fn wcschr(string: WideStringPtr, character: UShort) -> Ptr<u16> {
-        let wanted = character;
-        (0..=wide_length(string.0))
-            .map(|index| at(string.0, index))
-            .find(|place| place.read() == wanted)
-            .unwrap_or_default()
+        find(string.0, character, false)
     }
 
     /// The last occurrence of a character (the NUL counts); NULL if there is none.
     ntoskrnl both cdecl irql(ANY_LEVEL) implemented
     fn wcsrchr(string: WideStringPtr, character: UShort) -> Ptr<u16> {
-        let wanted = character;
-        (0..=wide_length(string.0))
-            .rev()
-            .map(|index| at(string.0, index))
-            .find(|place| place.read() == wanted)
-            .unwrap_or_default()
+        find(string.0, character, true)
     }
 
     /// The first occurrence of a string in another; NULL if there is none.
     ntoskrnl both cdecl irql(ANY_LEVEL) implemented
     fn wcsstr(string: WideStringPtr, wanted: WideStringPtr) -> Ptr<u16> {
-        let length = wide_length(wanted.0);
-        (0..=wide_length(string.0))
-            .map(|index| at(string.0, index))
-            .find(|&place| compare(place, wanted.0, length, false) == 0)
-            .unwrap_or_default()
+        find_text(string.0, wanted.0)
     }
 
-    /// The lower-case form of a character, as in RtlDowncaseUnicodeChar.
+    /// Number of units at the start that are in a set.
     ntoskrnl both cdecl irql(ANY_LEVEL) implemented
-    fn towlower(character: UShort) -> UShort {
-        crate::rtl::codepage::downcase(character)
+    fn wcsspn(string: WideStringPtr, set: WideStringPtr) -> Size {
+        Size(span(string.0, set.0, true))
     }
 
-    /// The upper-case form of a character, as in RtlUpcaseUnicodeChar.
+    /// Number of units at the start that are not in a set.
     ntoskrnl both cdecl irql(ANY_LEVEL) implemented
-    fn towupper(character: UShort) -> UShort {
-        crate::rtl::codepage::upcase(character)
+    fn wcscspn(string: WideStringPtr, set: WideStringPtr) -> Size {
+        Size(span(string.0, set.0, false))
+    }
+
+    /// The first character that is in a set; NULL if there is none.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn wcspbrk(string: WideStringPtr, set: WideStringPtr) -> Ptr<u16> {
+        let place = at(string.0, span(string.0, set.0, false));
+        if place.read() == 0 { Ptr::null() } else { place }
+    }
+
+    /// The next token, which is closed with NUL; NULL if there is none. NULL for a NULL set or context.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn wcstok_s(string: Ptr<u16>, set: Ptr<u16>, context: Ptr<Ptr<u16>>) -> Ptr<u16> {
+        token(string, set, context)
+    }
+
+    /// Turns ASCII capitals into small letters, in place.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn _wcslwr(string: Ptr<u16>) -> Ptr<u16> {
+        change(string, u64::MAX, lower)
+    }
+
+    /// Turns ASCII small letters into capitals, in place.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn _wcsupr(string: Ptr<u16>) -> Ptr<u16> {
+        change(string, u64::MAX, upper)
+    }
+
+    /// Reverses a string in place.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn _wcsrev(string: Ptr<u16>) -> Ptr<u16> {
+        reverse(string)
+    }
+
+    /// Sets every unit before the NUL.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn _wcsset(string: Ptr<u16>, character: UShort) -> Ptr<u16> {
+        let value = character;
+        change(string, u64::MAX, |_| value)
+    }
+
+    /// Sets at most `count` units before the NUL.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn _wcsnset(string: Ptr<u16>, character: UShort, count: Size) -> Ptr<u16> {
+        let value = character;
+        change(string, count.0, |_| value)
+    }
+
+    /// Copies a string into a buffer of a size. 0, EINVAL or ERANGE; an error empties the buffer.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn wcscpy_s(destination: Ptr<u16>, size: Size, source: Ptr<u16>) -> Long {
+        copy_secure(destination, size.0, source, None)
+    }
+
+    /// Copies at most `count` units and a NUL;
+    /// with _TRUNCATE as much as fits (STRUNCATE). 0, EINVAL or ERANGE; an error empties the buffer.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn wcsncpy_s(destination: Ptr<u16>, size: Size, source: Ptr<u16>, count: Size) -> Long {
+        copy_secure(destination, size.0, source, Some(count.0))
+    }
+
+    /// Appends a string in a buffer of a size. 0, EINVAL or ERANGE; an error empties the buffer.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn wcscat_s(destination: Ptr<u16>, size: Size, source: Ptr<u16>) -> Long {
+        append_secure(destination, size.0, source, None)
+    }
+
+    /// Appends at most `count` units and a NUL;
+    /// with _TRUNCATE as much as fits (STRUNCATE). 0, EINVAL or ERANGE; an error empties the buffer.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn wcsncat_s(destination: Ptr<u16>, size: Size, source: Ptr<u16>, count: Size) -> Long {
+        append_secure(destination, size.0, source, Some(count.0))
+    }
+
+    /// Sets every unit before the NUL. EINVAL without a NUL in the buffer.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn _wcsset_s(string: Ptr<u16>, size: Size, character: UShort) -> Long {
+        set_secure(string, size.0, character, None)
+    }
+
+    /// Sets at most `count` units before the NUL. EINVAL without a NUL in the buffer.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn _wcsnset_s(string: Ptr<u16>, size: Size, character: UShort, count: Size) -> Long {
+        set_secure(string, size.0, character, Some(count.0))
     }
 }
 
@@ -156,68 +190,22 @@ mod tests {
     use crate::rtl::test_strings::{at as start, wide_z};
 
     #[test]
-    fn comparison_knows_order_limit_and_case() {
-        let (mut a, mut b, mut c) = (wide_z("Port1"), wide_z("pORT1"), wide_z("Port"));
-        let (a, b, c) = (start(&mut a), start(&mut b), start(&mut c));
-        assert_eq!(wcscmp(WideStringPtr(a), WideStringPtr(b)), -1);
-        assert_eq!(wcscmp(WideStringPtr(a), WideStringPtr(c)), 1);
-        assert_eq!(wcsncmp(a, c, Size(4)), 0);
-        assert_eq!(wcsncmp(a, c, Size(5)), 1);
-        assert_eq!(_wcsicmp(WideStringPtr(a), WideStringPtr(b)), 0);
-        assert_eq!(_wcsnicmp(a, c, Size(9)), 1);
-        assert_eq!(_wcsnicmp(b, c, Size(4)), 0);
-        assert_eq!(wcslen(WideStringPtr(a)), Size(5));
-    }
-
-    #[test]
-    fn copying_pads_and_appending_terminates() {
-        let mut buffer = [7; 8];
-        let (mut long, mut short) = (wide_z("abcdef"), wide_z("xy"));
-        wcsncpy(start(&mut buffer), start(&mut long), Size(3));
-        assert_eq!(buffer[3], 7);
-        wcsncpy(start(&mut buffer), start(&mut short), Size(4));
-        assert_eq!(buffer[2..5], [0, 0, 7]);
-        wcsncat(start(&mut buffer), start(&mut long), Size(2));
+    fn units_are_counted_not_bytes() {
+        let (mut text, mut part) = (wide_z("Äbc:d"), wide_z("c:"));
+        let string = WideStringPtr(start(&mut text));
+        assert_eq!(wcslen(string), Size(5));
+        assert_eq!(wcsnlen(string.0, Size(3)), Size(3));
+        assert_eq!(wcschr(string, u16::from(b'c')), at(string.0, 2));
         assert_eq!(
-            buffer[..6],
-            wide_z("xyab")[..]
-                .iter()
-                .copied()
-                .chain([7])
-                .collect::<Vec<_>>()
+            wcsstr(string, WideStringPtr(start(&mut part))),
+            at(string.0, 2)
         );
-        wcscat(start(&mut buffer), WideStringPtr(start(&mut short)));
-        assert_eq!(buffer[..7], wide_z("xyabxy"));
-        let destination = start(&mut buffer);
-        assert_eq!(
-            wcscpy(destination, WideStringPtr(start(&mut short))),
-            destination
-        );
-        assert_eq!(buffer[..3], wide_z("xy"));
-    }
-
-    #[test]
-    fn searching_finds_first_last_and_text() {
-        let (mut text, mut part, mut none, mut empty) = (
-            wide_z("LPT1:LPT2"),
-            wide_z("LPT2"),
-            wide_z("COM"),
-            wide_z(""),
-        );
-        let string = start(&mut text);
-        let wanted = u16::from(b'L');
-        assert_eq!(wcschr(WideStringPtr(string), wanted), string);
-        assert_eq!(wcsrchr(WideStringPtr(string), wanted), at(string, 5));
-        assert_eq!(wcschr(WideStringPtr(string), 0), at(string, 9));
-        assert!(wcschr(WideStringPtr(string), u16::from(b'Z')).is_null());
-        assert_eq!(
-            wcsstr(WideStringPtr(string), WideStringPtr(start(&mut part))),
-            at(string, 5)
-        );
-        assert!(wcsstr(WideStringPtr(string), WideStringPtr(start(&mut none))).is_null());
-        assert_eq!(
-            wcsstr(WideStringPtr(string), WideStringPtr(start(&mut empty))),
-            string
-        );
+        let mut buffer = [7; 6];
+        wcsncpy(start(&mut buffer), start(&mut part), Size(4));
+        assert_eq!(buffer, [99, 58, 0, 0, 7, 7]);
+        assert_eq!(wcscat_s(start(&mut buffer), Size(6), string.0), 34);
+        assert_eq!(buffer[0], 0);
+        _wcsupr(string.0);
+        assert_eq!(text, wide_z("ÄBC:D"));
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::api::nt_api;
 use crate::raw::{Ptr, low8};
-use crate::value::{Long, Size, UChar, ULong};
+use crate::rtl::crt_text::{EINVAL, ERANGE};
+use crate::value::{Long, Size, UChar, ULong, ULongLong};
 
 /// Number of leading bytes in which two ranges agree.
 fn agreement(first: Ptr<u8>, second: Ptr<u8>, bytes: u64) -> u64 {
@@ -54,6 +55,70 @@ nt_api! { module = rtl_memory;
         let words = length.0 / 4;
         let same = (0..words).find(|&at| source.add_bytes(4 * at).cast::<u32>().read() != pattern);
         Size(4 * same.unwrap_or(words))
+    }
+
+    /// Fills memory with a ULONG; bytes behind the last whole one stay.
+    ntoskrnl both stdcall irql(ANY_LEVEL) implemented
+    fn RtlFillMemoryUlong(destination: Ptr<u32>, length: Size, pattern: ULong) {
+        for index in 0..length.0 / 4 {
+            destination.add_bytes(4 * index).write(pattern);
+        }
+    }
+
+    /// Fills memory with a ULONGLONG; bytes behind the last whole one stay.
+    ntoskrnl both stdcall irql(ANY_LEVEL) implemented
+    fn RtlFillMemoryUlonglong(destination: Ptr<u64>, length: Size, pattern: ULongLong) {
+        for index in 0..length.0 / 8 {
+            destination.add_bytes(8 * index).write(pattern);
+        }
+    }
+
+    /// Tells the processor that memory will be read soon, which changes nothing.
+    ntoskrnl both fastcall irql(ANY_LEVEL) implemented
+    fn RtlPrefetchMemoryNonTemporal(source: Ptr<u8>, length: Size) {}
+
+    /// The CRC-32 of Ethernet and ZIP, going on from that of what came before (0 at the start).
+    ntoskrnl both stdcall irql(ANY_LEVEL) implemented
+    fn RtlComputeCrc32(partial_crc: ULong, buffer: Ptr<u8>, length: ULong) -> ULong {
+        !(0..u64::from(length)).fold(!partial_crc, |crc, at| {
+            (0..8).fold(crc ^ u32::from(buffer.add_bytes(at).read()), |crc, _| {
+                crc >> 1 ^ if crc & 1 != 0 { 0xEDB8_8320 } else { 0 }
+            })
+        })
+    }
+
+    /// Copies memory into a buffer of a size: 0; EINVAL for NULL, ERANGE for too small a buffer, which is zeroed in both
+    /// cases.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn memcpy_s(destination: Ptr<u8>, size: Size, source: Ptr<u8>, count: Size) -> Long {
+        if count.0 == 0 {
+            return 0;
+        }
+        if destination.is_null() {
+            return EINVAL;
+        }
+        if source.is_null() || count.0 > size.0 {
+            destination.fill(0, size.0);
+            return if source.is_null() { EINVAL } else { ERANGE };
+        }
+        destination.copy_from(source, count.0);
+        0
+    }
+
+    /// Copies memory that may overlap into a buffer of a size: 0, EINVAL for NULL, ERANGE for too small a buffer.
+    ntoskrnl both cdecl irql(ANY_LEVEL) implemented
+    fn memmove_s(destination: Ptr<u8>, size: Size, source: Ptr<u8>, count: Size) -> Long {
+        if count.0 == 0 {
+            return 0;
+        }
+        if destination.is_null() || source.is_null() {
+            return EINVAL;
+        }
+        if count.0 > size.0 {
+            return ERANGE;
+        }
+        destination.copy_from(source, count.0);
+        0
     }
 
     /// Copies memory; overlap is allowed here, as in memmove.
@@ -137,5 +202,32 @@ mod tests {
         );
         assert_eq!(memchr(pa, i32::from(b'f'), Size(9)), pa.add_bytes(4));
         assert!(memchr(pa, i32::from(b'z'), Size(9)).is_null());
+    }
+
+    #[test]
+    fn patterns_and_checksums() {
+        let mut bytes = [0xEE_u8; 11];
+        RtlFillMemoryUlong(at(&mut bytes).cast(), Size(7), 0x0403_0201);
+        assert_eq!(bytes[..8], [1, 2, 3, 4, 0xEE, 0xEE, 0xEE, 0xEE]);
+        let mut text = *b"123456789";
+        assert_eq!(RtlComputeCrc32(0, at(&mut text), 9), 0xCBF4_3926);
+        let half = RtlComputeCrc32(0, at(&mut text), 4);
+        assert_eq!(
+            RtlComputeCrc32(half, at(&mut text).add_bytes(4), 5),
+            0xCBF4_3926
+        );
+    }
+
+    #[test]
+    fn secure_copies_zero_what_they_refuse() {
+        let (mut from, mut to) = (*b"abc", [7_u8; 3]);
+        let (source, destination) = (at(&mut from), at(&mut to));
+        assert_eq!(memcpy_s(destination, Size(2), source, Size(3)), ERANGE);
+        assert_eq!(to, [0, 0, 7]);
+        assert_eq!(memmove_s(destination, Size(2), source, Size(3)), ERANGE);
+        assert_eq!(memcpy_s(Ptr::null(), Size(2), source, Size(1)), EINVAL);
+        assert_eq!(memcpy_s(Ptr::null(), Size(0), Ptr::null(), Size(0)), 0);
+        assert_eq!(memcpy_s(destination, Size(3), source, Size(3)), 0);
+        assert_eq!(&to, b"abc");
     }
 }

@@ -6,14 +6,14 @@ use super::ansi_unicode::deliver_wide;
 use crate::api::nt_api;
 use crate::nt::{NtStatus, UNICODE_STRING};
 use crate::raw::{Ptr, low8, unicode_string};
-use crate::value::{ULong, UnicodeStringPtr};
+use crate::value::{NarrowStringPtr, ULong, ULongLong, UnicodeStringPtr};
 
-/// The digits of a number, most significant first; at least one.
+/// The digits of a number, most significant first; at least one. The base is at most 36.
 pub(crate) fn digits(mut value: u64, base: u64, is_upper: bool) -> Vec<u8> {
     let table = if is_upper {
-        b"0123456789ABCDEF"
+        b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     } else {
-        b"0123456789abcdef"
+        b"0123456789abcdefghijklmnopqrstuvwxyz"
     };
     let mut digits = Vec::new();
     loop {
@@ -81,14 +81,65 @@ nt_api! { module = rtl_number;
     /// STATUS_BUFFER_OVERFLOW: no room; STATUS_INVALID_PARAMETER: another base.
     ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
     fn RtlIntegerToUnicodeString(value: ULong, base: ULong, string: Ptr<UNICODE_STRING>) -> NtStatus {
-        let base = match base {
-            0 => 10,
-            2 | 8 | 10 | 16 => u64::from(base),
-            _ => return NtStatus::INVALID_PARAMETER,
-        };
-        let units: Vec<u16> = digits(u64::from(value), base, true).into_iter().map(u16::from).collect();
-        deliver_wide(string, &units, false)
+        write(u64::from(value), base, string)
     }
+
+    /// As RtlIntegerToUnicodeString, with 64 bits.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
+    fn RtlInt64ToUnicodeString(value: ULongLong, base: ULong, string: Ptr<UNICODE_STRING>) -> NtStatus {
+        write(value, base, string)
+    }
+
+    /// Reads a number as RtlUnicodeStringToInteger does, from a NUL-terminated byte string.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
+    fn RtlCharToInteger(string: NarrowStringPtr, base: ULong, value: Ptr<u32>) -> NtStatus {
+        let units: Vec<u16> = super::crt_text::text(string.0).into_iter().map(u16::from).collect();
+        match parse(&units, base) {
+            Some(number) => {
+                value.write(number);
+                NtStatus::SUCCESS
+            }
+            None => NtStatus::INVALID_PARAMETER,
+        }
+    }
+
+    /// Writes an unsigned number into a buffer of a length, with a NUL if there is room for it.
+    /// STATUS_BUFFER_OVERFLOW: no room; STATUS_INVALID_PARAMETER: a base other than 0, 2, 8, 10, 16.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
+    fn RtlIntegerToChar(value: ULong, base: ULong, length: ULong, buffer: Ptr<u8>) -> NtStatus {
+        let Some(base) = base_of(base) else {
+            return NtStatus::INVALID_PARAMETER;
+        };
+        let mut text = digits(u64::from(value), base, true);
+        if text.len() as u64 > u64::from(length) {
+            return NtStatus::BUFFER_OVERFLOW;
+        }
+        if (text.len() as u64) < u64::from(length) {
+            text.push(0);
+        }
+        buffer.write_bytes(&text);
+        NtStatus::SUCCESS
+    }
+}
+
+/// The base that a number stands for: 0 is 10.
+fn base_of(base: u32) -> Option<u64> {
+    match base {
+        0 => Some(10),
+        2 | 8 | 10 | 16 => Some(u64::from(base)),
+        _ => None,
+    }
+}
+
+fn write(value: u64, base: u32, string: Ptr<UNICODE_STRING>) -> NtStatus {
+    let Some(base) = base_of(base) else {
+        return NtStatus::INVALID_PARAMETER;
+    };
+    let units: Vec<u16> = digits(value, base, true)
+        .into_iter()
+        .map(u16::from)
+        .collect();
+    deliver_wide(string, &units, false)
 }
 
 #[cfg(test)]

@@ -32,6 +32,9 @@ const MILLISECONDS_PER_DAY: i64 = 86_400_000;
 /// Seconds from 1601-01-01 to 1970-01-01.
 const SECONDS_TO_1970: i64 = 11_644_473_600;
 
+/// Seconds from 1970-01-01 to 1980-01-01.
+const SECONDS_1970_TO_1980: i64 = 315_532_800;
+
 const fn is_leap(year: i64) -> bool {
     year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
 }
@@ -140,6 +143,43 @@ nt_api! { module = rtl_time;
         fits
     }
 
+    /// Seconds since 1980; FALSE if they do not fit a ULONG.
+    ntoskrnl both stdcall irql(ANY_LEVEL) implemented
+    fn RtlTimeToSecondsSince1980(time: Ptr<i64>, seconds: Ptr<u32>) -> bool {
+        let since = time.read().div_euclid(UNITS_PER_SECOND) - SECONDS_TO_1970 - SECONDS_1970_TO_1980;
+        let fits = (0..=i64::from(u32::MAX)).contains(&since);
+        if fits {
+            seconds.write(low32(since.cast_unsigned()));
+        }
+        fits
+    }
+
+    /// The system time of a number of seconds since 1980.
+    ntoskrnl both stdcall irql(ANY_LEVEL) implemented
+    fn RtlSecondsSince1980ToTime(seconds: ULong, time: Ptr<i64>) {
+        time.write((i64::from(seconds) + SECONDS_TO_1970 + SECONDS_1970_TO_1980) * UNITS_PER_SECOND);
+    }
+
+    /// Days (in the field Day), hours and so on of a span of time; year and month are 0.
+    ntoskrnl both stdcall irql(ANY_LEVEL) implemented
+    fn RtlTimeToElapsedTimeFields(time: Ptr<i64>, time_fields: Ptr<TIME_FIELDS>) {
+        let span = time.read();
+        let days = span.div_euclid(UNITS_PER_MILLISECOND).div_euclid(MILLISECONDS_PER_DAY);
+        time_fields.write(TIME_FIELDS { Year: 0, Month: 0, Day: short(days), Weekday: 0, ..fields(span) });
+    }
+
+    /// The local time of a system time: the guest's time zone is UTC.
+    ntoskrnl both stdcall irql(ANY_LEVEL) implemented
+    fn ExSystemTimeToLocalTime(system_time: Ptr<i64>, local_time: Ptr<i64>) {
+        local_time.write(system_time.read());
+    }
+
+    /// The system time of a local time: the guest's time zone is UTC.
+    ntoskrnl both stdcall irql(ANY_LEVEL) implemented
+    fn ExLocalTimeToSystemTime(local_time: Ptr<i64>, system_time: Ptr<i64>) {
+        system_time.write(local_time.read());
+    }
+
     /// The system time of a number of seconds since 1970.
     ntoskrnl both stdcall irql(ANY_LEVEL) implemented
     fn RtlSecondsSince1970ToTime(seconds: ULong, time: Ptr<i64>) {
@@ -186,6 +226,32 @@ mod tests {
             Ptr::of(&mut 0),
             Ptr::of(&mut seconds)
         ));
+    }
+
+    #[test]
+    fn spans_and_1980() {
+        let (mut time, mut seconds) = (0, 0);
+        RtlSecondsSince1980ToTime(1, Ptr::of(&mut time));
+        let date = split(time);
+        assert_eq!(
+            (date.Year, date.Month, date.Day, date.Second),
+            (1980, 1, 1, 1)
+        );
+        assert!(RtlTimeToSecondsSince1980(
+            Ptr::of(&mut time),
+            Ptr::of(&mut seconds)
+        ));
+        assert_eq!(seconds, 1);
+        time -= 2 * UNITS_PER_SECOND;
+        assert!(!RtlTimeToSecondsSince1980(
+            Ptr::of(&mut time),
+            Ptr::of(&mut seconds)
+        ));
+        let mut span = (MILLISECONDS_PER_DAY * 400 + 3_600_001) * UNITS_PER_MILLISECOND;
+        let mut parts = fields(0);
+        RtlTimeToElapsedTimeFields(Ptr::of(&mut span), Ptr::of(&mut parts));
+        assert_eq!((parts.Year, parts.Month, parts.Day), (0, 0, 400));
+        assert_eq!((parts.Hour, parts.Minute, parts.Milliseconds), (1, 0, 1));
     }
 
     #[test]

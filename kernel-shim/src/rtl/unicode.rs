@@ -36,7 +36,7 @@ fn append(destination: Ptr<UNICODE_STRING>, source: Ptr<u16>, bytes: u16) -> NtS
 }
 
 /// Compares unit by unit, then by length, as [`RtlCompareUnicodeString`] does.
-fn compare(first: &[u16], second: &[u16], case_insensitive: bool) -> i32 {
+pub(crate) fn compare(first: &[u16], second: &[u16], case_insensitive: bool) -> i32 {
     let fold = |&unit: &u16| if case_insensitive { upcase(unit) } else { unit };
     let units = first.iter().map(fold).zip(second.iter().map(fold));
     for (a, b) in units {

@@ -9,7 +9,7 @@ use integration_tests::{Client, Target, crash, fields, machine_tests, start_time
 use vmm::observe::crash::{Cause, CrashReport};
 use vmm::observe::output::TraceOutput;
 use vmm::session::driver::{DriverError, RunningDriver, RunningMachine};
-use vmm::session::{Machine, start};
+use vmm::session::{Launch, Machine, start};
 
 machine_tests!(
     null_write_is_access_violation,
@@ -22,6 +22,8 @@ machine_tests!(
     double_completion_is_bugcheck,
     pool_overrun_is_bad_pool_header,
     double_free_is_bad_pool_caller,
+    verified_overrun_faults_where_it_happens,
+    verified_double_free_names_both_frees,
     write_to_code_is_bugcheck,
     execution_of_data_is_bugcheck,
     fail_fast_is_security_check_failure,
@@ -41,8 +43,21 @@ const STATUS_ACCESS_VIOLATION: u64 = 0xC000_0005;
 
 /// The report of a fault, after checks of what every report has.
 fn report_of(target: Target, code: u32, input: &[u8]) -> CrashReport {
-    let machine = target.start_sample("faulty", "");
-    let mut client = Client::open(&machine, r"\\.\faulty");
+    report_from(target, &target.start_sample("faulty", ""), code, input)
+}
+
+/// As [`report_of`], in a machine that does not verify the driver.
+fn unverified_report_of(target: Target, code: u32) -> CrashReport {
+    let launch = Launch {
+        is_verifying: false,
+        ..target.launch(&target.sample("faulty"), "")
+    };
+    let machine = start(launch).unwrap_or_else(|error| panic!("{error}"));
+    report_from(target, &machine, code, &[])
+}
+
+fn report_from(target: Target, machine: &Machine, code: u32, input: &[u8]) -> CrashReport {
+    let mut client = Client::open(machine, r"\\.\faulty");
 
     let report = crash(client.process.ioctl(client.handle, code, input, 0));
 
@@ -211,19 +226,43 @@ fn double_completion_is_bugcheck(target: Target) {
 }
 
 fn pool_overrun_is_bad_pool_header(target: Target) {
-    let report = report_of(target, faulty::POOL_OVERRUN, &[]);
+    let report = unverified_report_of(target, faulty::POOL_OVERRUN);
 
     assert_eq!(bugcheck(&report).0, "BAD_POOL_HEADER");
     assert_led_by_driver(&report);
 }
 
 fn double_free_is_bad_pool_caller(target: Target) {
-    let report = report_of(target, faulty::DOUBLE_FREE, &[]);
+    let report = unverified_report_of(target, faulty::DOUBLE_FREE);
 
     // 7: the block is free already.
     let (name, parameters) = bugcheck(&report);
     assert_eq!((name, parameters[0]), ("BAD_POOL_CALLER", 7));
     assert_led_by_driver(&report);
+}
+
+fn verified_overrun_faults_where_it_happens(target: Target) {
+    let report = report_of(target, faulty::POOL_OVERRUN, &[]);
+
+    let (name, parameters) = bugcheck(&report);
+    assert_eq!(name, "DRIVER_PAGE_FAULT_BEYOND_END_OF_ALLOCATION");
+    assert_eq!(parameters[1], 1, "a write");
+    assert_in_driver(&report);
+    let text = report.to_string();
+    assert!(text.contains("allocated by faulty.sys+0x"), "{text}");
+    assert!(text.contains(", tag '"), "{text}");
+}
+
+fn verified_double_free_names_both_frees(target: Target) {
+    let report = report_of(target, faulty::DOUBLE_FREE, &[]);
+
+    let (name, parameters) = bugcheck(&report);
+    assert_eq!(name, "SPECIAL_POOL_DETECTED_MEMORY_CORRUPTION");
+    assert_eq!(parameters[3], 0x20);
+    assert_led_by_driver(&report);
+    let text = report.to_string();
+    assert!(text.contains("freed by faulty.sys+0x"), "{text}");
+    assert!(text.contains("freed again by faulty.sys+0x"), "{text}");
 }
 
 fn write_to_code_is_bugcheck(target: Target) {

@@ -48,6 +48,13 @@ pub(super) struct Arguments {
     /// Refuse a driver that imports what Ringfence does not have
     #[arg(long)]
     strict: bool,
+    /// Check the driver's use of the pool as Driver Verifier's special pool does: overruns, underruns, uses after free,
+    /// double frees and leaks stop the guest (slower, and a page for each block)
+    #[arg(long, overrides_with = "no_verify")]
+    verify: bool,
+    /// Do not check it: the default
+    #[arg(long = "no-verify", overrides_with = "verify")]
+    no_verify: bool,
     /// Serve `ringfence ctl` at this path
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
@@ -256,6 +263,7 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
             timeout: arguments.timeout,
             trace,
             is_strict: arguments.strict,
+            is_verifying: arguments.verify && !arguments.no_verify,
         },
         server,
         interrupt,

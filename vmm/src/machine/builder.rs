@@ -62,6 +62,8 @@ pub struct VmConfig {
     pub timeout: Duration,
     /// Whether every trace record must reach the VMM.
     pub is_trace_lossless: bool,
+    /// Whether drivers' use of the pool is verified.
+    pub is_verifying: bool,
 }
 
 /// Host memory that is placed in the guest-physical I/O window.
@@ -100,7 +102,13 @@ impl VmBuilder {
         let kvm_error = |call| move |source| CreateError::Kvm { call, source };
         let vm = kvm.create_vm().map_err(kvm_error("KVM_CREATE_VM"))?;
         let image = GuestImage::parse(images::guest(config.abi), config.abi)?;
-        let plan = Plan::new(&image, config.abi, config.privilege, config.ram_bytes)?;
+        let plan = Plan::new(
+            &image,
+            config.abi,
+            config.privilege,
+            config.ram_bytes,
+            config.is_verifying,
+        )?;
         let vcpu = vm.create_vcpu(0).map_err(kvm_error("KVM_CREATE_VCPU"))?;
         let cpuid = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
@@ -197,6 +205,7 @@ impl VmBuilder {
                 entry: self.header.entry,
                 kernel_base: self.plan.kernel_base,
                 abi: self.config.abi,
+                heap_bytes: layout::heap_size(self.config.ram_bytes),
             },
         )?;
         let tsc_khz = vcpu.tsc_khz().unwrap_or(1_000_000);

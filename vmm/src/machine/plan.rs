@@ -59,6 +59,7 @@ pub(super) struct Plan {
     pub user_bytes: u64,
     abi: DriverAbi,
     privilege: Privilege,
+    is_verifying: bool,
     pool_bytes: u64,
     next_driver: u64,
     export_addresses: Vec<u64>,
@@ -75,12 +76,16 @@ impl Plan {
         abi: DriverAbi,
         privilege: Privilege,
         ram_bytes: u64,
+        is_verifying: bool,
     ) -> Result<Self, PlanError> {
         let mut ram = GuestRam::new(ram_bytes)?;
         let user_bytes = ram_bytes / CLIENT_SHARE / PAGE_SIZE * PAGE_SIZE;
         // The clients' memory is mapped twice.
-        let mapped_bytes =
+        let mut mapped_bytes =
             ram_bytes + user_bytes + layout::IO_WINDOW_SIZE + layout::THREAD_STACKS_SIZE;
+        if is_verifying {
+            mapped_bytes += layout::SPECIAL_POOL_SIZE;
+        }
         let table_pages = mapped_bytes / PAGE_SIZE / 512 + SPARE_TABLES;
         let tables = PageTables::new(&mut ram, table_pages)?;
         let kernel_base = layout::kernel_base(abi, privilege);
@@ -93,6 +98,7 @@ impl Plan {
             user_bytes,
             abi,
             privilege,
+            is_verifying,
             pool_bytes: 0,
             next_driver: kernel_base + layout::DRIVERS + PAGE_SIZE,
             export_addresses,
@@ -201,6 +207,7 @@ impl Plan {
             ram_bytes: self.ram.bytes(),
             pool_bytes: self.pool_bytes,
             user_bytes: self.user_bytes,
+            verify: u32::from(self.is_verifying),
             region_count: 0,
             ..boot
         };
@@ -414,7 +421,7 @@ impl Plan {
         )?;
         self.map(
             layout::HEAP,
-            layout::HEAP_SIZE,
+            layout::heap_size(self.ram.bytes()),
             RegionKind::Heap,
             RegionFlags::WRITE,
         )?;
@@ -479,10 +486,16 @@ impl Plan {
         )
     }
 
-    /// Makes the I/O window's tables, so that later only entries need filling, and maps them for CPL 0.
+    /// Makes the tables of the I/O window and the special pool, so that later only entries need filling, and maps them
+    /// for CPL 0.
     fn io_window(&mut self) -> Result<(), PlanError> {
         let bytes_per_table = 512 * PAGE_SIZE;
-        for index in 0..layout::IO_WINDOW_SIZE / bytes_per_table {
+        let bytes = if self.is_verifying {
+            layout::IO_WINDOW_SIZE + layout::SPECIAL_POOL_SIZE
+        } else {
+            layout::IO_WINDOW_SIZE
+        };
+        for index in 0..bytes / bytes_per_table {
             let address = self.kernel_base + layout::IO_WINDOW + index * bytes_per_table;
             let table = self.tables.table_for(&self.ram, address)?;
             let alias = self.kernel_base + layout::IO_TABLES + index * PAGE_SIZE;
@@ -582,8 +595,12 @@ mod tests {
         for abi in [DriverAbi::I386, DriverAbi::Amd64] {
             let image = GuestImage::parse(images::guest(abi), abi).unwrap();
             for privilege in [Privilege::Ring0, Privilege::Ring3] {
-                for bytes in [layout::RAM_MIN, layout::RAM_MAX] {
-                    let mut plan = Plan::new(&image, abi, privilege, bytes).unwrap();
+                for (bytes, is_verifying) in [
+                    (layout::RAM_MIN, false),
+                    (layout::RAM_MIN, true),
+                    (layout::RAM_MAX, true),
+                ] {
+                    let mut plan = Plan::new(&image, abi, privilege, bytes, is_verifying).unwrap();
                     plan.finish(Plan::empty_boot_info()).unwrap();
                     assert!(plan.pool_bytes > bytes / 4, "{abi:?} {privilege:?} {bytes}");
                 }

@@ -5,6 +5,7 @@
 use abi::header::ImageHeader;
 use abi::layout::{self, selector};
 use abi::{DriverAbi, Privilege};
+use kernel_shim::export::ExportKind;
 
 use super::convert::to_usize;
 use super::plan::PlanError;
@@ -47,6 +48,13 @@ pub(super) fn code(
     let mut code = Vec::with_capacity((exports.len() + MAX_UNBOUND) * to_usize(layout::STUB_BYTES));
     for (index, target) in (0..).zip(bound.chain(unbound)) {
         let mut stub = match (abi, target) {
+            (DriverAbi::I386, Target::Export(entry)) if is_code(index, entry) => {
+                let stub = address(
+                    layout::kernel_base(abi, privilege),
+                    to_usize(u64::from(index)),
+                );
+                i386_jump_stub(stub, entry)
+            }
             (DriverAbi::I386, _) => i386_stub(index, selector, import_thunk),
             (DriverAbi::Amd64, Target::Export(entry)) => jump_stub(entry),
             (DriverAbi::Amd64, Target::Unbound(number)) => unbound_stub(number, unbound_thunk),
@@ -60,6 +68,20 @@ pub(super) fn code(
 /// A thunk's address as stubs hold it: the shim is linked below 4 GiB.
 fn thunk(address: u64) -> Result<u32, PlanError> {
     u32::try_from(address).map_err(|_| PlanError::ThunkAddress(address))
+}
+
+/// Whether an i386 export has 32-bit code of its own, which is not dispatched.
+fn is_code(index: u32, entry: u64) -> bool {
+    let export = kernel_shim::table::EXPORTS.get(to_usize(u64::from(index)));
+    entry != 0 && export.is_some_and(|export| matches!(export.kind, ExportKind::Function { .. }))
+}
+
+/// `jmp entry`, which leaves all registers alone; `stub` is the stub's own address.
+fn i386_jump_stub(stub: u64, entry: u64) -> Vec<u8> {
+    let distance = entry.wrapping_sub(stub + 5);
+    let mut code = vec![0xE9];
+    code.extend_from_slice(&distance.to_le_bytes()[..4]);
+    code
 }
 
 /// `mov eax, index` / `jmp far selector:thunk`.
@@ -88,4 +110,26 @@ fn unbound_stub(number: u32, thunk: u32) -> Vec<u8> {
     stub.extend_from_slice(&thunk.to_le_bytes());
     stub.extend_from_slice(&[0x41, 0xFF, 0xE3]);
     stub
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jumps_reach_code_on_either_side() {
+        assert_eq!(
+            i386_jump_stub(0x8100_0010, 0x8010_0000),
+            [0xE9, 0xEB, 0xFF, 0x0F, 0xFF]
+        );
+        assert_eq!(i386_jump_stub(0x1000, 0x2005), [0xE9, 0, 0x10, 0, 0]);
+    }
+
+    #[test]
+    fn only_functions_with_an_entry_are_code_on_i386() {
+        let number = |name| kernel_shim::table::find(name).unwrap();
+        assert!(is_code(number("_allshl"), 0x8010_0000));
+        assert!(!is_code(number("_allshl"), 0));
+        assert!(!is_code(number("KeTickCount"), 0x8010_0000));
+    }
 }

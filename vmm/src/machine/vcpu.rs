@@ -112,6 +112,8 @@ pub(super) struct BootState {
     pub kernel_base: u64,
     /// The driver ABI, for the KPCR's segment.
     pub abi: DriverAbi,
+    /// Bytes of the shim's heap.
+    pub(super) heap_bytes: u64,
 }
 
 /// The one vCPU of a guest.
@@ -166,7 +168,7 @@ impl Vcpu {
             // As at a function's first instruction: 16-byte alignment less the return address.
             rsp: boot.kernel_base + layout::STACK + layout::STACK_SIZE - 8,
             rdi: boot.kernel_base,
-            rsi: layout::HEAP_SIZE,
+            rsi: boot.heap_bytes,
             rflags: RFLAGS_RESERVED | RFLAGS_IF,
             ..Default::default()
         })

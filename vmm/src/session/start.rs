@@ -50,6 +50,8 @@ pub struct Launch {
     pub trace: Option<(TraceOutput, bool)>,
     /// Refuse a driver with imports that Ringfence does not have.
     pub is_strict: bool,
+    /// Verify drivers' use of the pool, as Driver Verifier's special pool does.
+    pub is_verifying: bool,
 }
 
 /// Why a driver does not run.
@@ -260,6 +262,7 @@ fn prepare(
             ram_bytes: launch.memory_bytes,
             timeout: launch.timeout,
             is_trace_lossless: launch.trace.is_some(),
+            is_verifying: launch.is_verifying,
         },
     )?;
     add_window_memory(&mut builder, &memory)?;

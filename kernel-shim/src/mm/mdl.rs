@@ -1,0 +1,575 @@
+//! What Mm does with memory descriptor lists.
+//!
+//! Nothing is ever paged out, and all memory that an MDL can describe has a kernel address already: mapping an MDL is
+//! finding that address. Client memory is mapped twice, at its user address and at a kernel alias.
+
+use super::{contiguous, pages_spanned};
+use crate::api::nt_api;
+use crate::ex::pool;
+use crate::io::driver::owner_of;
+use crate::io::mdl;
+use crate::mm;
+use crate::nt::bugcheck::{
+    DRIVER_VERIFIER_DETECTED_VIOLATION, PFN_LIST_CORRUPT, SYSTEM_PTE_MISUSE, bugcheck_with_text,
+};
+use crate::nt::{
+    MDL, MDL_MAPPED_TO_SYSTEM_VA, MDL_PAGES_LOCKED, MDL_PARTIAL, MDL_SOURCE_IS_NONPAGED_POOL,
+    MDL_WRITE_OPERATION, NtStatus,
+};
+use crate::raw::{Global, Ptr, Word, from_word, low16, low32, to_word};
+use crate::rtl::raise_status;
+use crate::shared;
+use crate::value::{PhysicalAddress, ProcessorMode, Size, Tag, ULong};
+use abi::boot::RegionFlags;
+use abi::layout::{self, PAGE_SIZE};
+use alloc::collections::BTreeMap;
+
+/// MmMaximumCacheType.
+const CACHING_TYPES: u32 = 6;
+/// IoModifyAccess: the last LOCK_OPERATION.
+const MODIFY: u32 = 2;
+/// MM_DONT_ZERO_ALLOCATION.
+const DONT_ZERO: u32 = 1;
+/// MM_ALLOCATE_FULLY_REQUIRED.
+const FULLY_REQUIRED: u32 = 4;
+/// The most pages that one MDL describes: its size is a 16-bit number.
+const MOST_PAGES: u64 = (0x7FFF - size_of::<MDL>() as u64) / size_of::<Word>() as u64;
+
+/// Address space that a driver has set aside for mappings: address to (bytes, tag, whether an MDL is mapped).
+static RESERVED: Global<BTreeMap<u64, (u64, u32, bool)>> =
+    Global::new("mapping addresses", BTreeMap::new());
+
+/// The buffer's own address (MmGetMdlVirtualAddress).
+fn buffer_of(mdl: &MDL) -> u64 {
+    from_word(mdl.StartVa) + u64::from(mdl.ByteOffset)
+}
+
+/// The page frame number of an MDL's page.
+fn frame(mdl: Ptr<MDL>, page: u64) -> Ptr<Word> {
+    mdl.offset(1)
+        .cast::<Word>()
+        .add_bytes(page * size_of::<Word>() as u64)
+}
+
+/// The kernel address of the pages of an MDL, when they are contiguous there.
+fn address_of_frames(mdl: Ptr<MDL>, header: &MDL) -> Option<u64> {
+    let pages = pages_spanned(u64::from(header.ByteOffset), u64::from(header.ByteCount));
+    let first = from_word(frame(mdl, 0).read());
+    let is_run = (1..pages).all(|page| from_word(frame(mdl, page).read()) == first + page);
+    if !is_run {
+        return None;
+    }
+    let address = mm::virtual_for_physical(first * PAGE_SIZE)?;
+    Some(address + u64::from(header.ByteOffset))
+}
+
+/// The kernel address of an MDL's buffer; null if it has none.
+#[must_use]
+pub fn map(mdl: Ptr<MDL>) -> Ptr<u8> {
+    let header = mdl.read();
+    if header.MdlFlags & (MDL_MAPPED_TO_SYSTEM_VA | MDL_SOURCE_IS_NONPAGED_POOL) != 0 {
+        return Ptr::new(from_word(header.MappedSystemVa));
+    }
+    let buffer = buffer_of(&header);
+    let address = if header.StartVa == 0 {
+        address_of_frames(mdl, &header)
+    } else if buffer < shared::kernel_base() {
+        mm::user_alias(buffer, u64::from(header.ByteCount))
+    } else {
+        Some(buffer)
+    };
+    let Some(address) = address else {
+        return Ptr::null();
+    };
+    mdl.with(|mdl| {
+        mdl.MappedSystemVa = to_word(address);
+        mdl.MdlFlags |= MDL_MAPPED_TO_SYSTEM_VA;
+    });
+    Ptr::new(address)
+}
+
+/// Maps an MDL whose pages are locked, for kernel or user mode.
+fn map_locked(mdl: Ptr<MDL>, mode: ProcessorMode) -> Ptr<u8> {
+    let header = mdl.read();
+    let mappable = MDL_PAGES_LOCKED | MDL_SOURCE_IS_NONPAGED_POOL | MDL_PARTIAL;
+    if header.MdlFlags & mappable == 0 && shared::verify() != 0 {
+        bugcheck_with_text(
+            DRIVER_VERIFIER_DETECTED_VIOLATION,
+            [
+                0xB9,
+                mdl.addr(),
+                u64::from(low16(u64::from(header.MdlFlags.cast_unsigned()))),
+                0,
+            ],
+            format_args!("an MDL was mapped whose pages are not locked"),
+        );
+    }
+    if mode.0 == 0 {
+        return map(mdl);
+    }
+    // A client's own buffer has its user address; nothing else is in user space.
+    let buffer = buffer_of(&header);
+    if header.StartVa != 0 && mm::user_alias(buffer, u64::from(header.ByteCount)).is_some() {
+        return Ptr::new(buffer);
+    }
+    raise_status(NtStatus::INSUFFICIENT_RESOURCES)
+}
+
+/// Whether memory may be stored to.
+fn is_writable(address: u64) -> bool {
+    mm::region_of(address).is_none_or(|region| region.flags & RegionFlags::WRITE.bits() != 0)
+}
+
+/// Checks a buffer and locks its pages; the error is what MmProbeAndLockPages raises.
+fn probe_and_lock(mdl: Ptr<MDL>, mode: ProcessorMode, operation: u32) -> Result<(), NtStatus> {
+    let header = mdl.read();
+    let (start, bytes) = (buffer_of(&header), u64::from(header.ByteCount));
+    let end = start.checked_add(bytes).ok_or(NtStatus::ACCESS_VIOLATION)?;
+    if bytes == 0 || operation > MODIFY {
+        return Err(NtStatus::ACCESS_VIOLATION);
+    }
+    if mode.0 != 0 && end > layout::USER_PROBE_ADDRESS {
+        return Err(NtStatus::ACCESS_VIOLATION);
+    }
+    let first = from_word(header.StartVa);
+    let pages = pages_spanned(u64::from(header.ByteOffset), bytes);
+    if operation != 0 && !(0..pages).all(|page| is_writable(first + page * PAGE_SIZE)) {
+        return Err(NtStatus::ACCESS_VIOLATION);
+    }
+    if !mdl::lock(mdl) {
+        return Err(NtStatus::ACCESS_VIOLATION);
+    }
+    if operation != 0 {
+        mdl.with(|mdl| mdl.MdlFlags |= MDL_WRITE_OPERATION);
+    }
+    if first < shared::kernel_base() {
+        mdl.with(|mdl| mdl.Process = crate::ps::current_process().word());
+    }
+    Ok(())
+}
+
+fn unlock(mdl: Ptr<MDL>) {
+    let flags = mdl.read().MdlFlags;
+    let shown = u64::from(flags.cast_unsigned());
+    if flags & MDL_SOURCE_IS_NONPAGED_POOL != 0 && shared::verify() != 0 {
+        bugcheck_with_text(
+            DRIVER_VERIFIER_DETECTED_VIOLATION,
+            [0x7D, mdl.addr(), shown, 0],
+            format_args!("the pages of an MDL for non-paged pool were unlocked"),
+        );
+    }
+    if flags & MDL_PAGES_LOCKED == 0 {
+        let (code, first) = if shared::verify() != 0 {
+            (DRIVER_VERIFIER_DETECTED_VIOLATION, 0x7C)
+        } else {
+            (PFN_LIST_CORRUPT, 7)
+        };
+        bugcheck_with_text(
+            code,
+            [first, mdl.addr(), shown, 0],
+            format_args!("pages were unlocked that are not locked"),
+        );
+    }
+    mdl.with(|mdl| {
+        mdl.MdlFlags &= !(MDL_PAGES_LOCKED | MDL_MAPPED_TO_SYSTEM_VA | MDL_WRITE_OPERATION);
+    });
+}
+
+/// An MDL for pages from a range of physical addresses, as many of `bytes` as there are contiguously.
+fn allocate_pages(low: u64, high: u64, skip: u64, bytes: u64, flags: u32) -> Ptr<MDL> {
+    let wanted = bytes.div_ceil(PAGE_SIZE).min(MOST_PAGES);
+    let ranges = |attempt: u64| {
+        Some((
+            low.checked_add(skip * attempt)?,
+            high.checked_add(skip * attempt)?,
+        ))
+    };
+    let attempts = if skip == 0 { 1 } else { 64 };
+    let mut pages = wanted;
+    let mut address = Ptr::null();
+    while pages > 0 && address.is_null() {
+        address = (0..attempts)
+            .filter_map(ranges)
+            .map(|(low, high)| contiguous::allocate(pages * PAGE_SIZE, low, high, 0))
+            .find(|address| !address.is_null())
+            .unwrap_or_default();
+        if address.is_null() {
+            if flags & FULLY_REQUIRED != 0 {
+                break;
+            }
+            pages /= 2;
+        }
+    }
+    if address.is_null() {
+        return Ptr::null();
+    }
+    let described = low32(pages * PAGE_SIZE);
+    let mdl = mdl::allocate(address.addr(), described, owner_of(shared::caller()));
+    if mdl.is_null() {
+        pool::free(address, contiguous::TAG);
+        return mdl;
+    }
+    mdl::lock(mdl);
+    // Such an MDL describes pages, not a buffer: it has no address until it is mapped.
+    mdl.with(|mdl| mdl.StartVa = 0);
+    if flags & DONT_ZERO != 0 {
+        // What is not asked for is not relied on: the pages hold anything.
+        address.fill(0xCD, pages * PAGE_SIZE);
+    }
+    mdl
+}
+
+fn free_pages(mdl: Ptr<MDL>) {
+    let header = mdl.read();
+    let address = address_of_frames(mdl, &header).and_then(pool::block_at);
+    let Some(block) = address else {
+        bugcheck_with_text(
+            PFN_LIST_CORRUPT,
+            [0x8F, from_word(frame(mdl, 0).read()), mdl.addr(), 0],
+            format_args!("pages were freed from an MDL that are not allocated"),
+        );
+    };
+    pool::free(Ptr::new(block.address), contiguous::TAG);
+    mdl.with(|mdl| mdl.MdlFlags &= !(MDL_PAGES_LOCKED | MDL_MAPPED_TO_SYSTEM_VA));
+}
+
+/// Stops a driver that uses a mapping address that is not its own: SYSTEM_PTE_MISUSE's first parameter is `violation`.
+fn reserved_misuse(violation: u64, address: u64, tag: u32) -> ! {
+    bugcheck_with_text(
+        SYSTEM_PTE_MISUSE,
+        [violation, address, u64::from(tag), 0],
+        format_args!("{address:#x} is no mapping address with that tag in that state"),
+    )
+}
+
+nt_api! { module = mm_mdl;
+    /// Bytes of an MDL for a buffer.
+    ntoskrnl both stdcall irql(ANY_LEVEL) implemented
+    fn MmSizeOfMdl(base: Ptr<u8>, length: Size) -> Size {
+        Size(mdl::size(base.addr(), length.0))
+    }
+
+    /// Initializes an MDL for a buffer; allocates it from non-paged pool if there is none. Null when the pool is exhausted.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    fn MmCreateMdl(memory_descriptor_list: Ptr<MDL>, base: Ptr<u8>, length: Size) -> Ptr<MDL> {
+        if memory_descriptor_list.is_null() {
+            return mdl::allocate(base.addr(), low32(length.0), owner_of(shared::caller()));
+        }
+        memory_descriptor_list.write(MDL {
+            Next: Ptr::null(),
+            Size: low16(mdl::size(base.addr(), length.0)).cast_signed(),
+            MdlFlags: 0,
+            Process: 0,
+            MappedSystemVa: 0,
+            StartVa: to_word(base.addr() & !(PAGE_SIZE - 1)),
+            ByteCount: low32(length.0),
+            ByteOffset: low32(base.addr() % PAGE_SIZE),
+        });
+        memory_descriptor_list
+    }
+
+    /// Fills in the pages of an MDL for non-paged pool.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    fn MmBuildMdlForNonPagedPool(mdl: Ptr<MDL>) {
+        mdl::lock(mdl);
+        mdl.with(|mdl| {
+            mdl.MappedSystemVa = to_word(buffer_of(mdl));
+            mdl.MdlFlags = (mdl.MdlFlags & !MDL_PAGES_LOCKED) | MDL_SOURCE_IS_NONPAGED_POOL;
+        });
+    }
+
+    /// Checks the buffer of an MDL and fills in its pages; raises STATUS_ACCESS_VIOLATION for one that is not valid, not
+    /// the client's (user mode) or read-only (to be written).
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    fn MmProbeAndLockPages(mdl: Ptr<MDL>, mode: ProcessorMode, operation: ULong) {
+        if let Err(status) = probe_and_lock(mdl, mode, operation) {
+            raise_status(status);
+        }
+    }
+
+    /// As MmProbeAndLockPages, for another process's address space: there is one for all.
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    fn MmProbeAndLockProcessPages(mdl: Ptr<MDL>, process: Ptr<u8>, mode: ProcessorMode, operation: ULong) {
+        if let Err(status) = probe_and_lock(mdl, mode, operation) {
+            raise_status(status);
+        }
+    }
+
+    /// Lets the pages of an MDL go; a bugcheck if they are not locked.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    fn MmUnlockPages(mdl: Ptr<MDL>) {
+        unlock(mdl);
+    }
+
+    /// The kernel address of an MDL's buffer, or the user address of a client's. Null, or for user mode an exception,
+    /// when it has none.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) partial("only a client's own buffer can be mapped to user space")
+    fn MmMapLockedPagesSpecifyCache(
+        mdl: Ptr<MDL>, mode: ProcessorMode, cache_type: ULong, requested_address: Ptr<u8>, bugcheck_on_failure: ULong,
+        priority: ULong,
+    ) -> Ptr<u8> {
+        if cache_type >= CACHING_TYPES {
+            return Ptr::null();
+        }
+        map_locked(mdl, mode)
+    }
+
+    /// The kernel address of an MDL's buffer, or the user address of a client's.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) partial("only a client's own buffer can be mapped to user space")
+    fn MmMapLockedPages(mdl: Ptr<MDL>, mode: ProcessorMode) -> Ptr<u8> {
+        map_locked(mdl, mode)
+    }
+
+    /// Undoes MmMapLockedPages; a bugcheck if that address is not what was mapped.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    fn MmUnmapLockedPages(base: Ptr<u8>, mdl: Ptr<MDL>) {
+        if base.addr() < shared::kernel_base() {
+            return;
+        }
+        let header = mdl.read();
+        let is_mapped = header.MdlFlags & (MDL_MAPPED_TO_SYSTEM_VA | MDL_SOURCE_IS_NONPAGED_POOL) != 0;
+        if !is_mapped || from_word(header.MappedSystemVa) != base.addr() {
+            bugcheck_with_text(
+                SYSTEM_PTE_MISUSE,
+                [if is_mapped { 0x400 } else { 6 }, mdl.addr(), base.addr(), 0],
+                format_args!("{base:?} was unmapped, where this MDL is not mapped"),
+            );
+        }
+        mdl.with(|mdl| mdl.MdlFlags &= !MDL_MAPPED_TO_SYSTEM_VA);
+    }
+
+    /// Changes the protection of a mapped MDL. NOT_MAPPED_VIEW: it is not mapped. INVALID_PAGE_PROTECTION: it is none.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) partial("the protection stays as it is")
+    fn MmProtectMdlSystemAddress(mdl: Ptr<MDL>, new_protect: ULong) -> NtStatus {
+        const NO_ACCESS: u32 = 1;
+        const EXECUTE: u32 = 0x10;
+        let flags = mdl.read().MdlFlags;
+        if flags & MDL_MAPPED_TO_SYSTEM_VA == 0 {
+            return NtStatus::NOT_MAPPED_VIEW;
+        }
+        let is_valid = matches!(new_protect, NO_ACCESS | EXECUTE)
+            || super::protection::access_of(new_protect).is_some();
+        if is_valid { NtStatus::SUCCESS } else { NtStatus::INVALID_PAGE_PROTECTION }
+    }
+
+    /// Allocates zeroed pages from a range of physical addresses; null when there are none. There may be fewer than asked
+    /// for: the MDL says how many.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    fn MmAllocatePagesForMdl(
+        low_address: PhysicalAddress, high_address: PhysicalAddress, skip_bytes: PhysicalAddress, total_bytes: Size,
+    ) -> Ptr<MDL> {
+        allocate_pages(low_address.0, high_address.0, skip_bytes.0, total_bytes.0, 0)
+    }
+
+    /// As MmAllocatePagesForMdl, with a caching type and MM_ALLOCATE_ flags.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    fn MmAllocatePagesForMdlEx(
+        low_address: PhysicalAddress, high_address: PhysicalAddress, skip_bytes: PhysicalAddress, total_bytes: Size,
+        cache_type: ULong, flags: ULong,
+    ) -> Ptr<MDL> {
+        if cache_type >= CACHING_TYPES {
+            return Ptr::null();
+        }
+        allocate_pages(low_address.0, high_address.0, skip_bytes.0, total_bytes.0, flags)
+    }
+
+    /// Frees the pages of such an MDL, not the MDL itself (ExFreePool).
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    fn MmFreePagesFromMdl(mdl: Ptr<MDL>) {
+        free_pages(mdl);
+    }
+
+    /// Drops whole pages and bytes from the front of an MDL. INVALID_PARAMETER_2: it is shorter.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    fn MmAdvanceMdl(mdl: Ptr<MDL>, number_of_bytes: ULong) -> NtStatus {
+        let header = mdl.read();
+        if number_of_bytes > header.ByteCount {
+            return NtStatus::INVALID_PARAMETER_2;
+        }
+        let offset = u64::from(header.ByteOffset) + u64::from(number_of_bytes);
+        let dropped = offset / PAGE_SIZE;
+        let pages = pages_spanned(u64::from(header.ByteOffset), u64::from(header.ByteCount));
+        for page in dropped..pages {
+            frame(mdl, page - dropped).write(frame(mdl, page).read());
+        }
+        mdl.with(|mdl| {
+            mdl.ByteCount -= number_of_bytes;
+            mdl.ByteOffset = low32(offset % PAGE_SIZE);
+            mdl.StartVa = to_word(from_word(mdl.StartVa) + dropped * PAGE_SIZE);
+            if mdl.MdlFlags & (MDL_MAPPED_TO_SYSTEM_VA | MDL_SOURCE_IS_NONPAGED_POOL) != 0 {
+                mdl.MappedSystemVa = to_word(from_word(mdl.MappedSystemVa) + u64::from(number_of_bytes));
+            }
+        });
+        NtStatus::SUCCESS
+    }
+
+    /// Says that pages will be used soon: all memory is resident.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
+    fn MmPrefetchPages(number_of_lists: ULong, read_lists: Ptr<Word>) -> NtStatus {
+        NtStatus::SUCCESS
+    }
+
+    /// Sets address space aside for mappings; null for no bytes.
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    fn MmAllocateMappingAddress(number_of_bytes: Size, pool_tag: Tag) -> Ptr<u8> {
+        if pool_tag.0 == 0 {
+            reserved_misuse(0x100, 0, 0);
+        }
+        let address = contiguous::allocate(number_of_bytes.0, 0, u64::MAX, 0);
+        if !address.is_null() {
+            let entry = (number_of_bytes.0.next_multiple_of(PAGE_SIZE), pool_tag.0, false);
+            RESERVED.with(|reserved| reserved.insert(address.addr(), entry));
+        }
+        address
+    }
+
+    /// Gives such address space back; another tag, or a mapping that is left, is a bugcheck.
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    fn MmFreeMappingAddress(base_address: Ptr<u8>, pool_tag: Tag) {
+        let at = base_address.addr();
+        match RESERVED.with(|reserved| reserved.get(&at).copied()) {
+            Some((_, tag, false)) if tag == pool_tag.0 => {
+                RESERVED.with(|reserved| reserved.remove(&at));
+                pool::free(base_address, contiguous::TAG);
+            }
+            Some((_, tag, false)) => reserved_misuse(0x101, at, tag),
+            Some((_, tag, true)) => reserved_misuse(0x103, at, tag),
+            None => reserved_misuse(0x102, at, pool_tag.0),
+        }
+    }
+
+    /// Maps an MDL with a mapping address; null if it is larger, or already mapped there. A wrong tag is a bugcheck.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) partial("the MDL's own kernel address is returned, not the one set aside")
+    fn MmMapLockedPagesWithReservedMapping(
+        mapping_address: Ptr<u8>, pool_tag: Tag, mdl: Ptr<MDL>, cache_type: ULong,
+    ) -> Ptr<u8> {
+        let at = mapping_address.addr();
+        let header = mdl.read();
+        let Some((bytes, tag, is_used)) = RESERVED.with(|reserved| reserved.get(&at).copied()) else {
+            reserved_misuse(0x104, at, pool_tag.0);
+        };
+        if tag != pool_tag.0 {
+            reserved_misuse(0x104, at, tag);
+        }
+        let needed = pages_spanned(u64::from(header.ByteOffset), u64::from(header.ByteCount)) * PAGE_SIZE;
+        if is_used || needed > bytes || cache_type >= CACHING_TYPES {
+            return Ptr::null();
+        }
+        let mapped = map(mdl);
+        if !mapped.is_null() {
+            RESERVED.with(|reserved| reserved.insert(at, (bytes, tag, true)));
+        }
+        mapped
+    }
+
+    /// Undoes MmMapLockedPagesWithReservedMapping; a wrong address or tag is a bugcheck.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    fn MmUnmapReservedMapping(base_address: Ptr<u8>, pool_tag: Tag, mdl: Ptr<MDL>) {
+        let at = base_address.addr();
+        match RESERVED.with(|reserved| reserved.get(&at).copied()) {
+            Some((bytes, tag, true)) if tag == pool_tag.0 => {
+                RESERVED.with(|reserved| reserved.insert(at, (bytes, tag, false)));
+                mdl.with(|mdl| mdl.MdlFlags &= !MDL_MAPPED_TO_SYSTEM_VA);
+            }
+            Some((_, tag, _)) => reserved_misuse(0x108, at, tag),
+            None => reserved_misuse(0x108, at, pool_tag.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_platform::{POOL_PHYSICAL, api, crash_of, machine, verifying_machine};
+
+    fn new_mdl(address: u64, bytes: u64) -> Ptr<MDL> {
+        Ptr::new(api("MmCreateMdl", &[0, address, bytes]))
+    }
+
+    #[test]
+    fn pages_for_an_mdl_have_frames_and_an_address() {
+        let _machine = machine();
+        let mdl = Ptr::<MDL>::new(api("MmAllocatePagesForMdl", &[0, u64::MAX, 0, 0x2001]));
+        let header = mdl.read();
+        assert_eq!(
+            (header.ByteCount, header.StartVa, header.ByteOffset),
+            (0x3000, 0, 0)
+        );
+        let address = api(
+            "MmMapLockedPagesSpecifyCache",
+            &[mdl.addr(), 0, 1, 0, 0, 16],
+        );
+        assert_eq!(
+            api("MmGetPhysicalAddress", &[address]) / 0x1000,
+            from_word(frame(mdl, 0).read())
+        );
+        assert_eq!(Ptr::<u8>::new(address).read_slice(0x3000), vec![0; 0x3000]);
+        api("MmUnmapLockedPages", &[address, mdl.addr()]);
+        api("MmFreePagesFromMdl", &[mdl.addr()]);
+        api("ExFreePool", &[mdl.addr()]);
+        let high = POOL_PHYSICAL - 1;
+        assert_eq!(api("MmAllocatePagesForMdl", &[0, high, 0, 0x1000]), 0);
+        assert_eq!(
+            api("MmAllocatePagesForMdlEx", &[0, u64::MAX, 0, 1 << 24, 1, 4]),
+            0
+        );
+    }
+
+    #[test]
+    fn user_buffers_are_probed() {
+        let _machine = machine();
+        let mdl = new_mdl(layout::USER + 0x800, 0x1000);
+        assert_eq!(probe_and_lock(mdl, ProcessorMode(1), 1), Ok(()));
+        assert_eq!(
+            map(mdl).addr(),
+            shared::kernel_base() + layout::USER_ALIAS + 0x800
+        );
+        unlock(mdl);
+        let record = crash_of(|| unlock(mdl));
+        assert_eq!(record.code, PFN_LIST_CORRUPT);
+        let kernel = new_mdl(shared::kernel_base() + layout::POOL, 16);
+        assert_eq!(
+            probe_and_lock(kernel, ProcessorMode(1), 0),
+            Err(NtStatus::ACCESS_VIOLATION)
+        );
+        assert_eq!(probe_and_lock(kernel, ProcessorMode(0), 0), Ok(()));
+        let beyond = new_mdl(layout::USER + crate::test_platform::USER_BYTES - 8, 16);
+        assert_eq!(
+            probe_and_lock(beyond, ProcessorMode(0), 0),
+            Err(NtStatus::ACCESS_VIOLATION)
+        );
+    }
+
+    #[test]
+    fn advancing_drops_pages_in_front() {
+        let _machine = machine();
+        let mdl = new_mdl(layout::USER + 0x800, 0x2000);
+        assert_eq!(probe_and_lock(mdl, ProcessorMode(1), 0), Ok(()));
+        let second = frame(mdl, 1).read();
+        assert_eq!(MmAdvanceMdl(mdl, 0x900), NtStatus::SUCCESS);
+        let header = mdl.read();
+        assert_eq!((header.ByteOffset, header.ByteCount), (0x100, 0x1700));
+        assert_eq!(from_word(header.StartVa), layout::USER + 0x1000);
+        assert_eq!(frame(mdl, 0).read(), second);
+        assert_eq!(MmAdvanceMdl(mdl, 0x1701), NtStatus::INVALID_PARAMETER_2);
+    }
+
+    #[test]
+    fn reserved_mappings_know_their_tag() {
+        let _machine = verifying_machine();
+        let address = MmAllocateMappingAddress(Size(0x1000), Tag(7));
+        let mdl = new_mdl(layout::USER, 0x1000);
+        assert_eq!(probe_and_lock(mdl, ProcessorMode(1), 0), Ok(()));
+        assert!(!MmMapLockedPagesWithReservedMapping(address, Tag(7), mdl, 1).is_null());
+        assert!(MmMapLockedPagesWithReservedMapping(address, Tag(7), mdl, 1).is_null());
+        let record = crash_of(|| MmFreeMappingAddress(address, Tag(7)));
+        assert_eq!(
+            (record.code, record.parameters[0]),
+            (SYSTEM_PTE_MISUSE, 0x103)
+        );
+        MmUnmapReservedMapping(address, Tag(7), mdl);
+        let record = crash_of(|| MmFreeMappingAddress(address, Tag(8)));
+        assert_eq!(record.parameters[0], 0x101);
+        MmFreeMappingAddress(address, Tag(7));
+    }
+}
