@@ -119,8 +119,9 @@ pub const THREAD_STACKS: u64 = 0x7800_0000;
 pub const THREAD_STACKS_SIZE: u64 = 0x0400_0000;
 /// Bytes of a thread's kernel stack on NT: i386, amd64.
 pub const THREAD_STACK_NT_BYTES: [u64; 2] = [0x3000, 0x6000];
-/// Bytes that a thread's kernel stack has beside them, for the shim's calls on it.
-pub const THREAD_STACK_SHIM_BYTES: u64 = 0x4000;
+/// Bytes that a thread's kernel stack has beside them, for the shim's calls on it: i386, amd64, where an exception's
+/// dispatch takes 20 KiB.
+pub const THREAD_STACK_SHIM_BYTES: [u64; 2] = [0x4000, 0x9000];
 
 /// KUSER_SHARED_DATA as i386 drivers know it.
 pub const KUSER_I386: u64 = 0xFFDF_0000;

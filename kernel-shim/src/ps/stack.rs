@@ -12,13 +12,14 @@ use abi::boot::{Region, RegionFlags, RegionKind};
 use abi::doorbell::Call;
 use abi::layout::{self, PAGE_SIZE};
 
-/// Bytes of a kernel stack: NT's 12 KiB (i386) or 24 KiB (amd64), and 16 KiB for the shim's own calls.
+/// Index of the driver ABI in arrays of the layout.
+const ABI: usize = if cfg!(nt_i386) { 0 } else { 1 };
+/// Bytes of a kernel stack: NT's 12 KiB (i386) or 24 KiB (amd64), and 16 or 36 KiB for the shim's own calls.
 pub const BYTES: u64 = if cfg!(test) {
     // Unoptimised tests and their panics need more.
     0x1_F000
 } else {
-    layout::THREAD_STACK_NT_BYTES[if cfg!(nt_i386) { 0 } else { 1 }]
-        + layout::THREAD_STACK_SHIM_BYTES
+    layout::THREAD_STACK_NT_BYTES[ABI] + layout::THREAD_STACK_SHIM_BYTES[ABI]
 };
 /// Distance of two slots.
 const STRIDE: u64 = BYTES + PAGE_SIZE;

@@ -1,6 +1,7 @@
 //! The shim as a whole, natively: a driver of the test's own under requests of a VMM that the test plays.
 
 mod kernel;
+mod threads;
 mod sync;
 
 use crate::nt::{
