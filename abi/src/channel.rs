@@ -44,6 +44,11 @@ pub enum Operation {
     PortOut = 12,
     /// Stop the guest in order.
     Shutdown = 13,
+    /// Add to the registry. Arguments: user address and bytes of contents in the encoding of [`crate::registry`].
+    LoadRegistry = 32,
+    /// Write what of the registry is to be kept to client memory, in the same encoding. Arguments: user address and
+    /// bytes (0: only the size is asked for). Information: bytes written; value: bytes of the contents.
+    SaveRegistry = 33,
 }
 
 impl Operation {
@@ -64,6 +69,8 @@ impl Operation {
             11 => Self::PortIn,
             12 => Self::PortOut,
             13 => Self::Shutdown,
+            32 => Self::LoadRegistry,
+            33 => Self::SaveRegistry,
             _ => return None,
         })
     }

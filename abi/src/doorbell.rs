@@ -34,6 +34,8 @@ pub enum Call {
     /// Map a thread's kernel stack: `arguments` = guest-virtual address inside the stack window, guest-physical address
     /// inside the pool, bytes; all multiples of the page size. `results[0]` = NTSTATUS.
     MapStack = 10,
+    /// Files of the host; see [`crate::file`].
+    File = 32,
 }
 
 impl Call {
@@ -51,6 +53,7 @@ impl Call {
             8 => Self::ArmTimer,
             9 => Self::UnmapPhysical,
             10 => Self::MapStack,
+            32 => Self::File,
             _ => return None,
         })
     }

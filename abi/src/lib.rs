@@ -12,8 +12,10 @@ pub mod boot;
 pub mod channel;
 pub mod crash;
 pub mod doorbell;
+pub mod file;
 pub mod header;
 pub mod layout;
+pub mod registry;
 pub mod trace;
 
 /// Version of everything in this crate. Raised with every change that the other side can see.

@@ -16,10 +16,12 @@
 extern crate alloc;
 
 pub(crate) mod api;
+pub mod cm;
 pub mod dispatch;
 mod emulate;
 pub mod ex;
 pub mod export;
+pub mod fs;
 pub mod hal;
 pub mod io;
 pub mod ke;
@@ -31,6 +33,7 @@ pub mod platform;
 pub mod ps;
 pub mod raw;
 pub mod rtl;
+pub mod se;
 pub mod seh;
 pub mod shared;
 pub mod table;

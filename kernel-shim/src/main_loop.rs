@@ -4,8 +4,8 @@ use crate::io::{driver, file, request};
 use crate::ke::{iopm, sched, time, timer};
 use crate::nt::{NtStatus, PASSIVE_LEVEL};
 use crate::platform::{Platform, PortAccess};
-use crate::raw::{low8, low16, low32};
-use crate::{ex, io, ke, ob, ps, shared};
+use crate::raw::{low8, low16, low32, to_usize};
+use crate::{cm, ex, fs, io, ke, ob, ps, se, shared};
 use abi::channel::{Completion, Operation, Request};
 use abi::crash::{CrashKind, Registers};
 use abi::doorbell::Call;
@@ -41,10 +41,13 @@ pub(crate) fn initialize() {
     ex::pool::initialize();
     ob::initialize();
     ps::initialize();
+    se::initialize();
     io::initialize();
     ke::initialize();
     crate::rtl::oem::initialize();
     ex::initialize();
+    cm::initialize();
+    fs::initialize();
 }
 
 /// Runs what can run; then hands out the next request, or idles when there is none. On the idle thread.
@@ -149,6 +152,8 @@ fn answer(request: &Request) -> Option<Result<u64, NtStatus>> {
         Operation::Cancel => request::cancel_by_id(arguments[0]).map(|()| 0),
         Operation::PortIn => port(request, None),
         Operation::PortOut => port(request, Some(low32(arguments[2]))),
+        Operation::LoadRegistry => load_registry(arguments[0], arguments[1]),
+        Operation::SaveRegistry => return save_registry(request),
         Operation::Shutdown => {
             shared::post(&Completion {
                 id: request.id,
@@ -159,6 +164,35 @@ fn answer(request: &Request) -> Option<Result<u64, NtStatus>> {
             platform.halt()
         }
     })
+}
+
+fn load_registry(address: u64, bytes: u64) -> Result<u64, NtStatus> {
+    let contents = request::Buffers::alias(address, bytes)?.read_slice(to_usize(bytes));
+    cm::load(&contents).map(|()| 0)
+}
+
+/// Answers with the registry's contents, or with their size alone.
+fn save_registry(request: &Request) -> Option<Result<u64, NtStatus>> {
+    let [address, available, ..] = request.arguments;
+    let contents = cm::encode();
+    let bytes = contents.len() as u64;
+    if available == 0 {
+        return Some(Ok(bytes));
+    }
+    if available < bytes {
+        return Some(Err(NtStatus::BUFFER_TOO_SMALL));
+    }
+    match request::Buffers::alias(address, bytes) {
+        Ok(target) => target.write_bytes(&contents),
+        Err(status) => return Some(Err(status)),
+    }
+    shared::post(&Completion {
+        id: request.id,
+        information: bytes,
+        value: bytes,
+        ..Completion::default()
+    });
+    None
 }
 
 fn port(request: &Request, write: Option<u32>) -> Result<u64, NtStatus> {

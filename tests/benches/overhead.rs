@@ -155,6 +155,8 @@ fn port_write(privilege: Privilege) -> Result<String, Failure> {
         timeout: Duration::from_secs(60),
         trace: None,
         is_verifying: false,
+        registry: None,
+        files: None,
         is_strict: false,
     })?;
     let mut process = machine.process()?;

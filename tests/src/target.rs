@@ -89,6 +89,8 @@ impl Target {
             memory_bytes: MEMORY_BYTES,
             timeout: patience(),
             trace: None,
+            registry: None,
+            files: None,
             is_strict: false,
             is_verifying: true,
         }

@@ -2,10 +2,12 @@
 
 pub mod cli;
 pub mod devices;
+pub mod files;
 pub mod machine;
 pub mod observe;
 pub mod policy;
 pub mod ports;
+pub mod registry;
 pub mod session;
 
 pub use loader;

@@ -157,6 +157,7 @@ pub fn load(base: u64, bytes: u64, entry: u64, name: &str) -> Result<u64, NtStat
         ob::dereference(driver.object.addr());
         return Err(status);
     }
+    crate::cm::ensure_service(name);
     DRIVERS.with(|drivers| drivers.loaded.push(driver.clone()));
     // NT tells of the image's path; the name of the driver's object is what there is.
     let named = Ptr::of(&mut driver.object.read().DriverName);

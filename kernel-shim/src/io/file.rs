@@ -10,7 +10,7 @@ use crate::ex::pool;
 use crate::ke::event;
 use crate::nt::{
     DEVICE_OBJECT, DO_DEVICE_INITIALIZING, DO_EXCLUSIVE, FILE_OBJECT, IO_TYPE_FILE, IRP_MJ_CLEANUP,
-    IRP_MJ_CLOSE, NtStatus, UNICODE_STRING, dispatcher,
+    IRP_MJ_CLOSE, IRP_MJ_CREATE, NtStatus, UNICODE_STRING, dispatcher,
 };
 use crate::ob::{self, ObjectType, handles, names};
 use crate::raw::{Ptr, low16};
@@ -126,6 +126,20 @@ pub(super) fn created(file: Ptr<FILE_OBJECT>, process: u32, desired: u32) -> u64
     handle
 }
 
+/// Opens a device for a driver (ZwCreateFile): a handle.
+///
+/// # Errors
+/// As [`create`]; what the driver answers.
+pub fn open_for_kernel(name: &str, desired: u32, process: u32) -> Result<u64, NtStatus> {
+    let file = create(name, desired)?;
+    let status = request::send_and_wait(file.read().DeviceObject, file, IRP_MJ_CREATE);
+    if status.is_success() {
+        return Ok(created(file, process, desired));
+    }
+    ob::dereference(file.addr());
+    Err(status)
+}
+
 /// The last reference to a FILE_OBJECT is gone.
 fn delete(body: u64) {
     let file = Ptr::<FILE_OBJECT>::new(body);
@@ -151,7 +165,9 @@ pub fn close_handle(process: u32, handle: u64) -> NtStatus {
     let Some((entry, left)) = handles::remove(process, handle) else {
         return NtStatus::INVALID_HANDLE;
     };
-    if left == 0 && ob::type_of(entry.body) == Some(ObjectType::File) {
+    // The host's files have no driver.
+    let is_device = crate::fs::opened(entry.body).is_none();
+    if left == 0 && is_device && ob::type_of(entry.body) == Some(ObjectType::File) {
         let file = Ptr::<FILE_OBJECT>::new(entry.body);
         let _ = request::send_and_wait(top_of(file.read().DeviceObject), file, IRP_MJ_CLEANUP);
     }

@@ -10,6 +10,7 @@ pub mod io;
 pub mod kernel;
 pub mod lookaside;
 pub mod rtl;
+pub mod security;
 pub mod status;
 pub mod sync;
 pub mod thread;
@@ -19,6 +20,7 @@ pub use exception::*;
 pub use io::*;
 pub use kernel::*;
 pub use rtl::*;
+pub use security::*;
 pub use status::NtStatus;
 pub use sync::*;
 pub use thread::{

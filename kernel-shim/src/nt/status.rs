@@ -45,6 +45,58 @@ statuses! {
     DEBUGGER_INACTIVE = 0xC000_0354;
     /// The name continues behind a reparse point.
     REPARSE = 0x0000_0104;
+    /// The security descriptor's revision is not known.
+    UNKNOWN_REVISION = 0xC000_0058;
+    /// The ACL is not valid.
+    INVALID_ACL = 0xC000_0077;
+    /// The SID is not valid.
+    INVALID_SID = 0xC000_0078;
+    /// The security descriptor is not valid.
+    INVALID_SECURITY_DESCR = 0xC000_0079;
+    /// There is no room left in what was allocated.
+    ALLOTTED_SPACE_EXCEEDED = 0xC000_0099;
+    /// The impersonation level does not allow it.
+    BAD_IMPERSONATION_LEVEL = 0xC000_00A5;
+    /// The token cannot be opened for an anonymous client.
+    CANT_OPEN_ANONYMOUS = 0xC000_00A6;
+    /// The token has another type.
+    BAD_TOKEN_TYPE = 0xC000_00A8;
+    /// The object has no security descriptor.
+    NO_SECURITY_ON_OBJECT = 0xC000_00D7;
+    /// Absolute where it must be self-relative, or the other way round.
+    BAD_DESCRIPTOR_FORMAT = 0xC000_00E7;
+    /// The thread impersonates nobody.
+    NO_TOKEN = 0xC000_007C;
+    /// The SID cannot be an owner.
+    INVALID_OWNER = 0xC000_005A;
+    /// There are no more files.
+    NO_MORE_FILES = 0x8000_0006;
+    /// The key was notified of a change.
+    NOTIFY_ENUM_DIR = 0x0000_010C;
+    /// The file is a directory.
+    FILE_IS_A_DIRECTORY = 0xC000_00BA;
+    /// The file is no directory.
+    NOT_A_DIRECTORY = 0xC000_0103;
+    /// The directory has entries.
+    DIRECTORY_NOT_EMPTY = 0xC000_0101;
+    /// The file may not be deleted.
+    CANNOT_DELETE = 0xC000_0121;
+    /// The volume is write-protected.
+    MEDIA_WRITE_PROTECTED = 0xC000_00A2;
+    /// The volume is full.
+    DISK_FULL = 0xC000_007F;
+    /// Too many files are open.
+    TOO_MANY_OPENED_FILES = 0xC000_011F;
+    /// Two names on different volumes.
+    NOT_SAME_DEVICE = 0xC000_00D4;
+    /// The device reported an error.
+    IO_DEVICE_ERROR = 0xC000_0185;
+    /// Extended attributes are malformed.
+    EA_LIST_INCONSISTENT = 0x8000_0014;
+    /// The key was deleted.
+    KEY_DELETED = 0xC000_017C;
+    /// A key with subkeys of the volatile sort.
+    CHILD_MUST_BE_VOLATILE = 0xC000_0181;
     /// The object was there already.
     OBJECT_NAME_EXISTS = 0x4000_0000;
     /// The image was not loaded where it was linked to.

@@ -36,6 +36,10 @@ pub enum ObjectType {
     Event,
     /// CALLBACK_OBJECT.
     Callback,
+    /// Token.
+    Token,
+    /// Registry key.
+    Key,
 }
 
 impl ObjectType {
@@ -51,6 +55,8 @@ impl ObjectType {
             Self::Thread => "Thread",
             Self::Event => "Event",
             Self::Callback => "Callback",
+            Self::Token => "Token",
+            Self::Key => "Key",
         }
     }
 }
@@ -157,6 +163,7 @@ pub fn dereference(body: u64) -> u32 {
             delete(body);
         }
         OBJECTS.with(|objects| objects.remove(&body));
+        crate::se::object::forget(body);
         pool::free(Ptr::new(body - HEADER_BYTES), 0);
     }
     left

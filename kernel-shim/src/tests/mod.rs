@@ -1,8 +1,8 @@
 //! The shim as a whole, natively: a driver of the test's own under requests of a VMM that the test plays.
 
 mod kernel;
-mod threads;
 mod sync;
+mod threads;
 
 use crate::nt::{
     DEVICE_OBJECT, DO_BUFFERED_IO, DO_DIRECT_IO, DRIVER_OBJECT, IO_STACK_LOCATION, IRP, NtStatus,

@@ -2,6 +2,7 @@
 
 use super::output::Output;
 use crate::error_chain;
+use crate::files::FilesOption;
 use crate::observe::escape::escape;
 use crate::observe::output::TraceOutput;
 use crate::policy::Policy;
@@ -36,6 +37,15 @@ pub(super) struct Arguments {
     /// What the driver may touch (TOML); without it everything is denied
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// Registry contents for the driver, a .toml or .reg file; keys without a hive are below its service key
+    #[arg(long, value_name = "FILE")]
+    registry: Option<PathBuf>,
+    /// Write the registry, as it is at the end, to a .toml or .reg file (it may be the one of --registry)
+    #[arg(long, value_name = "FILE", visible_alias = "registry-save")]
+    save_registry: Option<PathBuf>,
+    /// The directory that the driver's file functions see as C:\; with :ro only to read
+    #[arg(long, value_name = "DIR[:ro]")]
+    files: Option<String>,
     /// Where shim and driver run inside the guest; auto picks what suits this KVM (see `ringfence doctor`)
     #[arg(long, value_enum, default_value = "auto")]
     privilege: PrivilegeArgument,
@@ -188,6 +198,9 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
         Ok(machine) => machine,
         Err(error) => return start_failed(&error, &mut output),
     };
+    if let Some(path) = &arguments.save_registry {
+        machine.save_registry_to(path);
+    }
     let machine = Arc::new(machine);
     let running: Arc<dyn RunningMachine> = Arc::<Machine>::clone(&machine);
     let driver = escape(&arguments.driver.display().to_string());
@@ -210,6 +223,9 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
         &mut output,
     );
     machine.shutdown();
+    if let (Some(message), ExitCode::Success) = (machine.registry_failure(), code) {
+        return output.error(ExitCode::CommandFailed, &message);
+    }
     match machine.failed_devices().as_slice() {
         [] => code,
         // The log has each; what they could not write is lost, so the run has not succeeded.
@@ -236,6 +252,16 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
     policy
         .check_guest_memory(arguments.memory)
         .map_err(|error| error_chain(&error))?;
+    if let Some(path) = &arguments.save_registry {
+        crate::registry::check_name(path).map_err(|error| error_chain(&error))?;
+    }
+    let registry = match &arguments.registry {
+        None => None,
+        Some(path) => {
+            let service = crate::session::service_name(&arguments.driver);
+            Some(crate::registry::read(path, &service).map_err(|error| error_chain(&error))?)
+        }
+    };
     let trace = match &arguments.trace {
         None => None,
         Some(path) => Some((
@@ -262,6 +288,8 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
             memory_bytes: arguments.memory,
             timeout: arguments.timeout,
             trace,
+            registry,
+            files: arguments.files.as_deref().map(FilesOption::parse),
             is_strict: arguments.strict,
             is_verifying: arguments.verify && !arguments.no_verify,
         },
@@ -281,12 +309,14 @@ fn start_failed(error: &StartError, output: &mut Output) -> ExitCode {
         | StartError::Unbound { .. }
         | StartError::FileSize { .. } => ExitCode::ImageRejected,
         StartError::Kvm(_) => ExitCode::KvmUnavailable,
-        StartError::File { .. } | StartError::NoFile(_) | StartError::Ring0Unavailable => {
-            ExitCode::Usage
-        }
+        StartError::File { .. }
+        | StartError::Files { .. }
+        | StartError::NoFile(_)
+        | StartError::Ring0Unavailable => ExitCode::Usage,
         StartError::Create(_)
         | StartError::Ports(_)
         | StartError::Memory(_)
+        | StartError::Registry(_)
         | StartError::Thread(_) => ExitCode::CommandFailed,
     };
     output.error(code, &escape(&error_chain(error)))

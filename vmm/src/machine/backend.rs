@@ -99,12 +99,23 @@ impl GuestView<'_> {
         )
     }
 
+    /// Writes to the guest's pool: where the guest may ask for answers to be put.
+    ///
+    /// # Errors
+    /// When the range is not inside the pool.
+    pub fn write_pool(&self, address: u64, from: &[u8]) -> Result<(), MemoryError> {
+        self.plan.write_pool(address, from)
+    }
+
     /// First address of kernel space.
     #[must_use]
     pub fn kernel_base(&self) -> u64 {
         self.plan.kernel_base
     }
 }
+
+/// STATUS_OBJECT_PATH_NOT_FOUND: there are no files.
+const STATUS_OBJECT_PATH_NOT_FOUND: u64 = 0xC000_003A;
 
 /// Who answers a guest's exits: policy, devices, trace.
 pub trait Backend {
@@ -116,6 +127,10 @@ pub trait Backend {
     fn io_access_map(&mut self, map: u64, bytes: &[u8; 8192]);
     /// A process was pointed at an IOPM.
     fn process_io_access_map(&mut self, process: u64, map: u64);
+    /// Files of the host ([`abi::file`]): the call's arguments and a copy of its buffer; the results.
+    fn file(&mut self, _arguments: [u64; 6], _buffer: &mut Vec<u8>) -> [u64; 4] {
+        [STATUS_OBJECT_PATH_NOT_FOUND, 0, 0, 0]
+    }
     /// Take the trace ring's records.
     fn drain_trace(&mut self, guest: &GuestView<'_>);
 }

@@ -277,6 +277,23 @@ impl Plan {
         self.ram.write(physical, from)
     }
 
+    /// Writes guest-virtual memory of the pool.
+    ///
+    /// # Errors
+    /// When the range is not inside the pool.
+    pub(super) fn write_pool(&self, address: u64, from: &[u8]) -> Result<(), MemoryError> {
+        let bytes = from.len() as u64;
+        let is_inside = address
+            .checked_sub(self.kernel_base + layout::POOL)
+            .and_then(|offset| offset.checked_add(bytes))
+            .is_some_and(|end| end <= self.pool_bytes);
+        if is_inside {
+            self.write_virtual(address, from)
+        } else {
+            Err(MemoryError::OutOfRange { address, bytes })
+        }
+    }
+
     fn protection(&self) -> Protection {
         Protection {
             user: self.privilege == Privilege::Ring3,

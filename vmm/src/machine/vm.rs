@@ -274,10 +274,32 @@ impl Vm {
                 }
             }
             Call::SetProcessIoAccessMap => backend.process_io_access_map(first, second),
+            Call::File => page.results = self.file(backend, page.arguments),
             Call::ArmTimer => self.watchdog.arm(self.until(first)),
         }
         self.view().write_shared(Shared::CALL_PAGE, &page)?;
         Ok(None)
+    }
+
+    /// A call for the host's files: the buffer is copied in before and out afterwards, never longer than it was.
+    fn file(&self, backend: &mut dyn Backend, arguments: [u64; 6]) -> [u64; 4] {
+        let [_, _, address, bytes, ..] = arguments;
+        if bytes > abi::file::MAX_TRANSFER {
+            return [STATUS_INVALID_PARAMETER, 0, 0, 0];
+        }
+        let mut buffer = vec![0; super::convert::to_usize(bytes)];
+        if bytes != 0 && self.view().read(address, &mut buffer).is_err() {
+            return [STATUS_INVALID_PARAMETER, 0, 0, 0];
+        }
+        let results = backend.file(arguments, &mut buffer);
+        buffer.truncate(super::convert::to_usize(bytes));
+        if results[0] == STATUS_SUCCESS
+            && !buffer.is_empty()
+            && self.view().write_pool(address, &buffer).is_err()
+        {
+            return [STATUS_INVALID_PARAMETER, 0, 0, 0];
+        }
+        results
     }
 
     /// Time from now to an interrupt time (100 ns units since boot).

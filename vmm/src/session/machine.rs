@@ -1,8 +1,9 @@
 //! Handles on a running machine: [`Machine`] for whoever started it, a [`Process`] for each client.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,11 @@ const FIRST_PROCESS: u32 = 0x100;
 const PROCESS_STEP: u32 = 8;
 /// FILE_GENERIC_READ | FILE_GENERIC_WRITE.
 const DESIRED_ACCESS: u64 = 0x0012_0089 | 0x0012_0116;
+
+/// The most bytes of registry contents that are taken from a guest.
+const REGISTRY_MAX: u64 = 1 << 20;
+/// STATUS_INSUFFICIENT_RESOURCES.
+const STATUS_INSUFFICIENT_RESOURCES: u32 = 0xC000_009A;
 
 /// What all handles on a machine share.
 #[derive(Debug)]
@@ -174,11 +180,23 @@ const fn is_error(status: u32) -> bool {
     status >> 30 == 3
 }
 
+/// Where the registry goes at the end.
+#[derive(Debug, Default)]
+pub(super) struct RegistryOutput {
+    path: Option<PathBuf>,
+    failure: Option<String>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A running machine. Dropping it stops the guest.
 #[derive(Debug)]
 pub struct Machine {
     pub(super) link: Arc<Link>,
     pub(super) engine: Mutex<Option<JoinHandle<()>>>,
+    pub(super) registry: Mutex<RegistryOutput>,
 }
 
 impl Machine {
@@ -211,6 +229,55 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// What of the guest's registry is to be kept, encoded ([`crate::registry::save`] takes it).
+    ///
+    /// # Errors
+    /// When the guest does not answer, or answers with more than a registry has.
+    pub fn registry(&self) -> Result<Vec<u8>, DriverError> {
+        let size = self
+            .link
+            .call_checked(Call::new(Operation::SaveRegistry, 0, [0; 6]))?
+            .value;
+        // The guest's number: its registry has a quota well below this.
+        if size > REGISTRY_MAX {
+            return Err(DriverError::Status(NtStatus(STATUS_INSUFFICIENT_RESOURCES)));
+        }
+        let mut call = Call::new(Operation::SaveRegistry, 0, [0, size, 0, 0, 0, 0]);
+        call.output = Some((0, size));
+        Ok(self.link.call_checked(call)?.output)
+    }
+
+    /// Has the registry written to a file when the machine is shut down, unless the guest is gone by then.
+    pub fn save_registry_to(&self, path: &Path) {
+        lock(&self.registry).path = Some(path.to_path_buf());
+    }
+
+    /// Why the registry could not be written.
+    #[must_use]
+    pub fn registry_failure(&self) -> Option<String> {
+        lock(&self.registry).failure.clone()
+    }
+
+    /// The first who shuts the machine down writes the registry.
+    fn save_registry(&self) {
+        let Some(path) = lock(&self.registry).path.take() else {
+            return;
+        };
+        if self.stopped().is_some() {
+            tracing::warn!("the registry is not saved: the guest is gone");
+            return;
+        }
+        let saved = self
+            .registry()
+            .map_err(|error| format!("cannot read the registry back: {error}"))
+            .and_then(|contents| {
+                crate::registry::save(&path, &contents).map_err(|error| crate::error_chain(&error))
+            });
+        lock(&self.registry).failure = saved.err();
+    }
+}
+
 impl RunningMachine for Machine {
     fn connect(&self) -> Result<Box<dyn RunningDriver>, DriverError> {
         Ok(Box::new(self.process()?))
@@ -234,6 +301,7 @@ impl RunningMachine for Machine {
     }
 
     fn shutdown(&self) {
+        self.save_registry();
         // An engine that is gone is shut down; one that runs the guest is interrupted.
         let _ = self.link.send(Message::Shutdown).is_ok();
         self.link.stopper.stop();

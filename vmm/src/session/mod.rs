@@ -30,4 +30,4 @@ pub mod server;
 mod start;
 
 pub use machine::{Machine, Process};
-pub use start::{Launch, StartError, import_status, start, start_unless};
+pub use start::{Launch, StartError, import_status, service_name, start, start_unless};

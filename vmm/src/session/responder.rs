@@ -22,6 +22,8 @@ pub(super) struct Responder {
     pub(super) memory: MemorySpace,
     pub(super) mirror: Mirror,
     pub(super) observer: Observer,
+    /// The guest's files, if it has any.
+    pub(super) files: Option<crate::files::Files>,
     pub(super) exits: u64,
     /// Added to the host's time-stamp counter gives the guest's.
     pub(super) tsc_offset: u64,
@@ -37,6 +39,7 @@ impl Responder {
             memory,
             mirror: Mirror::new(),
             observer,
+            files: None,
             exits: 0,
             tsc_offset: 0,
             last_tsc: 0,
@@ -134,6 +137,15 @@ impl Backend for Responder {
         self.exits += 1;
         if let (Ok(process), Ok(map)) = (u32::try_from(process), u32::try_from(map)) {
             self.mirror.set_process(process, map);
+        }
+    }
+
+    fn file(&mut self, arguments: [u64; 6], buffer: &mut Vec<u8>) -> [u64; 4] {
+        self.exits += 1;
+        match &mut self.files {
+            Some(files) => files.call(arguments, buffer),
+            // Of these calls only "is there a directory" is made then, and this answers it.
+            None => [0; 4],
         }
     }
 

@@ -18,6 +18,7 @@ use super::engine::{Engine, Fate, Identity, Message};
 use super::interrupt::Interrupt;
 use super::machine::{Call, Link, Machine};
 use super::responder::{Responder, window_offsets};
+use crate::files::{Files, FilesOption};
 use crate::loader::report::ImportStatus;
 use crate::loader::{ExportTarget, Image, ImageError, Import, MapError, Mapped, SecurityCookie};
 use crate::machine::host::{self, KvmError, KvmKind};
@@ -48,6 +49,10 @@ pub struct Launch {
     pub timeout: Duration,
     /// Where the trace goes, if one is wanted, and whether as JSON.
     pub trace: Option<(TraceOutput, bool)>,
+    /// Registry contents to add before the driver starts, encoded ([`crate::registry::read`]).
+    pub registry: Option<Vec<u8>>,
+    /// The host directory that the driver's file functions see.
+    pub files: Option<FilesOption>,
     /// Refuse a driver with imports that Ringfence does not have.
     pub is_strict: bool,
     /// Verify drivers' use of the pool, as Driver Verifier's special pool does.
@@ -109,6 +114,16 @@ pub enum StartError {
     Memory(#[from] MemoryStartError),
     /// cannot start a thread
     Thread(#[source] std::io::Error),
+    /// cannot open the directory {path} for --files
+    Files {
+        /// Its path.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// the guest refuses the registry's contents: {0}
+    Registry(NtStatus),
     /// DriverEntry failed: {0}
     DriverEntry(NtStatus),
     /// the driver did not start
@@ -160,11 +175,9 @@ pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Mach
     if launch.is_strict {
         refuse_unbound(&image, &path)?;
     }
-    let name = launch.driver.file_stem().map_or_else(
-        || "driver".to_owned(),
-        |stem| stem.to_string_lossy().into_owned(),
-    );
+    let name = service_name(&launch.driver);
     let timeout = launch.timeout;
+    let registry = launch.registry.clone();
     let fate = Arc::new(Fate::default());
     let (sender, inbox) = channel();
     let (report, outcome) = channel();
@@ -194,9 +207,22 @@ pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Mach
     let machine = Machine {
         link: Arc::new(Link::new(sender, fate, timeout, stopper)),
         engine: Mutex::new(Some(engine)),
+        registry: Mutex::default(),
     };
+    if let Some(contents) = registry {
+        load_registry(&machine, contents, interrupt)?;
+    }
     load(&machine, &name, slot, entry, interrupt)?;
     Ok(machine)
+}
+
+/// The name of a driver's service: its file's, without folder and extension.
+#[must_use]
+pub fn service_name(driver: &Path) -> String {
+    driver.file_stem().map_or_else(
+        || "driver".to_owned(),
+        |stem| stem.to_string_lossy().into_owned(),
+    )
 }
 
 fn read_driver(file: &Path, path: &str) -> Result<Vec<u8>, StartError> {
@@ -289,6 +315,16 @@ fn prepare(
         observer = observer.with_trace(output, is_json);
     }
     let mut responder = Responder::new(ports, memory, observer);
+    responder.files = launch
+        .files
+        .as_ref()
+        .map(|option| {
+            Files::new(option).map_err(|source| StartError::Files {
+                path: option.path.display().to_string(),
+                source,
+            })
+        })
+        .transpose()?;
     responder.tsc_offset = vm.time_stamp_offset();
     let identity = Identity {
         driver: file_name,
@@ -408,6 +444,25 @@ fn symbols(
         unbound,
     );
     Symbols::new(vec![driver, stubs])
+}
+
+/// Gives the shim its registry contents.
+fn load_registry(
+    machine: &Machine,
+    contents: Vec<u8>,
+    interrupt: Option<Interrupt>,
+) -> Result<(), StartError> {
+    let arguments = [0, contents.len() as u64, 0, 0, 0, 0];
+    let mut call = Call::new(Operation::LoadRegistry, 0, arguments);
+    call.input = Some((0, contents));
+    let done = machine
+        .link
+        .call_unless(call, interrupt)
+        .map_err(StartError::Driver)?;
+    if done.status >> 31 != 0 {
+        return Err(StartError::Registry(NtStatus(done.status)));
+    }
+    Ok(())
 }
 
 /// Has the shim call DriverEntry.

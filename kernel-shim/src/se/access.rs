@@ -1,0 +1,240 @@
+//! Access checks: a descriptor's DACL against a token.
+
+use alloc::vec::Vec;
+
+use super::acl::{self, DENIED, INHERIT_ONLY};
+use super::descriptor::{DACL_PRESENT, Parts};
+use super::sid::Sid;
+use super::subject::judged;
+use super::token::{self, Token, privilege};
+use crate::api::nt_api;
+use crate::ex::pool;
+use crate::nt::{GENERIC_MAPPING, LUID, NtStatus, SECURITY_SUBJECT_CONTEXT};
+use crate::raw::{Ptr, Word, low32};
+use crate::value::{Boolean, ProcessorMode, ULong};
+
+/// MAXIMUM_ALLOWED.
+pub const MAXIMUM_ALLOWED: u32 = 0x0200_0000;
+/// ACCESS_SYSTEM_SECURITY.
+const SYSTEM_SECURITY: u32 = 0x0100_0000;
+const WRITE_OWNER: u32 = 0x0008_0000;
+const WRITE_DAC: u32 = 0x0004_0000;
+const READ_CONTROL: u32 = 0x0002_0000;
+const GENERIC_BITS: u32 = 0xF000_0000;
+/// SE_PRIVILEGE_USED_FOR_ACCESS.
+const USED: u32 = 0x8000_0000;
+/// Bytes of LUID_AND_ATTRIBUTES.
+const PRIVILEGE_BYTES: u64 = 12;
+
+/// Replaces generic rights by what they mean (RtlMapGenericMask).
+#[must_use]
+pub fn map_generic(mask: u32, mapping: &GENERIC_MAPPING) -> u32 {
+    [
+        (0x8000_0000, mapping.GenericRead),
+        (0x4000_0000, mapping.GenericWrite),
+        (0x2000_0000, mapping.GenericExecute),
+        (0x1000_0000, mapping.GenericAll),
+    ]
+    .iter()
+    .fold(mask & !GENERIC_BITS, |access, &(generic, specific)| {
+        if mask & generic == 0 {
+            access
+        } else {
+            access | specific
+        }
+    })
+}
+
+/// What a check found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Verdict {
+    /// Access granted; meaningful with success alone.
+    pub granted: u32,
+    /// SUCCESS, ACCESS_DENIED or PRIVILEGE_NOT_HELD.
+    pub status: NtStatus,
+    /// Privileges that it took.
+    pub privileges: Vec<u64>,
+}
+
+/// What the DACL and ownership grant of `wanted` (all there is, for MAXIMUM_ALLOWED).
+fn from_dacl(
+    parts: &Parts,
+    token: &Token,
+    wanted: u32,
+    mapping: &GENERIC_MAPPING,
+    is_maximum: bool,
+) -> u32 {
+    if parts.control & DACL_PRESENT == 0 || parts.dacl.is_null() {
+        return if is_maximum {
+            mapping.GenericAll | wanted
+        } else {
+            wanted
+        };
+    }
+    let owner = Sid::read(parts.owner);
+    let mut granted = 0;
+    if owner.is_some_and(|owner| token.has_sid(&owner, false)) {
+        granted |= READ_CONTROL | WRITE_DAC;
+    }
+    let mut denied = 0;
+    for ace in acl::access_aces(parts.dacl) {
+        let is_denial = ace.kind == DENIED;
+        if ace.flags & INHERIT_ONLY != 0 || !token.has_sid(&ace.sid, is_denial) {
+            continue;
+        }
+        let mask = map_generic(ace.mask, mapping);
+        if is_denial {
+            denied |= mask & !granted;
+        } else {
+            granted |= mask & !denied;
+        }
+    }
+    if is_maximum {
+        granted
+    } else {
+        granted & wanted
+    }
+}
+
+/// Judges a wish for access by a token.
+#[must_use]
+pub fn check(
+    descriptor: Ptr<u8>,
+    token: &Token,
+    desired: u32,
+    previously: u32,
+    mapping: &GENERIC_MAPPING,
+) -> Verdict {
+    let parts = Parts::read(descriptor);
+    let is_maximum = desired & MAXIMUM_ALLOWED != 0;
+    let mut wanted = map_generic(desired, mapping) & !MAXIMUM_ALLOWED;
+    let mut granted = previously;
+    let mut privileges = Vec::new();
+    let verdict = |granted, status, privileges| Verdict {
+        granted,
+        status,
+        privileges,
+    };
+    if wanted & SYSTEM_SECURITY != 0 {
+        if !token.has_privilege(privilege::SECURITY) {
+            return verdict(0, NtStatus::PRIVILEGE_NOT_HELD, privileges);
+        }
+        granted |= SYSTEM_SECURITY;
+        privileges.push(privilege::SECURITY);
+    }
+    wanted &= !granted;
+    granted |= from_dacl(&parts, token, wanted, mapping, is_maximum);
+    wanted &= !granted;
+    if wanted & WRITE_OWNER != 0 && token.has_privilege(privilege::TAKE_OWNERSHIP) {
+        granted |= WRITE_OWNER;
+        wanted &= !WRITE_OWNER;
+        privileges.push(privilege::TAKE_OWNERSHIP);
+    }
+    if wanted != 0 || granted == 0 {
+        return verdict(0, NtStatus::ACCESS_DENIED, Vec::new());
+    }
+    verdict(granted, NtStatus::SUCCESS, privileges)
+}
+
+/// A PRIVILEGE_SET of privileges that were used, in a block of its own; null when the pool is exhausted.
+fn privilege_set(privileges: &[u64]) -> Ptr<u8> {
+    let bytes = 8 + PRIVILEGE_BYTES * privileges.len() as u64;
+    let Some(set) = pool::allocate_zeroed(bytes, *b"SePr") else {
+        return Ptr::null();
+    };
+    set.cast::<u32>().write(low32(privileges.len() as u64));
+    for (index, luid) in (0..).zip(privileges) {
+        let at = set.add_bytes(8 + PRIVILEGE_BYTES * index);
+        at.cast::<u64>().write(*luid);
+        at.add_bytes(8).cast::<u32>().write(USED);
+    }
+    set
+}
+
+nt_api! { module = se_access;
+    /// RtlMapGenericMask.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    fn RtlMapGenericMask(access_mask: Ptr<u32>, generic_mapping: Ptr<GENERIC_MAPPING>) {
+        access_mask.write(map_generic(access_mask.read(), &generic_mapping.read()));
+    }
+
+    /// SeAccessCheck: whether a subject may have the access that it desires. Kernel mode may have everything.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("integrity labels, and ACEs for object types or with conditions")
+    fn SeAccessCheck(
+        security_descriptor: Ptr<u8>, subject_security_context: Ptr<SECURITY_SUBJECT_CONTEXT>,
+        subject_context_locked: Boolean, desired_access: ULong, previously_granted_access: ULong,
+        privileges: Ptr<Word>, generic_mapping: Ptr<GENERIC_MAPPING>, access_mode: ProcessorMode,
+        granted_access: Ptr<u32>, access_status: Ptr<u32>,
+    ) -> Boolean {
+        let answer = |granted, status: NtStatus| {
+            granted_access.write(granted);
+            access_status.write(status.0);
+            status.is_success()
+        };
+        if access_mode.0 == 0 {
+            let granted = if desired_access & MAXIMUM_ALLOWED == 0 {
+                desired_access | previously_granted_access
+            } else {
+                generic_mapping.read().GenericAll | (desired_access & !MAXIMUM_ALLOWED) | previously_granted_access
+            };
+            return answer(granted, NtStatus::SUCCESS);
+        }
+        if security_descriptor.is_null() {
+            return answer(0, NtStatus::ACCESS_DENIED);
+        }
+        let context = subject_security_context.read();
+        if !context.ClientToken.is_null() && context.ImpersonationLevel < token::LEVEL_IMPERSONATION {
+            return answer(0, NtStatus::BAD_IMPERSONATION_LEVEL);
+        }
+        if desired_access == 0 {
+            let status = if previously_granted_access == 0 { NtStatus::ACCESS_DENIED } else { NtStatus::SUCCESS };
+            return answer(previously_granted_access, status);
+        }
+        let Some(token) = judged(&context) else { return answer(0, NtStatus::ACCESS_DENIED) };
+        let verdict =
+            check(security_descriptor, &token, desired_access, previously_granted_access, &generic_mapping.read());
+        if !privileges.is_null() && !verdict.privileges.is_empty() {
+            privileges.write(privilege_set(&verdict.privileges).word());
+        }
+        answer(verdict.granted, verdict.status)
+    }
+
+    /// SeFreePrivileges: frees the set that SeAccessCheck returned.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
+    fn SeFreePrivileges(privileges: Ptr<u8>) {
+        pool::free(privileges, 0);
+    }
+
+    /// SeSinglePrivilegeCheck: whether the current thread has a privilege enabled. Kernel mode has all.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
+    fn SeSinglePrivilegeCheck(privilege_value: u64, previous_mode: ProcessorMode) -> Boolean {
+        previous_mode.0 == 0 || token::get(token::effective()).is_some_and(|token| token.has_privilege(privilege_value))
+    }
+
+    /// SePrivilegeCheck: whether a subject has all (or, as the set says, any) of some privileges enabled; marks those.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
+    fn SePrivilegeCheck(
+        required_privileges: Ptr<u8>, subject_security_context: Ptr<SECURITY_SUBJECT_CONTEXT>,
+        access_mode: ProcessorMode,
+    ) -> Boolean {
+        if access_mode.0 == 0 {
+            return true;
+        }
+        let context = subject_security_context.read();
+        if !context.ClientToken.is_null() && context.ImpersonationLevel < token::LEVEL_IMPERSONATION {
+            return false;
+        }
+        let Some(token) = judged(&context) else { return false };
+        let count = u64::from(required_privileges.cast::<u32>().read());
+        let must_have_all = required_privileges.add_bytes(4).cast::<u32>().read() & 1 != 0;
+        let mut held = 0;
+        for index in 0..count {
+            let at = required_privileges.add_bytes(8 + PRIVILEGE_BYTES * index);
+            if token.has_privilege(at.cast::<LUID>().read()) {
+                held += 1;
+                at.add_bytes(8).cast::<u32>().with(|attributes| *attributes |= USED);
+            }
+        }
+        if must_have_all { held == count } else { held > 0 }
+    }
+}

@@ -1,0 +1,500 @@
+//! Security descriptors of objects: making, asking, changing.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use super::access::map_generic;
+use super::acl::{self, Ace, CONTAINER_INHERIT, INHERIT_ONLY, NO_PROPAGATE, OBJECT_INHERIT};
+use super::descriptor::{
+    self, DACL_DEFAULTED, DACL_PRESENT, GROUP_DEFAULTED, OWNER_DEFAULTED, Parts, RELATIVE_BYTES,
+    SACL_DEFAULTED, SACL_PRESENT,
+};
+use super::subject::judged;
+use super::token::well_known;
+use crate::api::nt_api;
+use crate::ex::pool;
+use crate::io::driver;
+use crate::nt::{GENERIC_MAPPING, NtStatus, SECURITY_SUBJECT_CONTEXT};
+use crate::ob::{self, handles};
+use crate::raw::{Global, Ptr, Word, low32};
+use crate::shared;
+use crate::value::{Boolean, Handle, ProcessorMode, ULong};
+
+/// OWNER_SECURITY_INFORMATION.
+const OWNER: u32 = 1;
+/// GROUP_SECURITY_INFORMATION.
+const GROUP: u32 = 2;
+/// DACL_SECURITY_INFORMATION.
+const DACL: u32 = 4;
+/// SACL_SECURITY_INFORMATION.
+const SACL: u32 = 8;
+/// INHERITED_ACE.
+const INHERITED: u8 = 0x10;
+
+/// Self-relative descriptors of objects that were given one, by body.
+static DESCRIPTORS: Global<BTreeMap<u64, Vec<u8>>> =
+    Global::new("object security", BTreeMap::new());
+
+pub(super) fn initialize() {
+    DESCRIPTORS.with(BTreeMap::clear);
+}
+
+/// An object is gone.
+pub fn forget(body: u64) {
+    DESCRIPTORS.with(|all| all.remove(&body));
+}
+
+/// What an object has that nobody gave a descriptor: Administrators own it and may do everything, as LocalSystem may,
+/// and everyone may read.
+fn default_descriptor() -> Vec<u8> {
+    let allow = |mask, sid| Ace {
+        kind: acl::ALLOWED,
+        flags: 0,
+        mask,
+        sid,
+    };
+    let mut owner = well_known::administrators().bytes();
+    let mut group = well_known::system().bytes();
+    let mut dacl = acl::build(&[
+        allow(0x001F_01FF, well_known::system()),
+        allow(0x001F_01FF, well_known::administrators()),
+        allow(0x0012_0089, well_known::world()),
+    ]);
+    relative(DACL_PRESENT, &mut owner, &mut group, None, Some(&mut dacl))
+}
+
+/// A self-relative descriptor of parts of the shim's own.
+fn relative(
+    control: u16,
+    owner: &mut [u8],
+    group: &mut [u8],
+    sacl: Option<&mut Vec<u8>>,
+    dacl: Option<&mut Vec<u8>>,
+) -> Vec<u8> {
+    let mut bytes = alloc::vec![0; crate::raw::to_usize(RELATIVE_BYTES)];
+    let mut append = |part: &[u8]| {
+        if part.is_empty() {
+            return 0;
+        }
+        let offset = low32(bytes.len() as u64);
+        bytes.extend_from_slice(part);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        offset
+    };
+    let sacl = sacl.map_or(0, |part| append(part));
+    let dacl = dacl.map_or(0, |part| append(part));
+    let owner = append(owner);
+    let group = append(group);
+    bytes[0] = 1;
+    bytes[2..4].copy_from_slice(&(control | descriptor::SELF_RELATIVE).to_le_bytes());
+    for (index, offset) in [owner, group, sacl, dacl].into_iter().enumerate() {
+        bytes[4 + 4 * index..8 + 4 * index].copy_from_slice(&offset.to_le_bytes());
+    }
+    bytes
+}
+
+/// The parts of a descriptor that are asked for; the rest is absent.
+fn select(parts: &Parts, information: u32) -> Parts {
+    let keep = |bit: u32, part: Ptr<u8>| {
+        if information & bit == 0 {
+            Ptr::null()
+        } else {
+            part
+        }
+    };
+    let mut control = parts.control;
+    for (bit, flags) in [
+        (OWNER, OWNER_DEFAULTED),
+        (GROUP, GROUP_DEFAULTED),
+        (DACL, DACL_PRESENT | DACL_DEFAULTED),
+        (SACL, SACL_PRESENT | SACL_DEFAULTED),
+    ] {
+        if information & bit == 0 {
+            control &= !flags;
+        }
+    }
+    Parts {
+        control,
+        owner: keep(OWNER, parts.owner),
+        group: keep(GROUP, parts.group),
+        sacl: keep(SACL, parts.sacl),
+        dacl: keep(DACL, parts.dacl),
+    }
+}
+
+/// `old` with the parts that are named taken from `new`.
+fn merge(old: &Parts, new: &Parts, information: u32) -> Parts {
+    let (kept, taken) = (select(old, !information), select(new, information));
+    let either =
+        |bit: u32, new: Ptr<u8>, old: Ptr<u8>| if information & bit == 0 { old } else { new };
+    Parts {
+        control: kept.control | taken.control & !descriptor::SELF_RELATIVE,
+        owner: either(OWNER, taken.owner, kept.owner),
+        group: either(GROUP, taken.group, kept.group),
+        sacl: either(SACL, taken.sacl, kept.sacl),
+        dacl: either(DACL, taken.dacl, kept.dacl),
+    }
+}
+
+/// Works on the descriptor of an object, at an address.
+fn with_descriptor<R>(body: u64, work: impl FnOnce(Ptr<u8>) -> R) -> R {
+    let mut bytes = DESCRIPTORS
+        .with(|all| all.get(&body).cloned())
+        .unwrap_or_else(default_descriptor);
+    // On i386 shim memory must be below 4 GiB for a Ptr; its heap is.
+    work(Ptr::of(&mut bytes[0]))
+}
+
+fn query(body: u64, information: u32, target: Ptr<u8>, length: u32, needed: Ptr<u32>) -> NtStatus {
+    let bytes = with_descriptor(body, |descriptor| {
+        select(&Parts::read(descriptor), information).to_relative()
+    });
+    needed.write(low32(bytes.len() as u64));
+    if (length as usize) < bytes.len() {
+        return NtStatus::BUFFER_TOO_SMALL;
+    }
+    target.write_bytes(&bytes);
+    NtStatus::SUCCESS
+}
+
+fn set(body: u64, information: u32, modification: Ptr<u8>) -> NtStatus {
+    if modification.is_null() {
+        return NtStatus::ACCESS_VIOLATION;
+    }
+    if modification.read() != 1 {
+        return NtStatus::UNKNOWN_REVISION;
+    }
+    if !descriptor::is_valid(modification) {
+        return NtStatus::INVALID_SECURITY_DESCR;
+    }
+    let new = Parts::read(modification);
+    if information & OWNER != 0 && new.owner.is_null() {
+        return NtStatus::INVALID_OWNER;
+    }
+    let bytes = with_descriptor(body, |old| {
+        merge(&Parts::read(old), &new, information).to_relative()
+    });
+    DESCRIPTORS.with(|all| all.insert(body, bytes));
+    NtStatus::SUCCESS
+}
+
+fn body_of(handle: u64) -> Result<u64, NtStatus> {
+    match low32(handle).cast_signed() {
+        -1 => Ok(crate::ps::current_process().addr()),
+        -2 => Ok(crate::ps::current_thread().addr()),
+        _ => handles::lookup(shared::current_process(), handle)
+            .map(|entry| entry.body)
+            .ok_or(NtStatus::INVALID_HANDLE),
+    }
+}
+
+/// A block of the driver's with these bytes; null when the pool is exhausted.
+fn driver_block(bytes: &[u8]) -> Ptr<u8> {
+    let owner = driver::owner_of(shared::caller());
+    let block = pool::allocate(bytes.len() as u64, u32::from_le_bytes(*b"SeSd"), owner);
+    if !block.is_null() {
+        block.write_bytes(bytes);
+    }
+    block
+}
+
+/// What a new object inherits of its parent's ACEs.
+fn inherited(parent: Ptr<u8>, is_container: bool, mapping: &GENERIC_MAPPING) -> Vec<Ace> {
+    acl::access_aces(parent)
+        .into_iter()
+        .filter_map(|mut ace| {
+            let (objects, containers) = (
+                ace.flags & OBJECT_INHERIT != 0,
+                ace.flags & CONTAINER_INHERIT != 0,
+            );
+            let has_effect = if is_container { containers } else { objects };
+            let is_passed_on =
+                is_container && (objects || containers) && ace.flags & NO_PROPAGATE == 0;
+            if !has_effect && !is_passed_on {
+                return None;
+            }
+            ace.flags = if is_passed_on {
+                ace.flags & !INHERIT_ONLY | if has_effect { 0 } else { INHERIT_ONLY }
+            } else {
+                0
+            };
+            ace.flags &= !INHERITED;
+            if has_effect {
+                ace.mask = map_generic(ace.mask, mapping);
+            }
+            Some(ace)
+        })
+        .collect()
+}
+
+fn assign(
+    parent: Ptr<u8>,
+    explicit: Ptr<u8>,
+    is_container: bool,
+    context: &SECURITY_SUBJECT_CONTEXT,
+    mapping: &GENERIC_MAPPING,
+) -> Result<Vec<u8>, NtStatus> {
+    let token = judged(context).ok_or(NtStatus::NO_TOKEN)?;
+    let read = |at: Ptr<u8>| at.non_null().map(Parts::read).unwrap_or_default();
+    let (parent, explicit) = (read(parent), read(explicit));
+    let sid = |at: Ptr<u8>, default: &super::sid::Sid| {
+        at.non_null()
+            .and_then(super::sid::Sid::read)
+            .unwrap_or_else(|| default.clone())
+            .bytes()
+    };
+    let mut owner = sid(explicit.owner, &token.owner);
+    let mut group = sid(explicit.group, &token.primary_group);
+    let mut control = 0;
+    let has_explicit =
+        explicit.control & DACL_PRESENT != 0 && explicit.control & DACL_DEFAULTED == 0;
+    let from_parent = inherited_or_none(&parent, is_container, mapping);
+    let mut dacl = if has_explicit {
+        control |= DACL_PRESENT;
+        explicit
+            .dacl
+            .non_null()
+            .map(|dacl| mapped(&acl::access_aces(dacl), mapping))
+    } else if let Some(aces) = from_parent {
+        control |= DACL_PRESENT;
+        Some(acl::build(&aces))
+    } else if explicit.control & DACL_PRESENT != 0 {
+        control |= DACL_PRESENT | DACL_DEFAULTED;
+        explicit
+            .dacl
+            .non_null()
+            .map(|dacl| mapped(&acl::access_aces(dacl), mapping))
+    } else {
+        control |= DACL_PRESENT | DACL_DEFAULTED;
+        let mut default = token.default_dacl.clone();
+        let aces = acl::access_aces(Ptr::of(&mut default[0]));
+        Some(mapped(&aces, mapping))
+    };
+    Ok(relative(
+        control,
+        &mut owner,
+        &mut group,
+        None,
+        dacl.as_mut(),
+    ))
+}
+
+fn mapped(aces: &[Ace], mapping: &GENERIC_MAPPING) -> Vec<u8> {
+    let aces: Vec<Ace> = aces
+        .iter()
+        .map(|ace| Ace {
+            mask: map_generic(ace.mask, mapping),
+            ..ace.clone()
+        })
+        .collect();
+    acl::build(&aces)
+}
+
+fn inherited_or_none(
+    parent: &Parts,
+    is_container: bool,
+    mapping: &GENERIC_MAPPING,
+) -> Option<Vec<Ace>> {
+    let aces = inherited(parent.dacl.non_null()?, is_container, mapping);
+    (!aces.is_empty()).then_some(aces)
+}
+
+nt_api! { module = se_object;
+    /// ZwQuerySecurityObject. BUFFER_TOO_SMALL: the length says what is needed.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
+    fn ZwQuerySecurityObject(
+        handle: Handle, security_information: ULong, security_descriptor: Ptr<u8>, length: ULong,
+        length_needed: Ptr<u32>,
+    ) -> NtStatus {
+        match body_of(handle.0) {
+            Ok(body) => query(body, security_information, security_descriptor, length, length_needed),
+            Err(status) => status,
+        }
+    }
+
+    /// NtQuerySecurityObject: the kernel's caller is trusted.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
+    fn NtQuerySecurityObject(
+        handle: Handle, security_information: ULong, security_descriptor: Ptr<u8>, length: ULong,
+        length_needed: Ptr<u32>,
+    ) -> NtStatus {
+        ZwQuerySecurityObject(handle, security_information, security_descriptor, length, length_needed)
+    }
+
+    /// ZwSetSecurityObject.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("opening a device is not checked against its descriptor")
+    fn ZwSetSecurityObject(handle: Handle, security_information: ULong, security_descriptor: Ptr<u8>) -> NtStatus {
+        match body_of(handle.0) {
+            Ok(body) => set(body, security_information, security_descriptor),
+            Err(status) => status,
+        }
+    }
+
+    /// NtSetSecurityObject: the kernel's caller is trusted.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("opening a device is not checked against its descriptor")
+    fn NtSetSecurityObject(handle: Handle, security_information: ULong, security_descriptor: Ptr<u8>) -> NtStatus {
+        ZwSetSecurityObject(handle, security_information, security_descriptor)
+    }
+
+    /// ObSetSecurityObjectByPointer.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("opening a device is not checked against its descriptor")
+    fn ObSetSecurityObjectByPointer(
+        object: Ptr<u8>, security_information: ULong, security_descriptor: Ptr<u8>,
+    ) -> NtStatus {
+        set(object.addr(), security_information, security_descriptor)
+    }
+
+    /// ObGetObjectSecurity: the object's descriptor, which ObReleaseObjectSecurity frees.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
+    fn ObGetObjectSecurity(object: Ptr<u8>, security_descriptor: Ptr<Word>, memory_allocated: Ptr<u8>) -> NtStatus {
+        if ob::lookup(object.addr()).is_none() {
+            return NtStatus::INVALID_PARAMETER;
+        }
+        let bytes = with_descriptor(object.addr(), |descriptor| Parts::read(descriptor).to_relative());
+        let block = driver_block(&bytes);
+        if block.is_null() {
+            return NtStatus::INSUFFICIENT_RESOURCES;
+        }
+        security_descriptor.write(block.word());
+        memory_allocated.write(1);
+        NtStatus::SUCCESS
+    }
+
+    /// ObReleaseObjectSecurity.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
+    fn ObReleaseObjectSecurity(security_descriptor: Ptr<u8>, memory_allocated: Boolean) {
+        if memory_allocated && !security_descriptor.is_null() {
+            pool::free(security_descriptor, 0);
+        }
+    }
+
+    /// SeCaptureSecurityDescriptor: a checked self-relative copy; the kernel's own is taken as it is unless asked
+    /// otherwise.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
+    fn SeCaptureSecurityDescriptor(
+        original: Ptr<u8>, current_mode: ProcessorMode, pool_type: ULong, capture_if_kernel: Boolean,
+        captured: Ptr<Word>,
+    ) -> NtStatus {
+        if original.is_null() || current_mode.0 == 0 && !capture_if_kernel {
+            captured.write(original.word());
+            return NtStatus::SUCCESS;
+        }
+        if original.read() != 1 {
+            return NtStatus::UNKNOWN_REVISION;
+        }
+        let parts = Parts::read(original);
+        for sid in [parts.owner, parts.group] {
+            if !sid.is_null() && !super::sid::RtlValidSid(sid) {
+                return NtStatus::INVALID_SID;
+            }
+        }
+        for part in [parts.sacl, parts.dacl] {
+            if !part.is_null() && !acl::is_valid(part) {
+                return NtStatus::INVALID_ACL;
+            }
+        }
+        let block = driver_block(&parts.to_relative());
+        if block.is_null() {
+            return NtStatus::INSUFFICIENT_RESOURCES;
+        }
+        captured.write(block.word());
+        NtStatus::SUCCESS
+    }
+
+    /// SeReleaseSecurityDescriptor: frees what SeCaptureSecurityDescriptor copied.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
+    fn SeReleaseSecurityDescriptor(
+        captured: Ptr<u8>, current_mode: ProcessorMode, capture_if_kernel: Boolean,
+    ) -> NtStatus {
+        if !captured.is_null() && (current_mode.0 != 0 || capture_if_kernel) {
+            pool::free(captured, 0);
+        }
+        NtStatus::SUCCESS
+    }
+
+    /// SeValidSecurityDescriptor: of a self-relative descriptor.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
+    fn SeValidSecurityDescriptor(length: ULong, security_descriptor: Ptr<u8>) -> Boolean {
+        descriptor::is_valid_relative(security_descriptor, u64::from(length), 0)
+    }
+
+    /// SeQuerySecurityDescriptorInfo: the parts asked for of a descriptor. BUFFER_TOO_SMALL: the length says what is
+    /// needed.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
+    fn SeQuerySecurityDescriptorInfo(
+        security_information: Ptr<u32>, security_descriptor: Ptr<u8>, length: Ptr<u32>,
+        objects_security_descriptor: Ptr<Word>,
+    ) -> NtStatus {
+        let object = Ptr::<u8>::new(crate::raw::from_word(objects_security_descriptor.read()));
+        let parts = object.non_null().map(Parts::read).unwrap_or_default();
+        let bytes = select(&parts, security_information.read()).to_relative();
+        let available = length.read();
+        length.write(low32(bytes.len() as u64));
+        if (available as usize) < bytes.len() {
+            return NtStatus::BUFFER_TOO_SMALL;
+        }
+        security_descriptor.write_bytes(&bytes);
+        NtStatus::SUCCESS
+    }
+
+    /// SeSetSecurityDescriptorInfo: a new descriptor in place of the old one, which the caller frees.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("nothing is inherited anew")
+    fn SeSetSecurityDescriptorInfo(
+        object: Ptr<u8>, security_information: Ptr<u32>, modification_descriptor: Ptr<u8>,
+        objects_security_descriptor: Ptr<Word>, pool_type: ULong, generic_mapping: Ptr<GENERIC_MAPPING>,
+    ) -> NtStatus {
+        let old = Ptr::<u8>::new(crate::raw::from_word(objects_security_descriptor.read()));
+        if old.is_null() {
+            return NtStatus::NO_SECURITY_ON_OBJECT;
+        }
+        let (old, new) = (Parts::read(old), Parts::read(modification_descriptor));
+        let information = security_information.read();
+        if information & OWNER != 0 && new.owner.is_null() {
+            return NtStatus::INVALID_OWNER;
+        }
+        let block = driver_block(&merge(&old, &new, information).to_relative());
+        if block.is_null() {
+            return NtStatus::INSUFFICIENT_RESOURCES;
+        }
+        objects_security_descriptor.write(block.word());
+        NtStatus::SUCCESS
+    }
+
+    /// SeAssignSecurity: the descriptor of a new object, from its creator's wish, its parent and the creator's token.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("system ACLs; ACEs for CREATOR OWNER are not replaced")
+    fn SeAssignSecurity(
+        parent_descriptor: Ptr<u8>, explicit_descriptor: Ptr<u8>, new_descriptor: Ptr<Word>,
+        is_directory_object: Boolean, subject_context: Ptr<SECURITY_SUBJECT_CONTEXT>,
+        generic_mapping: Ptr<GENERIC_MAPPING>, pool_type: ULong,
+    ) -> NtStatus {
+        let result = assign(
+            parent_descriptor, explicit_descriptor, is_directory_object, &subject_context.read(),
+            &generic_mapping.read(),
+        );
+        match result.map(|bytes| driver_block(&bytes)) {
+            Ok(block) if !block.is_null() => {
+                new_descriptor.write(block.word());
+                NtStatus::SUCCESS
+            }
+            Ok(_) => NtStatus::INSUFFICIENT_RESOURCES,
+            Err(status) => status,
+        }
+    }
+
+    /// SeDeassignSecurity: frees what SeAssignSecurity made.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
+    fn SeDeassignSecurity(security_descriptor: Ptr<Word>) -> NtStatus {
+        let block = crate::raw::from_word(security_descriptor.read());
+        if block != 0 {
+            pool::free(Ptr::new(block), 0);
+            security_descriptor.write(0);
+        }
+        NtStatus::SUCCESS
+    }
+
+    /// SeAuditingFileEvents: nothing is audited, as on a system whose audit policy is empty.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
+    fn SeAuditingFileEvents(access_granted: Boolean, security_descriptor: Ptr<u8>) -> Boolean {
+        false
+    }
+}
