@@ -160,7 +160,10 @@ pub fn load(base: u64, bytes: u64, entry: u64, name: &str) -> Result<u64, NtStat
     crate::cm::ensure_service(name);
     DRIVERS.with(|drivers| drivers.loaded.push(driver.clone()));
     // NT tells of the image's path; the name of the driver's object is what there is.
-    let named = Ptr::of(&mut driver.object.read().DriverName);
+    let named = driver
+        .object
+        .add_bytes(core::mem::offset_of!(DRIVER_OBJECT, DriverName) as u64)
+        .cast();
     crate::ps::notify::image(named, base, bytes);
     let arguments = [driver.object.addr(), driver.registry_path.addr()];
     let status = NtStatus(low32(shared::call_driver(
