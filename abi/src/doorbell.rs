@@ -31,6 +31,9 @@ pub enum Call {
     ArmTimer = 8,
     /// A mapped physical range was unmapped by the guest: `arguments` = guest-virtual address, bytes.
     UnmapPhysical = 9,
+    /// Map a thread's kernel stack: `arguments` = guest-virtual address inside the stack window, guest-physical address
+    /// inside the pool, bytes; all multiples of the page size. `results[0]` = NTSTATUS.
+    MapStack = 10,
     /// Files of the host; see [`crate::file`].
     File = 32,
 }
@@ -49,6 +52,7 @@ impl Call {
             7 => Self::SetProcessIoAccessMap,
             8 => Self::ArmTimer,
             9 => Self::UnmapPhysical,
+            10 => Self::MapStack,
             32 => Self::File,
             _ => return None,
         })

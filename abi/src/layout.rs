@@ -122,6 +122,16 @@ pub const SPECIAL_POOL: u64 = IO_WINDOW + IO_WINDOW_SIZE;
 /// Bytes of address space for the special pool.
 pub const SPECIAL_POOL_SIZE: u64 = 0x0200_0000;
 
+/// Threads' kernel stacks, each above an unmapped page; their entries are filled by [`crate::doorbell::Call::MapStack`].
+pub const THREAD_STACKS: u64 = 0x7800_0000;
+/// Bytes of address space for threads' kernel stacks.
+pub const THREAD_STACKS_SIZE: u64 = 0x0400_0000;
+/// Bytes of a thread's kernel stack on NT: i386, amd64.
+pub const THREAD_STACK_NT_BYTES: [u64; 2] = [0x3000, 0x6000];
+/// Bytes that a thread's kernel stack has beside them, for the shim's calls on it: i386, amd64, where an exception's
+/// dispatch takes 20 KiB.
+pub const THREAD_STACK_SHIM_BYTES: [u64; 2] = [0x4000, 0x9000];
+
 /// KUSER_SHARED_DATA as i386 drivers know it.
 pub const KUSER_I386: u64 = 0xFFDF_0000;
 /// KUSER_SHARED_DATA as amd64 drivers know it. Unreachable in ring3 mode, where the shim serves the fault.

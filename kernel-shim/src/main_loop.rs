@@ -1,7 +1,7 @@
 //! The shim's life: boot, requests, shutdown.
 
 use crate::io::{buffers, driver, file, request};
-use crate::ke::{iopm, time, timer};
+use crate::ke::{iopm, sched, time, timer};
 use crate::nt::{NtStatus, PASSIVE_LEVEL};
 use crate::platform::{Platform, PortAccess};
 use crate::raw::{low8, low16, low32, to_usize};
@@ -52,10 +52,9 @@ pub(crate) fn initialize() {
     view::initialize();
 }
 
-/// Serves the next request; idles when there is none.
+/// Runs what can run; then hands out the next request, or idles when there is none. On the idle thread.
 fn serve_one_or_idle() {
-    ke::deliver_deferred();
-    ex::work::run_all();
+    sched::run_ready();
     for _ in 0..POLLS {
         if let Some(request) = shared::next_request() {
             serve(&request);
@@ -63,33 +62,62 @@ fn serve_one_or_idle() {
         }
         core::hint::spin_loop();
     }
+    idle();
+}
+
+/// Lets the VMM have the processor until a request comes or a timer is due.
+fn idle() {
     shared::platform().doorbell(Call::Idle, [timer::next_due(), 0, 0, 0, 0, 0]);
     time::update();
     timer::expire();
 }
 
-/// Serves one request. What is not answered here is answered when the driver completes its IRP.
+/// The idle thread waits: the others run meanwhile.
+pub(crate) fn wait_on_idle_thread(is_over: impl Fn() -> bool) {
+    loop {
+        sched::run_ready();
+        if is_over() {
+            return;
+        }
+        idle();
+    }
+}
+
+/// Hands a request to a thread of its process. Port accesses, which neither block nor call the driver, are answered here.
 pub(crate) fn serve(request: &Request) {
     time::update();
-    shared::set_current_process(if request.process == 0 {
-        ps::SYSTEM_ID
-    } else {
-        request.process
-    });
-    if let Some(answer) = answer(request) {
-        let (status, value) = match answer {
-            Ok(value) => (NtStatus::SUCCESS, value),
-            Err(status) => (status, 0),
-        };
-        shared::post(&Completion {
-            id: request.id,
-            status: status.0,
-            reserved: 0,
-            information: 0,
-            value,
-        });
+    let served = match Operation::from_number(request.operation) {
+        Some(Operation::PortIn | Operation::PortOut | Operation::Shutdown) | None => {
+            post(request, answer(request));
+            return;
+        }
+        Some(_) => ps::client::serve(request),
+    };
+    if let Err(status) = served {
+        post(request, Some(Err(status)));
     }
-    shared::set_current_process(ps::SYSTEM_ID);
+}
+
+/// Answers a request, on a thread of its process. What is not answered here is answered when the driver completes its
+/// IRP.
+pub(crate) fn answer_on_thread(request: &Request) {
+    time::update();
+    post(request, answer(request));
+}
+
+fn post(request: &Request, answer: Option<Result<u64, NtStatus>>) {
+    let Some(answer) = answer else { return };
+    let (status, value) = match answer {
+        Ok(value) => (NtStatus::SUCCESS, value),
+        Err(status) => (status, 0),
+    };
+    shared::post(&Completion {
+        id: request.id,
+        status: status.0,
+        reserved: 0,
+        information: 0,
+        value,
+    });
 }
 
 fn to_result(status: NtStatus) -> Result<u64, NtStatus> {
@@ -204,8 +232,8 @@ pub fn begin_tick() -> bool {
     true
 }
 
-/// The timer tick, in the interrupted code's stead: time, expired timers, DPCs. The depth of shim code is 1, and 0 when
-/// the interrupted code is resumed.
+/// The timer tick, in the interrupted code's stead: time, expired timers, DPCs, and the end of a quantum. The depth of
+/// shim code is 1, and 0 when the interrupted code is resumed.
 pub fn tick() {
     shared::set_in_tick(1);
     shared::set_tick_due(0);
@@ -213,6 +241,8 @@ pub fn tick() {
     timer::expire();
     ke::dpc::run_all();
     shared::set_in_tick(0);
+    sched::on_tick();
+    ke::deliver_deferred();
 }
 
 /// Stops the guest because the shim itself failed.

@@ -286,6 +286,11 @@ pub fn caller() -> u64 {
     CALLER.load(Ordering::Relaxed)
 }
 
+/// Where that return address lies; 0 outside of an API call.
+pub(crate) fn caller_stack() -> u64 {
+    CALLER_STACK.load(Ordering::Relaxed)
+}
+
 /// Enters shim code from the driver. Returns what [`leave`] wants.
 pub(crate) fn enter(site: CallSite) -> CallSite {
     set_depth(depth() + 1);

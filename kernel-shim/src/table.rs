@@ -57,6 +57,7 @@ macro_rules! modules {
 }
 
 modules! {
+    ke_apc => crate::ke::apc::api_table;
     ke_bugcheck => crate::ke::bugcheck::api_table;
     ke_bugcheck_callback => crate::ke::bugcheck_callback::api_table;
     ke_data => crate::ke::data::data_table;
@@ -68,11 +69,15 @@ modules! {
     ke_fpu => crate::ke::fpu::api_table;
     ke_iopm => crate::ke::iopm::api_table;
     ke_irql => crate::ke::irql::api_table;
-    ke_processor => crate::ke::processor::api_table;
-    ke_queued_lock => crate::ke::queued_lock::api_table;
+    ke_mutex => crate::ke::mutex::api_table;
+    ke_priority => crate::ke::priority::api_table;
+    ke_queue => crate::ke::queue::api_table;
     ke_spin_lock => crate::ke::spin_lock::api_table;
     ke_time => crate::ke::time::api_table;
     ke_timer => crate::ke::timer::api_table;
+    ke_wait => crate::ke::wait::api_table;
+    ke_processor => crate::ke::processor::api_table;
+    ke_queued_lock => crate::ke::queued_lock::api_table;
     ex_callback => crate::ex::callback::api_table;
     ex_fast_mutex => crate::ex::fast_mutex::api_table;
     ex_interlocked => crate::ex::interlocked::api_table;
@@ -123,7 +128,9 @@ modules! {
     mm_virtual_memory => crate::mm::virtual_memory::api_table;
     mm_section => crate::mm::section::api_table;
     ob_api => crate::ob::api::api_table;
-    ps => crate::ps::api_table;
+    ps => crate::ps::api::api_table;
+    ps_data => crate::ps::data::data_table;
+    ps_notify => crate::ps::notify::api_table;
     seh => crate::seh::api::api_table;
     rtl_ansi => crate::rtl::ansi::api_table;
     rtl_ansi_unicode => crate::rtl::ansi_unicode::api_table;

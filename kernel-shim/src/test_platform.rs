@@ -22,7 +22,7 @@ use abi::doorbell::Call;
 use abi::layout::{self, Shared};
 
 /// Bytes of the test machine's pool.
-pub(crate) const POOL_BYTES: u64 = 0x4_0000;
+pub(crate) const POOL_BYTES: u64 = 0x20_0000;
 /// Bytes of client memory.
 pub(crate) const USER_BYTES: u64 = 0x8_0000;
 /// Guest-physical address behind the pool.
@@ -75,6 +75,8 @@ impl Platform for Fake {
             0,
             0,
             thread_start as *const () as u64,
+            // A null return address, and what aligns the stack.
+            0,
             0,
         ];
         let stack_pointer = top - size_of_val(&words) as u64;
@@ -83,8 +85,14 @@ impl Platform for Fake {
     }
 
     fn switch_stack(&self, save_at: u64, stack_pointer: u64) {
+        if crate::ke::sched::left_idle() {
+            MAIN_STACK_AT.store(save_at, Ordering::Relaxed);
+        }
         // SAFETY: the scheduler passes its own word and the stack pointer of a stack that waits to go on.
         unsafe { switch(save_at, stack_pointer) };
+        if let Some(payload) = lock(&PANIC).take() {
+            resume_unwind(payload);
+        }
     }
 
     fn resume(&self, _: &Registers, _: bool, _: Option<&FxSave>, _: u32) -> ! {
@@ -170,6 +178,23 @@ extern "C" fn thread_start() {
 
 struct Halted;
 
+/// Where the test's own stack has its pointer, while a thread runs.
+static MAIN_STACK_AT: AtomicU64 = AtomicU64::new(0);
+/// What a thread panicked with, for the test's own stack.
+static PANIC: Mutex<Option<Box<dyn std::any::Any + Send>>> = Mutex::new(None);
+
+/// Runs a thread; its panic, and its stopping the guest, go on on the test's own stack.
+pub(crate) fn run_on_thread_stack(run: impl FnOnce()) -> ! {
+    let result = catch_unwind(AssertUnwindSafe(run));
+    let payload = result.expect_err("a thread's first function does not return");
+    *lock(&PANIC) = Some(payload);
+    let main_stack = volatile_read(MAIN_STACK_AT.load(Ordering::Relaxed));
+    let mut never_again = 0_u64;
+    // SAFETY: the test's own stack waits in `switch_stack`; nothing switches back to this one.
+    unsafe { switch(Ptr::of(&mut never_again).addr(), main_stack) };
+    unreachable!("the stack of a thread that panicked")
+}
+
 /// Calls code by address in Microsoft's convention.
 pub(crate) fn call(function: u64, arguments: &[u64]) -> u64 {
     type Routine = extern "win64-unwind" fn(u64, u64, u64, u64, u64, u64, u64, u64) -> u64;
@@ -191,7 +216,7 @@ pub(crate) fn api(name: &str, arguments: &[u64]) -> u64 {
 fn fake() -> &'static Fake {
     static FAKE: OnceLock<Fake> = OnceLock::new();
     FAKE.get_or_init(|| {
-        let bytes = layout::SPECIAL_POOL + layout::SPECIAL_POOL_SIZE + 0x1000;
+        let bytes = layout::THREAD_STACKS + 1100 * 0x2_0000 + 0x1000;
         let layout = Layout::from_size_align(usize::try_from(bytes).unwrap(), 16).unwrap();
         // SAFETY: the layout's size is not 0. Nothing of it is touched but what the tests use.
         let memory = unsafe { alloc_zeroed(layout) };
@@ -241,7 +266,7 @@ fn boot(verify: u32) -> Machine {
         flags: 1,
     };
     let mut regions = [region(0, 0, 0, RegionKind::Shim); MAX_REGIONS];
-    let user = layout::RAM_BASE + 0x20_0000;
+    let user = layout::RAM_BASE + 0x40_0000;
     regions[0] = region(
         fake.base + layout::POOL,
         POOL_PHYSICAL,
@@ -322,7 +347,7 @@ impl Machine {
         (self.write_user(0xF000, &bytes), bytes.len() as u64)
     }
 
-    /// Serves a request; returns its id.
+    /// Serves a request, as far as that goes without waiting; returns its id.
     pub(crate) fn send(&mut self, process: u32, operation: Operation, arguments: &[u64]) -> u64 {
         self.ids += 1;
         let mut all = [0; 6];
@@ -333,6 +358,7 @@ impl Machine {
             process,
             arguments: all,
         });
+        crate::ke::sched::run_ready();
         self.ids
     }
 

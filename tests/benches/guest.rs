@@ -74,7 +74,11 @@ struct Bench {
 impl Bench {
     fn start(driver: &Path, privilege: Privilege) -> Result<Self, Failure> {
         let machine = start(Launch {
-            driver: driver.to_owned(),
+            drivers: vec![driver.to_owned()],
+            available: Vec::new(),
+            windows: None,
+            registry: None,
+            files: None,
             policy: Policy::from_str("benchmark", "")?,
             privilege: Some(privilege),
             memory_bytes: MEMORY_BYTES,

@@ -67,7 +67,7 @@ nt_api! { module = ex_misc;
     /// UserMode (1) in a request of a client process, KernelMode (0) otherwise.
     ntoskrnl both stdcall irql(ANY_LEVEL) implemented
     fn ExGetPreviousMode() -> ProcessorMode {
-        ProcessorMode((shared::current_process() != ps::SYSTEM_ID).into())
+        ps::previous_mode()
     }
 
     /// Whether the processor has a feature (PF_ number).

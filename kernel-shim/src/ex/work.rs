@@ -1,7 +1,7 @@
 //! Work items: routines that are called later, at PASSIVE_LEVEL in the System process.
 //!
-//! There are three queues, the most urgent first. [`take`] hands out the next item and [`run`] runs it; who calls them
-//! is the main loop when it has nothing else to do, or worker threads, which [`work_was_queued`] wakes.
+//! There are three queues, the most urgent first. [`take`] hands out the next item and [`run`] runs it, on worker threads,
+//! which [`work_was_queued`] wakes.
 
 use alloc::collections::VecDeque;
 
@@ -48,7 +48,14 @@ pub(crate) fn initialize() {
 }
 
 /// Called whenever an item was queued.
-fn work_was_queued() {}
+fn work_was_queued() {
+    ps::worker::wake();
+}
+
+/// Whether nothing is queued.
+pub(crate) fn is_empty() -> bool {
+    WORK.with(|queues| queues.iter().all(VecDeque::is_empty))
+}
 
 /// Whether the item is in a queue.
 pub(crate) fn is_queued(item: Ptr<WORK_QUEUE_ITEM>) -> bool {
@@ -154,6 +161,7 @@ pub(crate) fn run(item: WorkItem) {
 }
 
 /// Runs all that is queued, and what that queues.
+#[cfg(test)]
 pub(crate) fn run_all() {
     while let Some(item) = take() {
         run(item);

@@ -7,8 +7,9 @@ use super::directory::{self, Wish as Listing};
 use super::{Opened, Wish, call, info, is_volume, metadata, open, opened, transfer};
 use crate::api::nt_api;
 use crate::io::file::map_access;
+use crate::io::open::{DeviceIo, Open, Operation, device_io, open_device};
 use crate::ke::event;
-use crate::nt::{FILE_OBJECT, IO_STATUS_BLOCK, NtStatus, OBJECT_ATTRIBUTES};
+use crate::nt::{FILE_OBJECT, IO_STATUS_BLOCK, IRP_MJ_FLUSH_BUFFERS, NtStatus, OBJECT_ATTRIBUTES};
 use crate::ob::{self, ObjectType, handles, names};
 use crate::raw::{Ptr, Word, from_word, to_word, unicode_text};
 use crate::shared;
@@ -66,8 +67,14 @@ fn create(attributes: Ptr<OBJECT_ATTRIBUTES>, wish: Wish) -> Result<(u64, u64), 
     };
     let found = names::resolve(&name)?;
     if !is_volume(found.body) {
-        let handle = crate::io::file::open_for_kernel(&name, wish.access, process)?;
-        return Ok((handle, 1));
+        let device = Open {
+            access: wish.access,
+            share: wish.share,
+            disposition: wish.disposition,
+            options: wish.options,
+            ..Open::new(name)
+        };
+        return open_device(&device, process);
     }
     let (file, information) = open(&found.rest, wish)?;
     let handle = handles::insert(process, file.addr(), map_access(wish.access));
@@ -122,6 +129,23 @@ fn read_or_write(
 ) -> NtStatus {
     let (file, known, access) = match host_file(handle) {
         Ok(found) => found,
+        // Neither a host file nor a bad handle: a device's.
+        Err(NtStatus::INVALID_DEVICE_REQUEST) => {
+            let at = offset
+                .non_null()
+                .map_or(0, |offset| offset.read().cast_unsigned());
+            let operation = if is_write {
+                Operation::Write(buffer.addr(), length, at)
+            } else {
+                Operation::Read(buffer.addr(), length, at)
+            };
+            return device_io(&DeviceIo {
+                handle,
+                event,
+                block,
+                operation,
+            });
+        }
         Err(status) => return status,
     };
     if known.is_directory {
@@ -319,7 +343,7 @@ nt_api! { module = fs_api;
     }
 
     /// ZwReadFile. END_OF_FILE: there is nothing at the offset.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("handles of devices; APC routines")
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("APC routines")
     fn ZwReadFile(
         file_handle: Handle, event: Handle, apc_routine: Ptr<u8>, apc_context: Ptr<u8>,
         io_status_block: Ptr<IO_STATUS_BLOCK>, buffer: Ptr<u8>, length: ULong, byte_offset: Ptr<i64>, key: Ptr<u32>,
@@ -328,7 +352,7 @@ nt_api! { module = fs_api;
     }
 
     /// NtReadFile: the kernel's caller is trusted.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("handles of devices; APC routines")
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("APC routines")
     fn NtReadFile(
         file_handle: Handle, event: Handle, apc_routine: Ptr<u8>, apc_context: Ptr<u8>,
         io_status_block: Ptr<IO_STATUS_BLOCK>, buffer: Ptr<u8>, length: ULong, byte_offset: Ptr<i64>, key: Ptr<u32>,
@@ -337,7 +361,7 @@ nt_api! { module = fs_api;
     }
 
     /// ZwWriteFile.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("handles of devices; APC routines")
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("APC routines")
     fn ZwWriteFile(
         file_handle: Handle, event: Handle, apc_routine: Ptr<u8>, apc_context: Ptr<u8>,
         io_status_block: Ptr<IO_STATUS_BLOCK>, buffer: Ptr<u8>, length: ULong, byte_offset: Ptr<i64>, key: Ptr<u32>,
@@ -346,7 +370,7 @@ nt_api! { module = fs_api;
     }
 
     /// NtWriteFile: the kernel's caller is trusted.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("handles of devices; APC routines")
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("APC routines")
     fn NtWriteFile(
         file_handle: Handle, event: Handle, apc_routine: Ptr<u8>, apc_context: Ptr<u8>,
         io_status_block: Ptr<IO_STATUS_BLOCK>, buffer: Ptr<u8>, length: ULong, byte_offset: Ptr<i64>, key: Ptr<u32>,
@@ -432,13 +456,19 @@ nt_api! { module = fs_api;
     }
 
     /// ZwFlushBuffersFile: what was written is on the host's disk.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("handles of devices")
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
     fn ZwFlushBuffersFile(file_handle: Handle, io_status_block: Ptr<IO_STATUS_BLOCK>) -> NtStatus {
         match host_file(file_handle.0) {
             Ok((_, known, _)) => {
                 let flushed = call(FileCall::Flush, known.id, Ptr::null(), 0, 0, 0);
                 done(io_status_block, flushed.err().unwrap_or(NtStatus::SUCCESS), 0)
             }
+            Err(NtStatus::INVALID_DEVICE_REQUEST) => device_io(&DeviceIo {
+                handle: file_handle.0,
+                event: 0,
+                block: io_status_block,
+                operation: Operation::Plain(IRP_MJ_FLUSH_BUFFERS),
+            }),
             Err(status) => status,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::open::{DeviceIo, Operation, device_io};
 use crate::api::nt_api;
-use crate::nt::{IO_STATUS_BLOCK, IRP_MJ_FLUSH_BUFFERS, NtStatus};
+use crate::nt::{IO_STATUS_BLOCK, NtStatus};
 use crate::raw::Ptr;
 use crate::value::{Handle, ULong};
 
@@ -65,17 +65,6 @@ macro_rules! control_functions {
                     control(file_handle, event, io_status_block, &arguments, $is_device)
                 }
             )*
-
-            /// Sends IRP_MJ_FLUSH_BUFFERS.
-            ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
-            fn ZwFlushBuffersFile(file_handle: Handle, io_status_block: Ptr<IO_STATUS_BLOCK>) -> NtStatus {
-                device_io(&DeviceIo {
-                    handle: file_handle.0,
-                    event: 0,
-                    block: io_status_block,
-                    operation: Operation::Plain(IRP_MJ_FLUSH_BUFFERS),
-                })
-            }
         }
     };
 }

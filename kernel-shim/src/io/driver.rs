@@ -200,6 +200,12 @@ pub fn load(base: u64, bytes: u64, entry: u64, name: &str) -> Result<u64, NtStat
     }
     crate::cm::ensure_service(name);
     DRIVERS.with(|drivers| drivers.loaded.push(driver.clone()));
+    // NT tells of the image's path; the name of the driver's object is what there is.
+    let named = driver
+        .object
+        .add_bytes(core::mem::offset_of!(DRIVER_OBJECT, DriverName) as u64)
+        .cast();
+    crate::ps::notify::image(named, base, bytes);
     if let Some(routine) = export_of(base, bytes, "DllInitialize") {
         let path = [driver.registry_path.addr()];
         let status = NtStatus(low32(shared::call_driver(Entry::Other, routine, &path)));
@@ -354,6 +360,8 @@ fn remove(driver: &Driver) -> u64 {
     driver_extension::forget(driver.object);
     ke::timer::forget_range(driver.base, driver.bytes);
     view::modules::remove(driver.base);
+    ke::dpc::forget_range(driver.base, driver.bytes);
+    crate::ps::notify::forget_range(driver.base, driver.bytes);
     names::remove_object(driver.object.addr());
     let object = driver.object.read();
     for buffer in [

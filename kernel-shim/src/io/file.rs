@@ -11,7 +11,7 @@ use crate::ex::pool;
 use crate::ke::event;
 use crate::nt::{
     DEVICE_OBJECT, DO_DEVICE_INITIALIZING, DO_EXCLUSIVE, FILE_OBJECT, IO_TYPE_FILE, IRP_MJ_CLEANUP,
-    IRP_MJ_CLOSE, IRP_MJ_CREATE, NtStatus, UNICODE_STRING, dispatcher,
+    IRP_MJ_CLOSE, NtStatus, UNICODE_STRING, dispatcher,
 };
 use crate::ob::{self, ObjectType, handles, names};
 use crate::raw::{Ptr, low16};
@@ -130,20 +130,6 @@ pub(super) fn created(file: Ptr<FILE_OBJECT>, process: u32, desired: u32) -> u64
     // The handle holds the reference now.
     ob::dereference(file.addr());
     handle
-}
-
-/// Opens a device for a driver (ZwCreateFile): a handle.
-///
-/// # Errors
-/// As [`create`]; what the driver answers.
-pub fn open_for_kernel(name: &str, desired: u32, process: u32) -> Result<u64, NtStatus> {
-    let file = create(name, desired)?;
-    let status = request::send_and_wait(file.read().DeviceObject, file, IRP_MJ_CREATE);
-    if status.is_success() {
-        return Ok(created(file, process, desired));
-    }
-    ob::dereference(file.addr());
-    Err(status)
 }
 
 /// A file without a name on `device` (or the device of `file`), for a driver's own use; null when the pool is exhausted.

@@ -92,21 +92,6 @@ nt_api! { module = io_misc;
         CONFIGURATION.ptr()
     }
 
-    /// Bytes of stack that are left.
-    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
-    fn IoGetRemainingStackSize() -> crate::value::Size {
-        let (low, _) = stack_limits();
-        crate::value::Size(shared::caller_registers().general[4].saturating_sub(low))
-    }
-
-    /// The lowest and the highest address of the current stack.
-    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
-    fn IoGetStackLimits(low_limit: Ptr<Word>, high_limit: Ptr<Word>) {
-        let (low, high) = stack_limits();
-        low_limit.write(to_word(low));
-        high_limit.write(to_word(high));
-    }
-
     /// The highest address of the current thread's stack.
     ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
     fn IoGetInitialStack() -> Ptr<u8> {

@@ -195,9 +195,12 @@ pub(super) fn finish(packet: Ptr<IRP>) {
         Kind::Create(_) => {
             ob::dereference(outstanding.file.addr());
         }
-        Kind::Internal => REQUESTS.with(|requests| {
-            requests.done.insert(packet.addr(), (status, information));
-        }),
+        Kind::Internal => {
+            REQUESTS.with(|requests| {
+                requests.done.insert(packet.addr(), (status, information));
+            });
+            event::progress();
+        }
     }
     irp::free(packet);
     if matches!(outstanding.kind, Kind::Transfer | Kind::Create(_)) {

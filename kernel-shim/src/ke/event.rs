@@ -1,78 +1,93 @@
-//! Events, and waiting. There is one thread: a wait runs DPCs and idles until the object is signalled.
+//! Events.
 
 use crate::api::nt_api;
-use crate::ke::{deliver_deferred, time, timer};
-use crate::nt::bugcheck::{IRQL_NOT_LESS_OR_EQUAL, bugcheck_with_text};
-use crate::nt::{DISPATCH_LEVEL, DISPATCHER_HEADER, KEVENT, LIST_ENTRY, NtStatus, dispatcher};
-use crate::raw::{Ptr, low8};
-use crate::shared;
-use crate::value::{Boolean, Long, ProcessorMode, ULong};
-use abi::doorbell::Call;
+use crate::ke::dispatcher::{self as objects};
+use crate::ke::wait::{self, Wait};
+use crate::ke::{sched, time};
+use crate::nt::{KEVENT, dispatcher};
+use crate::raw::{DataCell, Ptr, low8};
+use crate::value::{Boolean, Long, ULong};
+
+pub use crate::ke::wait::{KeDelayExecutionThread, KeWaitForSingleObject};
+
+/// The shim's own event before [`initialize`].
+pub(crate) const EMPTY: KEVENT = KEVENT {
+    Header: crate::nt::DISPATCHER_HEADER {
+        Type: dispatcher::NOTIFICATION_EVENT,
+        Absolute: 0,
+        Size: 0,
+        Inserted: 0,
+        SignalState: 0,
+        WaitListHead: crate::nt::LIST_ENTRY {
+            Flink: Ptr::null(),
+            Blink: Ptr::null(),
+        },
+    },
+};
+
+/// Signalled whenever something of the I/O manager's moves on; see [`wait_until`].
+static PROGRESS: DataCell<KEVENT> = DataCell::new(EMPTY);
+
+pub(super) fn initialize_progress() {
+    initialize(PROGRESS.ptr(), dispatcher::NOTIFICATION_EVENT, false);
+}
 
 /// Makes an event.
 pub fn initialize(event: Ptr<KEVENT>, kind: u8, is_signalled: bool) {
-    let list = event
-        .add_bytes(core::mem::offset_of!(DISPATCHER_HEADER, WaitListHead) as u64)
-        .cast();
-    event.write(KEVENT {
-        Header: DISPATCHER_HEADER {
-            Type: kind,
-            Absolute: 0,
-            Size: low8(size_of::<KEVENT>() as u64 / 4),
-            Inserted: 0,
-            SignalState: i32::from(is_signalled),
-            WaitListHead: LIST_ENTRY {
-                Flink: list,
-                Blink: list,
-            },
-        },
-    });
+    let Header = objects::header(
+        event.cast(),
+        kind,
+        size_of::<KEVENT>(),
+        i32::from(is_signalled),
+    );
+    event.write(KEVENT { Header });
 }
 
-/// Changes an event's state; returns the old one.
+/// Changes an event's state and wakes who waits for it; returns the old one.
 pub fn set_state(event: Ptr<KEVENT>, state: i32) -> i32 {
-    event.with(|event| core::mem::replace(&mut event.Header.SignalState, state))
+    set_with_increment(event, state, 0)
 }
 
-/// Whether a wait for the object would be satisfied now; if so, takes what the wait takes.
-fn try_acquire(object: Ptr<DISPATCHER_HEADER>) -> bool {
-    object.with(|header| {
-        if header.SignalState <= 0 {
-            return false;
-        }
-        match header.Type {
-            dispatcher::SYNCHRONIZATION_EVENT | dispatcher::SYNCHRONIZATION_TIMER => {
-                header.SignalState = 0;
-            }
-            dispatcher::SEMAPHORE | dispatcher::MUTANT => header.SignalState -= 1,
-            _ => {}
-        }
-        true
-    })
+fn set_with_increment(event: Ptr<KEVENT>, state: i32, increment: i32) -> i32 {
+    let old = event.with(|event| core::mem::replace(&mut event.Header.SignalState, state));
+    if state > 0 {
+        objects::wake(event.cast(), increment);
+    }
+    old
 }
 
-/// Runs what is deferred and idles until `is_done` or the interrupt time `deadline`. False: the time was over.
+/// Waits until `is_done` or the interrupt time `deadline`. False: the time was over. `is_done` is asked again after
+/// every [`progress`], and at least every few milliseconds.
 pub(crate) fn wait_until(deadline: u64, mut is_done: impl FnMut() -> bool) -> bool {
+    /// Longest time between two looks, in 100 ns.
+    const LOOK: u64 = 50_000;
     loop {
-        deliver_deferred();
+        crate::ke::deliver_deferred();
         if is_done() {
             return true;
         }
-        if time::interrupt_time() >= deadline {
+        let now = time::interrupt_time();
+        if now >= deadline {
             return false;
         }
-        let until = deadline.min(timer::next_due());
-        shared::platform().doorbell(Call::Idle, [until, 0, 0, 0, 0, 0]);
-        time::update();
-        timer::expire();
+        set_state(PROGRESS.ptr(), 0);
+        let how = Wait {
+            timeout: Some(-((deadline - now).min(LOOK).cast_signed())),
+            ..Wait::FOREVER
+        };
+        wait::single(PROGRESS.ptr().cast(), &how);
     }
 }
 
-fn deadline(timeout: Ptr<i64>) -> u64 {
-    if timeout.is_null() {
-        u64::MAX
-    } else {
-        timer::due_time(timeout.read())
+/// Lets every [`wait_until`] look again.
+pub(crate) fn progress() {
+    set_state(PROGRESS.ptr(), 1);
+}
+
+/// KeSetEvent and its like with Wait = TRUE: nothing preempts before the wait that follows.
+pub(super) fn remember_wait(wait: bool) {
+    if wait {
+        sched::private(sched::current()).with(|private| private.wait_next = 1);
     }
 }
 
@@ -83,10 +98,21 @@ nt_api! { module = ke_event;
         initialize(event, low8(u64::from(event_type)), state);
     }
 
-    /// Signals an event; returns its old state.
+    /// Signals an event; returns its old state. The woken thread's priority gains the increment.
     ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
     fn KeSetEvent(event: Ptr<KEVENT>, increment: Long, wait: Boolean) -> Long {
-        set_state(event, 1)
+        let old = set_with_increment(event, 1, increment);
+        remember_wait(wait);
+        old
+    }
+
+    /// Signals an event for those who wait at this moment, and resets it; returns its old state.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    fn KePulseEvent(event: Ptr<KEVENT>, increment: Long, wait: Boolean) -> Long {
+        let old = set_with_increment(event, 1, increment);
+        event.with(|event| event.Header.SignalState = 0);
+        remember_wait(wait);
+        old
     }
 
     /// Resets an event; returns its old state.
@@ -104,35 +130,6 @@ nt_api! { module = ke_event;
     /// An event's state.
     ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
     fn KeReadStateEvent(event: Ptr<KEVENT>) -> Long {
-        event.read().Header.SignalState
-    }
-
-    /// Waits for an object, until the timeout (100 ns; negative is relative; null is for ever).
-    ntoskrnl both stdcall irql(DISPATCH_LEVEL) partial("there is one thread; the wait is never ended by an APC")
-    fn KeWaitForSingleObject(
-        object: Ptr<DISPATCHER_HEADER>,
-        reason: ULong,
-        mode: ProcessorMode,
-        alertable: Boolean,
-        timeout: Ptr<i64>,
-    ) -> NtStatus {
-        if try_acquire(object) {
-            return NtStatus::SUCCESS;
-        }
-        if !timeout.is_null() && timeout.read() == 0 {
-            return NtStatus::TIMEOUT;
-        }
-        if shared::irql() >= DISPATCH_LEVEL {
-            bugcheck_with_text(IRQL_NOT_LESS_OR_EQUAL, [object.addr(), u64::from(shared::irql()), 0, shared::caller()],
-                format_args!("KeWaitForSingleObject would block at IRQL {}", shared::irql()));
-        }
-        if wait_until(deadline(timeout), || try_acquire(object)) { NtStatus::SUCCESS } else { NtStatus::TIMEOUT }
-    }
-
-    /// Waits for a time (100 ns; negative is relative).
-    ntoskrnl both stdcall irql(APC_LEVEL) implemented
-    fn KeDelayExecutionThread(mode: ProcessorMode, alertable: Boolean, interval: Ptr<i64>) -> NtStatus {
-        wait_until(deadline(interval), || false);
-        NtStatus::SUCCESS
+        event.with(|event| event.Header.SignalState)
     }
 }

@@ -5,11 +5,12 @@
     reason = "fast paths of exports are fast only if nothing is called; see crate::api"
 )]
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::Ordering;
 
 use crate::api::nt_api;
+use crate::ke::sched;
 use crate::nt::bugcheck::{IRQL_NOT_GREATER_OR_EQUAL, IRQL_NOT_LESS_OR_EQUAL, bugcheck_with_text};
-use crate::nt::{DISPATCH_LEVEL, HIGH_LEVEL, SYNCH_LEVEL};
+use crate::nt::{APC_LEVEL, DISPATCH_LEVEL, HIGH_LEVEL, SYNCH_LEVEL};
 use crate::raw::Ptr;
 use crate::shared;
 use crate::value::Irql;
@@ -40,14 +41,9 @@ pub fn lower(new: u8) {
         );
     }
     shared::set_irql(new);
-}
-
-/// Whether something may wait for IRQL to drop.
-static IS_DEFERRED: AtomicBool = AtomicBool::new(false);
-
-/// Says whether something may wait for IRQL to drop: lowering it then takes the ordinary path.
-pub(crate) fn set_deferred(is_deferred: bool) {
-    IS_DEFERRED.store(is_deferred, Ordering::Relaxed);
+    if new < APC_LEVEL && old >= APC_LEVEL {
+        super::apc::look_after_lowering();
+    }
 }
 
 /// The current IRQL.
@@ -75,7 +71,7 @@ fn fast_raise_to_dpc() -> Option<Irql> {
 /// Lowers IRQL on the fast path.
 #[inline(always)]
 pub(crate) fn fast_lower(new: Irql) -> Option<()> {
-    if new.0 > shared::irql() || IS_DEFERRED.load(Ordering::Relaxed) {
+    if new.0 > shared::irql() || sched::ATTENTION.load(Ordering::Relaxed) {
         return None;
     }
     shared::set_irql(new.0);

@@ -1,43 +1,63 @@
 //! The kernel proper: IRQL, spin locks, DPCs, timers, events, bugchecks, IOPMs.
 
+pub mod apc;
 pub mod bugcheck;
 pub mod bugcheck_callback;
 pub mod data;
 pub mod debugger;
 pub mod device_queue;
+pub mod dispatcher;
 pub mod dpc;
 pub mod dump;
 pub mod event;
 pub mod fpu;
 pub mod iopm;
 pub mod irql;
+pub mod mutex;
 pub mod pcr;
+pub mod priority;
 pub mod processor;
+pub mod queue;
 pub mod queued_lock;
+pub mod sched;
 pub mod spin_lock;
 pub mod time;
 pub mod timer;
+pub mod wait;
 pub(crate) mod waiters;
 
-use crate::nt::DISPATCH_LEVEL;
+use crate::nt::{APC_LEVEL, DISPATCH_LEVEL};
 use crate::shared;
 
-/// Delivers what was deferred while shim code ran or IRQL was high: a due tick, then DPCs. Does nothing at
-/// DISPATCH_LEVEL or inside a tick.
+/// Delivers what was deferred while shim code ran or IRQL was high: a due tick, DPCs, APCs; then lets a better thread
+/// run. Does nothing at DISPATCH_LEVEL or inside a tick.
 pub(crate) fn deliver_deferred() {
+    while (sched::take_attention() || shared::tick_due() != 0) && deliver_once() {}
+}
+
+/// False: it has to wait.
+fn deliver_once() -> bool {
     if shared::irql() >= DISPATCH_LEVEL || shared::in_tick() != 0 {
-        return;
+        sched::request_attention();
+        return false;
     }
     if shared::tick_due() != 0 {
         shared::set_tick_due(0);
         time::update();
         timer::expire();
+        sched::on_tick();
     }
     dpc::run_all();
+    if shared::irql() < APC_LEVEL {
+        apc::deliver();
+    }
+    // What made this thread run again may have left something for it.
+    sched::dispatch()
 }
 
 /// Forgets everything that is queued.
 pub(crate) fn initialize() {
+    event::initialize_progress();
     dpc::initialize();
     timer::initialize();
     iopm::initialize();
@@ -45,6 +65,5 @@ pub(crate) fn initialize() {
     processor::initialize();
     bugcheck_callback::initialize();
     waiters::initialize();
-    pcr::initialize();
     time::initialize();
 }

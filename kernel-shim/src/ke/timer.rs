@@ -1,55 +1,58 @@
 //! Timers: a queue ordered by due time; the VMM is told when its earliest moves to an earlier time.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::BTreeSet;
 
 use crate::api::nt_api;
-use crate::ke::{dpc, time};
-use crate::nt::{DISPATCHER_HEADER, KDPC, KTIMER, LIST_ENTRY, dispatcher};
-use crate::raw::{Global, Ptr, Word, low8, low32, to_word};
+use crate::ke::{dispatcher as dispatcher_object, dpc, time};
+use crate::nt::{KDPC, KTIMER, LIST_ENTRY, dispatcher};
+use crate::raw::{Global, Ptr, low32, to_word};
 use crate::shared;
 use crate::value::{Boolean, LargeInteger, Long, ULong};
 use abi::doorbell::Call;
 
 #[derive(Debug)]
 struct Timers {
-    /// (Due interrupt time, sequence number) to the KTIMER's address.
-    by_time: BTreeMap<(u64, u64), u64>,
-    by_address: BTreeMap<u64, (u64, u64)>,
-    sequence: u64,
+    /// Due interrupt time and address of each KTIMER that is set; no two are due at the same time.
+    set: BTreeSet<(u64, u64)>,
     /// What the VMM believes to be the earliest.
     armed: u64,
+    /// The last due time that was taken already, and the one that it became.
+    shifted: (u64, u64),
 }
 
-static TIMERS: Global<Timers> = Global::new(
-    "timers",
-    Timers {
-        by_time: BTreeMap::new(),
-        by_address: BTreeMap::new(),
-        sequence: 0,
-        armed: u64::MAX,
-    },
-);
+const NO_TIMERS: Timers = Timers {
+    set: BTreeSet::new(),
+    armed: u64::MAX,
+    shifted: (0, 0),
+};
+
+static TIMERS: Global<Timers> = Global::new("timers", NO_TIMERS);
+
+impl Timers {
+    /// The first free time from `due` on: timers that are due together expire in the order in which they were set.
+    fn free_time(&mut self, due: u64) -> u64 {
+        let mut at = due;
+        if self.shifted.0 == due {
+            at = self.shifted.1;
+        }
+        while self.set.range((at, 0)..=(at, u64::MAX)).next().is_some() {
+            at += 1;
+        }
+        if at != due {
+            self.shifted = (due, at);
+        }
+        at
+    }
+}
 
 pub(crate) fn initialize() {
-    TIMERS.with(|timers| {
-        *timers = Timers {
-            by_time: BTreeMap::new(),
-            by_address: BTreeMap::new(),
-            sequence: 0,
-            armed: u64::MAX,
-        };
-    });
+    TIMERS.with(|timers| *timers = NO_TIMERS);
 }
 
 /// Interrupt time at which the next timer expires; `u64::MAX`: none is set.
 #[must_use]
 pub fn next_due() -> u64 {
-    TIMERS.with(|timers| {
-        timers
-            .by_time
-            .first_key_value()
-            .map_or(u64::MAX, |(&(due, _), _)| due)
-    })
+    TIMERS.with(|timers| timers.set.first().map_or(u64::MAX, |&(due, _)| due))
 }
 
 /// The interrupt time that a driver's due time means: negative is relative, others are system time; 100 ns.
@@ -62,21 +65,20 @@ pub fn due_time(due: i64) -> u64 {
     }
 }
 
-fn insert(timer: Ptr<KTIMER>, due: u64) {
-    timer.with(|timer| {
-        timer.Header.Inserted = 1;
-        timer.DueTime = due;
-    });
-    let arm = TIMERS.with(|timers| {
-        timers.sequence += 1;
-        let key = (due, timers.sequence);
-        timers.by_time.insert(key, timer.addr());
-        timers.by_address.insert(timer.addr(), key);
+/// Sets a timer to an interrupt time.
+pub(crate) fn insert(timer: Ptr<KTIMER>, due: u64) {
+    let (due, arm) = TIMERS.with(|timers| {
+        let due = timers.free_time(due);
+        timers.set.insert((due, timer.addr()));
         let is_earlier = due < timers.armed;
         if is_earlier {
             timers.armed = due;
         }
-        is_earlier
+        (due, is_earlier)
+    });
+    timer.with(|timer| {
+        timer.Header.Inserted = 1;
+        timer.DueTime = due;
     });
     if arm {
         shared::platform().doorbell(Call::ArmTimer, [due, 0, 0, 0, 0, 0]);
@@ -85,12 +87,11 @@ fn insert(timer: Ptr<KTIMER>, due: u64) {
 
 /// Takes a timer out of the queue. False: it was not set.
 pub fn cancel(timer: Ptr<KTIMER>) -> bool {
-    let was_set = TIMERS.with(|timers| match timers.by_address.remove(&timer.addr()) {
-        Some(key) => timers.by_time.remove(&key).is_some(),
-        None => false,
+    let due = timer.with(|timer| {
+        timer.Header.Inserted = 0;
+        timer.DueTime
     });
-    timer.with(|timer| timer.Header.Inserted = 0);
-    was_set
+    TIMERS.with(|timers| timers.set.remove(&(due, timer.addr())))
 }
 
 /// Sets a timer. `period` in milliseconds; 0: once. True: it was set already.
@@ -102,7 +103,12 @@ pub fn set(timer: Ptr<KTIMER>, due: i64, period: i32, dpc: Ptr<KDPC>) -> bool {
         timer.Dpc = dpc;
         timer.Period = period;
     });
-    insert(timer, due_time(due));
+    let now = time::interrupt_time();
+    let until = due_time(due);
+    insert(timer, until);
+    if until <= now {
+        expire();
+    }
     was_set
 }
 
@@ -116,13 +122,11 @@ pub(crate) fn expire() {
     });
     loop {
         let due = TIMERS.with(|timers| {
-            let (&key, &address) = timers.by_time.first_key_value()?;
-            if key.0 > now {
-                return None;
-            }
-            timers.by_time.remove(&key);
-            timers.by_address.remove(&address);
-            Some((key.0, address))
+            let &(due, address) = timers.set.first()?;
+            (due <= now).then(|| {
+                timers.set.pop_first();
+                (due, address)
+            })
         });
         let Some((due, address)) = due else { break };
         let timer = Ptr::<KTIMER>::new(address);
@@ -136,6 +140,7 @@ pub(crate) fn expire() {
             let late = now.saturating_sub(due) / step;
             insert(timer, due + (late + 1) * step);
         }
+        dispatcher_object::wake(timer.cast(), 0);
         if !dpc.is_null() {
             let system = shared::system_time() + now;
             dpc::queue(
@@ -162,36 +167,19 @@ pub(crate) fn expire() {
 pub(crate) fn forget_range(start: u64, bytes: u64) {
     TIMERS.with(|timers| {
         timers
-            .by_time
-            .retain(|_, address| address.wrapping_sub(start) >= bytes);
-        timers
-            .by_address
-            .retain(|address, _| address.wrapping_sub(start) >= bytes);
+            .set
+            .retain(|(_, address)| address.wrapping_sub(start) >= bytes);
     });
 }
 
-fn initialize_timer(timer: Ptr<KTIMER>, is_synchronization: bool) {
+pub(crate) fn initialize_timer(timer: Ptr<KTIMER>, is_synchronization: bool) {
     let kind = if is_synchronization {
         dispatcher::SYNCHRONIZATION_TIMER
     } else {
         dispatcher::NOTIFICATION_TIMER
     };
-    let list = timer
-        .cast::<Word>()
-        .add_bytes(core::mem::offset_of!(DISPATCHER_HEADER, WaitListHead) as u64)
-        .cast();
     timer.write(KTIMER {
-        Header: DISPATCHER_HEADER {
-            Type: kind,
-            Absolute: 0,
-            Size: low8(size_of::<KTIMER>() as u64 / 4),
-            Inserted: 0,
-            SignalState: 0,
-            WaitListHead: LIST_ENTRY {
-                Flink: list,
-                Blink: list,
-            },
-        },
+        Header: dispatcher_object::header(timer.cast(), kind, size_of::<KTIMER>(), 0),
         DueTime: 0,
         TimerListEntry: LIST_ENTRY {
             Flink: Ptr::null(),
@@ -229,6 +217,18 @@ nt_api! { module = ke_timer;
         set(timer, due, period, dpc)
     }
 
+    /// As KeSetTimerEx; expiry may be late by `tolerable_delay` milliseconds, which is never made use of.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    fn KeSetCoalescableTimer(
+        timer: Ptr<KTIMER>,
+        due: LargeInteger,
+        period: ULong,
+        tolerable_delay: ULong,
+        dpc: Ptr<KDPC>,
+    ) -> Boolean {
+        set(timer, due, period.cast_signed(), dpc)
+    }
+
     /// Cancels a timer; FALSE if it was not set.
     ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
     fn KeCancelTimer(timer: Ptr<KTIMER>) -> Boolean {
@@ -238,6 +238,6 @@ nt_api! { module = ke_timer;
     /// Whether a timer has expired.
     ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
     fn KeReadStateTimer(timer: Ptr<KTIMER>) -> Boolean {
-        timer.read().Header.SignalState != 0
+        timer.with(|timer| timer.Header.SignalState) != 0
     }
 }

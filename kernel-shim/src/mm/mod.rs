@@ -25,6 +25,7 @@ pub fn region_of(address: u64) -> Option<Region> {
     (0..shared::region_count())
         .filter_map(region)
         .find(|region| address.wrapping_sub(region.virtual_address) < region.bytes)
+        .or_else(|| crate::ps::stack::region_of(address))
 }
 
 /// Whether `address` lies in a region of that kind.

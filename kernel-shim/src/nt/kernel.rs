@@ -11,14 +11,24 @@ pub mod dispatcher {
     pub const SYNCHRONIZATION_EVENT: u8 = 1;
     /// Mutex.
     pub const MUTANT: u8 = 2;
+    /// Process.
+    pub const PROCESS: u8 = 3;
+    /// Queue.
+    pub const QUEUE: u8 = 4;
     /// Semaphore.
     pub const SEMAPHORE: u8 = 5;
+    /// Thread.
+    pub const THREAD: u8 = 6;
     /// Notification timer.
     pub const NOTIFICATION_TIMER: u8 = 8;
     /// Synchronization timer.
     pub const SYNCHRONIZATION_TIMER: u8 = 9;
+    /// [`super::super::KAPC::Type`] of an APC.
+    pub const APC: u8 = 0x12;
     /// [`super::KDPC::Type`] of a DPC.
     pub const DPC: u8 = 0x13;
+    /// [`super::KDPC::Type`] of a threaded DPC.
+    pub const THREADED_DPC: u8 = 0x1A;
 }
 
 /// DISPATCHER_HEADER: the head of everything that can be waited for.

@@ -15,6 +15,7 @@ pub mod rtl;
 pub mod security;
 pub mod status;
 pub mod sync;
+pub mod thread;
 
 pub use basic::*;
 pub use exception::*;
@@ -25,3 +26,7 @@ pub use rtl::*;
 pub use security::*;
 pub use status::NtStatus;
 pub use sync::*;
+pub use thread::{
+    CLIENT_ID, ETHREAD, KAPC, KAPC_STATE, KMUTANT, KPROCESS, KQUEUE, KSEMAPHORE, KTHREAD,
+    KWAIT_BLOCK,
+};

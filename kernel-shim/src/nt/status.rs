@@ -29,8 +29,14 @@ statuses! {
     SUCCESS = 0x0000_0000;
     /// WAIT_1: the second object was signalled.
     WAIT_1 = 0x0000_0001;
+    /// The mutant was abandoned by its last owner; of several objects, the first.
+    ABANDONED = 0x0000_0080;
     /// The wait was ended by an APC.
     USER_APC = 0x0000_00C0;
+    /// A wait is to be begun again after a kernel APC.
+    KERNEL_APC = 0x0000_0100;
+    /// The wait was ended by an alert.
+    ALERTED = 0x0000_0101;
     /// The time was over.
     TIMEOUT = 0x0000_0102;
     /// The operation goes on.
@@ -119,8 +125,6 @@ statuses! {
     INVALID_UNWIND_TARGET = 0xC000_0029;
     /// There are more entries than fit.
     MORE_ENTRIES = 0x0000_0105;
-    /// The wait was ended by an alert.
-    ALERTED = 0x0000_0101;
     /// The request was not completed by fast I/O, or the driver is loaded already.
     IMAGE_ALREADY_LOADED = 0xC000_010E;
     /// A routine is registered already.
@@ -215,6 +219,16 @@ statuses! {
     INVALID_PAGE_PROTECTION = 0xC000_0045;
     /// A section could not be mapped so.
     SECTION_PROTECTION = 0xC000_004E;
+    /// The mutant has another owner, or none.
+    MUTANT_NOT_OWNED = 0xC000_0046;
+    /// The semaphore's count would exceed its limit.
+    SEMAPHORE_LIMIT_EXCEEDED = 0xC000_0047;
+    /// The thread is ending.
+    THREAD_IS_TERMINATING = 0xC000_004B;
+    /// The mutant was acquired too often.
+    MUTANT_LIMIT_EXCEEDED = 0xC000_0191;
+    /// No other thread was ready.
+    NO_YIELD_PERFORMED = 0x4000_0024;
     /// Shared in a way that does not allow it.
     SHARING_VIOLATION = 0xC000_0043;
     /// The object is being deleted.

@@ -3,7 +3,7 @@
 use super::attributes::Attributes;
 use super::{ObjectType, handles, names, types};
 use crate::api::nt_api;
-use crate::nt::{NtStatus, OBJECT_HANDLE_INFORMATION};
+use crate::nt::{DISPATCHER_HEADER, FILE_OBJECT, NtStatus, OBJECT_HANDLE_INFORMATION};
 use crate::raw::{Ptr, Word, to_word, unicode_text};
 use crate::shared;
 use crate::value::{Handle, ProcessorMode, Size, Tag, ULong, UnicodeStringPtr};
@@ -227,6 +227,27 @@ nt_api! { module = ob_api;
         }
         close(shared::current_process(), handle.0)
     }
+}
+
+/// The dispatcher object of an object that can be waited for.
+pub(crate) fn waitable(body: u64) -> Option<Ptr<DISPATCHER_HEADER>> {
+    match super::type_of(body)? {
+        ObjectType::File => Some(Ptr::new(
+            body + core::mem::offset_of!(FILE_OBJECT, Event) as u64,
+        )),
+        ObjectType::Process
+        | ObjectType::Thread
+        | ObjectType::Event
+        | ObjectType::Mutant
+        | ObjectType::Semaphore
+        | ObjectType::Timer => Some(Ptr::new(body)),
+        _ => None,
+    }
+}
+
+/// The body behind a handle, NtCurrentProcess and NtCurrentThread included.
+pub(crate) fn body_of(handle: u64) -> Option<u64> {
+    entry_of(handle).map(|entry| entry.body)
 }
 
 /// DELETE.

@@ -206,12 +206,6 @@ nt_api! { module = ob_event;
 
     /// Waits for the object behind a handle.
     ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("files are waited for by their event; a wait is not ended by an alert")
-    fn ZwWaitForSingleObject(handle: Handle, alertable: Boolean, timeout: Ptr<i64>) -> NtStatus {
-        wait(handle.0, alertable, timeout)
-    }
-
-    /// Waits for the object behind a handle.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("files are waited for by their event; a wait is not ended by an alert")
     fn NtWaitForSingleObject(handle: Handle, alertable: Boolean, timeout: Ptr<i64>) -> NtStatus {
         wait(handle.0, alertable, timeout)
     }

@@ -2,6 +2,7 @@
 
 mod kernel;
 mod sync;
+mod threads;
 
 use crate::nt::{
     DEVICE_OBJECT, DO_BUFFERED_IO, DO_DIRECT_IO, DRIVER_OBJECT, IO_STACK_LOCATION, IRP, NtStatus,

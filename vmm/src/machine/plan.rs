@@ -88,7 +88,8 @@ impl Plan {
         let mut ram = GuestRam::new(ram_bytes)?;
         let user_bytes = ram_bytes / CLIENT_SHARE / PAGE_SIZE * PAGE_SIZE;
         // The clients' memory is mapped twice.
-        let mut mapped_bytes = ram_bytes + user_bytes + layout::IO_WINDOW_SIZE;
+        let mut mapped_bytes =
+            ram_bytes + user_bytes + layout::IO_WINDOW_SIZE + layout::THREAD_STACKS_SIZE;
         if is_verifying {
             mapped_bytes += layout::SPECIAL_POOL_SIZE;
         }
@@ -117,6 +118,7 @@ impl Plan {
         plan.kernel_data()?;
         plan.user()?;
         plan.io_window()?;
+        plan.stack_window()?;
         plan.kernel_images(image, windows)?;
         plan.user_stub(image)?;
         Ok(plan)
@@ -520,6 +522,57 @@ impl Plan {
                 .map(&self.ram, alias, table, PAGE_SIZE, supervisor)?;
         }
         Ok(())
+    }
+
+    /// Makes the tables of the window of threads' kernel stacks, so that later only entries need filling.
+    fn stack_window(&mut self) -> Result<(), PlanError> {
+        let bytes_per_table = 512 * PAGE_SIZE;
+        for index in 0..layout::THREAD_STACKS_SIZE / bytes_per_table {
+            let address = self.kernel_base + layout::THREAD_STACKS + index * bytes_per_table;
+            self.tables.table_for(&self.ram, address)?;
+        }
+        Ok(())
+    }
+
+    /// Maps a thread's kernel stack that the guest has made from pool pages. False: not in the stack window, not in the
+    /// pool, or some of it is mapped already.
+    pub(super) fn map_stack(
+        &mut self,
+        address: u64,
+        physical: u64,
+        bytes: u64,
+    ) -> Result<bool, PlanError> {
+        let is_inside = |start: u64, size: u64, from: u64| {
+            from.checked_sub(start)
+                .and_then(|offset| offset.checked_add(bytes))
+                .is_some_and(|end| end <= size)
+        };
+        let window = self.kernel_base + layout::THREAD_STACKS;
+        let pool = self
+            .regions
+            .iter()
+            .find(|region| region.kind == RegionKind::Pool as u32)
+            .map_or((0, 0), |region| (region.physical_address, region.bytes));
+        let is_allowed = bytes != 0
+            && [address, physical, bytes]
+                .iter()
+                .all(|value| value % PAGE_SIZE == 0)
+            && is_inside(window, layout::THREAD_STACKS_SIZE, address)
+            && is_inside(pool.0, pool.1, physical)
+            && !self.regions.iter().any(|region| {
+                region.virtual_address < address + bytes
+                    && address < region.virtual_address + region.bytes
+            });
+        if is_allowed {
+            self.map_at(
+                address,
+                physical,
+                bytes,
+                RegionKind::Stack,
+                RegionFlags::WRITE,
+            )?;
+        }
+        Ok(is_allowed)
     }
 
     /// Maps the ring-3 port stub for CPL 3.

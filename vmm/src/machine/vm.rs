@@ -255,6 +255,13 @@ impl Vm {
                 };
             }
             Call::UnmapPhysical => {}
+            Call::MapStack => {
+                page.results[0] = match self.plan.map_stack(first, second, third) {
+                    Ok(true) => STATUS_SUCCESS,
+                    Ok(false) => STATUS_INVALID_PARAMETER,
+                    Err(_) => STATUS_INSUFFICIENT_RESOURCES,
+                };
+            }
             Call::Crash => {
                 let record: CrashRecord = self.view().read_shared(Shared::CRASH)?;
                 return Ok(Some(Stop::Crash(Box::new(record))));

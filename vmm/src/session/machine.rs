@@ -22,9 +22,9 @@ use crate::observe::ntstatus::NtStatus;
 const GRACE: Duration = Duration::from_secs(2);
 /// How often a wait that a signal may end looks for one.
 const SIGNAL_POLL: Duration = Duration::from_millis(50);
-/// Process ids are multiples of four, as NT's; 4 is the System process.
+/// Process ids are multiples of eight; 4 is the System process. The other multiples of four are the shim's, for threads.
 const FIRST_PROCESS: u32 = 0x100;
-const PROCESS_STEP: u32 = 4;
+const PROCESS_STEP: u32 = 8;
 /// FILE_GENERIC_READ | FILE_GENERIC_WRITE.
 const DESIRED_ACCESS: u64 = 0x0012_0089 | 0x0012_0116;
 

@@ -1,0 +1,379 @@
+//! Asynchronous procedure calls, and the regions that keep them away.
+//!
+//! There is no user-mode code, so a user APC's normal routine never runs: the APC ends an alertable wait, and its kernel
+//! routine runs when the request's thread would return to user mode.
+
+use core::mem::offset_of;
+
+use crate::api::nt_api;
+use crate::ke::dispatcher::{end_wait, is_waiting};
+use crate::ke::{sched, wait};
+use crate::nt::thread::field;
+use crate::nt::{APC_LEVEL, KAPC, KTHREAD, LIST_ENTRY, NtStatus, PASSIVE_LEVEL, dispatcher};
+use crate::raw::{Ptr, Word, from_word, low8, to_word};
+use crate::shared;
+use crate::value::{Boolean, Long, ProcessorMode, Size, ULong};
+use abi::trace::Entry;
+
+/// KAPC_ENVIRONMENT CurrentApcEnvironment.
+const CURRENT_ENVIRONMENT: u32 = 2;
+
+fn list(thread: Ptr<KTHREAD>, mode: u8) -> Ptr<LIST_ENTRY> {
+    thread
+        .add_bytes(offset_of!(KTHREAD, ApcListHead) as u64)
+        .cast::<LIST_ENTRY>()
+        .offset(i64::from(mode.min(1)))
+}
+
+fn link(apc: Ptr<KAPC>) -> Ptr<LIST_ENTRY> {
+    apc.add_bytes(offset_of!(KAPC, ApcListEntry) as u64).cast()
+}
+
+fn of_link(entry: Ptr<LIST_ENTRY>) -> Ptr<KAPC> {
+    entry
+        .sub_bytes(offset_of!(KAPC, ApcListEntry) as u64)
+        .cast()
+}
+
+/// A new thread's lists.
+pub(crate) fn initialize(thread: Ptr<KTHREAD>) {
+    list(thread, 0).list_initialize();
+    list(thread, 1).list_initialize();
+}
+
+fn kernel_disable(thread: Ptr<KTHREAD>) -> Ptr<i16> {
+    thread.add_bytes(field::KERNEL_APC_DISABLE).cast()
+}
+
+fn special_disable(thread: Ptr<KTHREAD>) -> Ptr<i16> {
+    thread.add_bytes(field::SPECIAL_APC_DISABLE).cast()
+}
+
+/// KernelApcDisable and SpecialApcDisable as one number: 0 means that all APCs are allowed.
+pub(crate) fn combined_disable(thread: Ptr<KTHREAD>) -> u32 {
+    thread.add_bytes(field::KERNEL_APC_DISABLE).cast().read()
+}
+
+/// Keeps normal kernel APCs away (`count` times).
+pub(crate) fn disable(thread: Ptr<KTHREAD>, count: i16) {
+    if count != 0 {
+        kernel_disable(thread).with(|disable| *disable = disable.wrapping_sub(count));
+    }
+}
+
+/// Undoes [`disable`].
+pub(crate) fn enable(thread: Ptr<KTHREAD>, count: i16) {
+    if count != 0 {
+        kernel_disable(thread).with(|disable| *disable = disable.wrapping_add(count));
+        look_again(thread);
+    }
+}
+
+fn look_again(thread: Ptr<KTHREAD>) {
+    if !list(thread, 0).list_is_empty() {
+        thread.with(|thread| thread.KernelApcPending = 1);
+        sched::request_attention();
+    }
+}
+
+/// IRQL has fallen below APC_LEVEL.
+pub(super) fn look_after_lowering() {
+    if sched::current().with(|thread| thread.KernelApcPending) != 0 {
+        sched::request_attention();
+    }
+}
+
+/// Whether user APCs are queued.
+pub(crate) fn has_user_apc(thread: Ptr<KTHREAD>) -> bool {
+    !list(thread, 1).list_is_empty()
+}
+
+/// Whether a kernel APC of that kind may be delivered to the thread.
+fn is_allowed(thread: Ptr<KTHREAD>, is_special: bool) -> bool {
+    special_disable(thread).read() == 0
+        && (is_special
+            || kernel_disable(thread).read() == 0
+                && thread.with(|thread| thread.KernelApcInProgress) == 0)
+}
+
+/// What an APC's routines get; the kernel routine may change all but the APC's address.
+struct Taken {
+    address: u64,
+    kernel_routine: u64,
+    words: [Word; 4],
+}
+
+fn take(apc: Ptr<KAPC>) -> Taken {
+    link(apc).list_remove();
+    let apc_now = apc.read();
+    apc.with(|apc| apc.Inserted = 0);
+    Taken {
+        address: apc.addr(),
+        kernel_routine: from_word(apc_now.KernelRoutine),
+        words: [
+            apc_now.NormalRoutine,
+            apc_now.NormalContext,
+            apc_now.SystemArgument1,
+            apc_now.SystemArgument2,
+        ],
+    }
+}
+
+impl Taken {
+    fn call_kernel_routine(&mut self) {
+        let words = Ptr::of(&mut self.words).cast::<Word>();
+        let at = |index| words.offset(index).addr();
+        shared::call_driver(
+            Entry::Other,
+            self.kernel_routine,
+            &[self.address, at(0), at(1), at(2), at(3)],
+        );
+        self.words = words.cast().read();
+    }
+}
+
+/// Delivers the current thread's kernel APCs, as far as they are allowed. Does nothing at APC_LEVEL.
+pub(crate) fn deliver() {
+    let thread = sched::current();
+    if shared::irql() >= APC_LEVEL || thread.with(|thread| thread.KernelApcPending) == 0 {
+        return;
+    }
+    thread.with(|thread| thread.KernelApcPending = 0);
+    loop {
+        let entry = list(thread, 0).read().Flink;
+        if entry == list(thread, 0) {
+            return;
+        }
+        let apc = of_link(entry);
+        let is_special = apc.with(|apc| apc.NormalRoutine) == 0;
+        if !is_allowed(thread, is_special) {
+            return;
+        }
+        let mut taken = take(apc);
+        shared::set_irql(APC_LEVEL);
+        taken.call_kernel_routine();
+        let [routine, context, first, second] = taken.words.map(from_word);
+        if !is_special && routine != 0 {
+            thread.with(|thread| thread.KernelApcInProgress = 1);
+            shared::set_irql(PASSIVE_LEVEL);
+            shared::call_driver(Entry::Other, routine, &[context, first, second]);
+            shared::set_irql(APC_LEVEL);
+            thread.with(|thread| thread.KernelApcInProgress = 0);
+        }
+        shared::set_irql(PASSIVE_LEVEL);
+    }
+}
+
+/// A request's thread returns to user mode: user APCs are taken off, their kernel routines called.
+pub(crate) fn deliver_user() {
+    let thread = sched::current();
+    while let Some(entry) = list(thread, 1).list_pop() {
+        // `take` removes it again, from a list of its own.
+        entry.list_initialize();
+        let mut taken = take(of_link(entry));
+        shared::set_irql(APC_LEVEL);
+        taken.call_kernel_routine();
+        shared::set_irql(PASSIVE_LEVEL);
+    }
+    thread.with(|thread| {
+        thread.UserApcPending = 0;
+        thread.Alerted = [0; 2];
+    });
+}
+
+/// A thread ends: what is queued is rundown. No more APCs can be queued.
+pub(crate) fn run_down(thread: Ptr<KTHREAD>) {
+    for mode in [0, 1] {
+        while let Some(entry) = list(thread, mode).list_pop() {
+            let apc = of_link(entry);
+            let rundown = apc.with(|apc| {
+                apc.Inserted = 0;
+                from_word(apc.RundownRoutine)
+            });
+            if rundown != 0 {
+                shared::call_driver(Entry::Other, rundown, &[apc.addr()]);
+            }
+        }
+    }
+}
+
+/// Puts an APC into its thread's list, special ones before normal ones, and interrupts the thread's wait for it.
+fn insert(apc: Ptr<KAPC>, increment: i32) {
+    let (thread, mode, is_special) = apc.with(|apc| {
+        apc.Inserted = 1;
+        (apc.Thread, apc.ApcMode, apc.NormalRoutine == 0)
+    });
+    let head = list(thread, mode);
+    let mut before = head;
+    if is_special && mode == 0 {
+        let mut entry = head.read().Flink;
+        while entry != head && of_link(entry).with(|apc| apc.NormalRoutine) == 0 {
+            entry = entry.read().Flink;
+        }
+        before = entry;
+    }
+    // Inserting at a list's tail puts an entry in front of the head; any entry can stand for the head.
+    before.list_insert_tail(link(apc));
+    if mode == 0 {
+        thread.with(|thread| thread.KernelApcPending = 1);
+        sched::request_attention();
+        let wait_irql: u8 = thread.add_bytes(field::WAIT_IRQL).cast().read();
+        if is_waiting(thread) && wait_irql < APC_LEVEL && is_allowed(thread, is_special) {
+            end_wait(thread, NtStatus::KERNEL_APC, increment);
+        }
+    } else if wait::alertable_wait(thread) == Some(1) {
+        thread.with(|thread| thread.UserApcPending = 1);
+        end_wait(thread, NtStatus::USER_APC, increment);
+    }
+}
+
+/// Alerts a thread; returns whether it was alerted already.
+fn alert(thread: Ptr<KTHREAD>, mode: u8) -> bool {
+    let index = usize::from(mode.min(1));
+    let old = thread.with(|thread| thread.Alerted.get(index).copied().unwrap_or(0));
+    if old == 0 {
+        if wait::alertable_wait(thread).is_some_and(|wait_mode| mode <= wait_mode) {
+            end_wait(thread, NtStatus::ALERTED, 0);
+        } else {
+            thread.with(|thread| {
+                if let Some(alerted) = thread.Alerted.get_mut(index) {
+                    *alerted = 1;
+                }
+            });
+        }
+    }
+    old != 0
+}
+
+nt_api! { module = ke_apc;
+    /// Makes an APC for a thread. Without a normal routine it is a special kernel APC.
+    ntoskrnl both stdcall irql(ANY_LEVEL) implemented
+    fn KeInitializeApc(
+        apc: Ptr<KAPC>,
+        thread: Ptr<KTHREAD>,
+        environment: ULong,
+        kernel_routine: Ptr<u8>,
+        rundown_routine: Ptr<u8>,
+        normal_routine: Ptr<u8>,
+        mode: ProcessorMode,
+        context: Ptr<u8>,
+    ) {
+        let index = if environment == CURRENT_ENVIRONMENT {
+            thread.with(|thread| thread.ApcStateIndex)
+        } else {
+            low8(u64::from(environment))
+        };
+        let is_special = normal_routine.is_null();
+        apc.write(KAPC {
+            Type: dispatcher::APC,
+            SpareByte0: 0,
+            Size: low8(size_of::<KAPC>() as u64),
+            SpareByte1: 0,
+            SpareLong0: 0,
+            Thread: thread,
+            ApcListEntry: LIST_ENTRY { Flink: Ptr::null(), Blink: Ptr::null() },
+            KernelRoutine: kernel_routine.word(),
+            RundownRoutine: rundown_routine.word(),
+            NormalRoutine: normal_routine.word(),
+            NormalContext: if is_special { 0 } else { context.word() },
+            SystemArgument1: 0,
+            SystemArgument2: 0,
+            ApcStateIndex: index,
+            ApcMode: if is_special { 0 } else { mode.0 },
+            Inserted: 0,
+        });
+    }
+
+    /// Queues an APC; FALSE if it is queued already or its thread is ending.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    fn KeInsertQueueApc(apc: Ptr<KAPC>, argument_1: Size, argument_2: Size, increment: Long) -> Boolean {
+        let (thread, is_queued) = apc.with(|apc| (apc.Thread, apc.Inserted != 0));
+        if is_queued || crate::ps::thread::is_ending(thread) {
+            return false;
+        }
+        apc.with(|apc| {
+            apc.SystemArgument1 = to_word(argument_1.0);
+            apc.SystemArgument2 = to_word(argument_2.0);
+        });
+        insert(apc, increment);
+        true
+    }
+
+    /// Takes an APC out of its thread's queue; FALSE if it is not in it.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    fn KeRemoveQueueApc(apc: Ptr<KAPC>) -> Boolean {
+        let was_queued = apc.with(|apc| core::mem::take(&mut apc.Inserted)) != 0;
+        if was_queued {
+            link(apc).list_remove();
+        }
+        was_queued
+    }
+
+    /// Keeps normal kernel APCs away from the thread until KeLeaveCriticalRegion.
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    fn KeEnterCriticalRegion() {
+        disable(sched::current(), 1);
+    }
+
+    /// Undoes KeEnterCriticalRegion.
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    fn KeLeaveCriticalRegion() {
+        enable(sched::current(), 1);
+    }
+
+    /// As KeEnterCriticalRegion.
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    fn FsRtlEnterFileSystem() {
+        disable(sched::current(), 1);
+    }
+
+    /// As KeLeaveCriticalRegion.
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    fn FsRtlExitFileSystem() {
+        enable(sched::current(), 1);
+    }
+
+    /// Keeps all APCs away from the thread until KeLeaveGuardedRegion.
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    fn KeEnterGuardedRegion() {
+        special_disable(sched::current()).with(|disable| *disable = disable.wrapping_sub(1));
+    }
+
+    /// Undoes KeEnterGuardedRegion.
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    fn KeLeaveGuardedRegion() {
+        let thread = sched::current();
+        special_disable(thread).with(|disable| *disable = disable.wrapping_add(1));
+        look_again(thread);
+    }
+
+    /// Whether normal kernel APCs are kept away from the thread.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    fn KeAreApcsDisabled() -> Boolean {
+        combined_disable(sched::current()) != 0
+    }
+
+    /// Whether all APCs are kept away from the thread, by a guarded region or by IRQL.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    fn KeAreAllApcsDisabled() -> Boolean {
+        special_disable(sched::current()).read() != 0 || shared::irql() >= APC_LEVEL
+    }
+
+    /// Whether the thread was alerted in that mode, which ends with the question.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    fn KeTestAlertThread(mode: ProcessorMode) -> Boolean {
+        let thread = sched::current();
+        let index = usize::from(mode.0.min(1));
+        let was_alerted = thread.with(|thread| thread.Alerted.get_mut(index).map_or(0, core::mem::take)) != 0;
+        if !was_alerted && index == 1 && has_user_apc(thread) {
+            thread.with(|thread| thread.UserApcPending = 1);
+        }
+        was_alerted
+    }
+
+    /// Alerts a thread: its alertable wait ends. TRUE if it was alerted already.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    fn KeAlertThread(thread: Ptr<KTHREAD>, mode: ProcessorMode) -> Boolean {
+        alert(thread, mode.0)
+    }
+}
