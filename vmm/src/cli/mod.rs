@@ -48,7 +48,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Subcommands {
     Inspect(inspect::Arguments),
-    Run(run::Arguments),
+    // Boxed: by far the largest.
+    Run(Box<run::Arguments>),
     Ctl(ctl::Arguments),
     Policy(policy::Arguments),
     Doctor(doctor::Arguments),

@@ -281,7 +281,7 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
         Some(path) => {
             // What a file says of no service in particular is for the driver on top.
             let top = arguments.drivers.last().map(PathBuf::as_path);
-            let service = crate::session::service_name(top.unwrap_or(Path::new("")));
+            let service = crate::session::service_name(top.unwrap_or_else(|| Path::new("")));
             Some(crate::registry::read(path, &service).map_err(|error| error_chain(&error))?)
         }
     };
