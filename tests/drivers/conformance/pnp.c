@@ -266,8 +266,8 @@ KTEST(interface)
     HANDLE key;
     CHECK_STATUS(IoRegisterDeviceInterface(function, &first_class, NULL, &name), STATUS_INVALID_DEVICE_REQUEST);
     CHECK_STATUS(IoRegisterDeviceInterface(physical, &first_class, NULL, &name), STATUS_SUCCESS);
-    CHECK_MEM(name.Buffer, L"\\??\\ROOT#PNP#0000#{11111111-2222-3333-4444-555555555555}", 56 * 2);
-    CHECK_EQ(name.Length, 55 * 2);
+    CHECK_MEM(name.Buffer, L"\\??\\ROOT#PNP#0000#{11111111-2222-3333-4444-555555555555}", 57 * 2);
+    CHECK_EQ(name.Length, 56 * 2);
     CHECK_STATUS(IoRegisterDeviceInterface(physical, &first_class, NULL, &again), STATUS_SUCCESS);
     CHECK(RtlEqualUnicodeString(&name, &again, FALSE));
     RtlFreeUnicodeString(&again);
@@ -278,7 +278,7 @@ KTEST(interface)
     ExFreePool(list);
     CHECK_STATUS(IoGetDeviceInterfaces(&first_class, NULL, DEVICE_INTERFACE_INCLUDE_NONACTIVE, &list), STATUS_SUCCESS);
     CHECK_MEM(list, name.Buffer, name.Length);
-    CHECK_EQ(list[56], 0);
+    CHECK_EQ(list[56] | list[57], 0);
     ExFreePool(list);
     CHECK_STATUS(IoSetDeviceInterfaceState(&name, FALSE), STATUS_OBJECT_NAME_NOT_FOUND);
     CHECK_STATUS(IoSetDeviceInterfaceState(&reference, TRUE), STATUS_INVALID_PARAMETER);
