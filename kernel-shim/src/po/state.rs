@@ -111,7 +111,7 @@ fn idle_counter(device: Ptr<DEVICE_OBJECT>, times: u32) -> Ptr<u32> {
         return Ptr::null();
     }
     if old.is_null() {
-        let made = pool::allocate_zeroed(16, *b"Dope").unwrap_or(Ptr::null());
+        let made = pool::allocate_zeroed(16, *b"Dope").unwrap_or_default();
         extension.with(|extension| extension.Dope = made.word());
         return made.cast();
     }
