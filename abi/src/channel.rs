@@ -51,6 +51,15 @@ pub enum Operation {
     SaveRegistry = 33,
     /// Remember an image that ZwLoadDriver may start. Arguments: as [`Operation::LoadDriver`].
     OfferDriver = 14,
+    /// Do a step of plug and play with a driver's device. Arguments: driver id (0: the first device that there is),
+    /// step: start 0, stop 1, query-stop 2, cancel-stop 3, query-remove 4, cancel-remove 5, remove 6, surprise-remove 7.
+    Pnp = 34,
+    /// Send a device's stack a power state. Arguments: driver id as for [`Operation::Pnp`], type (0 system, 1 device),
+    /// state (SYSTEM_POWER_STATE or DEVICE_POWER_STATE).
+    Power = 35,
+    /// Add to the resources that devices of PnP drivers loaded later get. Arguments: kind (1 ports, 2 interrupt,
+    /// 3 memory), first port or address or level, count or bytes or vector, nonzero if latched, affinity.
+    AddResource = 36,
 }
 
 impl Operation {
@@ -74,6 +83,9 @@ impl Operation {
             32 => Self::LoadRegistry,
             33 => Self::SaveRegistry,
             14 => Self::OfferDriver,
+            34 => Self::Pnp,
+            35 => Self::Power,
+            36 => Self::AddResource,
             _ => return None,
         })
     }

@@ -30,6 +30,8 @@ pub mod mm;
 pub mod nt;
 pub mod ob;
 pub mod platform;
+pub mod pnp;
+pub mod po;
 pub mod ps;
 pub mod raw;
 pub mod rtl;

@@ -50,6 +50,8 @@ pub(crate) fn initialize() {
     cm::initialize();
     fs::initialize();
     view::initialize();
+    crate::pnp::initialize();
+    crate::po::initialize();
 }
 
 /// Runs what can run; then hands out the next request, or idles when there is none. On the idle thread.
@@ -146,6 +148,17 @@ fn answer(request: &Request) -> Option<Result<u64, NtStatus>> {
                 io::load::offer(base, bytes, entry, &name);
                 0
             })
+        }
+        Operation::Pnp => crate::pnp::perform_by_id(arguments[0], arguments[1]),
+        Operation::Power => crate::pnp::node_by_id(arguments[0])
+            .ok_or(NtStatus::NO_SUCH_DEVICE)
+            .and_then(|node| {
+                let [_, kind, state, ..] = arguments.map(low32);
+                crate::po::request::set_stack(node.pdo, kind, state)
+            }),
+        Operation::AddResource => {
+            let [kind, first, count, latched, affinity, _] = *arguments;
+            crate::pnp::resources::assign([kind, first, count, latched, affinity])
         }
         Operation::UnloadDriver => driver::unload(arguments[0]),
         Operation::CreateProcess => to_result(ps::create(request.process)),

@@ -132,6 +132,13 @@ modules! {
     ps_data => crate::ps::data::data_table;
     ps_notify => crate::ps::notify::api_table;
     seh => crate::seh::api::api_table;
+    pnp_dispatch => crate::pnp::pdo::api_table;
+    pnp_interface => crate::pnp::interface::api_table;
+    pnp_notify => crate::pnp::notify::api_table;
+    pnp_property => crate::pnp::property::api_table;
+    po_request => crate::po::request::api_table;
+    po_setting => crate::po::setting::api_table;
+    po_state => crate::po::state::api_table;
     rtl_ansi => crate::rtl::ansi::api_table;
     rtl_ansi_unicode => crate::rtl::ansi_unicode::api_table;
     rtl_arithmetic => crate::rtl::arithmetic::api_table;

@@ -35,7 +35,7 @@ pub fn top_of(device: Ptr<DEVICE_OBJECT>) -> Ptr<DEVICE_OBJECT> {
     top
 }
 
-fn create(
+pub(crate) fn create(
     driver: Ptr<DRIVER_OBJECT>,
     extension_bytes: u32,
     name: &str,
@@ -170,7 +170,7 @@ pub(super) fn released(device: Ptr<DEVICE_OBJECT>) {
 
 /// Puts `source` on top of the stack that `target` is in; the device that it is now directly above. Null: that one is
 /// about to go.
-pub(super) fn attach(source: Ptr<DEVICE_OBJECT>, target: Ptr<DEVICE_OBJECT>) -> Ptr<DEVICE_OBJECT> {
+pub(crate) fn attach(source: Ptr<DEVICE_OBJECT>, target: Ptr<DEVICE_OBJECT>) -> Ptr<DEVICE_OBJECT> {
     let below = top_of(target);
     if is_going(below) {
         return Ptr::null();
@@ -187,7 +187,7 @@ pub(super) fn attach(source: Ptr<DEVICE_OBJECT>, target: Ptr<DEVICE_OBJECT>) -> 
 }
 
 /// Takes off what is attached to `target`.
-pub(super) fn detach(target: Ptr<DEVICE_OBJECT>) {
+pub(crate) fn detach(target: Ptr<DEVICE_OBJECT>) {
     let above = target.with(|target| core::mem::take(&mut target.AttachedDevice));
     if !above.is_null() {
         extension_of(above).with(|extension| extension.AttachedTo = Ptr::null());
@@ -196,7 +196,7 @@ pub(super) fn detach(target: Ptr<DEVICE_OBJECT>) {
 }
 
 /// The lowest device of the stack that `device` is in.
-pub(super) fn base_of(device: Ptr<DEVICE_OBJECT>) -> Ptr<DEVICE_OBJECT> {
+pub(crate) fn base_of(device: Ptr<DEVICE_OBJECT>) -> Ptr<DEVICE_OBJECT> {
     let mut base = device;
     while let Some(below) = extension_of(base).read().AttachedTo.non_null() {
         base = below;

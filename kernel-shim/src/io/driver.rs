@@ -75,7 +75,7 @@ pub fn by_address(address: u64) -> Option<Driver> {
 }
 
 /// A UNICODE_STRING with its buffer behind it, in pool memory. `None` when the pool is exhausted or the text too long.
-fn counted_string(text: &str) -> Option<Ptr<UNICODE_STRING>> {
+pub(crate) fn counted_string(text: &str) -> Option<Ptr<UNICODE_STRING>> {
     let units: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let length = u16::try_from(units.len()).ok()?;
     let header = size_of::<UNICODE_STRING>() as u64;
@@ -225,6 +225,14 @@ pub fn load(base: u64, bytes: u64, entry: u64, name: &str) -> Result<u64, NtStat
             device.with(|device| device.Flags &= !crate::nt::DO_DEVICE_INITIALIZING);
         }
         driver_extension::reinitialize();
+        if let Err(status) = crate::pnp::driver_loaded(driver.object, name) {
+            if driver.object.read().DriverUnload == 0 {
+                remove(&driver);
+            } else {
+                finish_unload(&driver);
+            }
+            return Err(status);
+        }
         return Ok(driver.id);
     }
     remove(&driver);
@@ -248,6 +256,7 @@ pub fn unload(id: u64) -> Result<u64, NtStatus> {
     if routine == 0 || flags & DRVO_UNLOAD_INVOKED != 0 {
         return Err(NtStatus::INVALID_DEVICE_REQUEST);
     }
+    crate::pnp::driver_unloading(driver.object)?;
     driver
         .object
         .with(|object| object.Flags |= DRVO_UNLOAD_INVOKED);

@@ -124,6 +124,9 @@ pub fn call(device: Ptr<DEVICE_OBJECT>, irp: Ptr<IRP>) -> NtStatus {
         ..
     } = stack.read();
     trace_irp(device, irp, major, parameters.map(from_word));
+    if crate::pnp::is_physical(device) {
+        return crate::pnp::pdo::dispatch(device, irp);
+    }
     let routine = device
         .read()
         .DriverObject
@@ -271,7 +274,7 @@ fn finish(irp: Ptr<IRP>) {
     if irp.read().Flags & IRP_ASSOCIATED_IRP != 0 {
         return build::finish_associated(irp);
     }
-    if build::finish(irp) {
+    if build::finish(irp) || crate::pnp::irp::finish(irp) || crate::po::request::finish(irp) {
         return;
     }
     request::finish(irp);

@@ -135,7 +135,7 @@ fn send(
 }
 
 /// Records the end of an IRP.
-pub(super) fn trace_done(packet: Ptr<IRP>) {
+pub(crate) fn trace_done(packet: Ptr<IRP>) {
     let block = packet.read().IoStatus;
     let words = [
         packet.addr(),

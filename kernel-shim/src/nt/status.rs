@@ -315,6 +315,10 @@ statuses! {
     TOO_MANY_LINKS = 0xC000_0265;
     /// The revision is not known.
     REVISION_MISMATCH = 0xC000_0059;
+    /// STATUS_INVALID_DEVICE_STATE.
+    INVALID_DEVICE_STATE = 0xC000_0184;
+    /// STATUS_POWER_STATE_INVALID.
+    POWER_STATE_INVALID = 0xC000_02D3;
 }
 
 impl NtStatus {

@@ -66,6 +66,11 @@ struct ktest {
     } \
     struct ktest /* for the semicolon */
 
+/* A family that defines KTEST_START, a function of the DRIVER_OBJECT, has it called at the end of DriverEntry. */
+#ifdef KTEST_START
+static VOID KTEST_START(PDRIVER_OBJECT driver);
+#endif
+
 /* What a test may use: the driver's own objects. */
 static PDRIVER_OBJECT ktest_driver KTEST_UNUSED;
 static PDEVICE_OBJECT ktest_device KTEST_UNUSED;
@@ -348,6 +353,9 @@ static NTSTATUS ktest_start(PDRIVER_OBJECT driver, PUNICODE_STRING registry_path
     driver->MajorFunction[IRP_MJ_CLOSE] = ktest_dispatch;
     driver->MajorFunction[IRP_MJ_DEVICE_CONTROL] = ktest_control;
     driver->DriverUnload = ktest_unload;
+#ifdef KTEST_START
+    KTEST_START(driver);
+#endif
     return STATUS_SUCCESS;
 }
 
