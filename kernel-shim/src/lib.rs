@@ -22,6 +22,7 @@ mod emulate;
 pub mod ex;
 pub mod export;
 pub mod fs;
+pub mod fsrtl;
 pub mod hal;
 pub mod io;
 pub mod ke;

@@ -49,6 +49,7 @@ pub(crate) fn initialize() {
     ex::initialize();
     cm::initialize();
     fs::initialize();
+    crate::fsrtl::initialize();
     view::initialize();
 }
 
