@@ -16,6 +16,7 @@
 extern crate alloc;
 
 pub(crate) mod api;
+pub mod cc;
 pub mod cm;
 pub mod dispatch;
 mod emulate;

@@ -50,6 +50,7 @@ pub(crate) fn initialize() {
     cm::initialize();
     fs::initialize();
     crate::fsrtl::initialize();
+    crate::cc::initialize();
     view::initialize();
 }
 

@@ -184,6 +184,9 @@ modules! {
     fsrtl_ecp => crate::fsrtl::ecp::api_table;
     fsrtl_context => crate::fsrtl::context::api_table;
     fsrtl_misc => crate::fsrtl::misc::api_table;
+    fsrtl_oplock => crate::fsrtl::oplock::api_table;
+    fsrtl_notify => crate::fsrtl::notify::api_table;
+    cc => crate::cc::api::api_table;
     hal_bus => crate::hal::bus::api_table;
     hal_port => crate::hal::port::api_table;
     hal_register => crate::hal::register::api_table;

@@ -9,6 +9,8 @@ pub mod legal;
 pub mod lock;
 pub mod misc;
 pub mod names;
+pub mod notify;
+pub mod oplock;
 pub mod pending;
 pub mod status;
 
@@ -19,6 +21,8 @@ use crate::raw::{Ptr, from_word};
 pub(crate) fn initialize() {
     legal::initialize();
     lock::initialize();
+    oplock::initialize();
+    notify::initialize();
     ecp::initialize();
     misc::initialize();
     pending::initialize();

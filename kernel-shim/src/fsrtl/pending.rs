@@ -55,7 +55,8 @@ pub(super) fn set_status(irp: Ptr<IRP>, status: NtStatus, information: u64) {
 pub(crate) fn cancel(irp: Ptr<IRP>) {
     io_cancel::release(irp.read().CancelIrql);
     WAITING.with(|waiting| waiting.remove(&irp.addr()));
-    if super::lock::cancelled(irp) {
+    super::notify::forget_irp(irp);
+    if super::lock::cancelled(irp) || super::oplock::cancelled(irp) {
         return;
     }
     complete(irp, NtStatus::CANCELLED, 0);
