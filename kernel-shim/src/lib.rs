@@ -16,12 +16,14 @@
 extern crate alloc;
 
 pub(crate) mod api;
+pub mod cc;
 pub mod cm;
 pub mod dispatch;
 mod emulate;
 pub mod ex;
 pub mod export;
 pub mod fs;
+pub mod fsrtl;
 pub mod hal;
 pub mod io;
 pub mod ke;

@@ -49,6 +49,8 @@ pub(crate) fn initialize() {
     ex::initialize();
     cm::initialize();
     fs::initialize();
+    crate::fsrtl::initialize();
+    crate::cc::initialize();
     view::initialize();
     crate::pnp::initialize();
     crate::po::initialize();

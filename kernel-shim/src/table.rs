@@ -183,6 +183,17 @@ modules! {
     cm_rtl => crate::cm::rtl::api_table;
     cm_rtl_query => crate::cm::rtl_query::api_table;
     fs_api => crate::fs::api::api_table;
+    fsrtl_names => crate::fsrtl::names::api_table;
+    fsrtl_legal => crate::fsrtl::legal::data_table;
+    fsrtl_status => crate::fsrtl::status::api_table;
+    fsrtl_pending => crate::fsrtl::pending::api_table;
+    fsrtl_lock => crate::fsrtl::lock::api_table;
+    fsrtl_ecp => crate::fsrtl::ecp::api_table;
+    fsrtl_context => crate::fsrtl::context::api_table;
+    fsrtl_misc => crate::fsrtl::misc::api_table;
+    fsrtl_oplock => crate::fsrtl::oplock::api_table;
+    fsrtl_notify => crate::fsrtl::notify::api_table;
+    cc => crate::cc::api::api_table;
     hal_bus => crate::hal::bus::api_table;
     hal_port => crate::hal::port::api_table;
     hal_register => crate::hal::register::api_table;

@@ -11,13 +11,14 @@ use crate::api::nt_api;
 use crate::ex::pool;
 use crate::ke::event;
 use crate::nt::{
-    ControlCode, DEVICE_OBJECT, DO_BUFFERED_IO, DO_DIRECT_IO, IO_STACK_LOCATION, IO_STATUS_BLOCK,
-    IRP, IRP_ASSOCIATED_IRP, IRP_BUFFERED_IO, IRP_DEALLOCATE_BUFFER, IRP_INPUT_OPERATION,
-    IRP_MJ_DEVICE_CONTROL, IRP_MJ_INTERNAL_DEVICE_CONTROL, IRP_MJ_READ, IRP_MJ_WRITE,
-    IRP_READ_OPERATION, IRP_SYNCHRONOUS_API, IRP_WRITE_OPERATION, KEVENT, Method, NtStatus,
-    SL_INVOKE_ON_CANCEL, SL_INVOKE_ON_ERROR, SL_INVOKE_ON_SUCCESS, dispatcher,
+    ControlCode, DEVICE_OBJECT, DO_BUFFERED_IO, DO_DIRECT_IO, FILE_OBJECT, IO_STACK_LOCATION,
+    IO_STATUS_BLOCK, IRP, IRP_ASSOCIATED_IRP, IRP_BUFFERED_IO, IRP_DEALLOCATE_BUFFER,
+    IRP_INPUT_OPERATION, IRP_MJ_DEVICE_CONTROL, IRP_MJ_INTERNAL_DEVICE_CONTROL, IRP_MJ_READ,
+    IRP_MJ_WRITE, IRP_NOCACHE, IRP_PAGING_IO, IRP_READ_OPERATION, IRP_SYNCHRONOUS_API,
+    IRP_SYNCHRONOUS_PAGING_IO, IRP_WRITE_OPERATION, KEVENT, Method, NtStatus, SL_INVOKE_ON_CANCEL,
+    SL_INVOKE_ON_ERROR, SL_INVOKE_ON_SUCCESS, dispatcher,
 };
-use crate::raw::{Global, Ptr, from_word, to_word};
+use crate::raw::{Global, Ptr, from_word, low32, to_word};
 use crate::value::{Boolean, ProcessorMode, UChar, ULong};
 use crate::{ps, shared};
 
@@ -263,6 +264,53 @@ fn make_threaded(irp: Ptr<IRP>, event: Ptr<KEVENT>) {
     THREADED.with(|threaded| threaded.insert(irp.addr()));
 }
 
+/// Reads or writes pages of a cached file: a paging request to the top of its device's stack, waited for. `buffer` is
+/// pool; `bytes` and `offset` are multiples of a page. What the driver transferred, in bytes.
+pub(crate) fn paging_io(
+    file: Ptr<FILE_OBJECT>,
+    major: u8,
+    buffer: Ptr<u8>,
+    bytes: u32,
+    offset: u64,
+) -> Result<u64, NtStatus> {
+    let device = super::device::top_of(file.read().DeviceObject);
+    let (irp, stack) = new_irp(device, major).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
+    if !lock_buffer(irp, buffer, bytes) {
+        irp::free(irp);
+        return Err(NtStatus::INSUFFICIENT_RESOURCES);
+    }
+    let words = if cfg!(nt_i386) {
+        [u64::from(bytes), 0, offset, offset >> 32]
+    } else {
+        [u64::from(bytes), 0, offset, 0]
+    };
+    stack.with(|stack| {
+        stack.Parameters = words.map(to_word);
+        stack.FileObject = file;
+    });
+    let mut event = KEVENT_UNSET;
+    let event = Ptr::of(&mut event);
+    event::initialize(event, dispatcher::SYNCHRONIZATION_EVENT, false);
+    let mut block = IO_STATUS_BLOCK::default();
+    let block = Ptr::of(&mut block);
+    irp.with(|irp| {
+        irp.UserBuffer = buffer.word();
+        irp.UserIosb = block;
+        irp.OriginalFileObject = file;
+    });
+    make_threaded(irp, event);
+    irp.with(|irp| irp.Flags = IRP_NOCACHE | IRP_PAGING_IO | IRP_SYNCHRONOUS_PAGING_IO);
+    let mut status = irp::call(device, irp);
+    if status == NtStatus::PENDING {
+        wait_for(event);
+        status = NtStatus(low32(from_word(block.read().Status)));
+    }
+    if status.is_error() {
+        return Err(status);
+    }
+    Ok(from_word(block.read().Information))
+}
+
 /// The completion routine of IoForwardIrpSynchronously.
 pub(super) fn forwarded(event: Ptr<KEVENT>) -> NtStatus {
     event::KeSetEvent(event, 0, false);
@@ -270,7 +318,7 @@ pub(super) fn forwarded(event: Ptr<KEVENT>) -> NtStatus {
 }
 
 /// Waits for ever for an event of the shim's own.
-pub(super) fn wait_for(event: Ptr<KEVENT>) {
+pub(crate) fn wait_for(event: Ptr<KEVENT>) {
     event::KeWaitForSingleObject(event.cast(), 0, ProcessorMode(0), false, Ptr::null());
 }
 
@@ -300,7 +348,7 @@ pub(super) fn forward(device: Ptr<DEVICE_OBJECT>, irp: Ptr<IRP>) -> bool {
 }
 
 /// An event's bytes before it is initialized.
-pub(super) const KEVENT_UNSET: KEVENT = KEVENT {
+pub(crate) const KEVENT_UNSET: KEVENT = KEVENT {
     Header: crate::nt::DISPATCHER_HEADER {
         Type: 0,
         Absolute: 0,

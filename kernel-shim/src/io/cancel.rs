@@ -21,7 +21,7 @@ pub(super) fn acquire() -> u8 {
     old
 }
 
-pub(super) fn release(irql: u8) {
+pub(crate) fn release(irql: u8) {
     spin_lock::release(CANCEL_LOCK.ptr());
     irql::lower(irql);
 }

@@ -58,6 +58,7 @@ pub fn allocate(stack_size: i8, owner: u64) -> Ptr<IRP> {
 pub fn free(irp: Ptr<IRP>) {
     let bytes = u64::from(irp.read().Size);
     routine::forget_range(irp.addr(), bytes);
+    crate::fsrtl::ecp::forget_irp(irp);
     irp.with(|irp| irp.Type = 0);
     pool::free(irp.cast(), TAG);
 }

@@ -48,6 +48,10 @@ pub fn call(entry: Entry, routine: u64, arguments: &[u64]) -> u64 {
             super::csq::cancel(Ptr::<IRP>::new(irp));
             0
         }
+        [_, irp] if is("FsRtlpCancelRoutine") => {
+            crate::fsrtl::pending::cancel(Ptr::<IRP>::new(irp));
+            0
+        }
         [_, _, context] if is("IopForwardCompletion") => {
             super::build::forwarded(Ptr::new(context)).0.into()
         }

@@ -5,6 +5,12 @@ use core::mem::offset_of;
 use super::{DEVICE_OBJECT, FILE_OBJECT, IRP, LIST_ENTRY};
 use crate::raw::{Ptr, Word};
 
+/// IRP_NOCACHE.
+pub const IRP_NOCACHE: u32 = 0x0001;
+/// IRP_PAGING_IO.
+pub const IRP_PAGING_IO: u32 = 0x0002;
+/// IRP_SYNCHRONOUS_PAGING_IO (its value is IRP_INPUT_OPERATION's too).
+pub const IRP_SYNCHRONOUS_PAGING_IO: u32 = 0x0040;
 /// IRP_SYNCHRONOUS_API.
 pub const IRP_SYNCHRONOUS_API: u32 = 0x0004;
 /// IRP_ASSOCIATED_IRP: its SystemBuffer is the master IRP's address.

@@ -25,6 +25,32 @@ macro_rules! statuses {
 }
 
 statuses! {
+    /// No lock covers exactly that range.
+    RANGE_NOT_LOCKED = 0xC000_007E;
+    /// The range is locked already.
+    LOCK_NOT_GRANTED = 0xC000_0055;
+    /// The range is locked by another.
+    FILE_LOCK_CONFLICT = 0xC000_0054;
+    /// The range runs over the end of all offsets.
+    INVALID_LOCK_RANGE = 0xC000_01A1;
+    /// The oplock cannot be had.
+    OPLOCK_NOT_GRANTED = 0xC000_00E2;
+    /// An acknowledgement that no break waits for.
+    INVALID_OPLOCK_PROTOCOL = 0xC000_00E3;
+    /// An oplock is being broken.
+    OPLOCK_BREAK_IN_PROGRESS = 0x0000_0108;
+    /// The watched handle was closed.
+    NOTIFY_CLEANUP = 0x0000_010B;
+    /// A reserved reparse tag.
+    IO_REPARSE_TAG_INVALID = 0xC000_0276;
+    /// A reparse buffer that contradicts itself.
+    IO_REPARSE_DATA_INVALID = 0xC000_0278;
+    /// An I/O error that has no business here.
+    UNEXPECTED_IO_ERROR = 0xC000_00E9;
+    /// An instruction is misaligned.
+    INSTRUCTION_MISALIGNMENT = 0xC000_00AA;
+    /// A checksum does not fit.
+    CRC_ERROR = 0xC000_003F;
     /// The operation succeeded.
     SUCCESS = 0x0000_0000;
     /// WAIT_1: the second object was signalled.

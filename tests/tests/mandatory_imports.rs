@@ -1,0 +1,44 @@
+//! What real drivers import is there: tests/data/nt-imports.tsv lists the functions that two or more of them need.
+
+use kernel_shim::export::Coverage;
+use kernel_shim::table::{EXPORTS, find};
+
+/// Plug and play and power: the names go from here when their exports are declared.
+const MAY_MISS: [&str; 11] = [
+    "IoGetDeviceInterfaces",
+    "IoGetDeviceProperty",
+    "IoQueryDeviceDescription",
+    "IoRegisterDeviceInterface",
+    "IoReportResourceUsage",
+    "IoSetDeviceInterfaceState",
+    "PoCallDriver",
+    "PoRequestPowerIrp",
+    "PoSetPowerState",
+    "PoStartNextPowerIrp",
+    "ZwDeviceIoControlFile",
+];
+
+#[test]
+fn what_two_drivers_import_is_implemented() {
+    let list = include_str!("../data/nt-imports.tsv");
+    let names: Vec<&str> = list
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| line.split_once('\t').expect("NAME TAB COUNT").0)
+        .collect();
+    assert!(names.len() >= 400, "the list has {} names", names.len());
+    let is_there = |name: &&str| {
+        find(name).is_some_and(|number| {
+            let export = &EXPORTS[usize::try_from(number).expect("a position")];
+            !matches!(export.coverage, Coverage::Missing)
+        })
+    };
+    let missing: Vec<_> = names
+        .into_iter()
+        .filter(|name| !is_there(name) && !MAY_MISS.contains(name))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "not implemented, though drivers import them: {missing:#?}"
+    );
+}
