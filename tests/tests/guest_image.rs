@@ -12,10 +12,10 @@ use goblin::elf::section_header::{SHN_UNDEF, SHT_REL, SHT_RELA};
 use goblin::elf::{Elf, header, sym};
 
 const ABIS: [DriverAbi; 2] = [DriverAbi::I386, DriverAbi::Amd64];
-/// Bytes of guest memory that an image's segments may take: a guest has 16 MiB, and few of them are for us.
-const MEMORY_BUDGET: u64 = 512 << 10;
+/// Bytes of guest memory that an image's segments may take: a guest has 16 MiB, and an eighth of them may be the kernel.
+const MEMORY_BUDGET: u64 = 2 << 20;
 /// Bytes that an image may take in the program, with its symbols.
-const FILE_BUDGET: usize = 1 << 20;
+const FILE_BUDGET: usize = 3 << 20;
 
 fn parse(abi: DriverAbi) -> Elf<'static> {
     Elf::parse(images::guest(abi)).unwrap()

@@ -21,6 +21,8 @@ const DLLS: [&str; 3] = ["ntoskrnl.exe", "hal.dll", "ntdll.dll"];
 
 /// Widths in bytes: (i386, amd64).
 type Width = (usize, usize);
+/// A structure with parts that cannot be looked up; larger than any that is passed by value.
+const UNKNOWN: Width = (1 << 20, 1 << 20);
 const POINTER: Width = (4, 8);
 
 /// Where the metadata is: the package windows-bindgen ships it, and cargo knows where that is.
@@ -65,6 +67,8 @@ fn width(index: &Index, ty: &Type) -> Width {
         Type::Char | Type::I16 | Type::U16 => (2, 2),
         Type::I32 | Type::U32 | Type::F32 => (4, 4),
         Type::I64 | Type::U64 | Type::F64 => (8, 8),
+        // A nested type without a name, which the index cannot find.
+        Type::Name(name) if name.namespace.is_empty() => UNKNOWN,
         Type::Name(name) => {
             let definition = index
                 .get(&name.namespace, &name.name)
@@ -78,7 +82,11 @@ fn width(index: &Index, ty: &Type) -> Width {
                     definition
                         .fields()
                         .filter(|field| !field.flags().contains(FieldAttributes::Literal))
-                        .map(|field| width(index, &field.ty()))
+                        .map(|field| match field.ty() {
+                            // A union's parts without a name are as wide as those that have one (LARGE_INTEGER).
+                            Type::Name(name) if is_union && name.namespace.is_empty() => (0, 0),
+                            ty => width(index, &ty),
+                        })
                         .fold((0, 0), |(a, b), (c, d)| {
                             if is_union {
                                 (a.max(c), b.max(d))
@@ -140,7 +148,7 @@ fn differences(index: &Index, export: &Export, signature: &Signature) -> Vec<Str
     }
     for (parameter, ty) in parameters.iter().zip(&signature.types) {
         let (expected, declared) = (width(index, ty), declared_width(parameter.kind));
-        if expected != declared {
+        if expected < UNKNOWN && expected != declared {
             found.push(format!(
                 "{}: {expected:?} bytes ({ty:?}), not {declared:?}",
                 parameter.name
@@ -148,7 +156,7 @@ fn differences(index: &Index, export: &Export, signature: &Signature) -> Vec<Str
         }
     }
     let (expected, declared) = (width(index, &signature.return_type), declared_width(result));
-    if expected != declared {
+    if expected < UNKNOWN && expected != declared {
         found.push(format!(
             "result: {expected:?} bytes ({:?}), not {declared:?}",
             signature.return_type

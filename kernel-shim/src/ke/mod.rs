@@ -52,7 +52,12 @@ fn deliver_once() -> bool {
         apc::deliver();
     }
     // What made this thread run again may have left something for it.
-    sched::dispatch()
+    let has_switched = sched::dispatch();
+    if shared::irql() >= APC_LEVEL {
+        // Fast paths that lower IRQL look for this alone.
+        apc::look_after_lowering();
+    }
+    has_switched
 }
 
 /// Forgets everything that is queued.

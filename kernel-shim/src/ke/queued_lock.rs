@@ -12,7 +12,7 @@ use crate::ke::spin_lock::{
 };
 use crate::nt::{DISPATCH_LEVEL, KLOCK_QUEUE_HANDLE, SYNCH_LEVEL};
 use crate::raw::{Ptr, Word};
-use crate::value::{Boolean, Irql, Size};
+use crate::value::{Irql, ULong};
 
 /// Number of the kernel's own queued locks (LockQueueMaximumLock).
 const NUMBERED: u64 = 17;
@@ -46,19 +46,19 @@ fn release_and_lower(handle: Ptr<KLOCK_QUEUE_HANDLE>) {
     lower(OldIrql);
 }
 
-fn bit(number: Size) -> u32 {
+fn bit(number: ULong) -> u32 {
     assert!(
-        number.0 < NUMBERED,
+        u64::from(number) < NUMBERED,
         "there is no queued spin lock {}",
-        number.0
+        number
     );
-    1 << number.0
+    1 << number
 }
 
-fn acquire_numbered(number: Size) {
+fn acquire_numbered(number: ULong) {
     let bit = bit(number);
     if HELD.fetch_or(bit, Ordering::Relaxed) & bit != 0 {
-        already_owned(number.0);
+        already_owned(number.into());
     }
 }
 
@@ -109,7 +109,7 @@ nt_api! { module = ke_queued_lock;
 
     /// Raises IRQL to DISPATCH_LEVEL, takes one of the kernel's own locks, 0 to 16, and returns the old IRQL.
     either both fastcall irql(DISPATCH_LEVEL) implemented
-    fn KeAcquireQueuedSpinLock(number: Size) -> Irql {
+    fn KeAcquireQueuedSpinLock(number: ULong) -> Irql {
         let old = raise(DISPATCH_LEVEL);
         acquire_numbered(number);
         Irql(old)
@@ -117,7 +117,7 @@ nt_api! { module = ke_queued_lock;
 
     /// Raises IRQL to SYNCH_LEVEL, takes one of the kernel's own locks and returns the old IRQL.
     either both fastcall irql(SYNCH_LEVEL) implemented
-    fn KeAcquireQueuedSpinLockRaiseToSynch(number: Size) -> Irql {
+    fn KeAcquireQueuedSpinLockRaiseToSynch(number: ULong) -> Irql {
         let old = raise(SYNCH_LEVEL);
         acquire_numbered(number);
         Irql(old)
@@ -125,23 +125,23 @@ nt_api! { module = ke_queued_lock;
 
     /// Gives one of the kernel's own locks back and lowers IRQL.
     either both fastcall irql(SYNCH_LEVEL) implemented
-    fn KeReleaseQueuedSpinLock(number: Size, old_irql: Irql) {
+    fn KeReleaseQueuedSpinLock(number: ULong, old_irql: Irql) {
         let bit = bit(number);
         if HELD.fetch_and(!bit, Ordering::Relaxed) & bit == 0 {
-            not_owned(number.0);
+            not_owned(number.into());
         }
         lower(old_irql.0);
     }
 
     /// Takes one of the kernel's own locks, at DISPATCH_LEVEL, if it is free. FALSE: it is not, and IRQL is as before.
     either both fastcall irql(DISPATCH_LEVEL) implemented
-    fn KeTryToAcquireQueuedSpinLock(number: Size, old_irql: Ptr<u8>) -> Boolean {
+    fn KeTryToAcquireQueuedSpinLock(number: ULong, old_irql: Ptr<u8>) -> ULong {
         let bit = bit(number);
         if HELD.fetch_or(bit, Ordering::Relaxed) & bit != 0 {
-            return false;
+            return 0;
         }
         old_irql.write(raise(DISPATCH_LEVEL));
-        true
+        1
     }
 }
 

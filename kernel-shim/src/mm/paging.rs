@@ -100,8 +100,8 @@ nt_api! { module = mm_paging;
 
     /// Whether a driver is suspected of crashing the system: no.
     ntoskrnl both stdcall irql(ANY_LEVEL) implemented
-    fn MmIsDriverSuspectForVerifier(driver_object: Ptr<u8>) -> Boolean {
-        false
+    fn MmIsDriverSuspectForVerifier(driver_object: Ptr<u8>) -> ULong {
+        0
     }
 
     /// Whether a file can be cut to a size in spite of the sections on it: there is no section on any file.

@@ -229,7 +229,7 @@ nt_api! { module = se_share;
             if next == 0 {
                 return NtStatus::SUCCESS;
             }
-            if next != bytes.next_multiple_of(4) || at + next > length {
+            if next < bytes || next % 4 != 0 || at + next > length {
                 break;
             }
             at += next;

@@ -91,13 +91,13 @@ fn in_stack_locks_know_their_handle() {
     );
     queued_lock::KeReleaseInStackQueuedSpinLock(handle);
     assert_eq!((shared::irql(), lock.read()), (1, 0));
-    let old = queued_lock::KeAcquireQueuedSpinLock(Size(7));
+    let old = queued_lock::KeAcquireQueuedSpinLock(7);
     let mut irql = 0;
-    assert!(!queued_lock::KeTryToAcquireQueuedSpinLock(
-        Size(7),
-        Ptr::of(&mut irql)
-    ));
-    queued_lock::KeReleaseQueuedSpinLock(Size(7), old);
+    assert_eq!(
+        queued_lock::KeTryToAcquireQueuedSpinLock(7, Ptr::of(&mut irql)),
+        0
+    );
+    queued_lock::KeReleaseQueuedSpinLock(7, old);
     assert_eq!(shared::irql(), 1);
 }
 
