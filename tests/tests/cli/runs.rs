@@ -393,3 +393,30 @@ fn verified_runs_stop_at_the_violation() {
         assert!(plain.contains("BAD_POOL_HEADER"), "{flags:?}: {plain}");
     }
 }
+
+#[test]
+fn two_drivers_run_in_one_guest() {
+    if !has_kvm() {
+        return;
+    }
+
+    let ended = run(&[
+        "run",
+        &driver("lower"),
+        &driver("upper"),
+        "-c",
+        r"open \\.\upper",
+        "-c",
+        "ioctl 0x222004 0100000002000000 4",
+        "-c",
+        "close",
+        "-c",
+        "unload",
+    ]);
+
+    ended.assert_code(0);
+    assert!(
+        ended.stdout.contains("03 00 00 00") || ended.stdout.contains("03000000"),
+        "{ended:#?}"
+    );
+}

@@ -12,3 +12,4 @@ mod iopm_property;
 mod portio_sample;
 mod real_drivers;
 mod real_port;
+mod two_drivers;
