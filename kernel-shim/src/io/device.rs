@@ -51,7 +51,7 @@ pub(crate) fn create(
     let own_at = bytes.next_multiple_of(16);
     let body = ob::create(
         ObjectType::Device,
-        own_at + size_of::<DEVOBJ_EXTENSION>() as u64,
+        own_at + (size_of::<DEVOBJ_EXTENSION>() + size_of::<Ptr<DEVICE_OBJECT>>()) as u64,
         None,
     )
     .ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
@@ -100,6 +100,9 @@ pub(crate) fn create(
         .cast();
     event::initialize(lock, dispatcher::SYNCHRONIZATION_EVENT, true);
     driver.with(|driver| driver.DeviceObject = device);
+    if !next.is_null() {
+        previous_of(next).write(device);
+    }
     Ok(device)
 }
 
@@ -107,6 +110,11 @@ pub(crate) fn create(
 #[must_use]
 pub fn extension_of(device: Ptr<DEVICE_OBJECT>) -> Ptr<DEVOBJ_EXTENSION> {
     Ptr::new(from_word(device.read().DeviceObjectExtension))
+}
+
+/// Where the device is kept that is in front of `device` in the chain: behind everything that drivers see.
+fn previous_of(device: Ptr<DEVICE_OBJECT>) -> Ptr<Ptr<DEVICE_OBJECT>> {
+    extension_of(device).offset(1).cast()
 }
 
 /// Whether a device is about to go: it must not be opened or attached to any more.
@@ -148,9 +156,16 @@ pub(super) fn unlink(device: Ptr<DEVICE_OBJECT>) {
         NextDevice: next,
         ..
     } = device.read();
+    let previous = previous_of(device).read();
+    if !next.is_null() {
+        previous_of(next).write(previous);
+    }
     if driver.read().DeviceObject == device {
         driver.with(|driver| driver.DeviceObject = next);
+    } else if !previous.is_null() && previous.read().NextDevice == device {
+        previous.with(|previous| previous.NextDevice = next);
     } else {
+        // The chain is in driver memory, and a driver has changed it.
         for other in of_driver(driver) {
             if other.read().NextDevice == device {
                 other.with(|other| other.NextDevice = next);

@@ -1,6 +1,6 @@
 //! The namespace: directories, symbolic links, named objects. Names compare without case.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -31,6 +31,9 @@ pub enum Kind {
 /// Full names, folded, without a closing backslash (the root is the empty string).
 static NAMES: Global<BTreeMap<String, Entry>> = Global::new("object names", BTreeMap::new());
 
+/// The objects in [`NAMES`], each with its name: without it, taking one of many names away would look at all of them.
+static NAMED: Global<BTreeSet<(u64, String)>> = Global::new("named objects", BTreeSet::new());
+
 /// The DOS device directory, under all its names.
 const DOS_DEVICES: &str = "\\??";
 
@@ -46,6 +49,7 @@ pub struct Found {
 /// Makes the directories that NT has at boot.
 pub fn initialize() {
     SPELLED.with(BTreeMap::clear);
+    NAMED.with(BTreeSet::clear);
     NAMES.with(|names| {
         names.clear();
         for directory in [
@@ -183,15 +187,16 @@ fn new_name(names: &BTreeMap<String, Entry>, name: &str) -> Result<String, NtSta
     }
 }
 
-fn insert(name: &str, entry: Entry) -> Result<(), NtStatus> {
+/// Adds an entry; returns its folded full name.
+fn insert(name: &str, entry: Entry) -> Result<String, NtStatus> {
     let path = NAMES.with(|names| {
         let path = new_name(names, name)?;
         names.insert(path.clone(), entry);
         Ok::<_, NtStatus>(path)
     })?;
     let last = name.rsplit('\\').next().unwrap_or_default();
-    SPELLED.with(|spelled| spelled.insert(path, String::from(last)));
-    Ok(())
+    SPELLED.with(|spelled| spelled.insert(path.clone(), String::from(last)));
+    Ok(path)
 }
 
 /// Names an object.
@@ -199,7 +204,8 @@ fn insert(name: &str, entry: Entry) -> Result<(), NtStatus> {
 /// # Errors
 /// OBJECT_NAME_COLLISION: the name is taken. OBJECT_PATH_NOT_FOUND: no such directory. As [`resolve`] otherwise.
 pub fn insert_object(name: &str, body: u64) -> Result<(), NtStatus> {
-    insert(name, Entry::Object(body))?;
+    let path = insert(name, Entry::Object(body))?;
+    NAMED.with(|named| named.insert((body, path)));
     super::set_name(body, name);
     Ok(())
 }
@@ -209,7 +215,7 @@ pub fn insert_object(name: &str, body: u64) -> Result<(), NtStatus> {
 /// # Errors
 /// As [`insert_object`].
 pub fn insert_link(name: &str, target: &str) -> Result<(), NtStatus> {
-    insert(name, Entry::Link(String::from(target)))
+    insert(name, Entry::Link(String::from(target))).map(drop)
 }
 
 /// Removes a symbolic link.
@@ -233,9 +239,17 @@ pub fn remove_link(name: &str) -> Result<(), NtStatus> {
 
 /// Takes an object's name away.
 pub fn remove_object(body: u64) {
-    NAMES.with(|names| {
-        names.retain(|_, entry| !matches!(entry, Entry::Object(named) if *named == body));
-    });
+    while let Some(path) = NAMED.with(|named| take_name(named, body)) {
+        NAMES.with(|names| names.remove(&path));
+        SPELLED.with(|spelled| spelled.remove(&path));
+    }
+}
+
+/// Takes one name of an object out of [`NAMED`].
+fn take_name(named: &mut BTreeSet<(u64, String)>, body: u64) -> Option<String> {
+    let first = named.range((body, String::new())..).next()?;
+    let first = (first.0 == body).then(|| first.clone())?;
+    named.take(&first).map(|(_, path)| path)
 }
 
 /// The symbolic links: (full name, folded; target).
@@ -324,7 +338,7 @@ fn directory_path(name: &str) -> Result<String, NtStatus> {
 /// # Errors
 /// As [`insert_object`].
 pub fn insert_directory(name: &str) -> Result<(), NtStatus> {
-    insert(name, Entry::Directory)
+    insert(name, Entry::Directory).map(drop)
 }
 
 /// Removes a directory or link by its folded full name; a directory only if it is empty.
