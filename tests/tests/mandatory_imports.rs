@@ -3,21 +3,6 @@
 use kernel_shim::export::Coverage;
 use kernel_shim::table::{EXPORTS, find};
 
-/// Plug and play and power: the names go from here when their exports are declared.
-const MAY_MISS: [&str; 11] = [
-    "IoGetDeviceInterfaces",
-    "IoGetDeviceProperty",
-    "IoQueryDeviceDescription",
-    "IoRegisterDeviceInterface",
-    "IoReportResourceUsage",
-    "IoSetDeviceInterfaceState",
-    "PoCallDriver",
-    "PoRequestPowerIrp",
-    "PoSetPowerState",
-    "PoStartNextPowerIrp",
-    "ZwDeviceIoControlFile",
-];
-
 #[test]
 fn what_two_drivers_import_is_implemented() {
     let list = include_str!("../data/nt-imports.tsv");
@@ -33,10 +18,7 @@ fn what_two_drivers_import_is_implemented() {
             !matches!(export.coverage, Coverage::Missing)
         })
     };
-    let missing: Vec<_> = names
-        .into_iter()
-        .filter(|name| !is_there(name) && !MAY_MISS.contains(name))
-        .collect();
+    let missing: Vec<_> = names.into_iter().filter(|name| !is_there(name)).collect();
     assert!(
         missing.is_empty(),
         "not implemented, though drivers import them: {missing:#?}"

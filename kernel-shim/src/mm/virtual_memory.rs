@@ -264,6 +264,10 @@ fn free(process: u64, base: u64, bytes: u64, kind: u32) -> Result<(u64, u64), Nt
 }
 
 /// ZwQueryVirtualMemory: the run of pages of one kind from an address.
+#[cfg_attr(
+    nt_i386,
+    expect(clippy::needless_update, reason = "amd64 has padding fields")
+)]
 fn query(process: u64, address: u64) -> Result<MEMORY_BASIC_INFORMATION, NtStatus> {
     if address > HIGHEST_USER_ADDRESS {
         return Err(NtStatus::INVALID_PARAMETER);
