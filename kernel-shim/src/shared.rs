@@ -40,6 +40,8 @@ pub(crate) static IS_FAST: AtomicU32 = AtomicU32::new(0);
 static CALLER: AtomicU64 = AtomicU64::new(0);
 static CALLER_STACK: AtomicU64 = AtomicU64::new(0);
 static CALLER_EBP: AtomicU64 = AtomicU64::new(0);
+/// The number of the export that is being served.
+static EXPORT: AtomicU32 = AtomicU32::new(0);
 /// The innermost boundary between driver and shim code on this stack: the address of a [`crate::seh::Link`].
 static LINKS: AtomicU64 = AtomicU64::new(0);
 
@@ -52,6 +54,8 @@ pub(crate) struct CallSite {
     pub(crate) stack: u64,
     /// EBP of an i386 caller.
     pub(crate) ebp: u32,
+    /// The number of the export that was called.
+    pub(crate) export: u32,
     /// The innermost [`crate::seh::Link`]; 0: none. Part of this because a thread switch changes all of it.
     pub(crate) links: u64,
 }
@@ -63,6 +67,7 @@ impl CallSite {
             address: CALLER.load(Ordering::Relaxed),
             stack: CALLER_STACK.load(Ordering::Relaxed),
             ebp: low32(CALLER_EBP.load(Ordering::Relaxed)),
+            export: EXPORT.load(Ordering::Relaxed),
             links: LINKS.load(Ordering::Relaxed),
         }
     }
@@ -74,6 +79,7 @@ impl CallSite {
             address: CALLER.swap(self.address, Ordering::Relaxed),
             stack: CALLER_STACK.swap(self.stack, Ordering::Relaxed),
             ebp: low32(CALLER_EBP.swap(u64::from(self.ebp), Ordering::Relaxed)),
+            export: EXPORT.swap(self.export, Ordering::Relaxed),
         }
     }
 }
