@@ -237,6 +237,12 @@ macro_rules! nt_word {
     (either) => {
         Module::Either
     };
+    (wdfldr) => {
+        Module::Wdfldr
+    };
+    (wdf) => {
+        Module::Wdf
+    };
     (both) => {
         Machines::Both
     };

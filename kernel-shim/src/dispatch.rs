@@ -154,12 +154,14 @@ fn run(index: u32, frame: Frame) -> I386Result {
         Frame::Amd64(stack) => CallSite {
             address: caller,
             stack,
+            export: index,
             ..CallSite::default()
         },
         Frame::I386(stack, _, _, ebp) => CallSite {
             address: caller,
             stack,
             ebp,
+            export: index,
             ..CallSite::default()
         },
     };

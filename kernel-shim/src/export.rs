@@ -14,6 +14,10 @@ pub enum Module {
     Hal,
     /// Both: where it lives depends on Windows' version or machine.
     Either,
+    /// WDFLDR.SYS
+    Wdfldr,
+    /// No DLL: an entry of KMDF's function table, or a routine of KMDF's own that the kernel calls.
+    Wdf,
 }
 
 impl Module {
@@ -26,6 +30,8 @@ impl Module {
             Self::Ntoskrnl => is_ntoskrnl,
             Self::Hal => is_hal,
             Self::Either => is_ntoskrnl || is_hal,
+            Self::Wdfldr => dll.eq_ignore_ascii_case("wdfldr.sys"),
+            Self::Wdf => false,
         }
     }
 }

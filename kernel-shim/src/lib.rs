@@ -44,6 +44,7 @@ pub mod table;
 mod trap;
 pub mod value;
 pub mod view;
+pub mod wdf;
 
 pub use main_loop::{begin_tick, boot, finding, shim_panic, tick};
 pub use trap::trap;

@@ -44,6 +44,7 @@ pub(crate) fn initialize() {
     ps::initialize();
     se::initialize();
     io::initialize();
+    crate::wdf::initialize();
     ke::initialize();
     crate::rtl::oem::initialize();
     ex::initialize();

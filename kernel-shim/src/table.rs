@@ -202,6 +202,20 @@ modules! {
     view_modules => crate::view::modules::api_table;
     view_system_information => crate::view::system_information::api_table;
     view_version => crate::view::version::api_table;
+    wdf_loader => crate::wdf::loader::api_table;
+    wdf_object => crate::wdf::object_api::api_table;
+    wdf_driver => crate::wdf::driver::api_table;
+    wdf_device => crate::wdf::device::api_table;
+    wdf_device_init => crate::wdf::device_init::api_table;
+    wdf_queue => crate::wdf::queue_api::api_table;
+    wdf_request => crate::wdf::request_api::api_table;
+    wdf_buffers => crate::wdf::buffers::api_table;
+    wdf_memory => crate::wdf::memory::api_table;
+    wdf_deferred => crate::wdf::deferred::api_table;
+    wdf_sync => crate::wdf::sync::api_table;
+    wdf_collection => crate::wdf::collection::api_table;
+    wdf_registry => crate::wdf::registry::api_table;
+    wdf_missing => crate::wdf::missing::api_table;
 }
 
 /// Number of exports.

@@ -15,6 +15,8 @@ const fn dll(module: Module) -> &'static str {
         Module::Ntoskrnl => "ntoskrnl",
         Module::Hal => "hal",
         Module::Either => "ntoskrnl, hal",
+        Module::Wdfldr => "wdfldr",
+        Module::Wdf => "KMDF",
     }
 }
 

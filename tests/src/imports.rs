@@ -49,7 +49,7 @@ fn definition(abi: DriverAbi, dll: &str, has: impl Fn(Module) -> bool) -> String
     text
 }
 
-/// Writes `folder`/{i386,amd64}/{ntoskrnl,hal}.def; a file that is right already stays untouched.
+/// Writes `folder`/{i386,amd64}/{ntoskrnl,hal,wdfldr}.def; a file that is right already stays untouched.
 ///
 /// # Errors
 /// The folder cannot be written.
@@ -57,9 +57,16 @@ pub fn write_definitions(folder: &Path) -> std::io::Result<()> {
     for abi in [DriverAbi::I386, DriverAbi::Amd64] {
         let folder = folder.join(abi.name());
         std::fs::create_dir_all(&folder)?;
-        let kernel = definition(abi, "ntoskrnl.exe", |module| module != Module::Hal);
+        let kernel = definition(abi, "ntoskrnl.exe", |module| {
+            matches!(module, Module::Ntoskrnl | Module::Either)
+        });
         let hal = definition(abi, "HAL.dll", |module| module == Module::Hal);
-        for (name, text) in [("ntoskrnl.def", kernel), ("hal.def", hal)] {
+        let loader = definition(abi, "WDFLDR.SYS", |module| module == Module::Wdfldr);
+        for (name, text) in [
+            ("ntoskrnl.def", kernel),
+            ("hal.def", hal),
+            ("wdfldr.def", loader),
+        ] {
             let path = folder.join(name);
             if std::fs::read_to_string(&path).ok().as_deref() != Some(&text) {
                 std::fs::write(path, text)?;

@@ -15,7 +15,7 @@ pub(super) fn initialize() {
     CANCEL_LOCK.ptr().write(0);
 }
 
-pub(super) fn acquire() -> u8 {
+pub(crate) fn acquire() -> u8 {
     let old = irql::raise(DISPATCH_LEVEL);
     spin_lock::acquire(CANCEL_LOCK.ptr());
     old

@@ -196,7 +196,7 @@ pub(crate) mod threaded {
     }
 }
 
-fn initialize_dpc(dpc: Ptr<KDPC>, kind: u8, routine: Ptr<u8>, context: Ptr<u8>) {
+pub(crate) fn initialize_dpc(dpc: Ptr<KDPC>, kind: u8, routine: Ptr<u8>, context: Ptr<u8>) {
     dpc.write(KDPC {
         Type: kind,
         Importance: 1,

@@ -332,7 +332,12 @@ fn switch_to(next: Ptr<KTHREAD>) {
     let exception_list = pcr::exception_list();
     let old = private(previous);
     old.with(|old| {
-        old.site = [site.address, site.stack, u64::from(site.ebp), site.links];
+        old.site = [
+            site.address,
+            site.stack,
+            u64::from(site.ebp) | u64::from(site.export) << 32,
+            site.links,
+        ];
         old.depth = shared::depth();
         old.interrupts_masked = shared::interrupts_masked();
         old.exception_list = exception_list;
@@ -353,6 +358,7 @@ fn switch_to(next: Ptr<KTHREAD>) {
         address,
         stack,
         ebp: low32(ebp),
+        export: low32(ebp >> 32),
         links,
     }
     .swap();

@@ -69,7 +69,8 @@ pub fn export_address(number: u32, abi: DriverAbi) -> Option<u64> {
     let slot = number as usize;
     let export = table::EXPORTS
         .get(slot)
-        .filter(|export| export.machines.has(abi) && export.coverage != Coverage::Missing)?;
+        .filter(|export| export.machines.has(abi) && export.coverage != Coverage::Missing)
+        .filter(|export| !matches!(export.module, Module::Wdfldr | Module::Wdf))?;
     let is_hal = export.module == Module::Hal;
     Some(match export.kind {
         ExportKind::Function { .. } if is_hal => {

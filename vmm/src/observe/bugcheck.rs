@@ -151,6 +151,8 @@ const TABLE: &[Bugcheck] = &[
     entry(0xFC, "ATTEMPTED_EXECUTE_OF_NOEXECUTE_MEMORY", "The driver jumped to memory that holds no code.",
         ["address that was executed", "page table entry", "", ""]),
     entry(0x109, "CRITICAL_STRUCTURE_CORRUPTION", "Kernel code or data were changed.", ["", "", "", "kind of region"]),
+    entry(0x10D, "WDF_VIOLATION", "A KMDF driver broke a rule of the framework.",
+        ["kind of violation", "", "", ""]),
     entry(0x132, "RESOURCE_OWNER_POINTER_INVALID", "A resource's owner pointer is not valid.",
         ["", "", "", ""]),
     entry(0x133, "DPC_WATCHDOG_VIOLATION", "A DPC ran too long, or the IRQL was DISPATCH_LEVEL for too long.",

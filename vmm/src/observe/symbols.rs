@@ -91,6 +91,7 @@ impl Module {
         let bound = exports.iter().map(|export| {
             let dll = match export.module {
                 Dll::Hal => "hal.dll",
+                Dll::Wdfldr | Dll::Wdf => "wdfldr.sys",
                 Dll::Ntoskrnl | Dll::Either => "ntoskrnl.exe",
             };
             format!("{dll}!{}", export.name)

@@ -250,13 +250,13 @@ fn is_kmdf(image: &Image) -> bool {
     imports.any(|import| import.name() == Some("WdfVersionBind"))
 }
 
-/// DLLs that are neither kernel nor HAL, each once.
+/// DLLs that are neither kernel, HAL nor KMDF's loader, each once.
 fn libraries(image: &Image) -> Vec<String> {
     let mut all: Vec<String> = image
         .imports
         .iter()
         .map(|import| import.dll.to_ascii_lowercase())
-        .filter(|dll| dll != "ntoskrnl.exe" && dll != "hal.dll")
+        .filter(|dll| !matches!(dll.as_str(), "ntoskrnl.exe" | "hal.dll" | "wdfldr.sys"))
         .collect();
     all.sort();
     all.dedup();

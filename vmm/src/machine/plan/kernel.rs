@@ -29,6 +29,8 @@ fn lists(export: &Export, abi: DriverAbi, is_hal: bool) -> bool {
         Module::Either => true,
         Module::Hal => is_hal,
         Module::Ntoskrnl => !is_hal,
+        // Bound by address; neither image lists them.
+        Module::Wdfldr | Module::Wdf => false,
     };
     belongs && export.machines.has(abi) && export.coverage != Coverage::Missing
 }
@@ -63,7 +65,7 @@ impl Plan {
         let export = EXPORTS.get(index)?;
         let is_hal = match export.module {
             Module::Hal => true,
-            Module::Ntoskrnl => false,
+            Module::Ntoskrnl | Module::Wdfldr | Module::Wdf => false,
             Module::Either => dll.eq_ignore_ascii_case("hal.dll"),
         };
         let rva = self.export_rva(index, export)?;
