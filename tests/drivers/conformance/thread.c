@@ -81,7 +81,7 @@ static PVOID spawn(PKSTART_ROUTINE routine, PVOID context)
 
 static VOID join(PVOID thread)
 {
-    CHECK_STATUS(wait(thread, MS(2000)), STATUS_SUCCESS);
+    CHECK_STATUS(wait(thread, MS(30000)), STATUS_SUCCESS);
     ObDereferenceObject(thread);
 }
 
@@ -150,7 +150,7 @@ KTEST(exit_status)
 {
     count = 0;
     PVOID thread = spawn(ends_with, (PVOID)(ULONG_PTR)0x12345);
-    CHECK_STATUS(wait(thread, MS(1000)), STATUS_SUCCESS);
+    CHECK_STATUS(wait(thread, MS(30000)), STATUS_SUCCESS);
     CHECK_STATUS(thread_exit_status(thread), 0x12345);
     CHECK_EQ(count, 0);
     ObDereferenceObject(thread);
@@ -188,7 +188,7 @@ KTEST(ids_and_look_up)
     CHECK_STATUS(thread_exit_status(found), STATUS_PENDING);
     CHECK_STATUS(wait(found, 0), STATUS_TIMEOUT);
     KeSetEvent(&go, 0, FALSE);
-    CHECK_STATUS(wait(found, MS(500)), STATUS_SUCCESS);
+    CHECK_STATUS(wait(found, MS(30000)), STATUS_SUCCESS);
     ObDereferenceObject(found);
     CHECK_STATUS(wait_for_handle(handle2, FALSE, NULL), STATUS_SUCCESS);
     CHECK_STATUS(ZwClose(handle), STATUS_SUCCESS);
@@ -250,7 +250,7 @@ KTEST(many_threads)
     CHECK_EQ(count, 0);
     KeSetEvent(&go, 0, FALSE);
     for (int i = 0; i < made; i++) {
-        wait(threads[i], MS(1000));
+        wait(threads[i], MS(30000));
         ObDereferenceObject(threads[i]);
     }
     CHECK_EQ(count, 100);
@@ -558,7 +558,7 @@ KTEST(thread_notify_routines)
     sleep_ms(1);
     count = 0;
     KeSetEvent(&go, 0, FALSE);
-    CHECK_STATUS(wait(thread, MS(500)), STATUS_SUCCESS);
+    CHECK_STATUS(wait(thread, MS(30000)), STATUS_SUCCESS);
     CHECK_EQ(count, 0x101);
     CHECK_EQ(notified[1], (ULONG_PTR)thread_id_of(thread));
     CHECK_EQ(notified[2], FALSE);

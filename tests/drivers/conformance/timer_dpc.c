@@ -211,7 +211,7 @@ KTEST(notification_timer)
     CHECK(!KeSetTimer(&timer, due(MS(3)), NULL));
     CHECK(!KeReadStateTimer(&timer));
     CHECK_STATUS(wait(&timer, 0), STATUS_TIMEOUT);
-    CHECK_STATUS(wait(&timer, MS(500)), STATUS_SUCCESS);
+    CHECK_STATUS(wait(&timer, MS(30000)), STATUS_SUCCESS);
     CHECK(KeReadStateTimer(&timer));
     CHECK_STATUS(wait(&timer, 0), STATUS_SUCCESS); /* stays signalled */
     CHECK(!KeCancelTimer(&timer));
@@ -227,7 +227,7 @@ KTEST(synchronization_timer)
 {
     KeInitializeTimerEx(&timer, SynchronizationTimer);
     CHECK(!KeSetTimer(&timer, due(MS(2)), NULL));
-    CHECK_STATUS(wait(&timer, MS(500)), STATUS_SUCCESS);
+    CHECK_STATUS(wait(&timer, MS(30000)), STATUS_SUCCESS);
     CHECK(!KeReadStateTimer(&timer));
     CHECK_STATUS(wait(&timer, MS(1)), STATUS_TIMEOUT);
 }
@@ -249,12 +249,12 @@ KTEST(due_times)
     start = interrupt_time();
     CHECK(!KeSetTimer(&timer, due(now.QuadPart + 50000), NULL));
     CHECK(!KeReadStateTimer(&timer));
-    CHECK_STATUS(wait(&timer, MS(500)), STATUS_SUCCESS);
+    CHECK_STATUS(wait(&timer, MS(30000)), STATUS_SUCCESS);
     CHECK(interrupt_time() - start >= 49000);
     /* Relative. */
     start = interrupt_time();
     CHECK(!KeSetTimer(&timer, due(MS(5)), NULL));
-    CHECK_STATUS(wait(&timer, MS(500)), STATUS_SUCCESS);
+    CHECK_STATUS(wait(&timer, MS(30000)), STATUS_SUCCESS);
     CHECK(interrupt_time() - start >= 50000);
     start = interrupt_time();
     sleep_ms(5);
@@ -277,7 +277,7 @@ KTEST(timer_with_dpc)
     KeInitializeDpc(&dpc, on_dpc, (PVOID)5);
     CHECK(!KeSetTimer(&timer, due(MS(2)), &dpc));
     CHECK_EQ(count, 0);
-    CHECK_STATUS(wait(&timer, MS(500)), STATUS_SUCCESS);
+    CHECK_STATUS(wait(&timer, MS(30000)), STATUS_SUCCESS);
     CHECK_EQ(count, 1);
     CHECK_EQ(seen[1], 5);
     CHECK_EQ(seen[4], DISPATCH_LEVEL);
@@ -285,7 +285,7 @@ KTEST(timer_with_dpc)
     KeInitializeEvent(&event, SynchronizationEvent, FALSE);
     KeInitializeDpc(&dpc, sets_event, &event);
     KeSetTimer(&timer, due(MS(2)), &dpc);
-    CHECK_STATUS(wait(&event, MS(500)), STATUS_SUCCESS);
+    CHECK_STATUS(wait(&event, MS(30000)), STATUS_SUCCESS);
     count = 0;
     KeInitializeDpc(&dpc, on_dpc, NULL);
     KeSetTimer(&timer, due(MS(2)), &dpc);
@@ -301,9 +301,9 @@ KTEST(periodic_timer)
     KeInitializeDpc(&dpc, on_dpc, NULL);
     CHECK(!KeSetTimerEx(&timer, due(MS(2)), 3, &dpc));
     CHECK_EQ(timer.Period, 3);
-    CHECK_STATUS(wait(&timer, MS(500)), STATUS_SUCCESS);
-    CHECK_STATUS(wait(&timer, MS(500)), STATUS_SUCCESS);
-    CHECK_STATUS(wait(&timer, MS(500)), STATUS_SUCCESS);
+    CHECK_STATUS(wait(&timer, MS(30000)), STATUS_SUCCESS);
+    CHECK_STATUS(wait(&timer, MS(30000)), STATUS_SUCCESS);
+    CHECK_STATUS(wait(&timer, MS(30000)), STATUS_SUCCESS);
     CHECK(count >= 3);
     CHECK(KeCancelTimer(&timer)); /* it is always set */
     LONG after = count;
@@ -312,7 +312,7 @@ KTEST(periodic_timer)
     /* Set again without a period, it is one-shot. */
     KeSetTimerEx(&timer, due(MS(1)), 2, NULL);
     CHECK(KeSetTimerEx(&timer, due(MS(1)), 0, NULL));
-    CHECK_STATUS(wait(&timer, MS(500)), STATUS_SUCCESS);
+    CHECK_STATUS(wait(&timer, MS(30000)), STATUS_SUCCESS);
     CHECK_STATUS(wait(&timer, MS(6)), STATUS_TIMEOUT);
     CHECK(!KeCancelTimer(&timer));
 }
@@ -320,10 +320,10 @@ KTEST(periodic_timer)
 KTEST(coalescable_timer)
 {
     KeInitializeTimerEx(&timer, SynchronizationTimer);
-    CHECK(!set_coalescable(&timer, due(MS(2)), 0, 10, NULL));
+    CHECK(!set_coalescable(&timer, due(MS(20000)), 0, 10, NULL));
     CHECK(set_coalescable(&timer, due(MS(2)), 2, 10, NULL));
-    CHECK_STATUS(wait(&timer, MS(500)), STATUS_SUCCESS);
-    CHECK_STATUS(wait(&timer, MS(500)), STATUS_SUCCESS);
+    CHECK_STATUS(wait(&timer, MS(30000)), STATUS_SUCCESS);
+    CHECK_STATUS(wait(&timer, MS(30000)), STATUS_SUCCESS);
     CHECK(KeCancelTimer(&timer));
 }
 
@@ -331,13 +331,16 @@ KTEST(timer_order)
 {
     LARGE_INTEGER now;
     order_count = 0;
-    static const LONG delays[4] = {9, 3, 6, 4};
+    static const LONG delays[4] = {90, 30, 60, 40};
+    get_time(&now);
     for (ULONG i = 0; i < 4; i++) {
         KeInitializeTimer(&timers[i]);
         KeInitializeDpc(&dpcs[i], notes_order, (PVOID)(ULONG_PTR)i);
-        KeSetTimer(&timers[i], due(MS(delays[i])), &dpcs[i]);
+        LARGE_INTEGER at;
+        at.QuadPart = now.QuadPart - MS(delays[i]);
+        KeSetTimer(&timers[i], at, &dpcs[i]);
     }
-    CHECK_STATUS(wait(&timers[0], MS(500)), STATUS_SUCCESS);
+    CHECK_STATUS(wait(&timers[0], MS(30000)), STATUS_SUCCESS);
     CHECK_EQ(order_count, 4);
     CHECK_EQ(order[0], 1);
     CHECK_EQ(order[1], 3);
@@ -405,7 +408,7 @@ KTEST(threads_wait_for_timers)
     CHECK_EQ(count, 0);
     KeSetTimer(&timer, due(MS(2)), NULL);
     for (int i = 0; i < 3; i++) {
-        CHECK_STATUS(wait(threads[i], MS(500)), STATUS_SUCCESS);
+        CHECK_STATUS(wait(threads[i], MS(30000)), STATUS_SUCCESS);
         ObDereferenceObject(threads[i]);
     }
     CHECK_EQ(count, 3);

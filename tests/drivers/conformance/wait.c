@@ -162,7 +162,7 @@ static PVOID spawn(PKSTART_ROUTINE routine, PVOID context)
 
 static VOID join(PVOID thread)
 {
-    CHECK_STATUS(wait(thread, MS(2000)), STATUS_SUCCESS);
+    CHECK_STATUS(wait(thread, MS(30000)), STATUS_SUCCESS);
     ObDereferenceObject(thread);
 }
 
@@ -378,7 +378,7 @@ KTEST(synchronization_wakes_one)
     sleep_ms(1);
     CHECK_EQ(count, 1);
     CHECK_EQ(KeReadStateEvent(&go), 0);
-    CHECK_STATUS(wait(threads[0], MS(100)), STATUS_SUCCESS); /* the first that waited */
+    CHECK_STATUS(wait(threads[0], MS(30000)), STATUS_SUCCESS); /* the first that waited */
     CHECK_STATUS(wait(threads[1], 0), STATUS_TIMEOUT);
     KeSetEvent(&go, 0, FALSE);
     join(threads[0]);
@@ -423,7 +423,7 @@ KTEST(set_and_wait)
     PVOID thread = spawn(waits_for_go, NULL);
     sleep_ms(1);
     KeSetEvent(&go, EVENT_INCREMENT, TRUE);
-    CHECK_STATUS(wait(&done, MS(100)), STATUS_SUCCESS);
+    CHECK_STATUS(wait(&done, MS(30000)), STATUS_SUCCESS);
     CHECK_EQ(KeGetCurrentIrql(), PASSIVE_LEVEL);
     join(thread);
     CHECK_EQ(count, 1);
@@ -460,7 +460,7 @@ KTEST(mutex_basic)
 static VOID NTAPI takes_mutex(PVOID context)
 {
     (VOID)context;
-    status_seen = wait(&mutex, MS(500));
+    status_seen = wait(&mutex, MS(30000));
     InterlockedIncrement(&count);
     if (status_seen == STATUS_SUCCESS) {
         KeReleaseMutex(&mutex, FALSE);
@@ -474,7 +474,9 @@ KTEST(mutex_excludes)
     KeInitializeMutex(&mutex, 0);
     CHECK_STATUS(wait(&mutex, 0), STATUS_SUCCESS);
     PVOID thread = spawn(takes_mutex, NULL);
-    sleep_ms(2);
+    for (ULONG i = 0; i < 1000 && IsListEmpty(&mutex.Header.WaitListHead); i++) {
+        sleep_ms(2);
+    }
     CHECK_EQ(count, 0);
     CHECK(!IsListEmpty(&mutex.Header.WaitListHead));
     KeReleaseMutex(&mutex, FALSE);
