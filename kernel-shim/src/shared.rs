@@ -50,7 +50,7 @@ static CALLER_STACK: AtomicU64 = AtomicU64::new(0);
 static CALLER_EBP: AtomicU64 = AtomicU64::new(0);
 /// The number of the export that is being served.
 static EXPORT: AtomicU32 = AtomicU32::new(0);
-/// The innermost boundary between driver and shim code on this stack: the address of a [`crate::seh::Link`].
+/// The innermost boundary between driver and shim code on this stack: the address of a link of `seh::link`.
 static LINKS: AtomicU64 = AtomicU64::new(0);
 
 /// Where a driver called an export.
@@ -64,7 +64,7 @@ pub(crate) struct CallSite {
     pub(crate) ebp: u32,
     /// The number of the export that was called.
     pub(crate) export: u32,
-    /// The innermost [`crate::seh::Link`]; 0: none. Part of this because a thread switch changes all of it.
+    /// The innermost link of `seh::link`; 0: none. Part of this because a thread switch changes all of it.
     pub(crate) links: u64,
 }
 
