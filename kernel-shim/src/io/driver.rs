@@ -59,7 +59,14 @@ pub(super) fn initialize() {
 /// The DRIVER_OBJECT of the driver whose image contains `address`; [`pool::SHIM`] if none does.
 #[must_use]
 pub fn owner_of(address: u64) -> u64 {
-    by_address(address).map_or(pool::SHIM, |driver| driver.object.addr())
+    // Asked at every allocation: nothing is copied.
+    DRIVERS.with(|drivers| {
+        drivers
+            .loaded
+            .iter()
+            .find(|driver| address.wrapping_sub(driver.base) < driver.bytes)
+            .map_or(pool::SHIM, |driver| driver.object.addr())
+    })
 }
 
 /// The driver whose image contains `address`.

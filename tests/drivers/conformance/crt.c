@@ -1,6 +1,8 @@
 /* The C run-time library of the kernel: strings, formatted output, numbers, characters, sorting, and what compilers call.
  *
- * Expected values are those of Microsoft's documentation of its C library, and, for arithmetic and rand, of Python. */
+ * Expected values are those of Microsoft's documentation of its C library, and, for arithmetic and rand, of Python.
+ *
+ * Long because a family is one driver and a driver one file: a list of independent tests. */
 #include "ktest.h"
 
 #define EINVAL 22

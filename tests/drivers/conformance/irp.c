@@ -1,4 +1,6 @@
-/* IRPs: allocation, stack locations, completion, built and associated IRPs, cancellation, cancel-safe queues, MDLs. */
+/* IRPs: allocation, stack locations, completion, built and associated IRPs, cancellation, cancel-safe queues, MDLs.
+ *
+ * Long because a family is one driver and a driver one file: a list of independent tests. */
 #include "devices.h"
 
 #define TAG 0x74736554 /* Test */

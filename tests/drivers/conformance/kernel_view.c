@@ -1,5 +1,7 @@
 /* The kernel as a driver sees it that looks around: images, loaded modules, version, shared data, system information.
- * Which Windows it is may be configured, so versions are compared with each other. */
+ * Which Windows it is may be configured, so versions are compared with each other.
+ *
+ * Long because a family is one driver and a driver one file: a list of independent tests. */
 #include "ktest.h"
 
 #define IS_AMD64 (sizeof(PVOID) == 8)

@@ -1,5 +1,7 @@
 /* Locks above the dispatcher: spin locks (plain, queued in-stack, reader/writer), fast and guarded mutexes, push locks,
- * resources, rundown protection, remove locks. */
+ * resources, rundown protection, remove locks.
+ *
+ * Long because a family is one driver and a driver one file: a list of independent tests. */
 #include "ktest.h"
 
 #define IS64 (sizeof(PVOID) == 8)

@@ -1,5 +1,7 @@
 /* Pool: allocation types, alignment, contents, freeing, lookaside lists, and what ends in a bugcheck. The machine
- * verifies drivers, so the codes are those of Driver Verifier's special pool. */
+ * verifies drivers, so the codes are those of Driver Verifier's special pool.
+ *
+ * Long because a family is one driver and a driver one file: a list of independent tests. */
 #include "ktest.h"
 
 #define TAG ((ULONG)0x7473654B) /* 'Kest' in memory order */

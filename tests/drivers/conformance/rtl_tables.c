@@ -1,5 +1,7 @@
 /* Data structures of the run-time library: bitmaps, splay and AVL tables, prefix tables, one-time initialization; on i386
- * RtlLargeInteger and its family too. */
+ * RtlLargeInteger and its family too.
+ *
+ * Long because a family is one driver and a driver one file: a list of independent tests. */
 #include "ktest.h"
 
 #define NONE 0xFFFFFFFF

@@ -1,6 +1,8 @@
 /* compiler: clang */
 /* Structured exception handling as the MSVC ABI has it: faults, raises, filters, __finally, unwinding across the
- * kernel's own frames. clang moves plain accesses out of a __try, so whatever may fault is a call. */
+ * kernel's own frames. clang moves plain accesses out of a __try, so whatever may fault is a call.
+ *
+ * Long because a family is one driver and a driver one file: a list of independent tests. */
 #include "ktest.h"
 
 #define NOINLINE __attribute__((noinline))

@@ -1,4 +1,6 @@
-/* System threads, priorities and scheduling, processes, notify routines. */
+/* System threads, priorities and scheduling, processes, notify routines.
+ *
+ * Long because a family is one driver and a driver one file: a list of independent tests. */
 #include "ktest.h"
 
 #define MS(n) (-10000LL * (n)) /* a relative timeout of n milliseconds, in 100 ns */

@@ -307,38 +307,5 @@ fn privileged(code: &mut Code<'_>, walk: &Walk) -> Vec<Privileged> {
 
 /// IRP_MJ_ name of a number.
 fn major_name(number: u8) -> &'static str {
-    const NAMES: [&str; 28] = [
-        "IRP_MJ_CREATE",
-        "IRP_MJ_CREATE_NAMED_PIPE",
-        "IRP_MJ_CLOSE",
-        "IRP_MJ_READ",
-        "IRP_MJ_WRITE",
-        "IRP_MJ_QUERY_INFORMATION",
-        "IRP_MJ_SET_INFORMATION",
-        "IRP_MJ_QUERY_EA",
-        "IRP_MJ_SET_EA",
-        "IRP_MJ_FLUSH_BUFFERS",
-        "IRP_MJ_QUERY_VOLUME_INFORMATION",
-        "IRP_MJ_SET_VOLUME_INFORMATION",
-        "IRP_MJ_DIRECTORY_CONTROL",
-        "IRP_MJ_FILE_SYSTEM_CONTROL",
-        "IRP_MJ_DEVICE_CONTROL",
-        "IRP_MJ_INTERNAL_DEVICE_CONTROL",
-        "IRP_MJ_SHUTDOWN",
-        "IRP_MJ_LOCK_CONTROL",
-        "IRP_MJ_CLEANUP",
-        "IRP_MJ_CREATE_MAILSLOT",
-        "IRP_MJ_QUERY_SECURITY",
-        "IRP_MJ_SET_SECURITY",
-        "IRP_MJ_POWER",
-        "IRP_MJ_SYSTEM_CONTROL",
-        "IRP_MJ_DEVICE_CHANGE",
-        "IRP_MJ_QUERY_QUOTA",
-        "IRP_MJ_SET_QUOTA",
-        "IRP_MJ_PNP",
-    ];
-    NAMES
-        .get(usize::from(number))
-        .copied()
-        .unwrap_or("IRP_MJ_?")
+    kernel_shim::nt::major_function_name(number).unwrap_or("IRP_MJ_?")
 }
