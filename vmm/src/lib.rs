@@ -4,6 +4,7 @@ pub mod cli;
 pub mod devices;
 pub mod files;
 pub mod machine;
+pub mod msr;
 pub mod observe;
 pub mod pci;
 pub mod policy;
