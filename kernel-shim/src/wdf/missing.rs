@@ -209,8 +209,6 @@ missing! {
     WdfCmResourceListGetDescriptor
     WdfCmResourceListRemove
     WdfCmResourceListRemoveByDescriptor
-    WdfObjectAcquireLock
-    WdfObjectReleaseLock
     WdfUsbTargetDeviceCreate
     WdfUsbTargetDeviceRetrieveInformation
     WdfUsbTargetDeviceGetDeviceDescriptor

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use super::object::{self, Body, Parent};
 use super::queue::{self, MANUAL, PARALLEL, Queue, WDF_IO_QUEUE_CONFIG};
 use super::request::WDF_REQUEST_PARAMETERS;
-use super::{WDF_OBJECT_ATTRIBUTES, Wdf};
+use super::{WDF_OBJECT_ATTRIBUTES, Wdf, deferred, serial};
 use crate::api::nt_api;
 use crate::ke::event;
 use crate::nt::NtStatus;
@@ -31,8 +31,23 @@ fn create(
     if is_default && object::device(device, |device| device.default_queue) != 0 {
         return Err(NtStatus::UNSUCCESSFUL);
     }
+    let constraints = serial::constraints(device, &object::attributes(attributes)?);
     let body = Body::Queue(Queue::new(device, config));
     let handle = object::create(attributes, Parent::Default(device), body)?;
+    serial::insert(handle, constraints);
+    let presenter = match deferred::presenter(handle, constraints.is_passive) {
+        Ok(presenter) => presenter,
+        Err(status) => {
+            object::delete(handle);
+            return Err(status);
+        }
+    };
+    let lock = serial::lock_of(handle);
+    object::queue(handle, |queue| {
+        queue.is_passive = constraints.is_passive;
+        queue.lock = lock;
+        queue.presenter = presenter;
+    });
     if is_default {
         object::device(device, |device| device.default_queue = handle);
     }
@@ -91,7 +106,7 @@ fn retrieve(handle: u64, is_wanted: impl Fn(u64) -> bool, at: Ptr<Word>) -> NtSt
 
 nt_api! { module = wdf_queue;
     /// WdfIoQueueCreate: a queue of a device.
-    wdf both stdcall irql(DISPATCH_LEVEL) partial("callbacks are not serialized by SynchronizationScope; EvtIoStop and EvtIoResume belong to power management, which there is not")
+    wdf both stdcall irql(DISPATCH_LEVEL) partial("EvtIoStop and EvtIoResume belong to power management, which there is not")
     fn WdfIoQueueCreate(
         globals: Wdf,
         device: Wdf,
