@@ -152,6 +152,16 @@ nt_api! { module = wdf_device;
         }
     }
 
+    /// WdfDeviceRetrieveDeviceName: its name, into a WDFSTRING.
+    wdf both stdcall irql(PASSIVE_LEVEL) implemented
+    fn WdfDeviceRetrieveDeviceName(globals: Wdf, device: Wdf, string: Wdf) -> NtStatus {
+        let name = object::device(device.0, |device| device.init.name.clone());
+        if name.is_empty() {
+            return NtStatus::INVALID_DEVICE_REQUEST;
+        }
+        super::collection::assign(string.0, &name)
+    }
+
     /// WdfDeviceGetDriver: its driver.
     wdf both stdcall irql(DISPATCH_LEVEL) implemented
     fn WdfDeviceGetDriver(globals: Wdf, device: Wdf) -> Wdf {

@@ -104,6 +104,17 @@ fn retrieve(handle: u64, is_wanted: impl Fn(u64) -> bool, at: Ptr<Word>) -> NtSt
     }
 }
 
+fn stop_and_purge(handle: u64) {
+    let accepted = object::queue(handle, |queue| {
+        queue.dispatches = false;
+        queue.accepts
+    });
+    queue::purge(handle);
+    if object::exists(handle) {
+        object::queue(handle, |queue| queue.accepts = accepted);
+    }
+}
+
 nt_api! { module = wdf_queue;
     /// WdfIoQueueCreate: a queue of a device.
     wdf both stdcall irql(DISPATCH_LEVEL) partial("EvtIoStop and EvtIoResume belong to power management, which there is not")
@@ -187,6 +198,21 @@ nt_api! { module = wdf_queue;
     fn WdfIoQueuePurgeSynchronously(globals: Wdf, handle: Wdf) {
         queue::purge(handle.0);
         wait_empty(handle.0, true);
+    }
+
+    /// WdfIoQueueStopAndPurge: presents no more and cancels all; requests that come later wait. Calls back when the driver
+    /// has completed what it has.
+    wdf both stdcall irql(DISPATCH_LEVEL) implemented
+    fn WdfIoQueueStopAndPurge(globals: Wdf, handle: Wdf, callback: Ptr<u8>, context: Ptr<u8>) {
+        stop_and_purge(handle.0);
+        when_empty(handle.0, callback, context, false);
+    }
+
+    /// WdfIoQueueStopAndPurgeSynchronously: as WdfIoQueueStopAndPurge, and waits for it.
+    wdf both stdcall irql(PASSIVE_LEVEL) implemented
+    fn WdfIoQueueStopAndPurgeSynchronously(globals: Wdf, handle: Wdf) {
+        stop_and_purge(handle.0);
+        wait_empty(handle.0, false);
     }
 
     /// WdfIoQueueGetDevice: its device.

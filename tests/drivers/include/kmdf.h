@@ -44,7 +44,7 @@ struct kmdf_state {
 #define KMDF_RELEASE RF_CODE(0x808u, RF_BUFFERED)
 /* 0x00222024: input: name of a value below Parameters (UTF-16, no NUL); out: its string. */
 #define KMDF_STRING RF_CODE(0x809u, RF_BUFFERED)
-/* 0x00222028: in rf_u32: purges (0) the manual queue, which then takes no request (STATUS_INVALID_DEVICE_STATE), or
+/* 0x00222028: in rf_u32: purges (0) the manual queue, which then takes no request (STATUS_WDF_BUSY, 0xC0200204), or
  * starts (1) it. */
 #define KMDF_QUEUE RF_CODE(0x80Au, RF_BUFFERED)
 
