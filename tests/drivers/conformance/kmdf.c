@@ -562,9 +562,9 @@ KTEST(kmdf_scope_device_passive)
 /* Queue scope: another queue is presented while the callback of one runs. */
 KTEST(kmdf_scope_queue)
 {
-    serial_make(1, 3, L"\\Device\\kmdfscope3");
+    serial_make(2, 3, L"\\Device\\kmdfscope3");
     serial_send(LEAF);
-    CHECK_EQ(serial.irql, DISPATCH_LEVEL);
+    CHECK_EQ(serial.irql, PASSIVE_LEVEL);
     W1(VOID, WdfObjectAcquireLock, serial.other);
     serial_send(LEAF);
     CHECK_EQ(serial.calls, 2);
