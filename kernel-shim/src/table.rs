@@ -212,6 +212,7 @@ modules! {
     wdf_buffers => crate::wdf::buffers::api_table;
     wdf_memory => crate::wdf::memory::api_table;
     wdf_deferred => crate::wdf::deferred::api_table;
+    wdf_serial => crate::wdf::serial::api_table;
     wdf_sync => crate::wdf::sync::api_table;
     wdf_collection => crate::wdf::collection::api_table;
     wdf_registry => crate::wdf::registry::api_table;
