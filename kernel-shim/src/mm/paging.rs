@@ -86,10 +86,11 @@ nt_api! { module = mm_paging;
         false
     }
 
-    /// Whether the verifier watches a driver.
+    /// Whether the verifier watches a driver; FALSE for what is no loaded driver's object.
     ntoskrnl both stdcall irql(ANY_LEVEL) implemented
     fn MmIsDriverVerifying(driver_object: Ptr<u8>) -> ULong {
-        u32::from(shared::verify() != 0 && !driver_object.is_null())
+        let is_loaded = driver::find(|driver| driver.object.addr() == driver_object.addr()).is_some();
+        u32::from(shared::verify() != 0 && is_loaded)
     }
 
     /// Whether the verifier watches the driver whose image an address lies in.
