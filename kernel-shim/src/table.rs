@@ -127,6 +127,7 @@ modules! {
     mm_validity => crate::mm::validity::api_table;
     mm_virtual_memory => crate::mm::virtual_memory::api_table;
     mm_section => crate::mm::section::api_table;
+    mm_view => crate::mm::section_view::api_table;
     ob_api => crate::ob::api::api_table;
     ps => crate::ps::api::api_table;
     ps_data => crate::ps::data::data_table;

@@ -8,6 +8,8 @@
 #define VIOLATION ((ULONG)STATUS_ACCESS_VIOLATION)
 /* No exception. */
 #define QUIET 0
+/* The code of a raise, whatever its constant's sign. */
+#define CHECK_RAISES(code, expected) CHECK_EQ((ULONG)(code), (ULONG)(expected))
 
 NTKERNELAPI VOID NTAPI ProbeForRead(CONST VOID *address, SIZE_T bytes, ULONG alignment);
 NTKERNELAPI VOID NTAPI ProbeForWrite(PVOID address, SIZE_T bytes, ULONG alignment);
@@ -91,60 +93,60 @@ KTEST(probes_raise)
 {
     ULONG_PTR end = (ULONG_PTR)MmUserProbeAddress;
     ULONG_PTR kernel = (ULONG_PTR)MmSystemRangeStart;
-    CHECK_EQ(raised_by(probe_read, 0x10001, 4, 2), MISALIGNED);
-    CHECK_EQ(raised_by(probe_read, 0x10002, 4, 4), MISALIGNED);
-    CHECK_EQ(raised_by(probe_read, 0x10004, 4, 8), MISALIGNED);
-    CHECK_EQ(raised_by(probe_write, 0x10001, 4, 2), MISALIGNED);
-    CHECK_EQ(raised_by(probe_write, 0x10002, 4, 4), MISALIGNED);
-    CHECK_EQ(raised_by(probe_write, 0x10004, 4, 8), MISALIGNED);
+    CHECK_RAISES(raised_by(probe_read, 0x10001, 4, 2), MISALIGNED);
+    CHECK_RAISES(raised_by(probe_read, 0x10002, 4, 4), MISALIGNED);
+    CHECK_RAISES(raised_by(probe_read, 0x10004, 4, 8), MISALIGNED);
+    CHECK_RAISES(raised_by(probe_write, 0x10001, 4, 2), MISALIGNED);
+    CHECK_RAISES(raised_by(probe_write, 0x10002, 4, 4), MISALIGNED);
+    CHECK_RAISES(raised_by(probe_write, 0x10004, 4, 8), MISALIGNED);
     /* No bytes: nothing is checked. */
-    CHECK_EQ(raised_by(probe_read, 0x10001, 0, 8), QUIET);
-    CHECK_EQ(raised_by(probe_write, 0x10001, 0, 8), QUIET);
-    CHECK_EQ(raised_by(probe_read, kernel, 0, 1), QUIET);
-    CHECK_EQ(raised_by(probe_write, kernel, 0, 1), QUIET);
+    CHECK_RAISES(raised_by(probe_read, 0x10001, 0, 8), QUIET);
+    CHECK_RAISES(raised_by(probe_write, 0x10001, 0, 8), QUIET);
+    CHECK_RAISES(raised_by(probe_read, kernel, 0, 1), QUIET);
+    CHECK_RAISES(raised_by(probe_write, kernel, 0, 1), QUIET);
     /* Kernel addresses, ranges that reach them or wrap around. */
-    CHECK_EQ(raised_by(probe_read, kernel, 1, 1), VIOLATION);
-    CHECK_EQ(raised_by(probe_write, kernel, 1, 1), VIOLATION);
-    CHECK_EQ(raised_by(probe_read, end, 1, 1), VIOLATION);
-    CHECK_EQ(raised_by(probe_write, end, 1, 1), VIOLATION);
-    CHECK_EQ(raised_by(probe_read, end - 4, 8, 4), VIOLATION);
-    CHECK_EQ(raised_by(probe_write, end - 4, 8, 4), VIOLATION);
-    CHECK_EQ(raised_by(probe_read, 0x10000, (SIZE_T)-1, 1), VIOLATION);
-    CHECK_EQ(raised_by(probe_write, 0x10000, (SIZE_T)-1, 1), VIOLATION);
+    CHECK_RAISES(raised_by(probe_read, kernel, 1, 1), VIOLATION);
+    CHECK_RAISES(raised_by(probe_write, kernel, 1, 1), VIOLATION);
+    CHECK_RAISES(raised_by(probe_read, end, 1, 1), VIOLATION);
+    CHECK_RAISES(raised_by(probe_write, end, 1, 1), VIOLATION);
+    CHECK_RAISES(raised_by(probe_read, end - 4, 8, 4), VIOLATION);
+    CHECK_RAISES(raised_by(probe_write, end - 4, 8, 4), VIOLATION);
+    CHECK_RAISES(raised_by(probe_read, 0x10000, (SIZE_T)-1, 1), VIOLATION);
+    CHECK_RAISES(raised_by(probe_write, 0x10000, (SIZE_T)-1, 1), VIOLATION);
     /* ProbeForRead looks at the range only, ProbeForWrite touches the pages. */
-    CHECK_EQ(raised_by(probe_read, end - 4, 4, 4), QUIET);
-    CHECK_EQ(raised_by(probe_write, 8, 4, 4), VIOLATION);
+    CHECK_RAISES(raised_by(probe_read, end - 4, 4, 4), QUIET);
+    CHECK_RAISES(raised_by(probe_write, 8, 4, 4), VIOLATION);
 }
 
 KTEST(raises_of_ex)
 {
-    CHECK_EQ(raised_by(raise_status, STATUS_INVALID_PARAMETER, 0, 0), STATUS_INVALID_PARAMETER);
-    CHECK_EQ(raised_by(raise_status, STATUS_NO_MEMORY, 0, 0), STATUS_NO_MEMORY);
-    CHECK_EQ(raised_by(raise_status, 0xE0000001, 0, 0), 0xE0000001);
-    CHECK_EQ(raised_by(raise_status, STATUS_ACCESS_VIOLATION, 0, 0), VIOLATION);
-    CHECK_EQ(raised_by(raise_violation, 0, 0, 0), VIOLATION);
-    CHECK_EQ(raised_by(raise_misalignment, 0, 0, 0), MISALIGNED);
+    CHECK_RAISES(raised_by(raise_status, STATUS_INVALID_PARAMETER, 0, 0), STATUS_INVALID_PARAMETER);
+    CHECK_RAISES(raised_by(raise_status, STATUS_NO_MEMORY, 0, 0), STATUS_NO_MEMORY);
+    CHECK_RAISES(raised_by(raise_status, 0xE0000001, 0, 0), 0xE0000001);
+    CHECK_RAISES(raised_by(raise_status, STATUS_ACCESS_VIOLATION, 0, 0), VIOLATION);
+    CHECK_RAISES(raised_by(raise_violation, 0, 0, 0), VIOLATION);
+    CHECK_RAISES(raised_by(raise_misalignment, 0, 0, 0), MISALIGNED);
     CHECK_EQ(KeGetCurrentIrql(), PASSIVE_LEVEL);
 }
 
 KTEST(pool_raises)
 {
     PVOID block = (PVOID)1;
-    CHECK_EQ(raised_by(quota, NonPagedPool, 0x7000000, (ULONG_PTR)&block), STATUS_INSUFFICIENT_RESOURCES);
+    CHECK_RAISES(raised_by(quota, NonPagedPool, 0x7000000, (ULONG_PTR)&block), STATUS_INSUFFICIENT_RESOURCES);
     CHECK_PTR(block, (PVOID)1);
-    CHECK_EQ(raised_by(quota, PagedPool, 0x7000000, (ULONG_PTR)&block), STATUS_INSUFFICIENT_RESOURCES);
+    CHECK_RAISES(raised_by(quota, PagedPool, 0x7000000, (ULONG_PTR)&block), STATUS_INSUFFICIENT_RESOURCES);
     CHECK_PTR(block, (PVOID)1);
     /* POOL_QUOTA_FAIL_INSTEAD_OF_RAISE */
-    CHECK_EQ(raised_by(quota, NonPagedPool | 8, 0x7000000, (ULONG_PTR)&block), QUIET);
+    CHECK_RAISES(raised_by(quota, NonPagedPool | 8, 0x7000000, (ULONG_PTR)&block), QUIET);
     CHECK(block == NULL);
-    CHECK_EQ(raised_by(quota, NonPagedPool, 64, (ULONG_PTR)&block), QUIET);
+    CHECK_RAISES(raised_by(quota, NonPagedPool, 64, (ULONG_PTR)&block), QUIET);
     CHECK(block != NULL);
     ExFreePoolWithTag(block, TAG);
     block = (PVOID)1;
     /* POOL_RAISE_IF_ALLOCATION_FAILURE */
-    CHECK_EQ(raised_by(pool, NonPagedPool | 16, 0x7000000, (ULONG_PTR)&block), STATUS_INSUFFICIENT_RESOURCES);
+    CHECK_RAISES(raised_by(pool, NonPagedPool | 16, 0x7000000, (ULONG_PTR)&block), STATUS_INSUFFICIENT_RESOURCES);
     CHECK_PTR(block, (PVOID)1);
-    CHECK_EQ(raised_by(pool, NonPagedPool, 0x7000000, (ULONG_PTR)&block), QUIET);
+    CHECK_RAISES(raised_by(pool, NonPagedPool, 0x7000000, (ULONG_PTR)&block), QUIET);
     CHECK(block == NULL);
 }
 
@@ -186,11 +188,11 @@ static NOINLINE VOID make_list(ULONG_PTR list, ULONG_PTR b, ULONG_PTR c)
 KTEST(lists_raise)
 {
     LIST list[3];
-    CHECK_EQ(raised_by(make_list, (ULONG_PTR)list + 8, 0, 0), MISALIGNED);
-    CHECK_EQ(raised_by(make_list, (ULONG_PTR)list, 0, 0), QUIET);
-    CHECK_EQ(raised_by(push, (ULONG_PTR)list, (ULONG_PTR)&list[1] + 8, 0), MISALIGNED);
+    CHECK_RAISES(raised_by(make_list, (ULONG_PTR)list + 8, 0, 0), MISALIGNED);
+    CHECK_RAISES(raised_by(make_list, (ULONG_PTR)list, 0, 0), QUIET);
+    CHECK_RAISES(raised_by(push, (ULONG_PTR)list, (ULONG_PTR)&list[1] + 8, 0), MISALIGNED);
     CHECK_EQ(list[0].words[0], 0);
-    CHECK_EQ(raised_by(push, (ULONG_PTR)list, (ULONG_PTR)&list[1], 0), QUIET);
+    CHECK_RAISES(raised_by(push, (ULONG_PTR)list, (ULONG_PTR)&list[1], 0), QUIET);
     CHECK(list[0].words[0] != 0);
 }
 #define FOR_MACHINE KTEST_ENTRY(lists_raise)
@@ -224,11 +226,11 @@ static NOINLINE VOID divide_enlarged(ULONG_PTR divisor, ULONG_PTR out, ULONG_PTR
 KTEST(divisions_raise)
 {
     ULONGLONG quotient = 99;
-    CHECK_EQ(raised_by(divide_large, 0, (ULONG_PTR)&quotient, 0), STATUS_INTEGER_DIVIDE_BY_ZERO);
-    CHECK_EQ(raised_by(divide_extended, 0, (ULONG_PTR)&quotient, 0), STATUS_INTEGER_DIVIDE_BY_ZERO);
-    CHECK_EQ(raised_by(divide_enlarged, 0, (ULONG_PTR)&quotient, 0), STATUS_INTEGER_DIVIDE_BY_ZERO);
+    CHECK_RAISES(raised_by(divide_large, 0, (ULONG_PTR)&quotient, 0), STATUS_INTEGER_DIVIDE_BY_ZERO);
+    CHECK_RAISES(raised_by(divide_extended, 0, (ULONG_PTR)&quotient, 0), STATUS_INTEGER_DIVIDE_BY_ZERO);
+    CHECK_RAISES(raised_by(divide_enlarged, 0, (ULONG_PTR)&quotient, 0), STATUS_INTEGER_DIVIDE_BY_ZERO);
     CHECK_EQ(quotient, 99);
-    CHECK_EQ(raised_by(divide_large, 2, (ULONG_PTR)&quotient, 0), QUIET);
+    CHECK_RAISES(raised_by(divide_large, 2, (ULONG_PTR)&quotient, 0), QUIET);
     CHECK_EQ(quotient, 3);
 }
 #define FOR_MACHINE KTEST_ENTRY(divisions_raise)
