@@ -119,6 +119,7 @@ modules! {
     io_mdl => crate::io::mdl::api_table;
     io_remove_lock => crate::io::remove_lock::api_table;
     io_work_item => crate::io::work_item::api_table;
+    fs_lock => crate::fs::lock::api_table;
     mm_api => crate::mm::api::api_table;
     mm_contiguous => crate::mm::contiguous::api_table;
     mm_data => crate::mm::data::data_table;

@@ -50,6 +50,10 @@ typedef struct {
     LARGE_INTEGER size;
 } SECTION_BASIC;
 
+NTSYSAPI NTSTATUS NTAPI ZwAllocateVirtualMemory(HANDLE, PVOID *, ULONG_PTR, PSIZE_T, ULONG, ULONG);
+NTSYSAPI NTSTATUS NTAPI ZwFreeVirtualMemory(HANDLE, PVOID *, PSIZE_T, ULONG);
+NTKERNELAPI NTSTATUS NTAPI ObOpenObjectByPointer(PVOID, ULONG, PACCESS_STATE, ACCESS_MASK, POBJECT_TYPE, KPROCESSOR_MODE,
+                                                 PHANDLE);
 NTSYSAPI NTSTATUS NTAPI ZwQueryVirtualMemory(HANDLE, PVOID, ULONG, PVOID, SIZE_T, PSIZE_T);
 NTSYSAPI NTSTATUS NTAPI ZwProtectVirtualMemory(HANDLE, PVOID *, PSIZE_T, ULONG, PULONG);
 NTSYSAPI NTSTATUS NTAPI ZwFlushVirtualMemory(HANDLE, PVOID *, PSIZE_T, PIO_STATUS_BLOCK);
@@ -392,17 +396,19 @@ KTEST(sections_for_the_kernel)
 {
     PVOID section = NULL, base = NULL;
     SIZE_T bytes = 0;
-    LARGE_INTEGER size = {{GRANULARITY * 8, 0}};
+    LARGE_INTEGER size = {{GRANULARITY * 10, 0}};
     /* More than there is room for in client memory. */
     CHECK_STATUS(MmCreateSection(&section, SECTION_ALL, NULL, &size, PAGE_READWRITE, SEC_COMMIT, NULL, NULL), STATUS_SUCCESS);
     CHECK_STATUS(MmMapViewInSystemSpace(section, &base, &bytes), STATUS_SUCCESS);
-    CHECK_EQ(bytes, GRANULARITY * 8);
+    CHECK_EQ(bytes, GRANULARITY * 10);
     CHECK(base >= MmSystemRangeStart);
-    CHECK(is_filled(base, bytes, 0));
-    fill(base, bytes, 7);
+    PUCHAR last = (PUCHAR)base + bytes - 16;
+    CHECK(is_filled(base, 16, 0));
+    CHECK(is_filled(last, 16, 0));
+    fill(last, 16, 7);
     CHECK_STATUS(MmUnmapViewInSystemSpace(base), STATUS_SUCCESS);
     CHECK_STATUS(MmMapViewInSystemSpace(section, &base, &bytes), STATUS_SUCCESS);
-    CHECK(is_filled(base, bytes, 7));
+    CHECK(is_filled((PUCHAR)base + bytes - 16, 16, 7));
     CHECK_STATUS(MmUnmapViewInSystemSpace(base), STATUS_SUCCESS);
     ObDereferenceObject(section);
 }
