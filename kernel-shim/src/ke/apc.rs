@@ -6,15 +6,20 @@
 use core::mem::offset_of;
 
 use crate::api::nt_api;
+use crate::ex::pool;
 use crate::ke::dispatcher::{end_wait, is_waiting};
 use crate::ke::{sched, wait};
 use crate::nt::thread::field;
-use crate::nt::{APC_LEVEL, KAPC, KTHREAD, LIST_ENTRY, NtStatus, PASSIVE_LEVEL, dispatcher};
+use crate::nt::{
+    APC_LEVEL, IO_STATUS_BLOCK, KAPC, KTHREAD, LIST_ENTRY, NtStatus, PASSIVE_LEVEL, dispatcher,
+};
 use crate::raw::{Ptr, Word, from_word, low8, to_word};
-use crate::shared;
 use crate::value::{Boolean, Long, ProcessorMode, Size, ULong};
+use crate::{ob, shared};
 use abi::trace::Entry;
 
+/// In place of a kernel routine: the APC is a block of the shim's pool, and is freed.
+const FREES_ITSELF: u64 = 1;
 /// KAPC_ENVIRONMENT CurrentApcEnvironment.
 const CURRENT_ENVIRONMENT: u32 = 2;
 
@@ -121,6 +126,10 @@ fn take(apc: Ptr<KAPC>) -> Taken {
 
 impl Taken {
     fn call_kernel_routine(&mut self) {
+        if self.kernel_routine == FREES_ITSELF {
+            pool::free(Ptr::new(self.address), 0);
+            return;
+        }
         let words = Ptr::of(&mut self.words).cast::<Word>();
         let at = |index| words.offset(index).addr();
         shared::call_driver(
@@ -192,6 +201,8 @@ pub(crate) fn run_down(thread: Ptr<KTHREAD>) {
             });
             if rundown != 0 {
                 shared::call_driver(Entry::Other, rundown, &[apc.addr()]);
+            } else if from_word(apc.read().KernelRoutine) == FREES_ITSELF {
+                pool::free(apc.cast(), 0);
             }
         }
     }
@@ -224,6 +235,62 @@ fn insert(apc: Ptr<KAPC>, increment: i32) {
     } else if wait::alertable_wait(thread) == Some(1) {
         thread.with(|thread| thread.UserApcPending = 1);
         end_wait(thread, NtStatus::USER_APC, increment);
+    }
+}
+
+/// A routine to be called in a thread when an operation ends: a driver's APC routine, as ZwReadFile and its like take it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Completion {
+    thread: Ptr<KTHREAD>,
+    routine: u64,
+    context: u64,
+}
+
+impl Completion {
+    /// The routine for the current thread, to which it has a reference; `None` for a null routine.
+    pub(crate) fn new(routine: Ptr<u8>, context: Ptr<u8>) -> Option<Self> {
+        let thread = sched::current();
+        (!routine.is_null()).then(|| {
+            ob::reference(thread.addr());
+            Self {
+                thread,
+                routine: routine.addr(),
+                context: context.addr(),
+            }
+        })
+    }
+
+    /// Queues the call (Context, IoStatusBlock, 0) as NT does for a request of the kernel's: a normal kernel APC, which
+    /// runs as soon as the thread is below APC_LEVEL and outside of critical regions. A thread that is ending gets none.
+    pub(crate) fn queue(self, block: Ptr<IO_STATUS_BLOCK>) {
+        /// Priority increment of a thread that an I/O completion wakes.
+        const INCREMENT: i32 = 2;
+        let room = pool::allocate_zeroed(size_of::<KAPC>() as u64, *b"IoAp");
+        if let Some(apc) = room.filter(|_| !crate::ps::thread::is_ending(self.thread)) {
+            let apc = apc.cast::<KAPC>();
+            let null = Ptr::null();
+            let (routine, context) = (Ptr::new(self.routine), Ptr::new(self.context));
+            KeInitializeApc(
+                apc,
+                self.thread,
+                CURRENT_ENVIRONMENT,
+                Ptr::new(FREES_ITSELF),
+                null,
+                routine,
+                ProcessorMode(0),
+                context,
+            );
+            apc.with(|apc| apc.SystemArgument1 = block.word());
+            insert(apc, INCREMENT);
+        } else if let Some(apc) = room {
+            pool::free(apc, 0);
+        }
+        self.forget();
+    }
+
+    /// Drops it: the operation has failed before it began.
+    pub(crate) fn forget(self) {
+        ob::dereference(self.thread.addr());
     }
 }
 

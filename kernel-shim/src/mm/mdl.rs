@@ -414,7 +414,7 @@ nt_api! { module = mm_mdl;
     }
 
     /// Sets address space aside for mappings; null for no bytes.
-    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    ntoskrnl both stdcall irql(APC_LEVEL) partial("the address is only a token: nothing is mapped at it")
     fn MmAllocateMappingAddress(number_of_bytes: Size, pool_tag: Tag) -> Ptr<u8> {
         if pool_tag.0 == 0 {
             reserved_misuse(0x100, 0, 0);
