@@ -25,6 +25,7 @@ use abi::boot::BootInfo;
 use abi::channel::{Completion, CompletionRing, RING_ENTRIES, Request, RequestRing, State};
 use abi::crash::{CrashKind, CrashRecord, NO_VECTOR, Registers};
 use abi::doorbell::Call;
+use abi::interrupt::InterruptLines;
 use abi::layout::Shared;
 use abi::trace::{
     Entry, TRACE_ARGUMENTS, TRACE_ENTRIES, TRACE_TEXT, TraceKind, TraceRecord, TraceRing,
@@ -172,12 +173,34 @@ state_word! {
     depth, set_depth: shim_depth;
     /// [`State::tick_due`].
     tick_due, set_tick_due: tick_due;
+    /// [`State::interrupt_due`].
+    interrupt_due, set_interrupt_due: interrupt_due;
     /// [`State::in_tick`].
     in_tick, set_in_tick: in_tick;
     /// [`State::current_process`].
     current_process, set_current_process: current_process;
     /// [`State::interrupts_masked`].
     interrupts_masked, set_interrupts_masked: interrupts_masked;
+}
+
+/// The interrupt lines as they are now.
+pub(crate) fn interrupt_lines() -> InterruptLines {
+    volatile_read(shared_pages() + Shared::INTERRUPTS)
+}
+
+fn lines_address(field: usize) -> u64 {
+    shared_pages() + Shared::INTERRUPTS + field as u64
+}
+
+/// Takes pending edges: those of `edges`.
+pub(crate) fn take_edges(edges: u64) {
+    let taken = interrupt_lines().taken ^ edges;
+    volatile_write(lines_address(offset_of!(InterruptLines, taken)), taken);
+}
+
+/// Sets [`InterruptLines::masked`].
+pub(crate) fn set_masked_lines(masked: u64) {
+    volatile_write(lines_address(offset_of!(InterruptLines, masked)), masked);
 }
 
 /// The address of [`State::shim_depth`].
@@ -249,7 +272,7 @@ pub fn call_driver(entry: Entry, function: u64, arguments: &[u64]) -> u64 {
     let count = (arguments.len() + 1).min(TRACE_ARGUMENTS);
     trace(TraceKind::Enter, entry as u32, 0, &record[..count], "");
     let outer_depth = depth();
-    let kind = if entry == Entry::Dpc {
+    let kind = if matches!(entry, Entry::Dpc | Entry::Interrupt) {
         LinkKind::End
     } else {
         LinkKind::Call

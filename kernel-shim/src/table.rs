@@ -99,6 +99,7 @@ modules! {
     io_control_file => crate::io::control_file::api_table;
     io_controller => crate::io::controller::api_table;
     io_interrupt => crate::io::interrupt::api_table;
+    io_interrupt_ex => crate::io::interrupt_ex::api_table;
     io_load => crate::io::load::api_table;
     io_partial_mdl => crate::io::partial_mdl::api_table;
     io_wmi => crate::io::wmi::api_table;

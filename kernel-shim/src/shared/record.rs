@@ -131,9 +131,10 @@ impl FastCall {
         let state = pages.wrapping_add(Shared::STATE);
         let at = |base: u64, field: usize| base.wrapping_add(field as u64);
         let depth: u32 = volatile_read(at(state, offset_of!(State, shim_depth)));
-        let tick_due: u32 = volatile_read(at(state, offset_of!(State, tick_due)));
+        // tick_due and interrupt_due.
+        let due: u64 = volatile_read(at(state, offset_of!(State, tick_due)));
         let irql: u32 = volatile_read(at(state, offset_of!(State, irql)));
-        if depth | tick_due != 0 || (irql_max < ANY_LEVEL && irql > u32::from(irql_max)) {
+        if u64::from(depth) | due != 0 || (irql_max < ANY_LEVEL && irql > u32::from(irql_max)) {
             return None;
         }
         let ring = pages.wrapping_add(Shared::TRACE);
@@ -180,6 +181,12 @@ impl FastCall {
         volatile_write(self.pages.wrapping_add(depth), 0u32);
     }
 }
+
+const _: () = assert!(
+    offset_of!(State, interrupt_due) == offset_of!(State, tick_due) + 4
+        && offset_of!(State, tick_due).is_multiple_of(8),
+    "FastCall::enter reads both at once"
+);
 
 const _: () = assert!(
     offset_of!(TraceRecord, irql) == offset_of!(TraceRecord, kind) + 2

@@ -206,6 +206,7 @@ pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Mach
     let fate = Arc::new(Fate::default());
     let (sender, inbox) = channel();
     let (report, outcome) = channel();
+    let for_lines = sender.clone();
     let engine_fate = Arc::clone(&fate);
     let engine = std::thread::Builder::new()
         .name("vcpu".to_owned())
@@ -213,7 +214,12 @@ pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Mach
             let set_up = prepare(launch, &images, inbox, engine_fate);
             match set_up {
                 Ok((engine, loads)) => {
-                    if report.send(Ok((engine.stopper(), loads))).is_ok() {
+                    let lines = engine.interrupt_lines();
+                    lines.set_waker(Box::new(move || {
+                        // An engine that is gone has no guest to interrupt.
+                        let _ = for_lines.send(Message::Interrupt).is_ok();
+                    }));
+                    if report.send(Ok((engine.stopper(), lines, loads))).is_ok() {
                         engine.run();
                     }
                 }
@@ -224,7 +230,7 @@ pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Mach
             }
         })
         .map_err(StartError::Thread)?;
-    let (stopper, loads) = outcome.recv().unwrap_or_else(|_| {
+    let (stopper, interrupts, loads) = outcome.recv().unwrap_or_else(|_| {
         Err(StartError::Driver(DriverError::Gone(
             "its thread ended".to_owned(),
         )))
@@ -233,6 +239,7 @@ pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Mach
         link: Arc::new(Link::new(sender, fate, timeout, stopper)),
         engine: Mutex::new(Some(engine)),
         registry: Mutex::default(),
+        interrupts,
     };
     if let Some(contents) = registry {
         load_registry(&machine, contents, interrupt)?;
