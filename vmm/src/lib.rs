@@ -5,6 +5,7 @@ pub mod devices;
 pub mod files;
 pub mod machine;
 pub mod observe;
+pub mod pci;
 pub mod policy;
 pub mod ports;
 pub mod readiness;

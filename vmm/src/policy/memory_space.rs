@@ -88,6 +88,17 @@ pub enum MemoryStartError {
         /// Bytes up to and with this rule.
         bytes: u64,
     },
+    /// The machine's memory cannot be passed through.
+    #[error(
+        "{file}:{line}: backend \"passthrough\" cannot start: this version passes no physical memory through; \
+         \"ram\" is memory of the run's own"
+    )]
+    Passthrough {
+        /// The policy.
+        file: String,
+        /// The rule's line.
+        line: usize,
+    },
     /// The initial contents cannot be read.
     #[error(
         "{file}:{line}: cannot read `file` = {path:?} (at most {bytes} bytes, the rule's range)"
@@ -211,6 +222,16 @@ impl MemorySpace {
         clock: Clock,
     ) -> Result<Self, MemoryStartError> {
         policy.check_guest_memory(ram_bytes)?;
+        let real = policy
+            .memory_rules()
+            .iter()
+            .find(|rule| matches!(rule.backend, MemoryBackend::Passthrough { .. }));
+        if let Some(rule) = real {
+            return Err(MemoryStartError::Passthrough {
+                file: policy.file().to_owned(),
+                line: rule.line,
+            });
+        }
         let rules = policy.memory_rules();
         Ok(Self {
             backings: allocate(policy)?,
@@ -296,7 +317,7 @@ impl MemorySpace {
     pub(super) fn decide(policy: &Policy, request: &MemoryRequest) -> Result<Vec<usize>, Denial> {
         let by_default = |reason: String| Denial {
             rule: None,
-            on_deny: policy.defaults().on_deny,
+            on_deny: policy.defaults().memory_on_deny,
             reason,
         };
         let Some((first, last)) = pages(request) else {
@@ -307,14 +328,10 @@ impl MemorySpace {
         let mut rules = Vec::new();
         let mut at = first;
         loop {
-            let found = policy
-                .memory_rules()
-                .iter()
-                .enumerate()
-                .find(|(_, rule)| (rule.first..=rule.last).contains(&at));
-            let Some((index, rule)) = found else {
+            let Some(index) = policy.memory_rule_at(at) else {
                 return Err(by_default(format!("no rule covers address {at:#x}")));
             };
+            let rule = &policy.memory_rules()[index];
             let deny = |reason: String| Denial {
                 rule: Some(index),
                 on_deny: rule.on_deny,
