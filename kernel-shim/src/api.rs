@@ -41,7 +41,7 @@
 //! driver memory at DISPATCH_LEVEL or above, or at addresses of kernel space ([`crate::shared::is_kernel`]) only: a fault
 //! there is a bugcheck, never an exception for a handler. Whatever is out of the ordinary is the ordinary body's. It is
 //! fast only if all of it is inlined (`#[inline(always)]`, no arithmetic that can panic, of [`crate::raw::Global`] only
-//! `try_with`): one call of a function makes the compiler save ten vector registers. A path that lowers IRQL or ends a
+//! `try_use`): one call of a function makes the compiler save ten vector registers. A path that lowers IRQL or ends a
 //! region without APCs has to look at `sched::ATTENTION`, or an APC, a DPC or a better thread would wait for the next
 //! call. `bare(PATH)` is the same without a record: the flight recorder does not know these calls. For functions that
 //! drivers call so often that they would push everything else out of it.

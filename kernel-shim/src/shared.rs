@@ -220,15 +220,16 @@ pub fn set_irql(irql: u8) {
 
 /// The address of a field of the boot information, by its offset.
 #[must_use]
+#[inline(always)]
 pub fn boot_address(field: usize) -> u64 {
-    shared_pages() + Shared::BOOT_INFO + field as u64
+    shared_pages().wrapping_add(Shared::BOOT_INFO.wrapping_add(field as u64))
 }
 
 macro_rules! boot_word {
     ($($name:ident: $type:ty;)*) => {
         $(
             #[doc = concat!("[`BootInfo::", stringify!($name), "`].")]
-            #[inline]
+            #[inline(always)]
             #[must_use]
             pub fn $name() -> $type {
                 volatile_read(boot_address(offset_of!(BootInfo, $name)))

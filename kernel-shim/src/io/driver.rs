@@ -76,11 +76,13 @@ pub fn owner_of(address: u64) -> u64 {
 )]
 #[inline(always)]
 pub(crate) fn fast_owner_of(address: u64) -> Option<u64> {
-    DRIVERS.try_with(|drivers| {
-        let of = |driver: &&Driver| address.wrapping_sub(driver.base) < driver.bytes;
-        let found = drivers.loaded.iter().find(of);
-        Some(found.map_or(pool::SHIM, |driver| driver.object.addr()))
-    })
+    let drivers = DRIVERS.try_use()?;
+    for driver in &drivers.loaded {
+        if address.wrapping_sub(driver.base) < driver.bytes {
+            return Some(driver.object.addr());
+        }
+    }
+    Some(pool::SHIM)
 }
 
 /// The driver whose image contains `address`.

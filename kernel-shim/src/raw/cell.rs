@@ -3,9 +3,14 @@
     unsafe_code,
     reason = "a static that drivers read and write by address must be shared"
 )]
+#![expect(
+    clippy::inline_always,
+    reason = "fast paths of exports are fast only if nothing is called; see crate::api"
+)]
 
 use core::cell::UnsafeCell;
 use core::fmt;
+use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::Ptr;
@@ -48,17 +53,14 @@ impl<T> Global<T> {
         use_value(unsafe { &mut *self.value.get() })
     }
 
-    /// As [`Self::with`] for fast paths of exports, which must not panic: `None` when the cell is in use. `use_value`
-    /// must not access driver memory that may be absent.
-    #[expect(
-        clippy::inline_always,
-        reason = "fast paths of exports are fast only if nothing is called; see crate::api"
-    )]
+    /// As [`Self::with`] for fast paths of exports, which must not panic and in which nothing may be called, not even a
+    /// closure: `None` when the cell is in use. Its user must not access driver memory that may be absent.
     #[inline(always)]
-    pub(crate) fn try_with<R>(&self, use_value: impl FnOnce(&mut T) -> Option<R>) -> Option<R> {
-        let _in_use = Use::begin(&self.is_busy)?;
-        // SAFETY: nobody else has it before `_in_use` is dropped.
-        use_value(unsafe { &mut *self.value.get() })
+    pub(crate) fn try_use(&self) -> Option<InUse<'_, T>> {
+        Some(InUse {
+            _use: Use::begin(&self.is_busy)?,
+            value: &self.value,
+        })
     }
 
     /// Whether it is in use: an exception inside must not wait for it.
@@ -78,7 +80,7 @@ struct Use<'a>(&'a AtomicBool);
 
 impl<'a> Use<'a> {
     /// `None`: somebody uses it.
-    #[inline]
+    #[inline(always)]
     fn begin(is_busy: &'a AtomicBool) -> Option<Self> {
         let was_busy = if cfg!(guest) {
             // An atomic exchange costs more than most of what is done with a cell.
@@ -93,9 +95,33 @@ impl<'a> Use<'a> {
 }
 
 impl Drop for Use<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
+    }
+}
+
+/// The value of a cell that is in use.
+pub(crate) struct InUse<'a, T> {
+    _use: Use<'a>,
+    value: &'a UnsafeCell<T>,
+}
+
+impl<T> Deref for InUse<'_, T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        // SAFETY: nobody else has it before `_use` is dropped.
+        unsafe { &*self.value.get() }
+    }
+}
+
+impl<T> DerefMut for InUse<'_, T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as above, and `self` is borrowed for as long as the result.
+        unsafe { &mut *self.value.get() }
     }
 }
 

@@ -33,7 +33,7 @@ pub(crate) fn allocate(is_paged: bool, is_zeroed: bool, bytes: u64, tag: u32) ->
     }
     let caller = shared::fast_caller();
     let owner = fast_owner_of(caller)?;
-    let slot = POOL.try_with(|pool| pool.slabs.fast_take(bytes))?;
+    let slot = POOL.try_use()?.slabs.fast_take(bytes)?;
     slot.caller().write(near(caller));
     slot.owner().write(near(owner));
     slot.tag().write(tag);
@@ -62,30 +62,29 @@ pub(crate) fn free(address: Ptr<u8>, tag: u32) -> Option<()> {
     if shared::verify() != 0 {
         return None;
     }
-    let caller = near(shared::fast_caller());
-    POOL.try_with(|pool| {
-        pool.slabs.fast_give(address.addr(), |slot, room| {
-            let is_paged = match slot.state().read() {
-                slab::PAGED => true,
-                slab::NONPAGED => false,
-                _ => return false,
-            };
-            let is_right = is_irql_right(is_paged)
-                && (tag == 0 || slot.tag().read() == tag)
-                && is_guard_whole(slot, address, room);
-            if is_right {
-                slot.owner().write(slot.caller().read());
-                slot.caller().write(caller);
-            }
-            is_right
-        })
-    })
+    let mut pool = POOL.try_use()?;
+    let found = pool.slabs.fast_find(address.addr())?;
+    let slot = found.slot;
+    let is_paged = match slot.state().read() {
+        slab::PAGED => true,
+        slab::NONPAGED => false,
+        _ => return None,
+    };
+    let is_right = is_irql_right(is_paged)
+        && (tag == 0 || slot.tag().read() == tag)
+        && is_guard_whole(slot, found.room);
+    if !is_right {
+        return None;
+    }
+    slot.owner().write(slot.caller().read());
+    slot.caller().write(near(shared::fast_caller()));
+    pool.slabs.fast_give(&found)
 }
 
 /// Whether the guard behind a block is as it was written; `room` is the slot's without its header.
 #[inline(always)]
-fn is_guard_whole(slot: &FastSlot, address: Ptr<u8>, room: u64) -> bool {
+fn is_guard_whole(slot: FastSlot, room: u64) -> bool {
     let bytes = u64::from(slot.bytes().read());
     bytes.wrapping_add(slab::GUARD_BYTES) <= room
-        && address.add_bytes(bytes).cast::<u64>().read() == GUARD_WORD
+        && slot.block().add_bytes(bytes).cast::<u64>().read() == GUARD_WORD
 }

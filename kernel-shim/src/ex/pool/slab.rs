@@ -169,18 +169,27 @@ static SHAPES: [Shape; CLASSES] = {
 #[derive(Clone, Copy)]
 pub(super) struct FastSlot(u64);
 
+/// A slot that [`Slabs::fast_find`] found.
+pub(super) struct FastFound {
+    pub(super) slot: FastSlot,
+    /// Bytes behind the header.
+    pub(super) room: u64,
+    page: usize,
+    index: u8,
+}
+
 macro_rules! header_fields {
     ($($field:ident: $type:ty;)*) => {
         impl FastSlot {
             $(
                 #[inline(always)]
-                pub(super) fn $field(&self) -> Ptr<$type> {
+                pub(super) fn $field(self) -> Ptr<$type> {
                     Ptr::new(self.0.wrapping_add(core::mem::offset_of!(Header, $field) as u64))
                 }
             )*
 
             #[inline(always)]
-            pub(super) fn block(&self) -> Ptr<u8> {
+            pub(super) fn block(self) -> Ptr<u8> {
                 Ptr::new(self.0.wrapping_add(HEADER))
             }
         }
@@ -218,16 +227,12 @@ impl Slabs {
         Some(slot)
     }
 
-    /// [`Self::give`] of the slot whose block starts at `address`, in a page that stays in its class's list, if
-    /// `is_right` accepts it; that gets the slot and its room behind the header.
+    /// The slot whose block starts at `address`, if its page stays in its class's list without it.
     #[inline(always)]
-    pub(super) fn fast_give(
-        &mut self,
-        address: u64,
-        is_right: impl FnOnce(&FastSlot, u64) -> bool,
-    ) -> Option<()> {
+    pub(super) fn fast_find(&self, address: u64) -> Option<FastFound> {
         let offset = address.wrapping_sub(self.base);
-        let page = self.pages.get_mut(to_usize(offset / PAGE))?;
+        let number = to_usize(offset / PAGE);
+        let page = self.pages.get(number)?;
         let Use::Slots(class) = page.what else {
             return None;
         };
@@ -237,16 +242,24 @@ impl Slabs {
         let is_slot = index < u64::from(shape.slots) && index.wrapping_mul(shape.bytes) == in_page;
         let is_alone = page.next == NO_PAGE && page.previous == NO_PAGE;
         let was_full = page.first_free == NO_SLOT;
-        let slot = FastSlot(address.wrapping_sub(HEADER));
         if !is_slot || was_full || page.used <= 1 && !is_alone {
             return None;
         }
-        if !is_right(&slot, shape.bytes.wrapping_sub(HEADER)) {
-            return None;
-        }
-        slot.next().write(page.first_free);
-        slot.state().write(FREE);
-        page.first_free = low8(index);
+        Some(FastFound {
+            slot: FastSlot(address.wrapping_sub(HEADER)),
+            room: shape.bytes.wrapping_sub(HEADER),
+            page: number,
+            index: low8(index),
+        })
+    }
+
+    /// [`Self::give`] of a slot that was just found.
+    #[inline(always)]
+    pub(super) fn fast_give(&mut self, found: &FastFound) -> Option<()> {
+        let page = self.pages.get_mut(found.page)?;
+        found.slot.next().write(page.first_free);
+        found.slot.state().write(FREE);
+        page.first_free = found.index;
         page.used = page.used.wrapping_sub(1);
         Some(())
     }
