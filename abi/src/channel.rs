@@ -165,6 +165,9 @@ pub struct State {
     /// Nonzero while a driver at CPL 3 has executed `cli` without `sti`; written by the shim. The VMM injects no
     /// tick meanwhile. (At CPL 0 RFLAGS.IF itself says so.)
     pub interrupts_masked: u32,
+    /// Guest-virtual address of 8 bytes that hold the return address of the API call that the driver is in, 0 outside
+    /// of any; written by the shim before DriverEntry. What the shim does for a driver is told as the driver's.
+    pub caller_at: u64,
 }
 
 const _: () = assert!(

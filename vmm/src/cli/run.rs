@@ -6,6 +6,7 @@ use crate::files::FilesOption;
 use crate::observe::escape::escape;
 use crate::observe::output::TraceOutput;
 use crate::policy::Policy;
+use crate::recording::{Keep, Recorder};
 use crate::session::command::{Command, HELP, parse_script_line};
 use crate::session::driver::{DriverError, RunningMachine};
 use crate::session::exit_code::ExitCode;
@@ -80,6 +81,12 @@ pub(super) struct Arguments {
     /// Write API calls, IRPs and port accesses to a file; - is stderr
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Record every access to hardware in a file; `ringfence trace FILE` shows it
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Keep only the last so many accesses, in memory until the end
+    #[arg(long, value_name = "COUNT", requires = "record", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    record_last: Option<u32>,
     /// Print JSON, one object a line; traces are JSON too
     #[arg(long)]
     json: bool,
@@ -292,6 +299,15 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
             arguments.json,
         )),
     };
+    let recorder = match &arguments.record {
+        None => None,
+        Some(path) => {
+            let keep = arguments.record_last.map_or(Keep::All, |count| {
+                Keep::Last(usize::try_from(count).unwrap_or(usize::MAX))
+            });
+            Some(Recorder::create(path, keep).map_err(|error| error.to_string())?)
+        }
+    };
     let interrupt =
         Interrupt::install().map_err(|error| format!("cannot take signals over: {error}"))?;
     let server = match &arguments.socket {
@@ -312,6 +328,7 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
             memory_bytes: arguments.memory,
             timeout: arguments.timeout,
             trace,
+            recorder,
             registry,
             files: arguments.files.as_deref().map(FilesOption::parse),
             is_strict: arguments.strict,

@@ -22,6 +22,7 @@ pub use memory_space::{
     MemoryBacking, MemoryDecision, MemoryMapping, MemoryRequest, MemoryRuleStats, MemorySpace,
     MemoryStartError, MemoryStats,
 };
+pub(crate) use values::{parse_number, parse_range};
 
 /// Largest policy file, in bytes. A larger file is not a policy.
 pub const FILE_MAX: u64 = 1 << 20;

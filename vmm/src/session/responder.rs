@@ -1,11 +1,13 @@
 //! Answers a guest's exits: policy and devices decide, the observer is told.
 
+use abi::channel::State;
 use abi::layout::{PAGE_SIZE, Shared};
 use abi::trace::{TRACE_ENTRIES, TraceKind, TraceRecord, TraceRing};
 
 use crate::machine::convert::to_usize;
 use crate::machine::{Backend, GuestView, PhysicalAnswer, PhysicalPiece, PortAnswer, PortExit};
 use crate::observe::ports::{Direction, PortRecord};
+use crate::observe::symbols::{Module, ModuleKind};
 use crate::observe::trace::Observer;
 
 use crate::policy::{MemoryDecision, MemoryRequest, MemorySpace};
@@ -49,6 +51,12 @@ impl Responder {
 
     /// Carries out a port access that is allowed as far as the guest goes; the policy still decides.
     pub(super) fn access(&mut self, access: PortExit) -> PortOutcome {
+        let rip = access.rip;
+        self.access_for(access, rip)
+    }
+
+    /// As [`Self::access`], made by the instruction at `rip`.
+    fn access_for(&mut self, access: PortExit, rip: u64) -> PortOutcome {
         // KVM reports 1, 2 and 4 only; anything else would be decided as its first byte.
         let request = PortRequest::from_exit(access).unwrap_or(PortRequest {
             port: access.port,
@@ -61,7 +69,7 @@ impl Responder {
             tsc: host_time_stamp()
                 .wrapping_add(self.tsc_offset)
                 .max(self.last_tsc),
-            rip: access.rip,
+            rip,
             port: access.port,
             width: access.width,
             direction: if access.write.is_some() {
@@ -74,6 +82,27 @@ impl Responder {
         };
         self.observer.port(&record);
         outcome
+    }
+}
+
+/// Who made an access: the instruction's address if it lies in a driver's image, else the driver's call that the shim
+/// serves with it, if there is one.
+fn driver_address(guest: &GuestView<'_>, observer: &Observer, rip: u64) -> u64 {
+    let is_shim = |module: &Module| module.kind != ModuleKind::Driver;
+    if !observer.context().symbols.module(rip).is_some_and(is_shim) {
+        return rip;
+    }
+    let caller_at = Shared::STATE + std::mem::offset_of!(State, caller_at) as u64;
+    let mut caller = [0; 8];
+    match guest.read_shared::<u64>(caller_at) {
+        // The guest may have put any address there: one that cannot be read says nothing.
+        Ok(address) if guest.read(address, &mut caller).is_ok() => {
+            match u64::from_le_bytes(caller) {
+                0 => rip,
+                caller => caller,
+            }
+        }
+        _ => rip,
     }
 }
 
@@ -99,7 +128,8 @@ impl Backend for Responder {
             // What the shim recorded before the access comes first.
             self.drain_trace(guest);
         }
-        self.access(access).into()
+        let rip = driver_address(guest, &self.observer, access.rip);
+        self.access_for(access, rip).into()
     }
 
     fn physical(&mut self, address: u64, bytes: u64, is_write: bool) -> PhysicalAnswer {
