@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 mod ctl;
 mod doctor;
 mod inspect;
+mod learn;
 mod output;
 mod policy;
 mod run;

@@ -210,9 +210,38 @@ struct Prepared {
     interrupt: Interrupt,
 }
 
+impl Arguments {
+    pub(super) fn json(&self) -> bool {
+        self.json
+    }
+
+    pub(super) fn policy(&self) -> Option<&Path> {
+        self.policy.as_deref()
+    }
+
+    pub(super) fn record(&self) -> Option<&Path> {
+        self.record.as_deref()
+    }
+
+    /// The drivers' names.
+    pub(super) fn title(&self) -> String {
+        let names: Vec<String> = self
+            .drivers
+            .iter()
+            .map(|driver| escape(&driver.display().to_string()))
+            .collect();
+        names.join(", ")
+    }
+}
+
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
+    main_recording(arguments, arguments.record.as_deref())
+}
+
+/// As [`main`], with the accesses recorded in `record`.
+pub(super) fn main_recording(arguments: &Arguments, record: Option<&Path>) -> ExitCode {
     let mut output = Output::new(arguments.json);
-    let prepared = match prepare(arguments) {
+    let prepared = match prepare(arguments, record) {
         Ok(prepared) => prepared,
         Err(message) => return output.error(ExitCode::Usage, &message),
     };
@@ -226,12 +255,7 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
     }
     let machine = Arc::new(machine);
     let running: Arc<dyn RunningMachine> = Arc::<Machine>::clone(&machine);
-    let names: Vec<String> = arguments
-        .drivers
-        .iter()
-        .map(|driver| escape(&driver.display().to_string()))
-        .collect();
-    let driver = names.join(", ");
+    let driver = arguments.title();
     tracing::info!("{driver} is running");
     if arguments.json {
         let started = Started {
@@ -271,7 +295,7 @@ struct Started {
     driver: String,
 }
 
-fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
+fn prepare(arguments: &Arguments, record: Option<&Path>) -> Result<Prepared, String> {
     let commands = commands(&arguments.command, arguments.script.as_deref())?;
     let policy = match &arguments.policy {
         None => Policy::deny_all(),
@@ -299,7 +323,7 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
             arguments.json,
         )),
     };
-    let recorder = match &arguments.record {
+    let recorder = match record {
         None => None,
         Some(path) => {
             let keep = arguments.record_last.map_or(Keep::All, |count| {
