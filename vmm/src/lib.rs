@@ -6,6 +6,7 @@ pub mod files;
 pub mod learn;
 pub mod machine;
 pub mod observe;
+pub mod pci;
 pub mod policy;
 pub mod ports;
 pub mod readiness;

@@ -80,7 +80,9 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
             );
             code
         }
-        Err(message) if code == ExitCode::Success => output.error(ExitCode::CommandFailed, &message),
+        Err(message) if code == ExitCode::Success => {
+            output.error(ExitCode::CommandFailed, &message)
+        }
         Err(message) => {
             tracing::error!("{message}");
             code

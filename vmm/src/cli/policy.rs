@@ -3,7 +3,7 @@
 use super::output::Output;
 use crate::error_chain;
 use crate::policy::Policy;
-use crate::ports::Width;
+use crate::ports::{PortRequest, Width};
 use crate::session::exit_code::ExitCode;
 use serde_json::json;
 use std::path::PathBuf;
@@ -141,10 +141,17 @@ fn explain(policy: &Policy, access: Access) -> (String, Option<bool>) {
             port,
             width,
             is_write,
-        } => (
-            policy.explain_port(port, width, is_write),
-            Some(policy.decide_port(port, width, is_write).is_allowed()),
-        ),
+        } => {
+            let request = PortRequest {
+                port,
+                width,
+                write: is_write.then_some(0),
+            };
+            (
+                policy.explain_port(&request, 0),
+                Some(policy.decide_port(&request, 0).is_allowed()),
+            )
+        }
         Access::Memory {
             address,
             bytes,

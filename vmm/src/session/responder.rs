@@ -49,6 +49,13 @@ impl Responder {
         }
     }
 
+    /// The guest's time-stamp counter now; never before the records that were drained.
+    fn time_stamp(&self) -> u64 {
+        host_time_stamp()
+            .wrapping_add(self.tsc_offset)
+            .max(self.last_tsc)
+    }
+
     /// Carries out a port access that is allowed as far as the guest goes; the policy still decides.
     pub(super) fn access(&mut self, access: PortExit) -> PortOutcome {
         let rip = access.rip;
@@ -65,10 +72,7 @@ impl Responder {
         });
         let outcome = self.ports.access(request);
         let record = PortRecord {
-            // Never before the records that were drained for it.
-            tsc: host_time_stamp()
-                .wrapping_add(self.tsc_offset)
-                .max(self.last_tsc),
+            tsc: self.time_stamp(),
             rip,
             port: access.port,
             width: access.width,
@@ -85,6 +89,16 @@ impl Responder {
     }
 }
 
+/// The return address of the API call that the driver is in.
+fn caller(guest: &GuestView<'_>) -> Option<u64> {
+    let caller_at = Shared::STATE + std::mem::offset_of!(State, caller_at) as u64;
+    let address = guest.read_shared::<u64>(caller_at).ok()?;
+    let mut caller = [0; 8];
+    // The guest may have put any address there: one that cannot be read says nothing.
+    guest.read(address, &mut caller).ok()?;
+    Some(u64::from_le_bytes(caller)).filter(|caller| *caller != 0)
+}
+
 /// Who made an access: the instruction's address if it lies in a driver's image, else the driver's call that the shim
 /// serves with it, if there is one.
 fn driver_address(guest: &GuestView<'_>, observer: &Observer, rip: u64) -> u64 {
@@ -92,18 +106,7 @@ fn driver_address(guest: &GuestView<'_>, observer: &Observer, rip: u64) -> u64 {
     if !observer.context().symbols.module(rip).is_some_and(is_shim) {
         return rip;
     }
-    let caller_at = Shared::STATE + std::mem::offset_of!(State, caller_at) as u64;
-    let mut caller = [0; 8];
-    match guest.read_shared::<u64>(caller_at) {
-        // The guest may have put any address there: one that cannot be read says nothing.
-        Ok(address) if guest.read(address, &mut caller).is_ok() => {
-            match u64::from_le_bytes(caller) {
-                0 => rip,
-                caller => caller,
-            }
-        }
-        _ => rip,
-    }
+    caller(guest).unwrap_or(rip)
 }
 
 #[expect(unsafe_code, reason = "RDTSC is an intrinsic")]
@@ -132,13 +135,33 @@ impl Backend for Responder {
         self.access_for(access, rip).into()
     }
 
-    fn physical(&mut self, address: u64, bytes: u64, is_write: bool) -> PhysicalAnswer {
+    fn physical(
+        &mut self,
+        guest: &GuestView<'_>,
+        address: u64,
+        bytes: u64,
+        is_write: bool,
+    ) -> PhysicalAnswer {
         self.exits += 1;
-        match self.memory.map(&MemoryRequest {
+        let request = MemoryRequest {
             address,
             bytes,
             is_write,
-        }) {
+        };
+        let decision = self.memory.map(&request);
+        let tsc = self.time_stamp();
+        // The doorbell that asked is the shim's: the driver's call is who did.
+        let rip = caller(guest).unwrap_or(0);
+        if let Some(recorder) = self.observer.recorder() {
+            let direction = if is_write {
+                Direction::Write
+            } else {
+                Direction::Read
+            };
+            let verdict = self.memory.record(&request, &decision);
+            recorder.mapping(tsc, rip, address, bytes, direction, verdict);
+        }
+        match decision {
             MemoryDecision::Allowed(mapping) => {
                 let window_offset = window_offsets(&self.memory)
                     .nth(mapping.backing)

@@ -27,7 +27,7 @@ use crate::observe::clock::Clock;
 use crate::observe::ntstatus::NtStatus;
 use crate::observe::output::TraceOutput;
 use crate::observe::trace::{Observer, TraceContext};
-use crate::policy::{MemorySpace, MemoryStartError, Policy};
+use crate::policy::{HostFacts, MemorySpace, MemoryStartError, Policy};
 use crate::ports::{PortSpace, StartError as PortStartError};
 use crate::recording::Recorder;
 
@@ -321,6 +321,10 @@ fn prepare(
         Some(privilege) => privilege,
     };
     let windows = choose_windows(launch.windows, &main.image, &main.path)?;
+    launch
+        .policy
+        .check_host(&HostFacts::read())
+        .map_err(MemoryStartError::from)?;
     let ports = PortSpace::new(&launch.policy)?;
     let memory = MemorySpace::new(&launch.policy, launch.memory_bytes)?;
     let mut builder = VmBuilder::new(
