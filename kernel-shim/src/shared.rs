@@ -136,6 +136,10 @@ pub fn set_platform(platform: &'static dyn Platform) {
     let platform = *PLATFORM.call_once(|| platform);
     SHARED.store(platform.shared(), Ordering::Relaxed);
     IS_FAST.store(u32::from(trace_lossless() == 0), Ordering::Relaxed);
+    volatile_write(
+        state_address(offset_of!(State, caller_at)),
+        CALLER.as_ptr() as u64,
+    );
 }
 
 /// The machine below the shim.

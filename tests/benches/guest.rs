@@ -84,6 +84,7 @@ impl Bench {
             memory_bytes: MEMORY_BYTES,
             timeout: Duration::from_secs(60),
             trace: None,
+            recorder: None,
             is_strict: false,
             is_verifying: false,
         })?;

@@ -8,7 +8,7 @@ use crate::session::exit_code::ExitCode;
 use serde_json::json;
 use std::path::PathBuf;
 
-/// Check a policy
+/// Check a policy, or learn one
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -18,6 +18,8 @@ pub(super) struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum Subcommands {
     Check(Check),
+    // Boxed: by far the larger.
+    Learn(Box<super::learn::Arguments>),
 }
 
 /// Check a policy file, and say what it does with accesses
@@ -105,7 +107,10 @@ fn parse_access(text: &str) -> Result<Access, String> {
 }
 
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
-    let Subcommands::Check(check) = &arguments.command;
+    let check = match &arguments.command {
+        Subcommands::Check(check) => check,
+        Subcommands::Learn(arguments) => return super::learn::main(arguments),
+    };
     let mut output = Output::new(check.json);
     let policy = match Policy::from_path(&check.file) {
         Ok(policy) => policy,
