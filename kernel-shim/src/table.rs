@@ -99,6 +99,7 @@ modules! {
     io_control_file => crate::io::control_file::api_table;
     io_controller => crate::io::controller::api_table;
     io_interrupt => crate::io::interrupt::api_table;
+    io_interrupt_ex => crate::io::interrupt_ex::api_table;
     io_load => crate::io::load::api_table;
     io_partial_mdl => crate::io::partial_mdl::api_table;
     io_wmi => crate::io::wmi::api_table;
@@ -214,6 +215,7 @@ modules! {
     wdf_buffers => crate::wdf::buffers::api_table;
     wdf_memory => crate::wdf::memory::api_table;
     wdf_deferred => crate::wdf::deferred::api_table;
+    wdf_serial => crate::wdf::serial::api_table;
     wdf_sync => crate::wdf::sync::api_table;
     wdf_collection => crate::wdf::collection::api_table;
     wdf_registry => crate::wdf::registry::api_table;

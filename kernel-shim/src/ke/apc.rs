@@ -3,6 +3,11 @@
 //! There is no user-mode code, so a user APC's normal routine never runs: the APC ends an alertable wait, and its kernel
 //! routine runs when the request's thread would return to user mode.
 
+#![expect(
+    clippy::inline_always,
+    reason = "fast paths of exports are fast only if nothing is called; see crate::api"
+)]
+
 use core::mem::offset_of;
 
 use crate::api::nt_api;
@@ -23,6 +28,7 @@ const FREES_ITSELF: u64 = 1;
 /// KAPC_ENVIRONMENT CurrentApcEnvironment.
 const CURRENT_ENVIRONMENT: u32 = 2;
 
+#[inline]
 fn list(thread: Ptr<KTHREAD>, mode: u8) -> Ptr<LIST_ENTRY> {
     thread
         .add_bytes(offset_of!(KTHREAD, ApcListHead) as u64)
@@ -46,10 +52,12 @@ pub(crate) fn initialize(thread: Ptr<KTHREAD>) {
     list(thread, 1).list_initialize();
 }
 
+#[inline]
 fn kernel_disable(thread: Ptr<KTHREAD>) -> Ptr<i16> {
     thread.add_bytes(field::KERNEL_APC_DISABLE).cast()
 }
 
+#[inline]
 fn special_disable(thread: Ptr<KTHREAD>) -> Ptr<i16> {
     thread.add_bytes(field::SPECIAL_APC_DISABLE).cast()
 }
@@ -79,6 +87,49 @@ fn look_again(thread: Ptr<KTHREAD>) {
         thread.with(|thread| thread.KernelApcPending = 1);
         sched::request_attention();
     }
+}
+
+/// Counts one of the current thread's regions on the fast path.
+#[inline(always)]
+fn fast_enter(disable: Ptr<i16>) {
+    disable.write(disable.read().wrapping_sub(1));
+}
+
+/// Undoes [`fast_enter`]; `None`: an APC is queued, which may have waited for this.
+#[inline(always)]
+fn fast_leave(thread: Ptr<KTHREAD>, disable: Ptr<i16>) -> Option<()> {
+    let kernel_list = list(thread, 0);
+    if kernel_list.cast::<Ptr<LIST_ENTRY>>().read() != kernel_list {
+        return None;
+    }
+    disable.write(disable.read().wrapping_add(1));
+    Some(())
+}
+
+#[inline(always)]
+fn fast_enter_critical() -> Option<()> {
+    fast_enter(kernel_disable(sched::current()));
+    Some(())
+}
+
+#[inline(always)]
+fn fast_leave_critical() -> Option<()> {
+    let thread = sched::current();
+    fast_leave(thread, kernel_disable(thread))
+}
+
+/// KeEnterGuardedRegion on the fast path.
+#[inline(always)]
+pub(crate) fn fast_enter_guarded() -> Option<()> {
+    fast_enter(special_disable(sched::current()));
+    Some(())
+}
+
+/// KeLeaveGuardedRegion on the fast path.
+#[inline(always)]
+pub(crate) fn fast_leave_guarded() -> Option<()> {
+    let thread = sched::current();
+    fast_leave(thread, special_disable(thread))
 }
 
 /// IRQL has fallen below APC_LEVEL.
@@ -377,37 +428,37 @@ nt_api! { module = ke_apc;
     }
 
     /// Keeps normal kernel APCs away from the thread until KeLeaveCriticalRegion.
-    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented bare(fast_enter_critical)
     fn KeEnterCriticalRegion() {
         disable(sched::current(), 1);
     }
 
     /// Undoes KeEnterCriticalRegion.
-    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented bare(fast_leave_critical)
     fn KeLeaveCriticalRegion() {
         enable(sched::current(), 1);
     }
 
     /// As KeEnterCriticalRegion.
-    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented bare(fast_enter_critical)
     fn FsRtlEnterFileSystem() {
         disable(sched::current(), 1);
     }
 
     /// As KeLeaveCriticalRegion.
-    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented bare(fast_leave_critical)
     fn FsRtlExitFileSystem() {
         enable(sched::current(), 1);
     }
 
     /// Keeps all APCs away from the thread until KeLeaveGuardedRegion.
-    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented bare(fast_enter_guarded)
     fn KeEnterGuardedRegion() {
         special_disable(sched::current()).with(|disable| *disable = disable.wrapping_sub(1));
     }
 
     /// Undoes KeEnterGuardedRegion.
-    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented bare(fast_leave_guarded)
     fn KeLeaveGuardedRegion() {
         let thread = sched::current();
         special_disable(thread).with(|disable| *disable = disable.wrapping_add(1));

@@ -121,7 +121,11 @@ fn is_writable(address: u64) -> bool {
 }
 
 /// Checks a buffer and locks its pages; the error is what MmProbeAndLockPages raises.
-fn probe_and_lock(mdl: Ptr<MDL>, mode: ProcessorMode, operation: u32) -> Result<(), NtStatus> {
+pub(crate) fn probe_and_lock(
+    mdl: Ptr<MDL>,
+    mode: ProcessorMode,
+    operation: u32,
+) -> Result<(), NtStatus> {
     let header = mdl.read();
     let (start, bytes) = (buffer_of(&header), u64::from(header.ByteCount));
     let end = start.checked_add(bytes).ok_or(NtStatus::ACCESS_VIOLATION)?;
