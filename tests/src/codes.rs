@@ -54,6 +54,22 @@ pub mod ioperm {
     pub const MAP_BYTES: u32 = 8192;
 }
 
+/// tests/drivers/include/irq.h
+pub mod irq {
+    /// u32 line, u32 mode (0 level-sensitive, 1 latched), u32 whether the service routine disclaims.
+    pub const CONNECT: u32 = 0x0022_2000;
+    /// Disconnects.
+    pub const DISCONNECT: u32 = 0x0022_2004;
+    /// Out: interrupts, DPCs, the service routine's IRQL, the IRQL that it should have; each u32.
+    pub const COUNTS: u32 = 0x0022_2008;
+    /// Waits for a DPC; out as COUNTS.
+    pub const WAIT: u32 = 0x0022_200C;
+    /// u32 IRQL: spins there until there was an interrupt; out as COUNTS.
+    pub const SPIN: u32 = 0x0022_2010;
+    /// u32 loops: spins synchronized with the interrupt; out u32: interrupts meanwhile.
+    pub const HOLD: u32 = 0x0022_2014;
+}
+
 /// tests/drivers/include/portio.h
 pub mod portio {
     /// u32 port, u32 width.
@@ -172,4 +188,32 @@ pub mod faulty {
     pub const SPIN_CLI: u32 = 0x0022_2054;
     /// STATUS_SUCCESS.
     pub const NOTHING: u32 = 0x0022_2058;
+}
+
+/// tests/drivers/include/kmdf.h
+pub mod kmdf {
+    /// Key of reads.
+    pub const READ_KEY: u8 = 0x44;
+    /// METHOD_BUFFERED.
+    pub const BUFFERED: u32 = 0x0022_2000;
+    /// METHOD_IN_DIRECT.
+    pub const IN_DIRECT: u32 = 0x0022_2005;
+    /// METHOD_OUT_DIRECT.
+    pub const OUT_DIRECT: u32 = 0x0022_200A;
+    /// METHOD_NEITHER.
+    pub const NEITHER: u32 = 0x0022_200F;
+    /// Output: ten u32.
+    pub const QUERY: u32 = 0x0022_2010;
+    /// u32 milliseconds.
+    pub const TIMER: u32 = 0x0022_2014;
+    /// u32.
+    pub const WORK: u32 = 0x0022_2018;
+    /// u32.
+    pub const WAIT: u32 = 0x0022_201C;
+    /// Output: u32, how many.
+    pub const RELEASE: u32 = 0x0022_2020;
+    /// Input: a value's name.
+    pub const STRING: u32 = 0x0022_2024;
+    /// u32: 0 purges, 1 starts.
+    pub const QUEUE: u32 = 0x0022_2028;
 }

@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod devices;
 pub mod files;
+pub mod learn;
 pub mod machine;
 pub mod msr;
 pub mod observe;
@@ -10,6 +11,7 @@ pub mod pci;
 pub mod policy;
 pub mod ports;
 pub mod readiness;
+pub mod recording;
 pub mod registry;
 pub mod session;
 

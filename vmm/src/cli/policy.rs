@@ -11,7 +11,7 @@ use crate::session::exit_code::ExitCode;
 use serde_json::json;
 use std::path::PathBuf;
 
-/// Check a policy
+/// Check a policy, or learn one
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -21,6 +21,8 @@ pub(super) struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum Subcommands {
     Check(Check),
+    // Boxed: by far the larger.
+    Learn(Box<super::learn::Arguments>),
     /// Print the JSON schema of policies
     Schema,
 }
@@ -105,6 +107,7 @@ fn parse_access(text: &str) -> Result<Access, String> {
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
     let check = match &arguments.command {
         Subcommands::Check(check) => check,
+        Subcommands::Learn(arguments) => return super::learn::main(arguments),
         Subcommands::Schema => {
             let schema = json_schema();
             return match Output::new(false).result(&schema, &schema) {

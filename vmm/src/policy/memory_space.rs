@@ -313,6 +313,28 @@ impl MemorySpace {
         }
     }
 
+    /// A decision as recordings show it.
+    #[must_use]
+    pub fn record(
+        &self,
+        request: &MemoryRequest,
+        decision: &MemoryDecision,
+    ) -> crate::observe::ports::Decision {
+        let (allowed, rule) = match decision {
+            MemoryDecision::Allowed(_) => {
+                let rules = Self::decide(&self.policy, request).unwrap_or_default();
+                (true, rules.first().copied())
+            }
+            MemoryDecision::Denied { rule, .. } => (false, *rule),
+        };
+        let rule = rule.and_then(|index| self.policy.memory_rules().get(index));
+        crate::observe::ports::Decision {
+            allowed,
+            backend: rule.map_or("deny", |rule| rule.backend.name()),
+            rule_line: rule.and_then(|rule| u32::try_from(rule.line).ok()),
+        }
+    }
+
     /// The rules that allow a mapping, by ascending address, or why it is denied. Nothing is counted.
     pub(super) fn decide(policy: &Policy, request: &MemoryRequest) -> Result<Vec<usize>, Denial> {
         let by_default = |reason: String| Denial {

@@ -33,6 +33,7 @@ pub use memory_space::{
 };
 pub use rules::*;
 pub use schema::json_schema;
+pub(crate) use values::{parse_number, parse_range};
 
 use segments::Segments;
 
@@ -159,6 +160,12 @@ impl Policy {
     #[must_use]
     pub fn file(&self) -> &str {
         &self.file
+    }
+
+    /// The file's text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// The port rules, in the file's order.
