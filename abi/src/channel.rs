@@ -170,6 +170,9 @@ pub struct State {
     pub interrupts_masked: u32,
     /// Always zero.
     pub reserved: u32,
+    /// Guest-virtual address of 8 bytes that hold the return address of the API call that the driver is in, 0 outside
+    /// of any; written by the shim before DriverEntry. What the shim does for a driver is told as the driver's.
+    pub caller_at: u64,
 }
 
 const _: () = assert!(

@@ -40,6 +40,8 @@ pub(crate) fn initialize() {
         .write(crate::raw::to_word(shared::kernel_base()));
     ex::pool::initialize();
     crate::mm::virtual_memory::initialize();
+    crate::mm::section::initialize();
+    crate::mm::section_view::initialize();
     ob::initialize();
     ps::initialize();
     se::initialize();
@@ -170,6 +172,7 @@ fn answer(request: &Request) -> Option<Result<u64, NtStatus>> {
         Operation::CreateProcess => to_result(ps::create(request.process)),
         Operation::ExitProcess => {
             file::close_all(request.process);
+            crate::mm::section_view::forget_process(request.process);
             crate::mm::virtual_memory::forget_process(request.process);
             to_result(ps::remove(request.process))
         }

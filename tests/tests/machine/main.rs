@@ -10,6 +10,7 @@ mod faulty_sample;
 mod ioperm_sample;
 mod iopm_property;
 mod irq_sample;
+mod kmdf_sample;
 mod portio_sample;
 mod real_drivers;
 mod real_port;

@@ -349,11 +349,12 @@ impl Vm {
         if !is_in_window {
             return Err(Unmapped::Status(STATUS_INVALID_PARAMETER));
         }
-        let pieces = match backend.physical(physical, bytes, is_write) {
-            PhysicalAnswer::Mapped(pieces) => pieces,
-            PhysicalAnswer::Denied(status) => return Err(Unmapped::Status(u64::from(status))),
-            PhysicalAnswer::Stop => return Err(Unmapped::Stop),
-        };
+        let pieces =
+            match backend.physical(&GuestView { plan: &self.plan }, physical, bytes, is_write) {
+                PhysicalAnswer::Mapped(pieces) => pieces,
+                PhysicalAnswer::Denied(status) => return Err(Unmapped::Status(u64::from(status))),
+                PhysicalAnswer::Stop => return Err(Unmapped::Stop),
+            };
         let first = pieces
             .first()
             .map_or(0, |piece| layout::IO_WINDOW_GPA + piece.window_offset);

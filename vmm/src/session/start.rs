@@ -27,8 +27,9 @@ use crate::observe::clock::Clock;
 use crate::observe::ntstatus::NtStatus;
 use crate::observe::output::TraceOutput;
 use crate::observe::trace::{Observer, TraceContext};
-use crate::policy::{MemorySpace, MemoryStartError, Policy};
+use crate::policy::{HostFacts, MemorySpace, MemoryStartError, Policy};
 use crate::ports::{PortSpace, StartError as PortStartError};
+use crate::recording::Recorder;
 
 /// What to run, and how.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ pub struct Launch {
     pub timeout: Duration,
     /// Where the trace goes, if one is wanted, and whether as JSON.
     pub trace: Option<(TraceOutput, bool)>,
+    /// Where accesses are recorded, if they are.
+    pub recorder: Option<Recorder>,
     /// Registry contents to add before the driver starts, encoded ([`crate::registry::read`]).
     pub registry: Option<Vec<u8>>,
     /// The host directory that the driver's file functions see.
@@ -325,6 +328,10 @@ fn prepare(
         Some(privilege) => privilege,
     };
     let windows = choose_windows(launch.windows, &main.image, &main.path)?;
+    launch
+        .policy
+        .check_host(&HostFacts::read())
+        .map_err(MemoryStartError::from)?;
     let ports = PortSpace::new(&launch.policy)?;
     let memory = MemorySpace::new(&launch.policy, launch.memory_bytes)?;
     let mut builder = VmBuilder::new(
@@ -364,6 +371,9 @@ fn prepare(
     let mut observer = Observer::new(context);
     if let Some((output, is_json)) = launch.trace {
         observer = observer.with_trace(output, is_json);
+    }
+    if let Some(recorder) = launch.recorder {
+        observer = observer.with_recorder(recorder);
     }
     let mut responder = Responder::new(ports, memory, observer);
     responder.files = launch
