@@ -63,7 +63,7 @@ pub enum Operation {
     /// CM_RESOURCE_ flags; affinity; CM_SHARE_DISPOSITION.
     AddResource = 36,
     /// Forget what devices of PnP drivers loaded later were to be. Arguments: nonzero if they are to get AddDevice only
-    /// and are started by [`Operation::Pnp`].
+    /// and are started by [`Operation::Pnp`]. Value: texts and resources that no device has taken.
     PrepareDevice = 37,
     /// Name the next PnP driver's device. Arguments: what (1 instance id, 2 description, 3 one more hardware id,
     /// 4 one more compatible id), user address and byte length of the text (UTF-16).

@@ -160,10 +160,7 @@ fn answer(request: &Request) -> Option<Result<u64, NtStatus>> {
                 crate::po::request::set_stack(node.pdo, kind, state)
             }),
         Operation::AddResource => crate::pnp::resources::assign(*arguments),
-        Operation::PrepareDevice => {
-            crate::pnp::identity::prepare(arguments[0] != 0);
-            Ok(0)
-        }
+        Operation::PrepareDevice => Ok(crate::pnp::identity::prepare(arguments[0] != 0)),
         Operation::DeviceText => file::client_text(arguments[1], arguments[2])
             .and_then(|text| crate::pnp::identity::name(arguments[0], &text)),
         Operation::ListDevices => {

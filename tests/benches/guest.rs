@@ -86,6 +86,7 @@ impl Bench {
             trace: None,
             is_strict: false,
             is_verifying: false,
+            is_pnp_held: false,
         })?;
         let mut process = machine.process()?;
         let handle = process.open(r"\\.\ktest")?;

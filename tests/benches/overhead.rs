@@ -156,6 +156,7 @@ fn port_write(privilege: Privilege) -> Result<String, Failure> {
         timeout: Duration::from_secs(60),
         trace: None,
         is_verifying: false,
+        is_pnp_held: false,
         registry: None,
         files: None,
         is_strict: false,

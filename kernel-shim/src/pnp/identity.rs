@@ -67,10 +67,13 @@ pub(super) fn initialize() {
     NEXT.with(|next| *next = (Identity::default(), false));
 }
 
-/// Begins with nothing said ([`abi::channel::Operation::PrepareDevice`]).
-pub(crate) fn prepare(is_left_stopped: bool) {
-    NEXT.with(|next| *next = (Identity::default(), is_left_stopped));
-    let _ = resources::take_assigned();
+/// Begins with nothing said ([`abi::channel::Operation::PrepareDevice`]); how much was said that no device has taken.
+pub(crate) fn prepare(is_left_stopped: bool) -> u64 {
+    let (left, _) =
+        NEXT.with(|next| core::mem::replace(next, (Identity::default(), is_left_stopped)));
+    let names = usize::from(left.instance.is_some()) + usize::from(left.description.is_some());
+    let ids = left.hardware.len() + left.compatible.len();
+    (names + ids + resources::take_assigned().len()) as u64
 }
 
 /// Adds a text ([`abi::channel::Operation::DeviceText`]).
@@ -131,6 +134,8 @@ mod tests {
     fn texts_are_checked_and_forgotten_when_taken() {
         let _machine = machine();
         prepare(true);
+        assert_eq!(name(1, "gone"), Ok(0));
+        assert_eq!(prepare(true), 1);
         assert_eq!(name(1, "0007"), Ok(0));
         assert_eq!(name(2, "A card, with a name"), Ok(0));
         assert_eq!(name(3, "ISAPNP\\CARD"), Ok(0));

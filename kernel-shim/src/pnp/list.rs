@@ -42,9 +42,18 @@ fn driver_name(object: Ptr<DRIVER_OBJECT>) -> String {
     unicode_text(Ptr::of(&mut name))
 }
 
-/// DEVICE_POWER_STATE of the device at the bottom of a stack, as D0 to D3.
+/// DEVICE_POWER_STATE as D0 to D3: what the highest driver has said that has said anything (PoSetPowerState), or what
+/// reached the bottom of the stack.
 fn power(node: &Node) -> String {
-    match device::extension_of(node.pdo).read().PowerFlags >> 4 & 0xF {
+    let (mut state, mut next) = (0, node.pdo);
+    while !next.is_null() {
+        match device::extension_of(next).read().PowerFlags >> 4 & 0xF {
+            0 => {}
+            own => state = own,
+        }
+        next = next.read().AttachedDevice;
+    }
+    match state {
         0 => String::from("-"),
         state => format!("D{}", state - 1),
     }

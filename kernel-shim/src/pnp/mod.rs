@@ -11,8 +11,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use crate::cm;
 use crate::io::{device, driver, routine};
 use crate::nt::{
-    DEVICE_OBJECT, DO_DEVICE_INITIALIZING, DOE_REMOVE_PENDING, DRIVER_EXTENSION, DRIVER_OBJECT, IO_TYPE_DRIVER,
-    MAJOR_FUNCTIONS, NtStatus, PNP_DEVICE_FAILED, PNP_DEVICE_REMOVED, pnp_minor,
+    DEVICE_OBJECT, DO_DEVICE_INITIALIZING, DOE_REMOVE_PENDING, DRIVER_EXTENSION, DRIVER_OBJECT,
+    IO_TYPE_DRIVER, MAJOR_FUNCTIONS, NtStatus, PNP_DEVICE_FAILED, PNP_DEVICE_REMOVED, pnp_minor,
 };
 use crate::ob::{self, ObjectType, names};
 use crate::raw::{Global, Ptr, from_word, low16, low32};
@@ -26,6 +26,7 @@ pub(crate) mod list;
 pub mod notify;
 pub mod pdo;
 pub mod property;
+pub mod report;
 pub mod resources;
 pub(crate) mod step;
 

@@ -112,11 +112,25 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
         Err(error) => return output.error(ExitCode::Usage, &error_chain(&error)),
     };
     let (ports, memory) = (policy.port_rules().len(), policy.memory_rules().len());
-    let text = format!(
+    let warnings = policy.warnings();
+    let mut text = format!(
         "{}: well formed, {ports} port rule(s), {memory} memory rule(s)",
         policy.file()
     );
-    let object = json!({"ok": true, "port_rules": ports, "memory_rules": memory});
+    let resources = policy.device().resources.len();
+    if resources != 0 {
+        text.push_str(&format!(", {resources} resource(s)"));
+    }
+    for warning in &warnings {
+        text.push_str(&format!("\n{warning}"));
+    }
+    let messages: Vec<String> = warnings
+        .iter()
+        .map(|warning| format!("{}:{}: {}", warning.line, warning.column, warning.message))
+        .collect();
+    let object = json!({
+        "ok": true, "port_rules": ports, "memory_rules": memory, "resources": resources, "warnings": messages,
+    });
     if output.result(&text, &object).is_err() {
         return ExitCode::CommandFailed;
     }

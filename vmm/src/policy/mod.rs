@@ -5,6 +5,7 @@
 //! is denied. [`Policy::explain_port`] and [`Policy::explain_memory`] tell a person what it would do and why.
 //! The reference for owners is docs/policy.md.
 
+pub mod device;
 mod diagnostic;
 mod explain;
 mod fields;
@@ -268,6 +269,7 @@ pub struct Policy {
     port_rules: Vec<PortRule>,
     memory_rules: Vec<MemoryRule>,
     defaults: Defaults,
+    device: device::Device,
 }
 
 impl Policy {
@@ -280,6 +282,7 @@ impl Policy {
             port_rules: Vec::new(),
             memory_rules: Vec::new(),
             defaults: Defaults::default(),
+            device: device::Device::default(),
         }
     }
 

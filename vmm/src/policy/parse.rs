@@ -1,5 +1,6 @@
 //! From TOML to a checked [`Policy`].
 
+mod device;
 mod memory;
 mod port;
 
@@ -12,7 +13,7 @@ use super::diagnostic::Source;
 use super::fields::{Context, Fields, quoted};
 use super::{AccessMode, Defaults, OnDeny, Policy, PolicyError, RULES_MAX, overlap};
 
-const TOP_KEYS: &[&str] = &["default", "port", "memory"];
+const TOP_KEYS: &[&str] = &["default", "port", "memory", "device", "resource"];
 const DEFAULT_KEYS: &[&str] = &["on-deny", "denied-read", "max-log-rate"];
 /// Keys of every `[[port]]` rule; each back end adds its own.
 const PORT_KEYS: &[&str] = &[
@@ -69,8 +70,9 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Policy, PolicyError> {
         port_rules: Vec::new(),
         memory_rules: Vec::new(),
         defaults: Defaults::default(),
+        device: device::parse(&mut context, &top),
     };
-    if let Some(table) = single_table(&mut context, &top, "default") {
+    if let Some(table) = single_table(&mut context, &top, "default", "[default]") {
         policy.defaults = parse_defaults(&mut context, &table);
     }
     for fields in rule_tables(&mut context, &top, "port", "[[port]]") {
@@ -91,11 +93,16 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Policy, PolicyError> {
     Err(PolicyError::Invalid(context.diagnostics))
 }
 
-fn single_table<'t>(context: &mut Context<'_>, top: &Fields<'t>, key: &str) -> Option<Fields<'t>> {
+fn single_table<'t>(
+    context: &mut Context<'_>,
+    top: &Fields<'t>,
+    key: &str,
+    title: &'static str,
+) -> Option<Fields<'t>> {
     let value = top.table.get(key)?;
     match value.get_ref() {
         DeValue::Table(table) => Some(Fields {
-            title: "[default]",
+            title,
             table,
             span: value.span(),
         }),
@@ -240,6 +247,8 @@ pub(super) fn all_keys() -> Vec<&'static str> {
         port::LPT_KEYS,
         port::RAM_KEYS,
         MEMORY_KEYS,
+        device::DEVICE_KEYS,
+        device::RESOURCE_KEYS,
     ]
     .concat()
 }
