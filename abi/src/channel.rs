@@ -176,6 +176,9 @@ pub struct State {
     /// Set by the VMM when a tick was due but could not be injected; the shim clears and serves it
     /// when it leaves its own code or lowers IRQL.
     pub tick_due: u32,
+    /// Set by the VMM when [`crate::interrupt::InterruptLines`] has something new; the shim clears it before it looks.
+    /// Beside `tick_due`, so that one load sees both.
+    pub interrupt_due: u32,
     /// Nonzero while a tick handler runs; written by the shim. The VMM injects no other meanwhile.
     pub in_tick: u32,
     /// Process id of the client that the current request belongs to; written by the shim, for reports.
@@ -183,6 +186,11 @@ pub struct State {
     /// Nonzero while a driver at CPL 3 has executed `cli` without `sti`; written by the shim. The VMM injects no
     /// tick meanwhile. (At CPL 0 RFLAGS.IF itself says so.)
     pub interrupts_masked: u32,
+    /// Always zero.
+    pub reserved: u32,
+    /// Guest-virtual address of 8 bytes that hold the return address of the API call that the driver is in, 0 outside
+    /// of any; written by the shim before DriverEntry. What the shim does for a driver is told as the driver's.
+    pub caller_at: u64,
 }
 
 const _: () = assert!(

@@ -18,7 +18,7 @@ pub enum FileCall {
     /// Open or make a file. Buffer: its path. Arguments: [`open_word`]; attributes of a new one. Values: file id,
     /// IO_STATUS_BLOCK.Information, whether it is a directory.
     Open = 1,
-    /// Close a file. One whose deletion was asked for is deleted.
+    /// Close a file; it is cleaned up before, if it was not.
     Close = 2,
     /// Read into the buffer. Argument: byte offset. Value: bytes.
     Read = 3,
@@ -31,7 +31,7 @@ pub enum FileCall {
     /// Set times: creation (not kept), last access, last write. Buffer: three u64, NT system time; 0: as it is.
     /// Argument: attributes; 0: as they are.
     SetBasic = 7,
-    /// Delete the file when it is closed, or not. Argument: nonzero: delete.
+    /// Delete the file when its last handle is closed, whoever has it, or not. Argument: nonzero: delete.
     SetDelete = 8,
     /// Give it another name. Buffer: the new path. Argument: nonzero: replace what is there.
     Rename = 9,
@@ -44,6 +44,9 @@ pub enum FileCall {
     Volume = 12,
     /// The path of an opened file, as it is on the host, into the buffer. Value: bytes.
     Name = 13,
+    /// The last handle is closed: others may have what the file was not shared for, and it is deleted if that was asked for
+    /// and no other handle is left. The file can still be read and written until it is closed.
+    Cleanup = 14,
 }
 
 impl FileCall {
@@ -65,15 +68,17 @@ impl FileCall {
             11 => Self::Flush,
             12 => Self::Volume,
             13 => Self::Name,
+            14 => Self::Cleanup,
             _ => return None,
         })
     }
 }
 
-/// The argument of [`FileCall::Open`]: access mask in the low 32 bits, disposition (FILE_OPEN ...) above, and flags.
+/// The argument of [`FileCall::Open`]: access mask in the low 32 bits, disposition (FILE_OPEN ...) above, flags, and what
+/// others may do meanwhile (FILE_SHARE_READ, FILE_SHARE_WRITE, FILE_SHARE_DELETE).
 #[must_use]
-pub const fn open_word(access: u32, disposition: u8, flags: u8) -> u64 {
-    access as u64 | (disposition as u64) << 32 | (flags as u64) << 40
+pub const fn open_word(access: u32, disposition: u8, flags: u8, share: u8) -> u64 {
+    access as u64 | (disposition as u64) << 32 | (flags as u64) << 40 | (share as u64) << 48
 }
 
 /// Flags of [`open_word`].

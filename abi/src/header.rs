@@ -42,7 +42,7 @@ pub struct ImageHeader {
 
 /// Bytes between the gate code of two vectors.
 pub const VECTOR_STRIDE: u64 = 16;
-/// Number of vectors that have gate code: the 32 exceptions and the tick.
+/// Number of vectors that have gate code: the 32 exceptions and the interrupt.
 pub const VECTOR_COUNT: u64 = 33;
-/// The vector of the timer tick.
-pub const TICK_VECTOR: u8 = 32;
+/// The vector of the interrupt by which the VMM has the guest look at what is due: a tick, a device's interrupt.
+pub const INTERRUPT_VECTOR: u8 = 32;

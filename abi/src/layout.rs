@@ -180,6 +180,8 @@ impl Shared {
     pub const CALL_PAGE: u64 = 0x1000;
     /// [`crate::channel::State`].
     pub const STATE: u64 = 0x2000;
+    /// [`crate::interrupt::InterruptLines`].
+    pub const INTERRUPTS: u64 = 0x2800;
     /// [`crate::crash::CrashRecord`].
     pub const CRASH: u64 = 0x3000;
     /// [`crate::channel::RequestRing`].

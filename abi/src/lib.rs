@@ -14,13 +14,14 @@ pub mod crash;
 pub mod doorbell;
 pub mod file;
 pub mod header;
+pub mod interrupt;
 pub mod layout;
 pub mod registry;
 pub mod trace;
 pub mod windows;
 
 /// Version of everything in this crate. Raised with every change that the other side can see.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The driver ABI of a guest: which machine its drivers were built for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]

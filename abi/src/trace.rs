@@ -80,6 +80,8 @@ pub enum Entry {
     Cancel = 6,
     /// Any other callback.
     Other = 7,
+    /// An interrupt service routine.
+    Interrupt = 8,
 }
 
 /// One record.

@@ -7,15 +7,113 @@ use std::io;
 use std::path::Path;
 
 use abi::DriverAbi;
+use loader::Image;
 use loader::builder::{Builder, Built, FILE_HEADER, OPTIONAL_HEADER, SectionIndex, offsets};
 
 fn main() -> io::Result<()> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/pe_image");
-    std::fs::create_dir_all(&folder)?;
-    for (name, bytes) in seeds() {
-        std::fs::write(folder.join(name), bytes)?;
+    for (target, seeds) in [("pe_image", seeds()), ("readiness", code_seeds())] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("corpus")
+            .join(target);
+        std::fs::create_dir_all(&folder)?;
+        for (name, bytes) in seeds {
+            std::fs::write(folder.join(name), bytes)?;
+        }
     }
     Ok(())
+}
+
+/// Images with code: a DriverEntry that sets a dispatch routine and calls an import, and what a dispatch routine may do.
+fn code_seeds() -> Vec<(String, Vec<u8>)> {
+    let mut seeds = Vec::new();
+    for abi in [DriverAbi::I386, DriverAbi::Amd64] {
+        for (name, dispatch) in dispatches(abi) {
+            let mut built = Builder::new(abi).build();
+            let entry = built.rva(SectionIndex::Init, offsets::ENTRY);
+            let text = built.rva(SectionIndex::Text, 0);
+            let jump = text.wrapping_sub(entry + 5).to_le_bytes();
+            let at = built.raw(SectionIndex::Init, offsets::ENTRY);
+            built.put(at, &[0xE9]);
+            built.put(at + 1, &jump);
+            let base = Image::parse(&built.bytes).map_or(0, |image| image.preferred_base);
+            let routine = text + DISPATCH;
+            let slot = built.rva(SectionIndex::Rdata, offsets::IAT);
+            let mut code = Vec::new();
+            match abi {
+                DriverAbi::I386 => {
+                    let base = u32::try_from(base).unwrap_or(0);
+                    code.extend([0x8B, 0x4C, 0x24, 0x04]); // mov ecx, [esp+4]
+                    code.extend([0xC7, 0x41, 0x70]); // mov dword [ecx+38h+14*4], routine
+                    code.extend((base + routine).to_le_bytes());
+                    code.extend([0xFF, 0x15]); // call [slot]
+                    code.extend((base + slot).to_le_bytes());
+                    code.extend([0x33, 0xC0, 0xC2, 0x08, 0x00]); // xor eax, eax; ret 8
+                }
+                DriverAbi::Amd64 => {
+                    code.extend([0x48, 0x8D, 0x05]); // lea rax, [routine]
+                    code.extend((DISPATCH - 7).to_le_bytes());
+                    code.extend([0x48, 0x89, 0x81, 0xE0, 0, 0, 0]); // mov [rcx+70h+14*8], rax
+                    code.extend([0xFF, 0x15]); // call [slot]
+                    let next = text + u32::try_from(code.len() + 4).unwrap_or(0);
+                    code.extend(slot.wrapping_sub(next).to_le_bytes());
+                    code.extend([0x33, 0xC0, 0xC3]); // xor eax, eax; ret
+                }
+            }
+            let at = built.raw(SectionIndex::Text, 0);
+            built.put(at, &code);
+            built.put(at + DISPATCH, &dispatch);
+            seeds.push((format!("{}-{name}.sys", abi.name()), built.bytes));
+        }
+    }
+    seeds
+}
+
+/// Where the dispatch routine is in `.text`.
+const DISPATCH: u32 = 0x40;
+
+/// Dispatch routines: each reads the I/O control code and does something with it.
+fn dispatches(abi: DriverAbi) -> Vec<(&'static str, Vec<u8>)> {
+    let load: &[u8] = match abi {
+        // mov eax, [esp+8]; mov eax, [eax+60h]; mov eax, [eax+0Ch]
+        DriverAbi::I386 => &[0x8B, 0x44, 0x24, 0x08, 0x8B, 0x40, 0x60, 0x8B, 0x40, 0x0C],
+        // mov rax, [rdx+0B8h]; mov eax, [rax+18h]
+        DriverAbi::Amd64 => &[0x48, 0x8B, 0x82, 0xB8, 0, 0, 0, 0x8B, 0x40, 0x18],
+    };
+    let end: &[u8] = match abi {
+        DriverAbi::I386 => &[0xC2, 0x08, 0x00],
+        DriverAbi::Amd64 => &[0xC3],
+    };
+    let with = |body: &[u8]| [load, body, end].concat();
+    vec![
+        // cmp eax, 222000h; je +3; in al, dx; nop; nop
+        (
+            "compare",
+            with(&[0x3D, 0, 0x20, 0x22, 0, 0x74, 0x03, 0xEC, 0x90, 0x90]),
+        ),
+        // sub eax, 222000h; je +6; sub eax, 4; je +1; cli
+        (
+            "subtract",
+            with(&[
+                0x2D, 0, 0x20, 0x22, 0, 0x74, 0x06, 0x83, 0xE8, 0x04, 0x74, 0x01, 0xFA,
+            ]),
+        ),
+        // shr eax, 2; and eax, 0FFFh; cmp eax, 800h; ja +2; movzx ecx, al; jmp through a table
+        (
+            "table",
+            with(&[
+                0xC1, 0xE8, 0x02, 0x25, 0xFF, 0x0F, 0, 0, 0x3D, 0, 0x08, 0, 0, 0x77, 0x0A, 0x0F,
+                0xB6, 0xC8, 0xFF, 0x24, 0x8D, 0, 0x10, 0x01, 0,
+            ]),
+        ),
+        // push eax; call +1; ret; pop ecx; ror eax, cl; bt eax, ecx; jb -6; leave; mov cr0, eax; rep outsb
+        (
+            "stack",
+            with(&[
+                0x50, 0xE8, 1, 0, 0, 0, 0xC3, 0x59, 0xD3, 0xC8, 0x0F, 0xA3, 0xC8, 0x72, 0xF9, 0xC9,
+                0x0F, 0x22, 0xC0, 0xF3, 0x6E,
+            ]),
+        ),
+    ]
 }
 
 fn seeds() -> Vec<(String, Vec<u8>)> {

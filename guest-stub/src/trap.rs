@@ -16,7 +16,7 @@
 use core::arch::global_asm;
 
 use abi::crash::Registers;
-use abi::header::TICK_VECTOR;
+use abi::header::INTERRUPT_VECTOR;
 use abi::layout;
 use kernel_shim::nt::FxSave;
 use kernel_shim::platform::{Outcome, Trap};
@@ -373,9 +373,9 @@ fn redirect(frame: &mut TrapFrame, handler: extern "C" fn(&mut TrapFrame) -> Res
 /// RFLAGS with nothing but the interrupt flag and the bit that is always set.
 const RFLAGS_INTERRUPTS: u64 = 0x202;
 
-/// The tick, on the interrupted thread's stack.
-extern "C" fn tick(_: &mut TrapFrame) -> Resumption {
-    kernel_shim::tick();
+/// The tick or a device's interrupt, on the interrupted thread's stack.
+extern "C" fn interrupt(_: &mut TrapFrame) -> Resumption {
+    kernel_shim::interrupt();
     Resumption::at_depth(0)
 }
 
@@ -430,9 +430,9 @@ extern "C" fn guest_trap(frame: &mut TrapFrame) {
             frame.vector, frame.rip
         ));
     }
-    if frame.vector == u64::from(TICK_VECTOR) {
-        if kernel_shim::begin_tick() {
-            redirect(frame, tick);
+    if frame.vector == u64::from(INTERRUPT_VECTOR) {
+        if kernel_shim::begin_interrupt() {
+            redirect(frame, interrupt);
         }
         return;
     }

@@ -37,10 +37,14 @@
 //!
 //! A function that drivers call very often may have a fast path on amd64, `fast(PATH)` before `fn`: a function with the
 //! same parameters that returns `Option` of the result. `None` means that it has changed nothing, and the ordinary body
-//! does the call. A fast path has at most two parameters; it may not bugcheck, wait or call the driver, and touches
-//! driver memory at DISPATCH_LEVEL or above only (a fault there is a bugcheck, never an exception for a handler); whatever is out
-//! of the ordinary is the ordinary body's. It is fast only if all of it is inlined (`#[inline(always)]`, no arithmetic
-//! that can panic, no [`crate::raw::Global`]): one call of a function makes the compiler save ten vector registers.
+//! does the call. It may not bugcheck, wait or call the driver, and touches
+//! driver memory at DISPATCH_LEVEL or above, or at addresses of kernel space ([`crate::shared::is_kernel`]) only: a fault
+//! there is a bugcheck, never an exception for a handler. Whatever is out of the ordinary is the ordinary body's. It is
+//! fast only if all of it is inlined (`#[inline(always)]`, no arithmetic that can panic, of [`crate::raw::Global`] only
+//! `try_use`): one call of a function makes the compiler save ten vector registers. A path that lowers IRQL or ends a
+//! region without APCs has to look at `sched::ATTENTION`, or an APC, a DPC or a better thread would wait for the next
+//! call. `bare(PATH)` is the same without a record: the flight recorder does not know these calls. For functions that
+//! drivers call so often that they would push everything else out of it.
 //! `leaf(PATH)` is for a function without parameters that only reads a variable: PATH returns the result, and calls
 //! are not recorded unless there is a complete trace.
 //!
@@ -54,7 +58,7 @@ macro_rules! nt_api {
         $(
             $(#[doc = $doc:literal])*
             $dll:ident $machines:ident $convention:ident irql($irql:ident) $coverage:ident $(($lacks:literal))?
-            $(fast($fast:path))? $(leaf($leaf:path))?
+            $(fast($fast:path))? $(bare($bare:path))? $(leaf($leaf:path))?
             fn $name:ident($($parameter:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block
         )*
     ) => {
@@ -111,7 +115,7 @@ macro_rules! nt_api {
                 $crate::api::nt_entry!(
                     $machines,
                     { $crate::table::base($crate::table::Slot::$module) + Position::$name as u32 },
-                    [$(fast $fast)? $(leaf $leaf)?], $crate::nt::$irql, ($($parameter: $type),*)
+                    [$(fast $fast)? $(bare $bare)? $(leaf $leaf)?], $crate::nt::$irql, ($($parameter: $type),*)
                 )
             ),*];
         }
@@ -324,15 +328,15 @@ macro_rules! nt_entry {
     ($machines:ident, $index:expr, [fast $fast:path], $irql:expr, ($($parameter:ident: $type:ty),*)) => {{
         struct Path;
         impl $crate::raw::FastPath for Path {
-            extern "win64" fn run(first: u64, second: u64, caller: u64) -> u64 {
+            extern "win64" fn run(first: u64, second: u64, third: u64, stack: u64) -> u64 {
                 const INDEX: u32 = $index;
-                let words = [first, second];
                 const COUNT: usize = {
                     let names: &[&str] = &[$(stringify!($parameter)),*];
-                    assert!(names.len() <= 2, "a fast path takes at most two arguments");
                     names.len()
                 };
-                $crate::dispatch::run_fast(INDEX, $irql, caller, words, COUNT, || {
+                let words = $crate::dispatch::fast_arguments::<COUNT>([first, second, third], stack);
+                let caller = $crate::raw::volatile_read(stack);
+                $crate::dispatch::run_fast(INDEX, $irql, caller, words, || {
                     let mut _words = words.into_iter();
                     $(let $parameter = <$type as Value>::from_word(_words.next().unwrap_or(0));)*
                     $fast($($parameter),*).map(Value::to_word)
@@ -341,10 +345,28 @@ macro_rules! nt_entry {
         }
         $crate::raw::EntryPoint::new($crate::raw::fast_entry::<$index, Path> as *const ())
     }};
+    ($machines:ident, $index:expr, [bare $bare:path], $irql:expr, ($($parameter:ident: $type:ty),*)) => {{
+        struct Path;
+        impl $crate::raw::FastPath for Path {
+            extern "win64" fn run(first: u64, second: u64, third: u64, stack: u64) -> u64 {
+                const COUNT: usize = {
+                    let names: &[&str] = &[$(stringify!($parameter)),*];
+                    names.len()
+                };
+                $crate::dispatch::run_bare($irql, || {
+                    let words = $crate::dispatch::fast_arguments::<COUNT>([first, second, third], stack);
+                    let mut _words = words.into_iter();
+                    $(let $parameter = <$type as Value>::from_word(_words.next().unwrap_or(0));)*
+                    $bare($($parameter),*).map(Value::to_word)
+                })
+            }
+        }
+        $crate::raw::EntryPoint::new($crate::raw::fast_entry::<$index, Path> as *const ())
+    }};
     ($machines:ident, $index:expr, [leaf $leaf:path], $irql:expr, ()) => {{
         struct Path;
         impl $crate::raw::FastPath for Path {
-            extern "win64" fn run(_: u64, _: u64, _: u64) -> u64 {
+            extern "win64" fn run(_: u64, _: u64, _: u64, _: u64) -> u64 {
                 const _: () = assert!($irql == $crate::nt::ANY_LEVEL, "nobody checks it");
                 Value::to_word($leaf())
             }

@@ -204,19 +204,51 @@ pub(crate) const NOT_FAST: u64 = 0x8000_5A5A_0000_0001;
     reason = "see the declaration's rules for fast paths"
 )]
 #[inline(always)]
-pub(crate) fn run_fast(
+pub(crate) fn run_fast<const COUNT: usize>(
     index: u32,
     irql_max: u8,
     caller: u64,
-    arguments: [u64; 2],
-    count: usize,
+    arguments: [u64; COUNT],
     body: impl FnOnce() -> Option<u64>,
 ) -> u64 {
-    let Some(call) = shared::FastCall::enter(index, irql_max, caller, arguments, count) else {
+    let Some(call) = shared::FastCall::enter(index, irql_max, caller, arguments) else {
         return NOT_FAST;
     };
     let result = body();
     call.leave(result);
+    result.unwrap_or(NOT_FAST)
+}
+
+/// The arguments of a call on a fast path: the first three, and the others behind the return address at `stack`.
+#[cfg(not(nt_i386))]
+#[expect(
+    clippy::inline_always,
+    reason = "see the declaration's rules for fast paths"
+)]
+#[inline(always)]
+pub(crate) fn fast_arguments<const COUNT: usize>(first: [u64; 3], stack: u64) -> [u64; COUNT] {
+    core::array::from_fn(|index| {
+        let slot = (index as u64).wrapping_add(1).wrapping_mul(8);
+        first
+            .get(index)
+            .copied()
+            .unwrap_or_else(|| crate::raw::volatile_read(stack.wrapping_add(slot)))
+    })
+}
+
+/// As [`run_fast`], without a record.
+#[cfg(not(nt_i386))]
+#[expect(
+    clippy::inline_always,
+    reason = "see the declaration's rules for fast paths"
+)]
+#[inline(always)]
+pub(crate) fn run_bare(irql_max: u8, body: impl FnOnce() -> Option<u64>) -> u64 {
+    let Some(call) = shared::BareCall::enter(irql_max) else {
+        return NOT_FAST;
+    };
+    let result = body();
+    call.leave();
     result.unwrap_or(NOT_FAST)
 }
 

@@ -46,7 +46,7 @@ pub mod value;
 pub mod view;
 pub mod wdf;
 
-pub use main_loop::{begin_tick, boot, finding, shim_panic, tick};
+pub use main_loop::{begin_interrupt, boot, finding, interrupt, shim_panic};
 pub use trap::trap;
 
 #[cfg(test)]

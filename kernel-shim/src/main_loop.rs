@@ -40,6 +40,8 @@ pub(crate) fn initialize() {
         .write(crate::raw::to_word(shared::kernel_base()));
     ex::pool::initialize();
     crate::mm::virtual_memory::initialize();
+    crate::mm::section::initialize();
+    crate::mm::section_view::initialize();
     ob::initialize();
     ps::initialize();
     se::initialize();
@@ -63,6 +65,9 @@ fn serve_one_or_idle() {
     for _ in 0..POLLS {
         if let Some(request) = shared::next_request() {
             serve(&request);
+            return;
+        }
+        if shared::interrupt_due() != 0 {
             return;
         }
         core::hint::spin_loop();
@@ -170,6 +175,7 @@ fn answer(request: &Request) -> Option<Result<u64, NtStatus>> {
         Operation::CreateProcess => to_result(ps::create(request.process)),
         Operation::ExitProcess => {
             file::close_all(request.process);
+            crate::mm::section_view::forget_process(request.process);
             crate::mm::virtual_memory::forget_process(request.process);
             to_result(ps::remove(request.process))
         }
@@ -237,22 +243,32 @@ fn port(request: &Request, write: Option<u32>) -> Result<u64, NtStatus> {
     iopm::process_port(request.process, access).map(u64::from)
 }
 
-/// A tick has interrupted the guest. True: [`tick`] is to run now, on the interrupted thread's stack; shim code
-/// counts as entered. False: it came at a wrong time and is due at the next occasion.
+/// The VMM has interrupted the guest, for a tick or a device; it has said so in the shared pages before. True:
+/// [`interrupt`] is to run now, on the interrupted thread's stack; shim code counts as entered. False: shim code was
+/// interrupted, which looks for what is due on its way out.
 #[must_use]
-pub fn begin_tick() -> bool {
-    if shared::depth() != 0 || shared::irql() >= crate::nt::DISPATCH_LEVEL || shared::in_tick() != 0
-    {
-        shared::set_tick_due(1);
+pub fn begin_interrupt() -> bool {
+    if shared::depth() != 0 {
         return false;
     }
     shared::set_depth(1);
     true
 }
 
-/// The timer tick, in the interrupted code's stead: time, expired timers, DPCs, and the end of a quantum. The depth of
-/// shim code is 1, and 0 when the interrupted code is resumed.
-pub fn tick() {
+/// An interrupt, in the interrupted code's stead. The depth of shim code is 1, and 0 when the interrupted code is resumed.
+pub fn interrupt() {
+    io::interrupt_lines::deliver();
+    if shared::tick_due() != 0
+        && shared::irql() < crate::nt::DISPATCH_LEVEL
+        && shared::in_tick() == 0
+    {
+        tick();
+    }
+    ke::deliver_deferred();
+}
+
+/// The timer tick: time, expired timers, DPCs, and the end of a quantum.
+fn tick() {
     shared::set_in_tick(1);
     shared::set_tick_due(0);
     time::update();
@@ -260,7 +276,6 @@ pub fn tick() {
     ke::dpc::run_all();
     shared::set_in_tick(0);
     sched::on_tick();
-    ke::deliver_deferred();
 }
 
 /// Stops the guest because the shim itself failed.

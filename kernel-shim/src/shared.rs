@@ -25,17 +25,18 @@ use abi::boot::BootInfo;
 use abi::channel::{Completion, CompletionRing, RING_ENTRIES, Request, RequestRing, State};
 use abi::crash::{CrashKind, CrashRecord, NO_VECTOR, Registers};
 use abi::doorbell::Call;
-use abi::layout::Shared;
+use abi::interrupt::InterruptLines;
+use abi::layout::{self, Shared};
 use abi::trace::{
     Entry, TRACE_ARGUMENTS, TRACE_ENTRIES, TRACE_TEXT, TraceKind, TraceRecord, TraceRing,
 };
 
 mod record;
 
-use record::FAST_DEPTH;
-#[cfg(not(nt_i386))]
-pub(crate) use record::FastCall;
 pub use record::trace;
+use record::{BARE_DEPTH, FAST_DEPTH};
+#[cfg(not(nt_i386))]
+pub(crate) use record::{BareCall, FastCall};
 pub(crate) use record::{trace_call, trace_return};
 
 static PLATFORM: spin::Once<&'static dyn Platform> = spin::Once::new();
@@ -81,14 +82,22 @@ impl CallSite {
     }
 
     /// Makes this the current call site; returns the one before.
+    #[inline]
     pub(crate) fn swap(self) -> Self {
-        Self {
-            links: LINKS.swap(self.links, Ordering::Relaxed),
-            address: CALLER.swap(self.address, Ordering::Relaxed),
-            stack: CALLER_STACK.swap(self.stack, Ordering::Relaxed),
-            ebp: low32(CALLER_EBP.swap(u64::from(self.ebp), Ordering::Relaxed)),
-            export: EXPORT.swap(self.export, Ordering::Relaxed),
-        }
+        // Loads and stores: nothing interrupts shim code, and an atomic exchange takes as long as ten of them.
+        let before = Self::current();
+        self.make_current();
+        before
+    }
+
+    /// Makes this the current call site.
+    #[inline]
+    pub(crate) fn make_current(self) {
+        LINKS.store(self.links, Ordering::Relaxed);
+        CALLER.store(self.address, Ordering::Relaxed);
+        CALLER_STACK.store(self.stack, Ordering::Relaxed);
+        CALLER_EBP.store(u64::from(self.ebp), Ordering::Relaxed);
+        EXPORT.store(self.export, Ordering::Relaxed);
     }
 }
 
@@ -127,6 +136,10 @@ pub fn set_platform(platform: &'static dyn Platform) {
     let platform = *PLATFORM.call_once(|| platform);
     SHARED.store(platform.shared(), Ordering::Relaxed);
     IS_FAST.store(u32::from(trace_lossless() == 0), Ordering::Relaxed);
+    volatile_write(
+        state_address(offset_of!(State, caller_at)),
+        CALLER.as_ptr() as u64,
+    );
 }
 
 /// The machine below the shim.
@@ -172,12 +185,43 @@ state_word! {
     depth, set_depth: shim_depth;
     /// [`State::tick_due`].
     tick_due, set_tick_due: tick_due;
+    /// [`State::interrupt_due`].
+    interrupt_due, set_interrupt_due: interrupt_due;
     /// [`State::in_tick`].
     in_tick, set_in_tick: in_tick;
     /// [`State::current_process`].
     current_process, set_current_process: current_process;
     /// [`State::interrupts_masked`].
     interrupts_masked, set_interrupts_masked: interrupts_masked;
+}
+
+/// The interrupt lines as they are now.
+pub(crate) fn interrupt_lines() -> InterruptLines {
+    volatile_read(shared_pages() + Shared::INTERRUPTS)
+}
+
+fn lines_address(field: usize) -> u64 {
+    shared_pages() + Shared::INTERRUPTS + field as u64
+}
+
+/// Takes pending edges: those of `edges`.
+pub(crate) fn take_edges(edges: u64) {
+    let taken = interrupt_lines().taken ^ edges;
+    volatile_write(lines_address(offset_of!(InterruptLines, taken)), taken);
+}
+
+/// Sets [`InterruptLines::masked`].
+pub(crate) fn set_masked_lines(masked: u64) {
+    volatile_write(lines_address(offset_of!(InterruptLines, masked)), masked);
+}
+
+/// Whether an address lies in the part of kernel space that is ever used: a fault there is a bugcheck, no handler of the
+/// driver's is asked. (One is for an address that is not canonical.)
+#[inline(always)]
+pub(crate) fn is_kernel(address: u64) -> bool {
+    const BYTES: u64 = layout::THREAD_STACKS + layout::THREAD_STACKS_SIZE;
+    let base = shared_pages().wrapping_sub(layout::SHARED);
+    address.wrapping_sub(base) < BYTES
 }
 
 /// The address of [`State::shim_depth`].
@@ -203,14 +247,16 @@ pub fn set_irql(irql: u8) {
 
 /// The address of a field of the boot information, by its offset.
 #[must_use]
+#[inline(always)]
 pub fn boot_address(field: usize) -> u64 {
-    shared_pages() + Shared::BOOT_INFO + field as u64
+    shared_pages().wrapping_add(Shared::BOOT_INFO.wrapping_add(field as u64))
 }
 
 macro_rules! boot_word {
     ($($name:ident: $type:ty;)*) => {
         $(
             #[doc = concat!("[`BootInfo::", stringify!($name), "`].")]
+            #[inline(always)]
             #[must_use]
             pub fn $name() -> $type {
                 volatile_read(boot_address(offset_of!(BootInfo, $name)))
@@ -249,7 +295,7 @@ pub fn call_driver(entry: Entry, function: u64, arguments: &[u64]) -> u64 {
     let count = (arguments.len() + 1).min(TRACE_ARGUMENTS);
     trace(TraceKind::Enter, entry as u32, 0, &record[..count], "");
     let outer_depth = depth();
-    let kind = if entry == Entry::Dpc {
+    let kind = if matches!(entry, Entry::Dpc | Entry::Interrupt) {
         LinkKind::End
     } else {
         LinkKind::Call
@@ -288,10 +334,18 @@ pub(crate) fn call_funclet(function: u64, frame_pointer: u64) -> u64 {
 /// The driver's return address of the API call that is being served; 0 outside of one.
 #[must_use]
 pub fn caller() -> u64 {
-    if depth() >= FAST_DEPTH {
-        return record::last_caller();
+    match depth() {
+        BARE_DEPTH.. => return 0,
+        FAST_DEPTH.. => return record::last_caller(),
+        _ => {}
     }
     CALLER.load(Ordering::Relaxed)
+}
+
+/// [`caller`] on a fast path that leaves a record.
+#[inline(always)]
+pub(crate) fn fast_caller() -> u64 {
+    record::last_caller()
 }
 
 /// Where that return address lies; 0 outside of an API call.
@@ -311,7 +365,7 @@ pub(crate) fn enter(site: CallSite) -> CallSite {
 
 /// Leaves shim code for the driver, after delivering what was deferred if it is the outermost call.
 pub(crate) fn leave(outer_caller: CallSite) {
-    outer_caller.swap();
+    outer_caller.make_current();
     if depth() == 1 {
         crate::ke::deliver_deferred();
     }

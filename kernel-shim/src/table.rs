@@ -99,6 +99,7 @@ modules! {
     io_control_file => crate::io::control_file::api_table;
     io_controller => crate::io::controller::api_table;
     io_interrupt => crate::io::interrupt::api_table;
+    io_interrupt_ex => crate::io::interrupt_ex::api_table;
     io_load => crate::io::load::api_table;
     io_partial_mdl => crate::io::partial_mdl::api_table;
     io_wmi => crate::io::wmi::api_table;
@@ -119,6 +120,7 @@ modules! {
     io_mdl => crate::io::mdl::api_table;
     io_remove_lock => crate::io::remove_lock::api_table;
     io_work_item => crate::io::work_item::api_table;
+    fs_lock => crate::fs::lock::api_table;
     mm_api => crate::mm::api::api_table;
     mm_contiguous => crate::mm::contiguous::api_table;
     mm_data => crate::mm::data::data_table;
@@ -127,6 +129,7 @@ modules! {
     mm_validity => crate::mm::validity::api_table;
     mm_virtual_memory => crate::mm::virtual_memory::api_table;
     mm_section => crate::mm::section::api_table;
+    mm_view => crate::mm::section_view::api_table;
     ob_api => crate::ob::api::api_table;
     ps => crate::ps::api::api_table;
     ps_data => crate::ps::data::data_table;
@@ -213,6 +216,7 @@ modules! {
     wdf_buffers => crate::wdf::buffers::api_table;
     wdf_memory => crate::wdf::memory::api_table;
     wdf_deferred => crate::wdf::deferred::api_table;
+    wdf_serial => crate::wdf::serial::api_table;
     wdf_sync => crate::wdf::sync::api_table;
     wdf_collection => crate::wdf::collection::api_table;
     wdf_registry => crate::wdf::registry::api_table;

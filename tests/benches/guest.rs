@@ -2,7 +2,7 @@
 //!
 //! The driver is tests/drivers/bench. Each figure is the fastest of several runs: what disturbs a run (ticks, a busy
 //! host) only ever adds. The table goes to standard output and to target/benchmarks-guest.md. An argument selects
-//! the driver ABI: `-- amd64` or `-- i386`.
+//! the driver ABI: `-- amd64` or `-- i386`; `-- calls` or `-- scaling` one of the two tables.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -84,6 +84,7 @@ impl Bench {
             memory_bytes: MEMORY_BYTES,
             timeout: Duration::from_secs(60),
             trace: None,
+            recorder: None,
             is_strict: false,
             is_verifying: false,
             is_pnp_held: false,
@@ -144,7 +145,19 @@ fn time(ns: f64) -> String {
     }
 }
 
-fn table(bench: &mut Bench, abi: DriverAbi, privilege: Privilege) -> Result<String, Failure> {
+/// Which tables are made.
+#[derive(Clone, Copy)]
+struct Parts {
+    calls: bool,
+    scaling: bool,
+}
+
+fn table(
+    bench: &mut Bench,
+    abi: DriverAbi,
+    privilege: Privilege,
+    parts: Parts,
+) -> Result<String, Failure> {
     // i386 code is interpreted by paravirtual KVM: a thousand times slower.
     let is_interpreted =
         abi == DriverAbi::I386 && host::KvmKind::detect() == host::KvmKind::Paravirtual;
@@ -164,7 +177,7 @@ fn table(bench: &mut Bench, abi: DriverAbi, privilege: Privilege) -> Result<Stri
         },
     );
     let mut plain = 1.0;
-    for single in SINGLES {
+    for single in SINGLES.iter().filter(|_| parts.calls) {
         let Some(cost) = bench.cost(single.what, count, rounds)? else {
             text.push_str(&format!(
                 "| {} | not there | | {} |\n",
@@ -188,7 +201,7 @@ fn table(bench: &mut Bench, abi: DriverAbi, privilege: Privilege) -> Result<Stri
         ));
     }
     text.push_str("\n| one of N | N/100 | N/10 | N | N is |\n|---|---|---|---|---|\n");
-    for scale in SCALES {
+    for scale in SCALES.iter().filter(|_| parts.scaling) {
         let most = if is_interpreted {
             scale.most / 100
         } else {
@@ -239,14 +252,25 @@ fn main() -> Result<(), Failure> {
         .skip(1)
         .filter(|word| !word.starts_with('-'))
         .collect();
+    let is_any = |names: &[&str]| {
+        names
+            .iter()
+            .any(|name| wanted.iter().any(|word| word == name))
+    };
+    let parts = Parts {
+        calls: is_any(&["calls"]) || !is_any(&["scaling"]),
+        scaling: is_any(&["scaling"]) || !is_any(&["calls"]),
+    };
+    let abis = [DriverAbi::Amd64, DriverAbi::I386];
+    let is_every_abi = !is_any(&abis.map(DriverAbi::name));
     let mut text = format!("KVM: {}\n", host::KvmKind::detect().name());
-    for abi in [DriverAbi::Amd64, DriverAbi::I386] {
-        if !wanted.is_empty() && !wanted.iter().any(|name| name == abi.name()) {
+    for abi in abis {
+        if !is_every_abi && !is_any(&[abi.name()]) {
             continue;
         }
         let mut bench = Bench::start(&folder.join(abi.name()).join("bench.sys"), privilege)?;
         text.push('\n');
-        text.push_str(&table(&mut bench, abi, privilege)?);
+        text.push_str(&table(&mut bench, abi, privilege, parts)?);
         bench.machine.shutdown();
     }
     print!("{text}");

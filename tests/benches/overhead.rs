@@ -155,6 +155,7 @@ fn port_write(privilege: Privilege) -> Result<String, Failure> {
         memory_bytes: abi::layout::RAM_DEFAULT,
         timeout: Duration::from_secs(60),
         trace: None,
+        recorder: None,
         is_verifying: false,
         is_pnp_held: false,
         registry: None,

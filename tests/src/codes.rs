@@ -211,3 +211,31 @@ pub mod faulty {
     /// STATUS_SUCCESS.
     pub const NOTHING: u32 = 0x0022_2058;
 }
+
+/// tests/drivers/include/kmdf.h
+pub mod kmdf {
+    /// Key of reads.
+    pub const READ_KEY: u8 = 0x44;
+    /// METHOD_BUFFERED.
+    pub const BUFFERED: u32 = 0x0022_2000;
+    /// METHOD_IN_DIRECT.
+    pub const IN_DIRECT: u32 = 0x0022_2005;
+    /// METHOD_OUT_DIRECT.
+    pub const OUT_DIRECT: u32 = 0x0022_200A;
+    /// METHOD_NEITHER.
+    pub const NEITHER: u32 = 0x0022_200F;
+    /// Output: ten u32.
+    pub const QUERY: u32 = 0x0022_2010;
+    /// u32 milliseconds.
+    pub const TIMER: u32 = 0x0022_2014;
+    /// u32.
+    pub const WORK: u32 = 0x0022_2018;
+    /// u32.
+    pub const WAIT: u32 = 0x0022_201C;
+    /// Output: u32, how many.
+    pub const RELEASE: u32 = 0x0022_2020;
+    /// Input: a value's name.
+    pub const STRING: u32 = 0x0022_2024;
+    /// u32: 0 purges, 1 starts.
+    pub const QUEUE: u32 = 0x0022_2028;
+}

@@ -90,6 +90,7 @@ impl Target {
             memory_bytes: MEMORY_BYTES,
             timeout: patience(),
             trace: None,
+            recorder: None,
             registry: None,
             files: None,
             is_strict: false,

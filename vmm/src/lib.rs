@@ -3,11 +3,14 @@
 pub mod cli;
 pub mod devices;
 pub mod files;
+pub mod learn;
 pub mod machine;
 pub mod observe;
+pub mod pci;
 pub mod policy;
 pub mod ports;
 pub mod readiness;
+pub mod recording;
 pub mod registry;
 pub mod session;
 

@@ -3,14 +3,21 @@
 //! `Count` is 1 when free. An acquirer that finds it lower decrements it and waits for the event; who releases
 //! increments it and, when somebody waits, sets the event, which passes the mutex on.
 
+#![expect(
+    clippy::inline_always,
+    reason = "fast paths of exports are fast only if nothing is called; see crate::api"
+)]
+
 use super::region;
 use crate::api::nt_api;
-use crate::ke::irql::{lower, raise};
-use crate::ke::{event, waiters};
+use core::mem::offset_of;
+
+use crate::ke::irql::{fast_lower, lower, raise};
+use crate::ke::{apc, event, sched, waiters};
 use crate::nt::bugcheck::violation;
-use crate::nt::{APC_LEVEL, FAST_MUTEX, KEVENT, dispatcher};
-use crate::raw::Ptr;
-use crate::value::Boolean;
+use crate::nt::{APC_LEVEL, FAST_MUTEX, KEVENT, KTHREAD, dispatcher};
+use crate::raw::{Ptr, low8};
+use crate::value::{Boolean, Irql};
 use crate::{ps, shared};
 
 /// Driver Verifier's numbers.
@@ -102,9 +109,112 @@ fn release(mutex: Ptr<FAST_MUTEX>) {
     }
 }
 
+/// The fields of a mutex in kernel space, for the fast paths: of a mutex that nobody else wants.
+struct Fields {
+    count: Ptr<i32>,
+    owner: Ptr<Ptr<KTHREAD>>,
+    old_irql: Ptr<u32>,
+}
+
+impl Fields {
+    #[inline(always)]
+    fn of(mutex: Ptr<FAST_MUTEX>) -> Option<Self> {
+        let at = |field: usize| mutex.add_bytes(field as u64);
+        shared::is_kernel(mutex.addr()).then(|| Self {
+            count: at(offset_of!(FAST_MUTEX, Count)).cast(),
+            owner: at(offset_of!(FAST_MUTEX, Owner)).cast(),
+            old_irql: at(offset_of!(FAST_MUTEX, OldIrql)).cast(),
+        })
+    }
+
+    /// `None`: it is not free.
+    #[inline(always)]
+    fn take(&self) -> Option<()> {
+        if self.count.read() != 1 {
+            return None;
+        }
+        self.count.write(0);
+        self.owner.write(sched::current());
+        Some(())
+    }
+
+    /// Whether the current thread holds it and nobody waits for it.
+    #[inline(always)]
+    fn is_ours_alone(&self) -> bool {
+        self.count.read() == 0 && self.owner.read() == sched::current()
+    }
+
+    #[inline(always)]
+    fn give(&self) {
+        self.owner.write(Ptr::null());
+        self.count.write(1);
+    }
+}
+
+#[inline(always)]
+fn fast_acquire(mutex: Ptr<FAST_MUTEX>) -> Option<()> {
+    let fields = Fields::of(mutex)?;
+    fields.take()?;
+    fields.old_irql.write(shared::irql().into());
+    shared::set_irql(APC_LEVEL);
+    Some(())
+}
+
+/// What is not free is the ordinary path's to report.
+#[inline(always)]
+fn fast_try_to_acquire(mutex: Ptr<FAST_MUTEX>) -> Option<Boolean> {
+    fast_acquire(mutex)?;
+    Some(true)
+}
+
+#[inline(always)]
+fn fast_release(mutex: Ptr<FAST_MUTEX>) -> Option<()> {
+    let fields = Fields::of(mutex)?;
+    if shared::irql() != APC_LEVEL || !fields.is_ours_alone() {
+        return None;
+    }
+    // Refuses while something waits for IRQL to fall.
+    fast_lower(Irql(low8(fields.old_irql.read().into())))?;
+    fields.give();
+    Some(())
+}
+
+#[inline(always)]
+fn fast_acquire_unsafe(mutex: Ptr<FAST_MUTEX>) -> Option<()> {
+    Fields::of(mutex)?.take()
+}
+
+#[inline(always)]
+fn fast_release_unsafe(mutex: Ptr<FAST_MUTEX>) -> Option<()> {
+    let fields = Fields::of(mutex)?;
+    if !fields.is_ours_alone() {
+        return None;
+    }
+    fields.give();
+    Some(())
+}
+
+#[inline(always)]
+fn fast_acquire_guarded(mutex: Ptr<FAST_MUTEX>) -> Option<()> {
+    Fields::of(mutex)?.take()?;
+    apc::fast_enter_guarded()
+}
+
+#[inline(always)]
+fn fast_release_guarded(mutex: Ptr<FAST_MUTEX>) -> Option<()> {
+    let fields = Fields::of(mutex)?;
+    if !fields.is_ours_alone() {
+        return None;
+    }
+    // Refuses while an APC waits for the region's end.
+    apc::fast_leave_guarded()?;
+    fields.give();
+    Some(())
+}
+
 nt_api! { module = ex_fast_mutex;
     /// Raises IRQL to APC_LEVEL and acquires the mutex.
-    either both fastcall irql(APC_LEVEL) implemented
+    either both fastcall irql(APC_LEVEL) implemented bare(fast_acquire)
     fn ExAcquireFastMutex(mutex: Ptr<FAST_MUTEX>) {
         let old = raise(APC_LEVEL);
         acquire(mutex);
@@ -112,7 +222,7 @@ nt_api! { module = ex_fast_mutex;
     }
 
     /// Raises IRQL to APC_LEVEL and acquires the mutex if it is free. FALSE: it is not, and IRQL is as before.
-    either both fastcall irql(APC_LEVEL) implemented
+    either both fastcall irql(APC_LEVEL) implemented bare(fast_try_to_acquire)
     fn ExTryToAcquireFastMutex(mutex: Ptr<FAST_MUTEX>) -> Boolean {
         let is_acquired = try_acquire(mutex);
         if is_acquired {
@@ -123,26 +233,26 @@ nt_api! { module = ex_fast_mutex;
     }
 
     /// Releases the mutex and restores IRQL.
-    either both fastcall irql(APC_LEVEL) implemented
+    either both fastcall irql(APC_LEVEL) implemented bare(fast_release)
     fn ExReleaseFastMutex(mutex: Ptr<FAST_MUTEX>) {
         let irql = shared::irql();
         if irql != APC_LEVEL {
             violation(verifier::RELEASED_AT_OTHER_IRQL, [irql.into(), mutex.addr(), 0],
                 format_args!("fast mutex {:#x} is released at IRQL {irql}, not APC_LEVEL", mutex.addr()));
         }
-        let old = crate::raw::low8(mutex.read().OldIrql.into());
+        let old = low8(mutex.read().OldIrql.into());
         release(mutex);
         lower(old);
     }
 
     /// Acquires the mutex; the caller keeps APCs away.
-    ntoskrnl both fastcall irql(APC_LEVEL) implemented
+    ntoskrnl both fastcall irql(APC_LEVEL) implemented bare(fast_acquire_unsafe)
     fn ExAcquireFastMutexUnsafe(mutex: Ptr<FAST_MUTEX>) {
         acquire(mutex);
     }
 
     /// Releases a mutex that ExAcquireFastMutexUnsafe acquired.
-    ntoskrnl both fastcall irql(APC_LEVEL) implemented
+    ntoskrnl both fastcall irql(APC_LEVEL) implemented bare(fast_release_unsafe)
     fn ExReleaseFastMutexUnsafe(mutex: Ptr<FAST_MUTEX>) {
         release(mutex);
     }
@@ -168,7 +278,7 @@ nt_api! { module = ex_fast_mutex;
     }
 
     /// Enters a guarded region and acquires the mutex.
-    ntoskrnl both fastcall irql(APC_LEVEL) implemented
+    ntoskrnl both fastcall irql(APC_LEVEL) implemented bare(fast_acquire_guarded)
     fn KeAcquireGuardedMutex(mutex: Ptr<FAST_MUTEX>) {
         region::enter_guarded();
         acquire(mutex);
@@ -185,20 +295,20 @@ nt_api! { module = ex_fast_mutex;
     }
 
     /// Releases the mutex and leaves the guarded region.
-    ntoskrnl both fastcall irql(APC_LEVEL) implemented
+    ntoskrnl both fastcall irql(APC_LEVEL) implemented bare(fast_release_guarded)
     fn KeReleaseGuardedMutex(mutex: Ptr<FAST_MUTEX>) {
         release(mutex);
         region::leave_guarded();
     }
 
     /// Acquires a guarded mutex; the caller keeps APCs away.
-    ntoskrnl both fastcall irql(APC_LEVEL) implemented
+    ntoskrnl both fastcall irql(APC_LEVEL) implemented bare(fast_acquire_unsafe)
     fn KeAcquireGuardedMutexUnsafe(mutex: Ptr<FAST_MUTEX>) {
         acquire(mutex);
     }
 
     /// Releases a mutex that KeAcquireGuardedMutexUnsafe acquired.
-    ntoskrnl both fastcall irql(APC_LEVEL) implemented
+    ntoskrnl both fastcall irql(APC_LEVEL) implemented bare(fast_release_unsafe)
     fn KeReleaseGuardedMutexUnsafe(mutex: Ptr<FAST_MUTEX>) {
         release(mutex);
     }

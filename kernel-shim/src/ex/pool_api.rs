@@ -198,15 +198,63 @@ fn accepts(parameters: Ptr<u8>, count: u32) -> bool {
     })
 }
 
+/// Allocating on the fast path.
+mod fast {
+    #![expect(
+        clippy::inline_always,
+        reason = "fast paths of exports are fast only if nothing is called; see crate::api"
+    )]
+
+    use super::{flag, pool, pool_type};
+    use crate::raw::Ptr;
+    use crate::value::{Size, Tag, ULong, ULongLong};
+
+    /// NonPagedPoolNx, beside PagedPool and NonPagedPool.
+    const NX: u32 = 512;
+
+    #[inline(always)]
+    pub(super) fn allocate_untagged(kind: ULong, bytes: Size) -> Option<Ptr<u8>> {
+        allocate(kind, bytes, Tag(super::NONE))
+    }
+
+    #[inline(always)]
+    pub(super) fn allocate(kind: ULong, bytes: Size, tag: Tag) -> Option<Ptr<u8>> {
+        if kind & !(pool_type::PAGED | NX) != 0 {
+            return None;
+        }
+        pool::fast::allocate(kind & pool_type::PAGED != 0, false, bytes.0, tag.0)
+    }
+
+    #[inline(always)]
+    pub(super) fn allocate_by_flags(flags: ULongLong, bytes: Size, tag: Tag) -> Option<Ptr<u8>> {
+        let is_paged = match flags & !flag::UNINITIALIZED {
+            flag::NON_PAGED | flag::NON_PAGED_EXECUTE => false,
+            flag::PAGED => true,
+            _ => return None,
+        };
+        pool::fast::allocate(is_paged, flags & flag::UNINITIALIZED == 0, bytes.0, tag.0)
+    }
+
+    #[inline(always)]
+    pub(super) fn free(address: Ptr<u8>) -> Option<()> {
+        pool::fast::free(address, 0)
+    }
+
+    #[inline(always)]
+    pub(super) fn free_with_tag(address: Ptr<u8>, tag: Tag) -> Option<()> {
+        pool::fast::free(address, tag.0)
+    }
+}
+
 nt_api! { module = ex_pool;
     /// Allocates pool without a tag of its own.
-    ntoskrnl both stdcall irql(ANY_LEVEL) implemented
+    ntoskrnl both stdcall irql(ANY_LEVEL) implemented fast(fast::allocate_untagged)
     fn ExAllocatePool(pool_type: ULong, number_of_bytes: Size) -> Ptr<u8> {
         allocate(pool_type, number_of_bytes.0, NONE)
     }
 
     /// Allocates pool with a tag; null when the pool is exhausted. Blocks of a page or more are page-aligned.
-    ntoskrnl both stdcall irql(ANY_LEVEL) implemented
+    ntoskrnl both stdcall irql(ANY_LEVEL) implemented fast(fast::allocate)
     fn ExAllocatePoolWithTag(pool_type: ULong, number_of_bytes: Size, tag: Tag) -> Ptr<u8> {
         check_tag(pool_type, number_of_bytes.0, tag.0);
         allocate(pool_type, number_of_bytes.0, tag.0)
@@ -238,7 +286,7 @@ nt_api! { module = ex_pool;
     }
 
     /// Allocates pool by POOL_FLAGS, zeroed unless they say not to. Null for flags that are not valid, no bytes or no tag.
-    ntoskrnl both stdcall irql(ANY_LEVEL) implemented
+    ntoskrnl both stdcall irql(ANY_LEVEL) implemented fast(fast::allocate_by_flags)
     fn ExAllocatePool2(flags: ULongLong, number_of_bytes: Size, tag: Tag) -> Ptr<u8> {
         allocate_by_flags(flags, number_of_bytes.0, tag.0)
     }
@@ -255,13 +303,13 @@ nt_api! { module = ex_pool;
     }
 
     /// Frees pool.
-    ntoskrnl both stdcall irql(ANY_LEVEL) implemented
+    ntoskrnl both stdcall irql(ANY_LEVEL) implemented fast(fast::free)
     fn ExFreePool(address: Ptr<u8>) {
         free(address, 0);
     }
 
     /// Frees pool; another tag than the block's is a bugcheck.
-    ntoskrnl both stdcall irql(ANY_LEVEL) implemented
+    ntoskrnl both stdcall irql(ANY_LEVEL) implemented fast(fast::free_with_tag)
     fn ExFreePoolWithTag(address: Ptr<u8>, tag: Tag) {
         free(address, tag.0);
     }

@@ -6,12 +6,11 @@
 //! operations atomic.
 
 use crate::api::nt_api;
-use crate::nt::bugcheck::{KMODE_EXCEPTION_NOT_HANDLED, bugcheck_with_text};
 use crate::nt::{NtStatus, SINGLE_LIST_ENTRY};
 #[cfg(not(nt_i386))]
 use crate::raw::low16;
 use crate::raw::{Ptr, Word};
-use crate::shared;
+use crate::rtl::raise_status;
 use crate::value::UShort;
 
 /// SLIST_HEADER.
@@ -73,18 +72,10 @@ impl SLIST_HEADER {
     }
 }
 
+/// Raises STATUS_DATATYPE_MISALIGNMENT, as NT does, for what does not lie on the list's boundary.
 fn check_alignment(address: u64) {
     if !address.is_multiple_of(ALIGNMENT) {
-        bugcheck_with_text(
-            KMODE_EXCEPTION_NOT_HANDLED,
-            [
-                NtStatus::DATATYPE_MISALIGNMENT.0.into(),
-                shared::caller(),
-                address,
-                0,
-            ],
-            format_args!("{address:#x} in an SLIST does not lie on a 16-byte boundary"),
-        );
+        raise_status(NtStatus::DATATYPE_MISALIGNMENT);
     }
 }
 

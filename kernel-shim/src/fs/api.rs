@@ -4,10 +4,12 @@ use alloc::format;
 use alloc::string::String;
 
 use super::directory::{self, Wish as Listing};
+use super::lock::{self, Owner, Wanted};
 use super::{Opened, Wish, call, info, is_volume, metadata, open, opened, transfer};
 use crate::api::nt_api;
-use crate::io::file::map_access;
+use crate::io::file::{event_of, map_access};
 use crate::io::open::{DeviceIo, Open, Operation, device_io, open_device};
+use crate::ke::apc::Completion;
 use crate::ke::event;
 use crate::nt::{FILE_OBJECT, IO_STATUS_BLOCK, IRP_MJ_FLUSH_BUFFERS, NtStatus, OBJECT_ATTRIBUTES};
 use crate::ob::{self, ObjectType, handles, names};
@@ -46,7 +48,7 @@ fn full_name(attributes: &OBJECT_ATTRIBUTES) -> Result<String, NtStatus> {
 }
 
 /// The file behind a handle: FILE_OBJECT, what is known of it, access.
-fn host_file(handle: u64) -> Result<(Ptr<FILE_OBJECT>, Opened, u32), NtStatus> {
+pub(super) fn host_file(handle: u64) -> Result<(Ptr<FILE_OBJECT>, Opened, u32), NtStatus> {
     let entry =
         handles::lookup(shared::current_process(), handle).ok_or(NtStatus::INVALID_HANDLE)?;
     if ob::type_of(entry.body) != Some(ObjectType::File) {
@@ -107,6 +109,24 @@ fn done(block: Ptr<IO_STATUS_BLOCK>, status: NtStatus, information: u64) -> NtSt
     status
 }
 
+/// Ends an operation on a host's file: status block, events, APC routine.
+pub(super) fn finish(
+    file: Ptr<FILE_OBJECT>,
+    event: u64,
+    block: Ptr<IO_STATUS_BLOCK>,
+    [routine, context]: [Ptr<u8>; 2],
+    status: NtStatus,
+    information: u64,
+) -> NtStatus {
+    done(block, status, information);
+    event::set_state(event_of(file), 1);
+    signal(event);
+    if let Some(apc) = Completion::new(routine, context).filter(|_| !status.is_error()) {
+        apc.queue(block);
+    }
+    status
+}
+
 /// Sets the event of an operation that is over.
 fn signal(handle: u64) {
     if handle == 0 {
@@ -125,7 +145,9 @@ fn read_or_write(
     buffer: Ptr<u8>,
     length: u32,
     offset: Ptr<i64>,
+    key: Ptr<u32>,
     is_write: bool,
+    apc: [Ptr<u8>; 2],
 ) -> NtStatus {
     let (file, known, access) = match host_file(handle) {
         Ok(found) => found,
@@ -143,6 +165,7 @@ fn read_or_write(
                 handle,
                 event,
                 block,
+                apc,
                 operation,
             });
         }
@@ -150,6 +173,10 @@ fn read_or_write(
     };
     if known.is_directory {
         return NtStatus::INVALID_DEVICE_REQUEST;
+    }
+    let rights = if is_write { 6 } else { 1 };
+    if access & rights == 0 {
+        return NtStatus::ACCESS_DENIED;
     }
     let is_synchronous = known.options & 0x30 != 0;
     let given = offset.non_null().map(Ptr::read);
@@ -161,6 +188,15 @@ fn read_or_write(
         Some(at) if at >= 0 => at,
         _ => return NtStatus::INVALID_PARAMETER,
     };
+    let wanted = Wanted {
+        start: at.cast_unsigned(),
+        bytes: u64::from(length),
+        is_write,
+        owner: Owner::new(file, key.non_null().map_or(0, Ptr::read)),
+    };
+    if let Err(status) = lock::check_transfer(known.id, &wanted) {
+        return status;
+    }
     let result = transfer(
         known.id,
         buffer,
@@ -180,8 +216,7 @@ fn read_or_write(
         };
         file.with(|file| file.CurrentByteOffset = behind);
     }
-    signal(event);
-    done(block, status, count)
+    finish(file, event, block, apc, status, count)
 }
 
 fn query_information(
@@ -192,6 +227,9 @@ fn query_information(
     class: u32,
 ) -> NtStatus {
     match host_file(handle) {
+        Ok((_, _, access)) if access & info::query_access(class) != info::query_access(class) => {
+            NtStatus::ACCESS_DENIED
+        }
         Ok((file, known, access)) => {
             let (status, bytes) = info::query(file, &known, access, class, buffer, length);
             done(block, status, bytes)
@@ -208,6 +246,9 @@ fn set_information(
     class: u32,
 ) -> NtStatus {
     match host_file(handle) {
+        Ok((_, _, access)) if access & info::set_access(class) != info::set_access(class) => {
+            NtStatus::ACCESS_DENIED
+        }
         Ok((file, known, _)) => {
             let status = info::set(file, &known, class, buffer, length)
                 .err()
@@ -225,12 +266,13 @@ fn query_directory(
     buffer: Ptr<u8>,
     length: u32,
     wish: &Listing,
+    apc: [Ptr<u8>; 2],
 ) -> NtStatus {
     match host_file(handle) {
+        Ok((_, _, access)) if access & 1 == 0 => NtStatus::ACCESS_DENIED,
         Ok((file, known, _)) => {
             let (status, bytes) = directory::query(file.addr(), &known, wish, buffer, length);
-            signal(event);
-            done(block, status, bytes)
+            finish(file, event, block, apc, status, bytes)
         }
         Err(status) => status,
     }
@@ -265,35 +307,132 @@ fn with_file<R>(
     result
 }
 
-nt_api! { module = fs_api;
-    /// ZwCreateFile: opens or makes a file below the --files directory, or opens a device.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("extended attributes; files are not shared exclusively")
-    fn ZwCreateFile(
-        file_handle: Ptr<Word>, desired_access: ULong, object_attributes: ObjectAttributesPtr,
-        io_status_block: Ptr<IO_STATUS_BLOCK>, allocation_size: Ptr<i64>, file_attributes: ULong, share_access: ULong,
-        create_disposition: ULong, create_options: ULong, ea_buffer: Ptr<u8>, ea_length: ULong,
-    ) -> NtStatus {
-        let wish = Wish {
-            access: desired_access, share: share_access, disposition: create_disposition, options: create_options,
-        };
-        create_file(file_handle, object_attributes.0, io_status_block, wish)
-    }
+macro_rules! file_functions {
+    (
+        $module:ident; create $($create:ident)*; open $($open:ident)*; transfer $($transfer:ident $is_write:literal)*;
+        query $($query:ident)*; set $($set:ident)*; list $($list:ident)*; volume $($volume:ident)*; $($rest:tt)*
+    ) => {
+        nt_api! { module = $module;
+            $(
+                /// Opens or makes a file below the --files directory, or opens a device.
+                ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("extended attributes")
+                fn $create(
+                    file_handle: Ptr<Word>, desired_access: ULong, object_attributes: ObjectAttributesPtr,
+                    io_status_block: Ptr<IO_STATUS_BLOCK>, allocation_size: Ptr<i64>, file_attributes: ULong,
+                    share_access: ULong, create_disposition: ULong, create_options: ULong, ea_buffer: Ptr<u8>,
+                    ea_length: ULong,
+                ) -> NtStatus {
+                    let wish = Wish {
+                        access: desired_access,
+                        share: share_access,
+                        disposition: create_disposition,
+                        options: create_options,
+                    };
+                    create_file(file_handle, object_attributes.0, io_status_block, wish)
+                }
+            )*
+            $(
+                /// Opens a file below the --files directory, or a device.
+                ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
+                fn $open(
+                    file_handle: Ptr<Word>, desired_access: ULong, object_attributes: ObjectAttributesPtr,
+                    io_status_block: Ptr<IO_STATUS_BLOCK>, share_access: ULong, open_options: ULong,
+                ) -> NtStatus {
+                    let wish = opening(desired_access, share_access, open_options);
+                    create_file(file_handle, object_attributes.0, io_status_block, wish)
+                }
+            )*
+            $(
+                /// Reads or writes an open file or device. END_OF_FILE: there is nothing to be read at the offset.
+                /// FILE_LOCK_CONFLICT: another has locked the range.
+                ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
+                fn $transfer(
+                    file_handle: Handle, event: Handle, apc_routine: Ptr<u8>, apc_context: Ptr<u8>,
+                    io_status_block: Ptr<IO_STATUS_BLOCK>, buffer: Ptr<u8>, length: ULong, byte_offset: Ptr<i64>,
+                    key: Ptr<u32>,
+                ) -> NtStatus {
+                    read_or_write(
+                        file_handle.0, event.0, io_status_block, buffer, length, byte_offset, key, $is_write,
+                        [apc_routine, apc_context],
+                    )
+                }
+            )*
+            $(
+                /// Tells about an open file. ACCESS_DENIED: the handle does not grant what the class takes.
+                ntoskrnl both stdcall irql(PASSIVE_LEVEL)
+                partial("handles of devices; links, extended attributes")
+                fn $query(
+                    file_handle: Handle, io_status_block: Ptr<IO_STATUS_BLOCK>, file_information: Ptr<u8>,
+                    length: ULong, file_information_class: ULong,
+                ) -> NtStatus {
+                    query_information(
+                        file_handle.0, io_status_block, file_information, length, file_information_class,
+                    )
+                }
+            )*
+            $(
+                /// Sets times, name, deletion, position or size of an open file. ACCESS_DENIED: the handle does not grant
+                /// what the class takes.
+                ntoskrnl both stdcall irql(PASSIVE_LEVEL)
+                partial("handles of devices; attributes and creation times are not kept")
+                fn $set(
+                    file_handle: Handle, io_status_block: Ptr<IO_STATUS_BLOCK>, file_information: Ptr<u8>,
+                    length: ULong, file_information_class: ULong,
+                ) -> NtStatus {
+                    set_information(file_handle.0, io_status_block, file_information, length, file_information_class)
+                }
+            )*
+            $(
+                /// The entries of a directory, without order of case. NO_SUCH_FILE: none matches; NO_MORE_FILES behind the
+                /// last.
+                ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("short names; the DOS wildcards")
+                fn $list(
+                    file_handle: Handle, event: Handle, apc_routine: Ptr<u8>, apc_context: Ptr<u8>,
+                    io_status_block: Ptr<IO_STATUS_BLOCK>, file_information: Ptr<u8>, length: ULong,
+                    file_information_class: ULong, return_single_entry: Boolean, file_name: UnicodeStringPtr,
+                    restart_scan: Boolean,
+                ) -> NtStatus {
+                    let wish = Listing {
+                        class: file_information_class,
+                        is_single: return_single_entry,
+                        pattern: unicode_text(file_name.0),
+                        restart: restart_scan,
+                    };
+                    let apc = [apc_routine, apc_context];
+                    query_directory(file_handle.0, event.0, io_status_block, file_information, length, &wish, apc)
+                }
+            )*
+            $(
+                /// Tells about the volume of an open file.
+                ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("handles of devices; quotas, object ids")
+                fn $volume(
+                    file_handle: Handle, io_status_block: Ptr<IO_STATUS_BLOCK>, fs_information: Ptr<u8>,
+                    length: ULong, fs_information_class: ULong,
+                ) -> NtStatus {
+                    match host_file(file_handle.0) {
+                        Ok(_) => {
+                            let (status, bytes) = info::query_volume(fs_information_class, fs_information, length);
+                            done(io_status_block, status, bytes)
+                        }
+                        Err(status) => status,
+                    }
+                }
+            )*
+            $($rest)*
+        }
+    };
+}
 
-    /// NtCreateFile: the kernel's caller is trusted.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("extended attributes; files are not shared exclusively")
-    fn NtCreateFile(
-        file_handle: Ptr<Word>, desired_access: ULong, object_attributes: ObjectAttributesPtr,
-        io_status_block: Ptr<IO_STATUS_BLOCK>, allocation_size: Ptr<i64>, file_attributes: ULong, share_access: ULong,
-        create_disposition: ULong, create_options: ULong, ea_buffer: Ptr<u8>, ea_length: ULong,
-    ) -> NtStatus {
-        let wish = Wish {
-            access: desired_access, share: share_access, disposition: create_disposition, options: create_options,
-        };
-        create_file(file_handle, object_attributes.0, io_status_block, wish)
-    }
-
+file_functions! { fs_api;
+    create ZwCreateFile NtCreateFile;
+    open ZwOpenFile NtOpenFile;
+    transfer ZwReadFile false NtReadFile false ZwWriteFile true NtWriteFile true;
+    query ZwQueryInformationFile NtQueryInformationFile;
+    set ZwSetInformationFile NtSetInformationFile;
+    list ZwQueryDirectoryFile NtQueryDirectoryFile;
+    volume ZwQueryVolumeInformationFile NtQueryVolumeInformationFile;
     /// IoCreateFile: as ZwCreateFile. INVALID_PARAMETER: a pipe or a mailslot.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("extended attributes; files are not shared exclusively")
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("extended attributes")
     fn IoCreateFile(
         file_handle: Ptr<Word>, desired_access: ULong, object_attributes: ObjectAttributesPtr,
         io_status_block: Ptr<IO_STATUS_BLOCK>, allocation_size: Ptr<i64>, file_attributes: ULong, share_access: ULong,
@@ -322,130 +461,6 @@ nt_api! { module = fs_api;
         create_file(file_handle, object_attributes.0, io_status_block, wish)
     }
 
-    /// ZwOpenFile.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("files are not shared exclusively")
-    fn ZwOpenFile(
-        file_handle: Ptr<Word>, desired_access: ULong, object_attributes: ObjectAttributesPtr,
-        io_status_block: Ptr<IO_STATUS_BLOCK>, share_access: ULong, open_options: ULong,
-    ) -> NtStatus {
-        let wish = opening(desired_access, share_access, open_options);
-        create_file(file_handle, object_attributes.0, io_status_block, wish)
-    }
-
-    /// NtOpenFile: the kernel's caller is trusted.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("files are not shared exclusively")
-    fn NtOpenFile(
-        file_handle: Ptr<Word>, desired_access: ULong, object_attributes: ObjectAttributesPtr,
-        io_status_block: Ptr<IO_STATUS_BLOCK>, share_access: ULong, open_options: ULong,
-    ) -> NtStatus {
-        let wish = opening(desired_access, share_access, open_options);
-        create_file(file_handle, object_attributes.0, io_status_block, wish)
-    }
-
-    /// ZwReadFile. END_OF_FILE: there is nothing at the offset.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("APC routines")
-    fn ZwReadFile(
-        file_handle: Handle, event: Handle, apc_routine: Ptr<u8>, apc_context: Ptr<u8>,
-        io_status_block: Ptr<IO_STATUS_BLOCK>, buffer: Ptr<u8>, length: ULong, byte_offset: Ptr<i64>, key: Ptr<u32>,
-    ) -> NtStatus {
-        read_or_write(file_handle.0, event.0, io_status_block, buffer, length, byte_offset, false)
-    }
-
-    /// NtReadFile: the kernel's caller is trusted.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("APC routines")
-    fn NtReadFile(
-        file_handle: Handle, event: Handle, apc_routine: Ptr<u8>, apc_context: Ptr<u8>,
-        io_status_block: Ptr<IO_STATUS_BLOCK>, buffer: Ptr<u8>, length: ULong, byte_offset: Ptr<i64>, key: Ptr<u32>,
-    ) -> NtStatus {
-        read_or_write(file_handle.0, event.0, io_status_block, buffer, length, byte_offset, false)
-    }
-
-    /// ZwWriteFile.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("APC routines")
-    fn ZwWriteFile(
-        file_handle: Handle, event: Handle, apc_routine: Ptr<u8>, apc_context: Ptr<u8>,
-        io_status_block: Ptr<IO_STATUS_BLOCK>, buffer: Ptr<u8>, length: ULong, byte_offset: Ptr<i64>, key: Ptr<u32>,
-    ) -> NtStatus {
-        read_or_write(file_handle.0, event.0, io_status_block, buffer, length, byte_offset, true)
-    }
-
-    /// NtWriteFile: the kernel's caller is trusted.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("APC routines")
-    fn NtWriteFile(
-        file_handle: Handle, event: Handle, apc_routine: Ptr<u8>, apc_context: Ptr<u8>,
-        io_status_block: Ptr<IO_STATUS_BLOCK>, buffer: Ptr<u8>, length: ULong, byte_offset: Ptr<i64>, key: Ptr<u32>,
-    ) -> NtStatus {
-        read_or_write(file_handle.0, event.0, io_status_block, buffer, length, byte_offset, true)
-    }
-
-    /// ZwQueryInformationFile.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("handles of devices; streams, links, extended attributes")
-    fn ZwQueryInformationFile(
-        file_handle: Handle, io_status_block: Ptr<IO_STATUS_BLOCK>, file_information: Ptr<u8>, length: ULong,
-        file_information_class: ULong,
-    ) -> NtStatus {
-        query_information(file_handle.0, io_status_block, file_information, length, file_information_class)
-    }
-
-    /// NtQueryInformationFile: the kernel's caller is trusted.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("handles of devices; streams, links, extended attributes")
-    fn NtQueryInformationFile(
-        file_handle: Handle, io_status_block: Ptr<IO_STATUS_BLOCK>, file_information: Ptr<u8>, length: ULong,
-        file_information_class: ULong,
-    ) -> NtStatus {
-        query_information(file_handle.0, io_status_block, file_information, length, file_information_class)
-    }
-
-    /// ZwSetInformationFile: times, name, deletion, position, size.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("handles of devices; attributes and creation times are not kept")
-    fn ZwSetInformationFile(
-        file_handle: Handle, io_status_block: Ptr<IO_STATUS_BLOCK>, file_information: Ptr<u8>, length: ULong,
-        file_information_class: ULong,
-    ) -> NtStatus {
-        set_information(file_handle.0, io_status_block, file_information, length, file_information_class)
-    }
-
-    /// NtSetInformationFile: the kernel's caller is trusted.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("handles of devices; attributes and creation times are not kept")
-    fn NtSetInformationFile(
-        file_handle: Handle, io_status_block: Ptr<IO_STATUS_BLOCK>, file_information: Ptr<u8>, length: ULong,
-        file_information_class: ULong,
-    ) -> NtStatus {
-        set_information(file_handle.0, io_status_block, file_information, length, file_information_class)
-    }
-
-    /// ZwQueryDirectoryFile: the entries of a directory, without order of case. NO_SUCH_FILE: none matches;
-    /// NO_MORE_FILES behind the last.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("APC routines; short names; the DOS wildcards")
-    fn ZwQueryDirectoryFile(
-        file_handle: Handle, event: Handle, apc_routine: Ptr<u8>, apc_context: Ptr<u8>,
-        io_status_block: Ptr<IO_STATUS_BLOCK>, file_information: Ptr<u8>, length: ULong,
-        file_information_class: ULong, return_single_entry: Boolean, file_name: UnicodeStringPtr,
-        restart_scan: Boolean,
-    ) -> NtStatus {
-        let wish = Listing {
-            class: file_information_class,
-            is_single: return_single_entry,
-            pattern: unicode_text(file_name.0),
-            restart: restart_scan,
-        };
-        query_directory(file_handle.0, event.0, io_status_block, file_information, length, &wish)
-    }
-
-    /// NtQueryDirectoryFile: the kernel's caller is trusted.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("APC routines; short names; the DOS wildcards")
-    fn NtQueryDirectoryFile(
-        file_handle: Handle, event: Handle, apc_routine: Ptr<u8>, apc_context: Ptr<u8>,
-        io_status_block: Ptr<IO_STATUS_BLOCK>, file_information: Ptr<u8>, length: ULong,
-        file_information_class: ULong, return_single_entry: Boolean, file_name: UnicodeStringPtr,
-        restart_scan: Boolean,
-    ) -> NtStatus {
-        ZwQueryDirectoryFile(
-            file_handle, event, apc_routine, apc_context, io_status_block, file_information, length,
-            file_information_class, return_single_entry, file_name, restart_scan,
-        )
-    }
-
     /// ZwDeleteFile: deletes a file by name.
     ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
     fn ZwDeleteFile(object_attributes: ObjectAttributesPtr) -> NtStatus {
@@ -467,6 +482,7 @@ nt_api! { module = fs_api;
                 handle: file_handle.0,
                 event: 0,
                 block: io_status_block,
+                apc: [Ptr::null(); 2],
                 operation: Operation::Plain(IRP_MJ_FLUSH_BUFFERS),
             }),
             Err(status) => status,
@@ -483,29 +499,5 @@ nt_api! { module = fs_api;
             }
             Err(status) => status,
         }
-    }
-
-    /// ZwQueryVolumeInformationFile.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("handles of devices; quotas, object ids")
-    fn ZwQueryVolumeInformationFile(
-        file_handle: Handle, io_status_block: Ptr<IO_STATUS_BLOCK>, fs_information: Ptr<u8>, length: ULong,
-        fs_information_class: ULong,
-    ) -> NtStatus {
-        match host_file(file_handle.0) {
-            Ok(_) => {
-                let (status, bytes) = info::query_volume(fs_information_class, fs_information, length);
-                done(io_status_block, status, bytes)
-            }
-            Err(status) => status,
-        }
-    }
-
-    /// NtQueryVolumeInformationFile: the kernel's caller is trusted.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("handles of devices; quotas, object ids")
-    fn NtQueryVolumeInformationFile(
-        file_handle: Handle, io_status_block: Ptr<IO_STATUS_BLOCK>, fs_information: Ptr<u8>, length: ULong,
-        fs_information_class: ULong,
-    ) -> NtStatus {
-        ZwQueryVolumeInformationFile(file_handle, io_status_block, fs_information, length, fs_information_class)
     }
 }

@@ -102,12 +102,51 @@ fn answer(
             bytes.extend(name());
             return Ok((bytes, 104));
         }
+        // The one stream of a file is its data; a directory has none.
+        22 => {
+            let metadata = metadata()?;
+            if metadata.is_directory != 0 {
+                return Ok((Vec::new(), 0));
+            }
+            let name: Vec<u8> = "::$DATA"
+                .encode_utf16()
+                .flat_map(u16::to_le_bytes)
+                .collect();
+            let mut bytes = u32s(&[0, low32(name.len() as u64)]);
+            bytes.extend(u64s(&[metadata.bytes, metadata.allocated]));
+            bytes.extend(name);
+            return Ok((bytes, 24));
+        }
         34 => network_open(&metadata()?),
         35 => u32s(&[attributes(&metadata()?), 0]),
         _ => return Err(NtStatus::INVALID_INFO_CLASS),
     };
     let fixed = bytes.len();
     Ok((bytes, fixed))
+}
+
+/// The access that asking for a class takes.
+#[must_use]
+pub const fn query_access(class: u32) -> u32 {
+    const FILE_READ_ATTRIBUTES: u32 = 0x80;
+    match class {
+        4 | 18 | 34 | 35 => FILE_READ_ATTRIBUTES,
+        _ => 0,
+    }
+}
+
+/// The access that setting a class takes.
+#[must_use]
+pub const fn set_access(class: u32) -> u32 {
+    const FILE_WRITE_DATA: u32 = 2;
+    const FILE_WRITE_ATTRIBUTES: u32 = 0x100;
+    const DELETE: u32 = 0x1_0000;
+    match class {
+        4 => FILE_WRITE_ATTRIBUTES,
+        10 | 13 => DELETE,
+        19 | 20 => FILE_WRITE_DATA,
+        _ => 0,
+    }
 }
 
 /// ZwQueryInformationFile: status and bytes written.

@@ -5,6 +5,7 @@
 pub mod api;
 pub mod directory;
 pub mod info;
+pub mod lock;
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -130,6 +131,7 @@ pub(crate) fn initialize() {
         volume.device = 0;
         volume.opened.clear();
     });
+    lock::initialize();
     if call(FileCall::Present, 0, Ptr::null(), 0, 0, 0).is_ok_and(|[is_there, ..]| is_there == 1) {
         // Without memory for it there is no volume.
         let _ = make_volume();
@@ -180,6 +182,16 @@ pub fn change(file: u64, change: impl FnOnce(&mut Opened)) {
     VOLUMES.with(|volume| volume.opened.get_mut(&file).map(change));
 }
 
+/// The last handle of a FILE_OBJECT is closed: what it shares and what it has locked is free for others, and it is
+/// deleted if that was asked for.
+pub(crate) fn cleanup(body: u64) {
+    if let Some(opened) = opened(body) {
+        lock::forget(body);
+        // A file that could not be deleted stays.
+        let _ = call(FileCall::Cleanup, opened.id, Ptr::null(), 0, 0, 0);
+    }
+}
+
 /// The last reference to a FILE_OBJECT is gone.
 fn delete(body: u64) {
     if let Some(opened) = VOLUMES.with(|volume| volume.opened.remove(&body)) {
@@ -227,6 +239,7 @@ pub fn open(path: &str, wish: Wish) -> Result<(Ptr<FILE_OBJECT>, u64), NtStatus>
         .filter(|(option, _)| wish.options & option != 0)
         .fold(0, |flags, (_, flag)| flags | flag);
     let disposition = crate::raw::low8(u64::from(wish.disposition));
+    let share = crate::raw::low8(u64::from(wish.share & 7));
     let name = path.strip_prefix('\\').unwrap_or(path);
     let (bounce, bytes) = Bounce::text(name)?;
     let [id, information, is_directory] = call(
@@ -234,7 +247,7 @@ pub fn open(path: &str, wish: Wish) -> Result<(Ptr<FILE_OBJECT>, u64), NtStatus>
         0,
         bounce.at,
         bytes,
-        open_word(access, disposition, flags),
+        open_word(access, disposition, flags, share),
         0,
     )?;
     drop(bounce);

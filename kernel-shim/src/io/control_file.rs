@@ -19,6 +19,7 @@ fn control(
     file: Handle,
     event: Handle,
     block: Ptr<IO_STATUS_BLOCK>,
+    apc: [Ptr<u8>; 2],
     control: &Control,
     is_device: bool,
 ) -> NtStatus {
@@ -33,6 +34,7 @@ fn control(
         handle: file.0,
         event: event.0,
         block,
+        apc,
         operation,
     })
 }
@@ -42,7 +44,7 @@ macro_rules! control_functions {
         nt_api! { module = $module;
             $(
                 $(#[doc = $doc])*
-                ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("the APC routine is not called")
+                ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
                 fn $name(
                     file_handle: Handle,
                     event: Handle,
@@ -62,7 +64,7 @@ macro_rules! control_functions {
                         output: output_buffer,
                         output_bytes: output_buffer_length,
                     };
-                    control(file_handle, event, io_status_block, &arguments, $is_device)
+                    control(file_handle, event, io_status_block, [apc_routine, apc_context], &arguments, $is_device)
                 }
             )*
         }

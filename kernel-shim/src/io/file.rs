@@ -193,7 +193,9 @@ pub fn close_handle(process: u32, handle: u64) -> NtStatus {
     };
     // The host's files have no driver.
     let is_device = crate::fs::opened(entry.body).is_none();
-    if left == 0 && is_device && ob::type_of(entry.body) == Some(ObjectType::File) {
+    if left == 0 && !is_device {
+        crate::fs::cleanup(entry.body);
+    } else if left == 0 && ob::type_of(entry.body) == Some(ObjectType::File) {
         let file = Ptr::<FILE_OBJECT>::new(entry.body);
         let _ = request::send_and_wait(top_of(file.read().DeviceObject), file, IRP_MJ_CLEANUP);
     }

@@ -1,8 +1,10 @@
-//! Interrupt objects. What raises an interrupt calls [`deliver`]; a routine runs at its synchronize IRQL with its lock held.
+//! Interrupt objects: vectors, connected service routines, and what runs synchronized with them. A routine runs at its
+//! synchronize IRQL with its lock held; [`super::interrupt_lines`] decides when.
 
 use alloc::vec::Vec;
 
 use super::driver::owner_of;
+use super::interrupt_lines;
 use crate::api::nt_api;
 use crate::ex::pool;
 use crate::ke::{irql, spin_lock};
@@ -10,6 +12,7 @@ use crate::nt::{HIGH_LEVEL, KINTERRUPT, NtStatus};
 use crate::raw::{Global, Ptr, Word, from_word, low8, low16, to_word};
 use crate::shared;
 use crate::value::{Boolean, Irql, Size, ULong};
+use abi::interrupt::LINES;
 use abi::trace::Entry;
 
 /// Addresses of connected KINTERRUPTs, in the order of their connection.
@@ -17,12 +20,14 @@ static CONNECTED: Global<Vec<u64>> = Global::new("connected interrupts", Vec::ne
 
 /// InterruptObject.
 const INTERRUPT_OBJECT: i16 = 22;
-/// The vector of interrupt line 0; lines 0 to 23 follow.
+/// The vector of interrupt line 0; the other lines follow.
 const FIRST_VECTOR: u32 = 0x30;
-/// Interrupt lines.
-const LINES: u32 = 24;
+/// LevelSensitive.
+pub(super) const LEVEL_SENSITIVE: u8 = 0;
 /// Latched.
-const LATCHED: u8 = 1;
+pub(super) const LATCHED: u8 = 1;
+/// How often the routines of a shared latched interrupt are called for one edge at most.
+const PASSES_MAX: u32 = 1000;
 
 type Interrupt = Ptr<KINTERRUPT>;
 
@@ -33,14 +38,24 @@ pub(super) fn initialize() {
 /// Vector and IRQL of an interrupt line; `None` if there is no such line.
 #[must_use]
 pub fn vector_of(line: u32) -> Option<(u32, u8)> {
-    let is_there = line < LINES;
+    if line >= LINES {
+        return None;
+    }
+    let vector = FIRST_VECTOR + line;
     // As PC HALs have it: 27 - line with a PIC on i386; on amd64 a vector's upper half is its IRQL.
     let irql = if cfg!(nt_i386) {
         27_u32.saturating_sub(line).max(3)
     } else {
-        3 + line / 3
+        vector >> 4
     };
-    is_there.then(|| (FIRST_VECTOR + line, low8(irql.into())))
+    Some((vector, low8(irql.into())))
+}
+
+/// The line of a vector.
+fn line_of(vector: u32) -> Option<u32> {
+    vector
+        .checked_sub(FIRST_VECTOR)
+        .filter(|&line| line < LINES)
 }
 
 /// Raises IRQL to the interrupt's and takes its lock; returns the old IRQL.
@@ -60,55 +75,86 @@ fn leave(interrupt: Interrupt, old: u8) {
     irql::lower(old);
 }
 
-/// An interrupt arrived: calls the routines connected to `vector`, of a level-sensitive one until a routine says that
-/// it was its device's. True: one did.
-pub fn deliver(vector: u32) -> bool {
-    let mut was_served = false;
-    let connected = CONNECTED.with(|connected| connected.clone());
-    for address in connected {
-        let interrupt = Interrupt::new(address);
-        let object = interrupt.read();
-        if object.Vector != vector {
-            continue;
-        }
-        let old = enter(interrupt);
-        let arguments = [address, from_word(object.ServiceContext)];
-        let answer =
-            shared::call_driver(Entry::Other, from_word(object.ServiceRoutine), &arguments);
-        leave(interrupt, old);
-        if answer & 0xFF != 0 {
-            was_served = true;
-            if object.Mode != LATCHED {
-                break;
+/// Calls `look` with line and object of each active interrupt, in the order of connection.
+pub(super) fn with_connected(mut look: impl FnMut(u32, &KINTERRUPT)) {
+    CONNECTED.with(|connected| {
+        for &address in connected.iter() {
+            let object = Interrupt::new(address).read();
+            if let (Some(line), 1) = (line_of(object.Vector), object.Active) {
+                look(line, &object);
             }
         }
+    });
+}
+
+/// An interrupt of `line` arrived: calls the routines connected to it; of a level-sensitive one until a routine says that
+/// it was its device's. A shared latched one is over when none of them says so any more: an edge that comes while the
+/// neighbours' routines run would be lost otherwise. True: a routine said so.
+pub(super) fn run_chain(line: u32) -> bool {
+    let chain: Vec<u64> = CONNECTED.with(|connected| {
+        let is_of_line = |address: &&u64| {
+            let object = Interrupt::new(**address).read();
+            object.Vector == FIRST_VECTOR + line && object.Active != 0
+        };
+        connected.iter().filter(is_of_line).copied().collect()
+    });
+    let mut was_claimed = false;
+    for _ in 0..PASSES_MAX {
+        let mut is_claimed = false;
+        for &address in &chain {
+            let interrupt = Interrupt::new(address);
+            let object = interrupt.read();
+            let old = enter(interrupt);
+            let arguments = [address, from_word(object.ServiceContext)];
+            let routine = from_word(object.ServiceRoutine);
+            let answer = shared::call_driver(Entry::Interrupt, routine, &arguments);
+            leave(interrupt, old);
+            if answer & 0xFF != 0 {
+                is_claimed = true;
+                if object.Mode == LEVEL_SENSITIVE {
+                    return true;
+                }
+            }
+        }
+        was_claimed |= is_claimed;
+        if !is_claimed || chain.len() < 2 {
+            break;
+        }
     }
-    was_served
+    was_claimed
 }
 
 /// How a driver connects an interrupt.
-struct Wanted {
-    routine: Ptr<u8>,
-    context: Ptr<u8>,
-    lock: Ptr<Word>,
-    vector: u32,
-    irql: u8,
-    synchronize_irql: u8,
-    mode: u8,
-    share: bool,
+pub(super) struct Wanted {
+    pub(super) routine: Ptr<u8>,
+    pub(super) context: Ptr<u8>,
+    pub(super) lock: Ptr<Word>,
+    pub(super) vector: u32,
+    pub(super) irql: u8,
+    pub(super) synchronize_irql: u8,
+    pub(super) mode: u8,
+    pub(super) share: bool,
 }
 
-fn connect(wanted: &Wanted) -> Result<Interrupt, NtStatus> {
+/// Connects.
+///
+/// # Errors
+/// INVALID_PARAMETER: no such vector, IRQLs that do not fit, or the vector is another's. INSUFFICIENT_RESOURCES: the pool
+/// is exhausted.
+pub(super) fn connect(wanted: &Wanted) -> Result<Interrupt, NtStatus> {
+    let line = line_of(wanted.vector).ok_or(NtStatus::INVALID_PARAMETER)?;
     let is_valid = wanted.irql <= HIGH_LEVEL
         && wanted.synchronize_irql >= wanted.irql
         && wanted.synchronize_irql <= HIGH_LEVEL
-        && !wanted.routine.is_null()
-        && (FIRST_VECTOR..FIRST_VECTOR + LINES).contains(&wanted.vector);
+        && wanted.mode <= LATCHED
+        && !wanted.routine.is_null();
+    let mut is_first = true;
     let is_taken = CONNECTED.with(|connected| {
         connected.iter().any(|&address| {
             let other = Interrupt::new(address).read();
-            other.Vector == wanted.vector
-                && (other.ShareVector == 0 || !wanted.share || other.Mode != wanted.mode)
+            let is_same = other.Vector == wanted.vector;
+            is_first &= !is_same;
+            is_same && (other.ShareVector == 0 || !wanted.share || other.Mode != wanted.mode)
         })
     });
     if !is_valid || is_taken {
@@ -138,54 +184,43 @@ fn connect(wanted: &Wanted) -> Result<Interrupt, NtStatus> {
         interrupt.SynchronizeIrql = wanted.synchronize_irql;
         interrupt.ShareVector = u8::from(wanted.share);
         interrupt.Mode = wanted.mode;
+        interrupt.Active = 1;
     });
+    if is_first {
+        interrupt_lines::drop_edge(line);
+    }
     CONNECTED.with(|connected| connected.push(interrupt.addr()));
+    interrupt_lines::changed(line);
     Ok(interrupt)
 }
 
-fn disconnect(interrupt: Interrupt) {
+pub(super) fn disconnect(interrupt: Interrupt) {
     let was_connected = CONNECTED.with(|connected| {
         let before = connected.len();
         connected.retain(|&address| address != interrupt.addr());
         before != connected.len()
     });
     if was_connected {
+        if let Some(line) = line_of(interrupt.read().Vector) {
+            interrupt_lines::changed(line);
+        }
         pool::free(interrupt.cast(), 0);
     }
 }
 
-/// IO_CONNECT_INTERRUPT_PARAMETERS of CONNECT_FULLY_SPECIFIED.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct IO_CONNECT_INTERRUPT_PARAMETERS {
-    /// 1: fully specified.
-    pub Version: u32,
-    /// The device.
-    pub PhysicalDeviceObject: Word,
-    /// Where the KINTERRUPT's address goes.
-    pub InterruptObject: Ptr<Interrupt>,
-    /// The service routine.
-    pub ServiceRoutine: Ptr<u8>,
-    /// Its context.
-    pub ServiceContext: Ptr<u8>,
-    /// The lock, or null.
-    pub SpinLock: Ptr<Word>,
-    /// IRQL at which the routine runs.
-    pub SynchronizeIrql: u8,
-    /// Save the floating point state.
-    pub FloatingSave: u8,
-    /// Others may use the vector too.
-    pub ShareVector: u8,
-    /// Vector.
-    pub Vector: u32,
-    /// IRQL of the interrupt.
-    pub Irql: u8,
-    /// KINTERRUPT_MODE.
-    pub InterruptMode: u32,
-    /// Processors.
-    pub ProcessorEnableMask: Word,
-    /// Processor group.
-    pub Group: u16,
+/// Makes a connected interrupt active or not. False: it is not connected.
+pub(super) fn set_active(interrupt: Interrupt, is_active: bool) -> bool {
+    let is_connected = CONNECTED.with(|connected| connected.contains(&interrupt.addr()));
+    if is_connected {
+        let vector = interrupt.with(|interrupt| {
+            interrupt.Active = u8::from(is_active);
+            interrupt.Vector
+        });
+        if let Some(line) = line_of(vector) {
+            interrupt_lines::changed(line);
+        }
+    }
+    is_connected
 }
 
 nt_api! { module = io_interrupt;
@@ -225,44 +260,10 @@ nt_api! { module = io_interrupt;
         }
     }
 
-    /// As IoConnectInterrupt, with its arguments in a structure.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("only fully specified interrupts: no lines of PnP devices, no messages")
-    fn IoConnectInterruptEx(parameters: Ptr<IO_CONNECT_INTERRUPT_PARAMETERS>) -> NtStatus {
-        let given = parameters.read();
-        if given.Version != 1 {
-            // NT tells which versions it knows.
-            parameters.cast::<u32>().write(1);
-            return NtStatus::NOT_SUPPORTED;
-        }
-        let wanted = Wanted {
-            routine: given.ServiceRoutine,
-            context: given.ServiceContext,
-            lock: given.SpinLock,
-            vector: given.Vector,
-            irql: given.Irql,
-            synchronize_irql: given.SynchronizeIrql,
-            mode: low8(given.InterruptMode.into()),
-            share: given.ShareVector != 0,
-        };
-        match connect(&wanted) {
-            Ok(interrupt) => {
-                given.InterruptObject.write(interrupt);
-                NtStatus::SUCCESS
-            }
-            Err(status) => status,
-        }
-    }
-
     /// Disconnects an interrupt.
     ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
     fn IoDisconnectInterrupt(interrupt: Ptr<KINTERRUPT>) {
         disconnect(interrupt);
-    }
-
-    /// Disconnects an interrupt; the structure is the version, then the interrupt.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
-    fn IoDisconnectInterruptEx(parameters: Ptr<[Word; 2]>) {
-        disconnect(Ptr::new(from_word(parameters.read()[1])));
     }
 
     /// Runs a routine as the interrupt's service routine runs: at its IRQL, with its lock held.
@@ -348,7 +349,7 @@ mod tests {
         assert_eq!(connect(9), Err(NtStatus::INVALID_PARAMETER), "not shared");
         SEEN.store(0, Ordering::Relaxed);
         let interrupt = CONNECTED.with(|connected| connected[0]);
-        assert!(deliver(0x35) && !deliver(0x36));
+        assert!(run_chain(5) && !run_chain(6));
         assert_eq!(SEEN.load(Ordering::Relaxed), 7);
         assert_eq!(shared::irql(), 0);
         let result = api(
@@ -357,6 +358,6 @@ mod tests {
         );
         assert_eq!(result & 0xFF, 1);
         api("IoDisconnectInterrupt", &[interrupt]);
-        assert!(!deliver(0x35));
+        assert!(!run_chain(5));
     }
 }

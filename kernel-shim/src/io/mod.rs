@@ -15,6 +15,8 @@ mod fast_io;
 pub mod file;
 pub mod file_system;
 pub mod interrupt;
+pub mod interrupt_ex;
+pub(crate) mod interrupt_lines;
 pub mod irp;
 pub mod load;
 pub mod mdl;
@@ -45,6 +47,7 @@ pub(crate) fn initialize() {
     file_system::initialize();
     misc::initialize();
     interrupt::initialize();
+    interrupt_lines::initialize();
     load::initialize();
     wmi::initialize();
 }

@@ -7,6 +7,7 @@ use alloc::string::String;
 use super::buffers::{Buffers, ControlBuffers, Data, Mode};
 use super::file;
 use super::request::{self, Internal, Reply};
+use crate::ke::apc::Completion;
 use crate::ke::event;
 use crate::nt::{
     ControlCode, FILE_OBJECT, FO_ALERTABLE_IO, FO_SYNCHRONOUS_IO, IO_STATUS_BLOCK, IRP_MJ_CLEANUP,
@@ -138,6 +139,8 @@ pub struct DeviceIo {
     pub event: u64,
     /// Where status and Information go.
     pub block: Ptr<IO_STATUS_BLOCK>,
+    /// APC routine to queue at the end, and its context; null: none.
+    pub apc: [Ptr<u8>; 2],
     /// What to do.
     pub operation: Operation,
 }
@@ -254,10 +257,12 @@ pub fn device_io(io: &DeviceIo) -> NtStatus {
     if !signalled.is_null() {
         event::KeClearEvent(signalled);
     }
+    let apc = Completion::new(io.apc[0], io.apc[1]);
     if opened.read().Flags & FO_SYNCHRONOUS_IO == 0 {
         let reply = Reply {
             block: io.block,
             event: signalled,
+            apc,
         };
         return request::send_for_driver(&internal, reply);
     }
@@ -273,6 +278,11 @@ pub fn device_io(io: &DeviceIo) -> NtStatus {
     if !signalled.is_null() {
         event::KeSetEvent(signalled, 0, false);
         ob::dereference(signalled.addr());
+    }
+    match apc {
+        Some(apc) if status.is_error() => apc.forget(),
+        Some(apc) => apc.queue(io.block),
+        None => {}
     }
     ob::dereference(opened.addr());
     status

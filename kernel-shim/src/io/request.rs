@@ -7,6 +7,7 @@ use super::buffers::{Buffers, ControlBuffers, Data, MAX_BYTES, Mode};
 use super::device::top_of;
 use super::{cancel, fast_io, file, irp};
 use crate::ex::pool;
+use crate::ke::apc::Completion;
 use crate::ke::event;
 use crate::nt::bugcheck::{IRQL_GT_ZERO_AT_SYSTEM_SERVICE, bugcheck_with_text};
 use crate::nt::{
@@ -16,7 +17,7 @@ use crate::nt::{
 };
 use crate::raw::{Global, Ptr, Word, from_word, low32, to_word};
 use crate::{ob, shared};
-use abi::channel::{Completion, Request};
+use abi::channel::Request;
 use abi::trace::TraceKind;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +39,8 @@ pub(super) struct Reply {
     pub(super) block: Ptr<IO_STATUS_BLOCK>,
     /// Event to signal, with a reference; null if there is none.
     pub(super) event: Ptr<KEVENT>,
+    /// Routine to call.
+    pub(super) apc: Option<Completion>,
 }
 
 /// An IRP of the shim's that a driver has.
@@ -187,6 +190,14 @@ pub(super) fn finish(packet: Ptr<IRP>) {
                 event::KeSetEvent(reply.event, 0, false);
                 ob::dereference(reply.event.addr());
             }
+            if let Some(apc) = reply.apc {
+                // A request that failed at once has told its caller so.
+                if !status.is_error() || packet.read().PendingReturned != 0 {
+                    apc.queue(reply.block);
+                } else {
+                    apc.forget();
+                }
+            }
             ob::dereference(outstanding.file.addr());
         }
         Kind::Create(desired) if status.is_success() => {
@@ -205,7 +216,7 @@ pub(super) fn finish(packet: Ptr<IRP>) {
     irp::free(packet);
     if matches!(outstanding.kind, Kind::Transfer | Kind::Create(_)) {
         let id = outstanding.id;
-        shared::post(&Completion {
+        shared::post(&abi::channel::Completion {
             id,
             status: status.0,
             reserved: 0,
@@ -276,6 +287,12 @@ pub(super) fn send_for_driver(internal: &Internal, reply: Reply) -> NtStatus {
         Ok((_, status)) => status,
         Err(status) => {
             ob::dereference(internal.file.addr());
+            if !reply.event.is_null() {
+                ob::dereference(reply.event.addr());
+            }
+            if let Some(apc) = reply.apc {
+                apc.forget();
+            }
             status
         }
     }
@@ -421,7 +438,7 @@ pub(super) fn transfer_parameters(bytes: u64, offset: u64) -> [Word; 4] {
     reason = "it ends a function that may fail before"
 )]
 fn answer_at_once(request: &Request, block: IO_STATUS_BLOCK) -> Result<(), NtStatus> {
-    shared::post(&Completion {
+    shared::post(&abi::channel::Completion {
         id: request.id,
         status: low32(from_word(block.Status)),
         reserved: 0,

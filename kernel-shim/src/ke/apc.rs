@@ -3,21 +3,32 @@
 //! There is no user-mode code, so a user APC's normal routine never runs: the APC ends an alertable wait, and its kernel
 //! routine runs when the request's thread would return to user mode.
 
+#![expect(
+    clippy::inline_always,
+    reason = "fast paths of exports are fast only if nothing is called; see crate::api"
+)]
+
 use core::mem::offset_of;
 
 use crate::api::nt_api;
+use crate::ex::pool;
 use crate::ke::dispatcher::{end_wait, is_waiting};
 use crate::ke::{sched, wait};
 use crate::nt::thread::field;
-use crate::nt::{APC_LEVEL, KAPC, KTHREAD, LIST_ENTRY, NtStatus, PASSIVE_LEVEL, dispatcher};
+use crate::nt::{
+    APC_LEVEL, IO_STATUS_BLOCK, KAPC, KTHREAD, LIST_ENTRY, NtStatus, PASSIVE_LEVEL, dispatcher,
+};
 use crate::raw::{Ptr, Word, from_word, low8, to_word};
-use crate::shared;
 use crate::value::{Boolean, Long, ProcessorMode, Size, ULong};
+use crate::{ob, shared};
 use abi::trace::Entry;
 
+/// In place of a kernel routine: the APC is a block of the shim's pool, and is freed.
+const FREES_ITSELF: u64 = 1;
 /// KAPC_ENVIRONMENT CurrentApcEnvironment.
 const CURRENT_ENVIRONMENT: u32 = 2;
 
+#[inline]
 fn list(thread: Ptr<KTHREAD>, mode: u8) -> Ptr<LIST_ENTRY> {
     thread
         .add_bytes(offset_of!(KTHREAD, ApcListHead) as u64)
@@ -41,10 +52,12 @@ pub(crate) fn initialize(thread: Ptr<KTHREAD>) {
     list(thread, 1).list_initialize();
 }
 
+#[inline]
 fn kernel_disable(thread: Ptr<KTHREAD>) -> Ptr<i16> {
     thread.add_bytes(field::KERNEL_APC_DISABLE).cast()
 }
 
+#[inline]
 fn special_disable(thread: Ptr<KTHREAD>) -> Ptr<i16> {
     thread.add_bytes(field::SPECIAL_APC_DISABLE).cast()
 }
@@ -74,6 +87,49 @@ fn look_again(thread: Ptr<KTHREAD>) {
         thread.with(|thread| thread.KernelApcPending = 1);
         sched::request_attention();
     }
+}
+
+/// Counts one of the current thread's regions on the fast path.
+#[inline(always)]
+fn fast_enter(disable: Ptr<i16>) {
+    disable.write(disable.read().wrapping_sub(1));
+}
+
+/// Undoes [`fast_enter`]; `None`: an APC is queued, which may have waited for this.
+#[inline(always)]
+fn fast_leave(thread: Ptr<KTHREAD>, disable: Ptr<i16>) -> Option<()> {
+    let kernel_list = list(thread, 0);
+    if kernel_list.cast::<Ptr<LIST_ENTRY>>().read() != kernel_list {
+        return None;
+    }
+    disable.write(disable.read().wrapping_add(1));
+    Some(())
+}
+
+#[inline(always)]
+fn fast_enter_critical() -> Option<()> {
+    fast_enter(kernel_disable(sched::current()));
+    Some(())
+}
+
+#[inline(always)]
+fn fast_leave_critical() -> Option<()> {
+    let thread = sched::current();
+    fast_leave(thread, kernel_disable(thread))
+}
+
+/// KeEnterGuardedRegion on the fast path.
+#[inline(always)]
+pub(crate) fn fast_enter_guarded() -> Option<()> {
+    fast_enter(special_disable(sched::current()));
+    Some(())
+}
+
+/// KeLeaveGuardedRegion on the fast path.
+#[inline(always)]
+pub(crate) fn fast_leave_guarded() -> Option<()> {
+    let thread = sched::current();
+    fast_leave(thread, special_disable(thread))
 }
 
 /// IRQL has fallen below APC_LEVEL.
@@ -121,6 +177,10 @@ fn take(apc: Ptr<KAPC>) -> Taken {
 
 impl Taken {
     fn call_kernel_routine(&mut self) {
+        if self.kernel_routine == FREES_ITSELF {
+            pool::free(Ptr::new(self.address), 0);
+            return;
+        }
         let words = Ptr::of(&mut self.words).cast::<Word>();
         let at = |index| words.offset(index).addr();
         shared::call_driver(
@@ -192,6 +252,8 @@ pub(crate) fn run_down(thread: Ptr<KTHREAD>) {
             });
             if rundown != 0 {
                 shared::call_driver(Entry::Other, rundown, &[apc.addr()]);
+            } else if from_word(apc.read().KernelRoutine) == FREES_ITSELF {
+                pool::free(apc.cast(), 0);
             }
         }
     }
@@ -224,6 +286,62 @@ fn insert(apc: Ptr<KAPC>, increment: i32) {
     } else if wait::alertable_wait(thread) == Some(1) {
         thread.with(|thread| thread.UserApcPending = 1);
         end_wait(thread, NtStatus::USER_APC, increment);
+    }
+}
+
+/// A routine to be called in a thread when an operation ends: a driver's APC routine, as ZwReadFile and its like take it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Completion {
+    thread: Ptr<KTHREAD>,
+    routine: u64,
+    context: u64,
+}
+
+impl Completion {
+    /// The routine for the current thread, to which it has a reference; `None` for a null routine.
+    pub(crate) fn new(routine: Ptr<u8>, context: Ptr<u8>) -> Option<Self> {
+        let thread = sched::current();
+        (!routine.is_null()).then(|| {
+            ob::reference(thread.addr());
+            Self {
+                thread,
+                routine: routine.addr(),
+                context: context.addr(),
+            }
+        })
+    }
+
+    /// Queues the call (Context, IoStatusBlock, 0) as NT does for a request of the kernel's: a normal kernel APC, which
+    /// runs as soon as the thread is below APC_LEVEL and outside of critical regions. A thread that is ending gets none.
+    pub(crate) fn queue(self, block: Ptr<IO_STATUS_BLOCK>) {
+        /// Priority increment of a thread that an I/O completion wakes.
+        const INCREMENT: i32 = 2;
+        let room = pool::allocate_zeroed(size_of::<KAPC>() as u64, *b"IoAp");
+        if let Some(apc) = room.filter(|_| !crate::ps::thread::is_ending(self.thread)) {
+            let apc = apc.cast::<KAPC>();
+            let null = Ptr::null();
+            let (routine, context) = (Ptr::new(self.routine), Ptr::new(self.context));
+            KeInitializeApc(
+                apc,
+                self.thread,
+                CURRENT_ENVIRONMENT,
+                Ptr::new(FREES_ITSELF),
+                null,
+                routine,
+                ProcessorMode(0),
+                context,
+            );
+            apc.with(|apc| apc.SystemArgument1 = block.word());
+            insert(apc, INCREMENT);
+        } else if let Some(apc) = room {
+            pool::free(apc, 0);
+        }
+        self.forget();
+    }
+
+    /// Drops it: the operation has failed before it began.
+    pub(crate) fn forget(self) {
+        ob::dereference(self.thread.addr());
     }
 }
 
@@ -310,37 +428,37 @@ nt_api! { module = ke_apc;
     }
 
     /// Keeps normal kernel APCs away from the thread until KeLeaveCriticalRegion.
-    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented bare(fast_enter_critical)
     fn KeEnterCriticalRegion() {
         disable(sched::current(), 1);
     }
 
     /// Undoes KeEnterCriticalRegion.
-    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented bare(fast_leave_critical)
     fn KeLeaveCriticalRegion() {
         enable(sched::current(), 1);
     }
 
     /// As KeEnterCriticalRegion.
-    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented bare(fast_enter_critical)
     fn FsRtlEnterFileSystem() {
         disable(sched::current(), 1);
     }
 
     /// As KeLeaveCriticalRegion.
-    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented bare(fast_leave_critical)
     fn FsRtlExitFileSystem() {
         enable(sched::current(), 1);
     }
 
     /// Keeps all APCs away from the thread until KeLeaveGuardedRegion.
-    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented bare(fast_enter_guarded)
     fn KeEnterGuardedRegion() {
         special_disable(sched::current()).with(|disable| *disable = disable.wrapping_sub(1));
     }
 
     /// Undoes KeEnterGuardedRegion.
-    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented bare(fast_leave_guarded)
     fn KeLeaveGuardedRegion() {
         let thread = sched::current();
         special_disable(thread).with(|disable| *disable = disable.wrapping_add(1));

@@ -40,6 +40,7 @@ pub fn header(
 
 /// The head of an object's list of waiters.
 #[must_use]
+#[inline]
 pub fn wait_list(object: Ptr<DISPATCHER_HEADER>) -> Ptr<LIST_ENTRY> {
     object
         .add_bytes(offset_of!(DISPATCHER_HEADER, WaitListHead) as u64)

@@ -1,24 +1,32 @@
 //! Events.
 
+#![expect(
+    clippy::inline_always,
+    reason = "fast paths of exports are fast only if nothing is called; see crate::api"
+)]
+
+use core::mem::offset_of;
+
 use crate::api::nt_api;
 use crate::ke::dispatcher::{self as objects};
 use crate::ke::wait::{self, Wait};
 use crate::ke::{sched, time};
-use crate::nt::{KEVENT, dispatcher};
+use crate::nt::{DISPATCHER_HEADER, KEVENT, LIST_ENTRY, dispatcher};
 use crate::raw::{DataCell, Ptr, low8};
+use crate::shared;
 use crate::value::{Boolean, Long, ULong};
 
 pub use crate::ke::wait::{KeDelayExecutionThread, KeWaitForSingleObject};
 
 /// The shim's own event before [`initialize`].
 pub(crate) const EMPTY: KEVENT = KEVENT {
-    Header: crate::nt::DISPATCHER_HEADER {
+    Header: DISPATCHER_HEADER {
         Type: dispatcher::NOTIFICATION_EVENT,
         Absolute: 0,
         Size: 0,
         Inserted: 0,
         SignalState: 0,
-        WaitListHead: crate::nt::LIST_ENTRY {
+        WaitListHead: LIST_ENTRY {
             Flink: Ptr::null(),
             Blink: Ptr::null(),
         },
@@ -91,6 +99,45 @@ pub(super) fn remember_wait(wait: bool) {
     }
 }
 
+/// The address of an event's state, on the fast path: the event is in kernel space.
+#[inline(always)]
+fn fast_state(event: Ptr<KEVENT>) -> Option<Ptr<i32>> {
+    let state = offset_of!(DISPATCHER_HEADER, SignalState) as u64;
+    shared::is_kernel(event.addr()).then(|| event.add_bytes(state).cast())
+}
+
+/// [`KeSetEvent`] on the fast path: an event that nobody waits for.
+#[inline(always)]
+fn fast_set(event: Ptr<KEVENT>, _: Long, wait: Boolean) -> Option<Long> {
+    let state = fast_state(event)?;
+    let waiters = objects::wait_list(event.cast());
+    if wait || waiters.cast::<Ptr<LIST_ENTRY>>().read() != waiters {
+        return None;
+    }
+    let old = state.read();
+    state.write(1);
+    Some(old)
+}
+
+#[inline(always)]
+fn fast_reset(event: Ptr<KEVENT>) -> Option<Long> {
+    let state = fast_state(event)?;
+    let old = state.read();
+    state.write(0);
+    Some(old)
+}
+
+#[inline(always)]
+fn fast_clear(event: Ptr<KEVENT>) -> Option<()> {
+    fast_state(event)?.write(0);
+    Some(())
+}
+
+#[inline(always)]
+fn fast_read(event: Ptr<KEVENT>) -> Option<Long> {
+    Some(fast_state(event)?.read())
+}
+
 nt_api! { module = ke_event;
     /// Makes an event: type 0 is a notification event, 1 a synchronization event.
     ntoskrnl both stdcall irql(ANY_LEVEL) implemented
@@ -99,7 +146,7 @@ nt_api! { module = ke_event;
     }
 
     /// Signals an event; returns its old state. The woken thread's priority gains the increment.
-    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented fast(fast_set)
     fn KeSetEvent(event: Ptr<KEVENT>, increment: Long, wait: Boolean) -> Long {
         let old = set_with_increment(event, 1, increment);
         remember_wait(wait);
@@ -116,19 +163,19 @@ nt_api! { module = ke_event;
     }
 
     /// Resets an event; returns its old state.
-    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented fast(fast_reset)
     fn KeResetEvent(event: Ptr<KEVENT>) -> Long {
         set_state(event, 0)
     }
 
     /// Resets an event.
-    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented fast(fast_clear)
     fn KeClearEvent(event: Ptr<KEVENT>) {
         set_state(event, 0);
     }
 
     /// An event's state.
-    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented fast(fast_read)
     fn KeReadStateEvent(event: Ptr<KEVENT>) -> Long {
         event.with(|event| event.Header.SignalState)
     }

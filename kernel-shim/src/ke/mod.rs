@@ -27,16 +27,21 @@ pub mod wait;
 pub(crate) mod waiters;
 
 use crate::nt::{APC_LEVEL, DISPATCH_LEVEL};
-use crate::shared;
+use crate::{io, shared};
 
-/// Delivers what was deferred while shim code ran or IRQL was high: a due tick, DPCs, APCs; then lets a better thread
-/// run. Does nothing at DISPATCH_LEVEL or inside a tick.
+/// Delivers what was deferred while shim code ran or IRQL was high: device interrupts, a due tick, DPCs, APCs; then lets
+/// a better thread run. At DISPATCH_LEVEL or inside a tick only interrupts above the current IRQL.
 pub(crate) fn deliver_deferred() {
-    while (sched::take_attention() || shared::tick_due() != 0) && deliver_once() {}
+    while is_anything_due() && deliver_once() {}
+}
+
+fn is_anything_due() -> bool {
+    sched::take_attention() || shared::tick_due() != 0 || shared::interrupt_due() != 0
 }
 
 /// False: it has to wait.
 fn deliver_once() -> bool {
+    io::interrupt_lines::deliver();
     if shared::irql() >= DISPATCH_LEVEL || shared::in_tick() != 0 {
         sched::request_attention();
         return false;

@@ -88,8 +88,13 @@ fn queue(priority: usize) -> Ptr<LIST_ENTRY> {
 
 /// The thread that runs.
 #[must_use]
+#[inline]
 pub fn current() -> Ptr<KTHREAD> {
-    SCHEDULER.ptr().with(|scheduler| scheduler.current)
+    SCHEDULER
+        .ptr()
+        .add_bytes(offset_of!(Scheduler, current) as u64)
+        .cast()
+        .read()
 }
 
 /// Whether the idle thread runs, which may not block.
@@ -108,6 +113,7 @@ pub fn switches() -> u64 {
 
 /// The shim's own part of a thread.
 #[must_use]
+#[inline]
 pub fn private(thread: Ptr<KTHREAD>) -> Ptr<ThreadPrivate> {
     thread.add_bytes(offset_of!(ETHREAD, Private) as u64).cast()
 }

@@ -1,5 +1,10 @@
 //! Waiting: KeWaitForSingleObject, KeWaitForMultipleObjects, KeDelayExecutionThread.
 
+#![expect(
+    clippy::inline_always,
+    reason = "fast paths of exports are fast only if nothing is called; see crate::api"
+)]
+
 use core::mem::offset_of;
 
 use crate::api::nt_api;
@@ -8,7 +13,8 @@ use crate::ke::{apc, sched, time, timer};
 use crate::nt::bugcheck::{
     IRQL_NOT_LESS_OR_EQUAL, MAXIMUM_WAIT_OBJECTS_EXCEEDED, bugcheck, bugcheck_with_text,
 };
-use crate::nt::thread::{field, field::state};
+use crate::nt::dispatcher::{NOTIFICATION_EVENT, SEMAPHORE, SYNCHRONIZATION_EVENT};
+use crate::nt::thread::{ThreadPrivate, field, field::state};
 use crate::nt::{DISPATCH_LEVEL, DISPATCHER_HEADER, KTHREAD, KTIMER, KWAIT_BLOCK, NtStatus};
 use crate::raw::{Ptr, Word, from_word, low8, low16};
 use crate::shared;
@@ -213,7 +219,8 @@ fn block_current(
     thread
         .add_bytes(field::WAIT_TIME)
         .cast::<u32>()
-        .write(crate::raw::low32(time::tick_count()));
+        // As the last tick left it: NT's is no newer, and reading the counter takes longer than the switch.
+        .write(super::data::KeTickCount.ptr().read().LowPart);
     sched::state_of(thread).write(state::WAITING);
     if !queue.is_null() {
         super::queue::thread_waits(queue);
@@ -290,9 +297,42 @@ fn read_timeout(timeout: Ptr<i64>) -> Option<i64> {
     timeout.non_null().map(Ptr::read)
 }
 
+/// [`KeWaitForSingleObject`] on the fast path: for an event or a semaphore that is signalled, however long it would have
+/// been waited for.
+#[inline(always)]
+fn fast_single(
+    object: Ptr<DISPATCHER_HEADER>,
+    _reason: ULong,
+    _mode: ProcessorMode,
+    _alertable: Boolean,
+    timeout: Ptr<i64>,
+) -> Option<NtStatus> {
+    let at = |field: usize| object.add_bytes(field as u64);
+    // A timeout at a bad address is the ordinary path's.
+    if !shared::is_kernel(object.addr()) || !timeout.is_null() {
+        return None;
+    }
+    let signal = at(offset_of!(DISPATCHER_HEADER, SignalState)).cast::<i32>();
+    let state = signal.read();
+    if state <= 0 {
+        return None;
+    }
+    match at(offset_of!(DISPATCHER_HEADER, Type)).cast::<u8>().read() {
+        NOTIFICATION_EVENT => {}
+        SYNCHRONIZATION_EVENT => signal.write(0),
+        SEMAPHORE => signal.write(state.wrapping_sub(1)),
+        _ => return None,
+    }
+    sched::private(sched::current())
+        .add_bytes(offset_of!(ThreadPrivate, wait_next) as u64)
+        .cast::<u32>()
+        .write(0);
+    Some(NtStatus::SUCCESS)
+}
+
 nt_api! { module = ke_wait;
     /// Waits for an object, until the timeout (100 ns; negative is relative; null is for ever).
-    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented fast(fast_single)
     fn KeWaitForSingleObject(
         object: Ptr<DISPATCHER_HEADER>,
         reason: ULong,
@@ -336,7 +376,7 @@ nt_api! { module = ke_wait;
     }
 
     /// As KeWaitForSingleObject.
-    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented fast(fast_single)
     fn KeWaitForMutexObject(
         object: Ptr<DISPATCHER_HEADER>,
         reason: ULong,

@@ -121,7 +121,11 @@ fn is_writable(address: u64) -> bool {
 }
 
 /// Checks a buffer and locks its pages; the error is what MmProbeAndLockPages raises.
-fn probe_and_lock(mdl: Ptr<MDL>, mode: ProcessorMode, operation: u32) -> Result<(), NtStatus> {
+pub(crate) fn probe_and_lock(
+    mdl: Ptr<MDL>,
+    mode: ProcessorMode,
+    operation: u32,
+) -> Result<(), NtStatus> {
     let header = mdl.read();
     let (start, bytes) = (buffer_of(&header), u64::from(header.ByteCount));
     let end = start.checked_add(bytes).ok_or(NtStatus::ACCESS_VIOLATION)?;
@@ -410,7 +414,7 @@ nt_api! { module = mm_mdl;
     }
 
     /// Sets address space aside for mappings; null for no bytes.
-    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    ntoskrnl both stdcall irql(APC_LEVEL) partial("the address is only a token: nothing is mapped at it")
     fn MmAllocateMappingAddress(number_of_bytes: Size, pool_tag: Tag) -> Ptr<u8> {
         if pool_tag.0 == 0 {
             reserved_misuse(0x100, 0, 0);

@@ -8,6 +8,7 @@ pub mod mdl;
 pub mod paging;
 pub mod protection;
 pub mod section;
+pub mod section_view;
 pub mod validity;
 pub mod virtual_memory;
 

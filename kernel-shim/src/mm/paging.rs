@@ -86,10 +86,11 @@ nt_api! { module = mm_paging;
         false
     }
 
-    /// Whether the verifier watches a driver.
+    /// Whether the verifier watches a driver; FALSE for what is no loaded driver's object.
     ntoskrnl both stdcall irql(ANY_LEVEL) implemented
     fn MmIsDriverVerifying(driver_object: Ptr<u8>) -> ULong {
-        u32::from(shared::verify() != 0 && !driver_object.is_null())
+        let is_loaded = driver::find(|driver| driver.object.addr() == driver_object.addr()).is_some();
+        u32::from(shared::verify() != 0 && is_loaded)
     }
 
     /// Whether the verifier watches the driver whose image an address lies in.
@@ -104,13 +105,13 @@ nt_api! { module = mm_paging;
         0
     }
 
-    /// Whether a file can be cut to a size in spite of the sections on it: there is no section on any file.
+    /// Whether a file can be cut to a size in spite of the sections on it: a file of a driver has no sections.
     ntoskrnl both stdcall irql(APC_LEVEL) implemented
     fn MmCanFileBeTruncated(section_object_pointer: Ptr<u8>, new_file_size: Ptr<u64>) -> Boolean {
         true
     }
 
-    /// Flushes the image section of a file; whether it can be deleted or written to: there is none.
+    /// Flushes the image section of a file; whether it can be deleted or written to: it has none.
     ntoskrnl both stdcall irql(APC_LEVEL) implemented
     fn MmFlushImageSection(section_object_pointer: Ptr<u8>, flush_type: ULong) -> Boolean {
         true

@@ -1,35 +1,298 @@
-//! \Device\PhysicalMemory: the one section that there is.
+//! Sections: memory that is mapped at several places, with the contents of a file or without.
 //!
-//! A view of it is in system space, in the I/O window, whatever process it is asked for: shim and driver share one
-//! address space, which has no room for views in a client's half. The driver can use the address; a client's own code
-//! cannot touch it.
+//! The pages of a section lie in client memory as long as that has room. Client memory is mapped twice: a view in a
+//! process is the pages' user address, a view in system space their kernel alias, so all views share them. Since all
+//! processes have one address space, all views in processes have one address. A section that does not fit lies in the
+//! pool, and can be mapped in system space only.
+//!
+//! A section of a file holds a copy of its contents, read when it is made. What a view has changed goes to the file when
+//! the view is unmapped or flushed; what ZwWriteFile writes meanwhile is not seen.
+//!
+//! \Device\PhysicalMemory is a section without pages of its own: [`super::view`] maps the ranges that the policy has.
 
-use super::io_space::{Kind, Wanted, map, mapping_at, unmap};
-use super::protection::access_of;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use super::protection::{Access, access_of};
+use super::{user_alias, virtual_memory};
 use crate::api::nt_api;
-use crate::nt::{NtStatus, OBJECT_ATTRIBUTES};
+use crate::ex::pool::{self, Wanted};
+use crate::fs;
+use crate::io::file::{FILE_READ_DATA, FILE_WRITE_DATA, by_handle};
+use crate::nt::{FILE_OBJECT, NtStatus, OBJECT_ATTRIBUTES};
+use crate::ob::attributes::{Attributes, OBJ_OPENIF, OBJ_PERMANENT};
 use crate::ob::{self, ObjectType, handles, names};
-use crate::raw::{Ptr, Word, from_word, to_word, unicode_text};
+use crate::raw::{Global, Ptr, Word, to_usize, to_word};
 use crate::value::{Handle, ObjectAttributesPtr, Size, ULong};
 use crate::{ps, shared};
+use abi::file::FileCall;
 use abi::layout::PAGE_SIZE;
 
-/// The section's name.
+/// The name of the section of physical memory.
 pub const PHYSICAL_MEMORY: &str = "\\Device\\PhysicalMemory";
 /// Bytes of a section's body: opaque.
 const BODY_BYTES: u64 = 0x40;
-/// OBJ_KERNEL_HANDLE.
-const KERNEL_HANDLE: u32 = 0x200;
-/// Views begin at multiples of this when the caller chooses their address (MM_ALLOCATION_GRANULARITY).
-const GRANULARITY: u64 = 0x1_0000;
-/// SECTION_INHERIT: ViewShare and ViewUnmap.
-const INHERIT: core::ops::RangeInclusive<u32> = 1..=2;
-/// AllocationType bits that ZwMapViewOfSection knows: MEM_RESERVE, MEM_TOP_DOWN, MEM_LARGE_PAGES, MEM_DOS_LIM.
-const ALLOCATION_TYPES: u32 = 0x2000 | 0x10_0000 | 0x2000_0000 | 0x4000_0000;
-/// The most that ZeroBits may be.
-const ZERO_BITS: u64 = if cfg!(nt_i386) { 21 } else { 53 };
+/// Tag of the pages of sections that lie in the pool.
+const TAG: u32 = u32::from_le_bytes(*b"MmSt");
+/// SECTION_QUERY.
+const SECTION_QUERY: u32 = 1;
+/// SEC_FILE.
+const SEC_FILE: u32 = 0x0080_0000;
+/// SEC_IMAGE.
+const SEC_IMAGE: u32 = 0x0100_0000;
+/// SEC_RESERVE.
+const SEC_RESERVE: u32 = 0x0400_0000;
+/// SEC_COMMIT.
+const SEC_COMMIT: u32 = 0x0800_0000;
+/// SEC_BASED, SEC_NO_CHANGE, SEC_NOCACHE, SEC_WRITECOMBINE, SEC_LARGE_PAGES.
+const SEC_OTHERS: u32 = 0x0020_0000 | 0x0040_0000 | 0x1000_0000 | 0x4000_0000 | 0x8000_0000;
 
-/// Makes the section and names it, if that has not been done.
+/// The file of a section; the section has a reference to it.
+#[derive(Clone, Copy, Debug)]
+struct Backing {
+    object: u64,
+    /// The VMM's number.
+    id: u64,
+    is_writable: bool,
+}
+
+/// What is known of a section other than physical memory.
+#[derive(Clone, Debug)]
+pub(super) struct Section {
+    /// Its size: whole pages unless a file gave it.
+    pub(super) bytes: u64,
+    /// What its views may do.
+    pub(super) access: Access,
+    /// SEC_ flags.
+    attributes: u32,
+    /// User address of its pages; `None` if they lie in the pool.
+    pub(super) user: Option<u64>,
+    /// Kernel address of its pages.
+    pub(super) kernel: u64,
+    /// Which of its pages are committed.
+    pub(super) committed: Vec<bool>,
+    file: Option<Backing>,
+}
+
+/// By body.
+static SECTIONS: Global<BTreeMap<u64, Section>> = Global::new("sections", BTreeMap::new());
+
+/// Forgets everything.
+pub(crate) fn initialize() {
+    SECTIONS.with(BTreeMap::clear);
+}
+
+/// What is known of the section with that body; `None`: it is physical memory.
+pub(super) fn find(body: u64) -> Option<Section> {
+    SECTIONS.with(|sections| sections.get(&body).cloned())
+}
+
+/// Commits pages of a section that was only reserved.
+pub(super) fn commit(body: u64, first_page: u64, pages: u64) {
+    SECTIONS.with(|sections| {
+        let all = sections
+            .get_mut(&body)
+            .map_or(&mut [][..], |section| &mut section.committed);
+        let wanted = all.iter_mut().skip(to_usize(first_page));
+        wanted.take(to_usize(pages)).for_each(|page| *page = true);
+    });
+}
+
+/// Whether a section was made with SEC_RESERVE.
+pub(super) fn is_reserved(body: u64) -> bool {
+    find(body).is_some_and(|section| section.attributes & SEC_RESERVE != 0)
+}
+
+impl Section {
+    /// Whether it is a file's.
+    pub(super) const fn is_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Writes a range of its pages to its file, as far as the section goes.
+    ///
+    /// # Errors
+    /// What the VMM says.
+    pub(super) fn flush(&self, offset: u64, bytes: u64) -> Result<(), NtStatus> {
+        let Some(file) = self.file.filter(|file| file.is_writable) else {
+            return Ok(());
+        };
+        let bytes = bytes.min(self.bytes.saturating_sub(offset));
+        if bytes == 0 {
+            return Ok(());
+        }
+        let from = Ptr::new(self.kernel + offset);
+        fs::transfer(file.id, from, bytes, offset, true).map(|_| ())
+    }
+
+    fn free(&self) {
+        match self.user {
+            Some(user) => virtual_memory::give_back(user),
+            None => pool::free(Ptr::new(self.kernel), TAG),
+        }
+        if let Some(file) = self.file {
+            ob::dereference(file.object);
+        }
+    }
+}
+
+/// The last reference to a section is gone: it has no views.
+fn delete(body: u64) {
+    if let Some(section) = SECTIONS.with(|sections| sections.remove(&body)) {
+        section.free();
+    }
+}
+
+/// Zeroed pages for a section: user address, if they have one, and kernel address.
+fn allocate(bytes: u64) -> Option<(Option<u64>, u64)> {
+    if let Some(user) = virtual_memory::take(bytes) {
+        return Some((Some(user), user_alias(user, bytes)?));
+    }
+    let wanted = Wanted {
+        bytes,
+        tag: TAG,
+        owner: pool::SHIM,
+        is_paged: false,
+        is_page_aligned: true,
+    };
+    let address = pool::allocate_contiguous(&wanted, 0, u64::MAX, 0).non_null()?;
+    address.fill(0, bytes);
+    Some((None, address.addr()))
+}
+
+/// What a driver asks for.
+#[derive(Clone, Copy, Debug)]
+struct Wish {
+    bytes: u64,
+    protection: u32,
+    attributes: u32,
+    /// The file, and what its handle grants.
+    file: Option<(Ptr<FILE_OBJECT>, u32)>,
+}
+
+/// Checks the flags; what views may do.
+fn check(wish: &Wish) -> Result<Access, NtStatus> {
+    let flags = wish.attributes;
+    let kinds = flags & (SEC_COMMIT | SEC_RESERVE | SEC_IMAGE);
+    if flags & !(SEC_OTHERS | SEC_COMMIT | SEC_RESERVE | SEC_IMAGE) != 0 || kinds.count_ones() != 1
+    {
+        return Err(NtStatus::INVALID_PARAMETER_6);
+    }
+    let access = access_of(wish.protection)
+        .filter(|access| access.has_default_caching())
+        .ok_or(NtStatus::INVALID_PAGE_PROTECTION)?;
+    if wish.file.is_none() && kinds == SEC_IMAGE {
+        return Err(NtStatus::INVALID_FILE_FOR_SECTION);
+    }
+    Ok(access)
+}
+
+/// The file of a section, and the section's bytes.
+fn back(wish: &Wish, access: Access) -> Result<(Option<Backing>, u64), NtStatus> {
+    let Some((object, granted)) = wish.file else {
+        let bytes = wish.bytes.checked_next_multiple_of(PAGE_SIZE);
+        return match bytes {
+            Some(0) => Err(NtStatus::INVALID_PARAMETER_4),
+            Some(bytes) => Ok((None, bytes)),
+            None => Err(NtStatus::SECTION_TOO_BIG),
+        };
+    };
+    let is_writable = access.is_shared_write();
+    let needed = FILE_READ_DATA | if is_writable { FILE_WRITE_DATA } else { 0 };
+    if granted & needed != needed {
+        return Err(NtStatus::ACCESS_DENIED);
+    }
+    let opened = fs::opened(object.addr())
+        .filter(|opened| !opened.is_directory)
+        .ok_or(NtStatus::INVALID_FILE_FOR_SECTION)?;
+    if wish.attributes & SEC_IMAGE != 0 {
+        return Err(NtStatus::NOT_SUPPORTED);
+    }
+    let there = fs::metadata(opened.id)?.bytes;
+    let bytes = if wish.bytes == 0 { there } else { wish.bytes };
+    if bytes == 0 {
+        return Err(NtStatus::MAPPED_FILE_SIZE_ZERO);
+    }
+    if bytes > there {
+        if !is_writable {
+            return Err(NtStatus::SECTION_TOO_BIG);
+        }
+        fs::call(FileCall::SetSize, opened.id, Ptr::null(), 0, bytes, 0)?;
+    }
+    let backing = Backing {
+        object: object.addr(),
+        id: opened.id,
+        is_writable,
+    };
+    Ok((Some(backing), bytes))
+}
+
+/// Makes a section without a name, with one reference.
+fn make(wish: &Wish) -> Result<u64, NtStatus> {
+    let access = check(wish)?;
+    let (file, bytes) = back(wish, access)?;
+    let room = bytes
+        .checked_next_multiple_of(PAGE_SIZE)
+        .filter(|&room| room <= shared::ram_bytes())
+        .ok_or(NtStatus::SECTION_TOO_BIG)?;
+    let (user, kernel) = allocate(room).ok_or(NtStatus::COMMITMENT_LIMIT)?;
+    if let Some(file) = file {
+        ob::reference(file.object);
+    }
+    let is_committed = file.is_some() || wish.attributes & SEC_COMMIT != 0;
+    let section = Section {
+        bytes,
+        access,
+        attributes: wish.attributes | if file.is_some() { SEC_FILE } else { 0 },
+        user,
+        kernel,
+        committed: alloc::vec![is_committed; to_usize(room / PAGE_SIZE)],
+        file,
+    };
+    let read = match file {
+        Some(file) => match fs::transfer(file.id, Ptr::new(kernel), bytes, 0, false) {
+            Err(NtStatus::END_OF_FILE) | Ok(_) => Ok(()),
+            Err(status) => Err(status),
+        },
+        None => Ok(()),
+    };
+    let body = read.and_then(|()| {
+        ob::create(ObjectType::Section, BODY_BYTES, Some(delete))
+            .ok_or(NtStatus::INSUFFICIENT_RESOURCES)
+    });
+    let body = body.inspect_err(|_| section.free())?;
+    SECTIONS.with(|sections| sections.insert(body, section));
+    Ok(body)
+}
+
+/// ZwCreateSection: SUCCESS or OBJECT_NAME_EXISTS, and the handle.
+fn create(attributes: &Attributes, access: u32, wish: &Wish) -> Result<(NtStatus, u64), NtStatus> {
+    let body = make(wish)?;
+    let named = if attributes.name.is_empty() {
+        Ok(())
+    } else {
+        names::insert_object(&attributes.name, body)
+    };
+    match named {
+        Ok(()) => {
+            let handle = attributes.insert_handle(body, ObjectType::Section, access);
+            if attributes.flags & OBJ_PERMANENT == 0 {
+                ob::make_temporary(body);
+            }
+            ob::dereference(body);
+            Ok((NtStatus::SUCCESS, handle))
+        }
+        Err(status) => {
+            ob::dereference(body);
+            if status == NtStatus::OBJECT_NAME_COLLISION && attributes.flags & OBJ_OPENIF != 0 {
+                return Ok((NtStatus::OBJECT_NAME_EXISTS, open(attributes, access)?));
+            }
+            Err(status)
+        }
+    }
+}
+
+/// Makes the section of physical memory and names it, if that has not been done.
 fn ensure() -> Result<(), NtStatus> {
     if names::resolve(PHYSICAL_MEMORY).is_ok() {
         return Ok(());
@@ -39,310 +302,196 @@ fn ensure() -> Result<(), NtStatus> {
     names::insert_object(PHYSICAL_MEMORY, body)
 }
 
-fn open(attributes: &OBJECT_ATTRIBUTES, access: u32) -> Result<u64, NtStatus> {
-    if attributes.Length as usize != size_of::<OBJECT_ATTRIBUTES>() {
-        return Err(NtStatus::INVALID_PARAMETER);
-    }
-    if attributes.RootDirectory != 0 {
-        return Err(NtStatus::INVALID_HANDLE);
-    }
+fn open(attributes: &Attributes, access: u32) -> Result<u64, NtStatus> {
     ensure()?;
-    let found = names::resolve(&unicode_text(attributes.ObjectName))?;
+    if attributes.name.is_empty() {
+        return Err(NtStatus::OBJECT_PATH_SYNTAX_BAD);
+    }
+    let found = names::resolve(&attributes.name)?;
     if !found.rest.is_empty() {
         return Err(NtStatus::OBJECT_PATH_NOT_FOUND);
     }
     if ob::type_of(found.body) != Some(ObjectType::Section) {
         return Err(NtStatus::OBJECT_TYPE_MISMATCH);
     }
-    let is_kernel = attributes.Attributes & KERNEL_HANDLE != 0;
-    let process = if is_kernel {
-        handles::SYSTEM
-    } else {
-        shared::current_process()
-    };
-    Ok(handles::insert(process, found.body, access))
+    Ok(attributes.insert_handle(found.body, ObjectType::Section, access))
 }
 
-/// The body of an object of that type that a handle stands for; what NT says if it is none. -1 is the current process.
-pub(super) fn check_handle(handle: u64, kind: ObjectType) -> Result<u64, NtStatus> {
-    let body = if kind == ObjectType::Process && to_word(handle) == Word::MAX {
-        ps::current_process().addr()
+/// The body of an object of that type that a handle stands for, and the access that it grants; what NT says if it is none.
+/// -1 is the current process.
+pub(super) fn check_handle(handle: u64, kind: ObjectType) -> Result<(u64, u32), NtStatus> {
+    let (body, access) = if kind == ObjectType::Process && to_word(handle) == Word::MAX {
+        (ps::current_process().addr(), u32::MAX)
     } else {
-        handles::lookup(shared::current_process(), handle)
-            .ok_or(NtStatus::INVALID_HANDLE)?
-            .body
+        let found = handles::lookup(shared::current_process(), handle);
+        let found = found.ok_or(NtStatus::INVALID_HANDLE)?;
+        (found.body, found.access)
     };
     if ob::type_of(body) == Some(kind) {
-        Ok(body)
+        Ok((body, access))
     } else {
         Err(NtStatus::OBJECT_TYPE_MISMATCH)
     }
 }
 
-/// A view of physical memory: NT rounds the offset down and the size up to whole pages.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct View {
-    offset: u64,
-    bytes: u64,
+/// SECTION_BASIC_INFORMATION.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct SECTION_BASIC_INFORMATION {
+    BaseAddress: Word,
+    AllocationAttributes: u32,
+    #[cfg(not(nt_i386))]
+    padding: u32,
+    MaximumSize: u64,
 }
+const _: () =
+    assert!(size_of::<SECTION_BASIC_INFORMATION>() == if cfg!(nt_i386) { 0x10 } else { 0x18 });
 
-fn view(offset: u64, bytes: u64) -> Result<View, NtStatus> {
-    let first = offset - offset % PAGE_SIZE;
-    let end = offset
-        .checked_add(bytes)
-        .and_then(|end| end.checked_next_multiple_of(PAGE_SIZE))
-        .filter(|_| bytes != 0)
-        .ok_or(NtStatus::INVALID_PARAMETER_3)?;
-    Ok(View {
-        offset: first,
-        bytes: end - first,
+fn query(handle: u64, class: u32, length: u64) -> Result<SECTION_BASIC_INFORMATION, NtStatus> {
+    const BASIC: u32 = 0;
+    const IMAGE: u32 = 1;
+    if class > IMAGE {
+        return Err(NtStatus::INVALID_INFO_CLASS);
+    }
+    if class == BASIC && length < size_of::<SECTION_BASIC_INFORMATION>() as u64 {
+        return Err(NtStatus::INFO_LENGTH_MISMATCH);
+    }
+    let (body, access) = check_handle(handle, ObjectType::Section)?;
+    if access & SECTION_QUERY == 0 {
+        return Err(NtStatus::ACCESS_DENIED);
+    }
+    if class == IMAGE {
+        return Err(NtStatus::SECTION_NOT_IMAGE);
+    }
+    let section = find(body);
+    Ok(SECTION_BASIC_INFORMATION {
+        BaseAddress: 0,
+        AllocationAttributes: section
+            .as_ref()
+            .map_or(SEC_COMMIT, |section| section.attributes),
+        #[cfg(not(nt_i386))]
+        padding: 0,
+        MaximumSize: section.map_or(u64::MAX >> 12 << 12, |section| section.bytes),
     })
 }
 
-struct Request {
-    section: u64,
-    process: u64,
-    base: u64,
-    zero_bits: u64,
-    offset: u64,
-    bytes: u64,
-    inherit: u32,
-    allocation_type: u32,
-    protection: u32,
+/// ZwCreateSection and its twin.
+fn create_by_handle(
+    result: Ptr<Word>,
+    access: u32,
+    attributes: Ptr<OBJECT_ATTRIBUTES>,
+    bytes: Ptr<u64>,
+    file: u64,
+    wish: Wish,
+) -> NtStatus {
+    let made = (|| {
+        let attributes = Attributes::read(attributes)?;
+        let file = match file {
+            0 => None,
+            file => Some(by_handle(shared::current_process(), file)?),
+        };
+        let bytes = bytes.non_null().map_or(0, Ptr::read);
+        create(
+            &attributes,
+            access,
+            &Wish {
+                bytes,
+                file,
+                ..wish
+            },
+        )
+    })();
+    match made {
+        Ok((status, handle)) => {
+            result.write(to_word(handle));
+            status
+        }
+        Err(status) => status,
+    }
 }
 
-/// Maps the view; its address, and what part of the section it is.
-fn map_view(request: &Request) -> Result<(u64, View), NtStatus> {
-    if request.zero_bits > ZERO_BITS {
-        return Err(NtStatus::INVALID_PARAMETER_4);
-    }
-    if !INHERIT.contains(&request.inherit) {
-        return Err(NtStatus::INVALID_PARAMETER_8);
-    }
-    if request.allocation_type & !ALLOCATION_TYPES != 0 {
-        return Err(NtStatus::INVALID_PARAMETER_9);
-    }
-    let access = access_of(request.protection).ok_or(NtStatus::INVALID_PAGE_PROTECTION)?;
-    check_handle(request.process, ObjectType::Process)?;
-    check_handle(request.section, ObjectType::Section)?;
-    if !request.base.is_multiple_of(GRANULARITY) {
-        return Err(NtStatus::MAPPED_ALIGNMENT);
-    }
-    if request.base != 0 {
-        return Err(NtStatus::CONFLICTING_ADDRESSES);
-    }
-    let view = view(request.offset, request.bytes)?;
-    let address = map(&Wanted {
-        physical: view.offset,
-        bytes: view.bytes,
-        is_writable: access.is_writable,
-        caching: access.caching,
-        kind: Kind::View,
-    })?;
-    Ok((address, view))
+macro_rules! section_functions {
+    ($module:ident; $($name:ident)*; $($rest:tt)*) => {
+        nt_api! { module = $module;
+            $(
+                /// Makes a section of memory, or of a file of the host. OBJECT_NAME_EXISTS: OBJ_OPENIF has opened it.
+                ntoskrnl both stdcall irql(PASSIVE_LEVEL)
+                partial("image sections; a file's section is a copy, written back when a view is unmapped or flushed")
+                fn $name(
+                    section_handle: Ptr<Word>, desired_access: ULong, object_attributes: ObjectAttributesPtr,
+                    maximum_size: Ptr<u64>, section_page_protection: ULong, allocation_attributes: ULong,
+                    file_handle: Handle,
+                ) -> NtStatus {
+                    let wish = Wish {
+                        bytes: 0, protection: section_page_protection, attributes: allocation_attributes, file: None,
+                    };
+                    create_by_handle(
+                        section_handle, desired_access, object_attributes.0, maximum_size, file_handle.0, wish,
+                    )
+                }
+            )*
+            $($rest)*
+        }
+    };
 }
 
-fn status_of<T>(result: Result<T, NtStatus>) -> NtStatus {
-    result.err().unwrap_or(NtStatus::SUCCESS)
-}
+section_functions! { mm_section; ZwCreateSection NtCreateSection;
+    /// As ZwCreateSection, for a pointer to the section; the file may be given by its FILE_OBJECT.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL)
+    partial("names; image sections; a file's section is a copy, written back when a view is unmapped or flushed")
+    fn MmCreateSection(
+        section_object: Ptr<Word>, desired_access: ULong, object_attributes: ObjectAttributesPtr,
+        maximum_size: Ptr<u64>, section_page_protection: ULong, allocation_attributes: ULong, file_handle: Handle,
+        file_object: Ptr<FILE_OBJECT>,
+    ) -> NtStatus {
+        let file = if file_object.is_null() && file_handle.0 != 0 {
+            by_handle(shared::current_process(), file_handle.0).map(Some)
+        } else {
+            Ok(file_object.non_null().map(|file| (file, u32::MAX)))
+        };
+        let made = file.and_then(|file| make(&Wish {
+            bytes: maximum_size.non_null().map_or(0, Ptr::read),
+            protection: section_page_protection,
+            attributes: allocation_attributes,
+            file,
+        }));
+        match made {
+            Ok(body) => {
+                section_object.write(to_word(body));
+                NtStatus::SUCCESS
+            }
+            Err(status) => status,
+        }
+    }
 
-nt_api! { module = mm_section;
-    /// Opens a section by name. There is \Device\PhysicalMemory; OBJECT_NAME_NOT_FOUND for any other.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("names relative to a directory handle")
+    /// Opens a section by name.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
     fn ZwOpenSection(
         section_handle: Ptr<Word>, desired_access: ULong, object_attributes: ObjectAttributesPtr,
     ) -> NtStatus {
-        status_of(open(&object_attributes.0.read(), desired_access).map(|handle| {
-            section_handle.write(to_word(handle));
-        }))
-    }
-
-    /// Maps a view of \Device\PhysicalMemory: the offset is rounded down and the size up to whole pages, and both are
-    /// written back. The view is in system space; the policy says which physical ranges there are.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("the caller cannot choose the address; client code cannot use the view")
-    fn ZwMapViewOfSection(
-        section_handle: Handle, process_handle: Handle, base_address: Ptr<Word>, zero_bits: Size, commit_size: Size,
-        section_offset: Ptr<u64>, view_size: Ptr<Word>, inherit_disposition: ULong, allocation_type: ULong,
-        protection: ULong,
-    ) -> NtStatus {
-        let request = Request {
-            section: section_handle.0,
-            process: process_handle.0,
-            base: from_word(base_address.read()),
-            zero_bits: zero_bits.0,
-            offset: section_offset.non_null().map_or(0, Ptr::read),
-            bytes: from_word(view_size.read()),
-            inherit: inherit_disposition,
-            allocation_type,
-            protection,
-        };
-        status_of(map_view(&request).map(|(address, view)| {
-            base_address.write(to_word(address));
-            view_size.write(to_word(view.bytes));
-            if let Some(section_offset) = section_offset.non_null() {
-                section_offset.write(view.offset);
+        match Attributes::read(object_attributes.0).and_then(|attributes| open(&attributes, desired_access)) {
+            Ok(handle) => {
+                section_handle.write(to_word(handle));
+                NtStatus::SUCCESS
             }
-        }))
+            Err(status) => status,
+        }
     }
 
-    /// Unmaps the view that an address lies in; NOT_MAPPED_VIEW if there is none.
+    /// Tells about a section: SectionBasicInformation. SECTION_NOT_IMAGE for SectionImageInformation.
     ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
-    fn ZwUnmapViewOfSection(process_handle: Handle, base_address: Ptr<u8>) -> NtStatus {
-        let unmapped = check_handle(process_handle.0, ObjectType::Process).and_then(|_| {
-            let mapping = mapping_at(base_address.addr()).filter(|mapping| mapping.kind == Kind::View);
-            mapping.ok_or(NtStatus::NOT_MAPPED_VIEW)
-        });
-        status_of(unmapped.map(|mapping| unmap(&mapping)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::raw::low32;
-    use crate::rtl::test_strings::wide;
-    use crate::test_platform::{api, machine};
-    use abi::doorbell::Call;
-
-    #[test]
-    fn views_are_whole_pages() {
-        let expected = |offset, bytes| Ok(View { offset, bytes });
-        assert_eq!(view(0xA_0010, 0x10), expected(0xA_0000, 0x1000));
-        assert_eq!(view(0xA_0FF0, 0x20), expected(0xA_0000, 0x2000));
-        assert_eq!(view(0, 0x1000), expected(0, 0x1000));
-        assert_eq!(view(0, 0), Err(NtStatus::INVALID_PARAMETER_3));
-        assert_eq!(view(u64::MAX, 2), Err(NtStatus::INVALID_PARAMETER_3));
-    }
-
-    fn open_section(name: &str) -> (NtStatus, u64) {
-        let mut name = wide(name, 40);
-        let mut attributes = OBJECT_ATTRIBUTES {
-            Length: 0x30,
-            RootDirectory: 0,
-            ObjectName: name.ptr(),
-            Attributes: 0x40,
-            SecurityDescriptor: 0,
-            SecurityQualityOfService: 0,
-        };
-        let mut handle = 0_u64;
-        let pointers = [
-            Ptr::of(&mut handle).addr(),
-            0xF001F,
-            Ptr::of(&mut attributes).addr(),
-        ];
-        let status = api("ZwOpenSection", &pointers);
-        (NtStatus(low32(status)), handle)
-    }
-
-    /// What WinIo and inpout do, from the handle on: (status, base, size, offset).
-    fn map_as_drivers_do(handle: u64, offset: u64, bytes: u64) -> (NtStatus, u64, u64, u64) {
-        let (mut base, mut size, mut at) = (0_u64, bytes, offset);
-        let status = ZwMapViewOfSection(
-            Handle(handle),
-            Handle(u64::MAX),
-            Ptr::of(&mut base),
-            Size(0),
-            Size(bytes),
-            Ptr::of(&mut at),
-            Ptr::of(&mut size),
-            1,
-            0,
-            0x204,
-        );
-        (status, base, size, at)
-    }
-
-    #[test]
-    fn physical_memory_is_opened_mapped_and_unmapped() {
-        let machine = machine();
-        let (status, handle) = open_section("\\device\\PHYSICALMEMORY");
-        assert_eq!(status, NtStatus::SUCCESS);
-        let mut object = 0_u64;
-        let arguments = [handle, 0xF001F, 0, 0, Ptr::of(&mut object).addr(), 0];
-        assert_eq!(api("ObReferenceObjectByHandle", &arguments), 0);
-        let (status, base, size, offset) = map_as_drivers_do(handle, 0xF_FFF0, 0x20);
-        assert_eq!(
-            (status, size, offset),
-            (NtStatus::SUCCESS, 0x2000, 0xF_F000)
-        );
-        assert_eq!(api("MmGetPhysicalAddress", &[base + 0xFF0]), 0xF_FFF0);
-        assert_eq!(api("ZwUnmapViewOfSection", &[u64::MAX, base + 0x1000]), 0);
-        let again = NtStatus(low32(api("ZwUnmapViewOfSection", &[u64::MAX, base])));
-        assert_eq!(again, NtStatus::NOT_MAPPED_VIEW);
-        let calls: Vec<Call> = machine
-            .fake
-            .calls
-            .lock()
-            .unwrap()
-            .iter()
-            .map(|(call, _)| *call)
-            .collect();
-        assert_eq!(calls, [Call::MapPhysical, Call::UnmapPhysical]);
-        api("ObfDereferenceObject", &[object]);
-        assert_eq!(api("ZwClose", &[handle]), 0);
-        assert_eq!(
-            map_as_drivers_do(handle, 0, 0x1000).0,
-            NtStatus::INVALID_HANDLE
-        );
-    }
-
-    #[test]
-    fn other_names_and_bad_arguments_have_their_statuses() {
-        let _machine = machine();
-        assert_eq!(
-            open_section("\\Device\\Nothing").0,
-            NtStatus::OBJECT_NAME_NOT_FOUND
-        );
-        assert_eq!(open_section("\\Device").0, NtStatus::OBJECT_TYPE_MISMATCH);
-        let (_, handle) = open_section(PHYSICAL_MEMORY);
-        assert_eq!(
-            map_as_drivers_do(handle, 0, 0).0,
-            NtStatus::INVALID_PARAMETER_3
-        );
-        let good = Request {
-            section: handle,
-            process: u64::MAX,
-            base: 0,
-            zero_bits: 0,
-            offset: 0,
-            bytes: 1,
-            inherit: 2,
-            allocation_type: 0,
-            protection: 4,
-        };
-        let status = |request: Request| map_view(&request).err();
-        let with = |change: fn(&mut Request)| {
-            let mut request = Request { ..good };
-            change(&mut request);
-            status(request)
-        };
-        assert_eq!(
-            with(|request| request.inherit = 3),
-            Some(NtStatus::INVALID_PARAMETER_8)
-        );
-        assert_eq!(
-            with(|request| request.zero_bits = 99),
-            Some(NtStatus::INVALID_PARAMETER_4)
-        );
-        assert_eq!(
-            with(|request| request.allocation_type = 1),
-            Some(NtStatus::INVALID_PARAMETER_9)
-        );
-        assert_eq!(
-            with(|request| request.protection = 0),
-            Some(NtStatus::INVALID_PAGE_PROTECTION)
-        );
-        assert_eq!(
-            with(|request| request.base = 0x1000),
-            Some(NtStatus::MAPPED_ALIGNMENT)
-        );
-        assert_eq!(
-            with(|request| request.base = 0x1_0000),
-            Some(NtStatus::CONFLICTING_ADDRESSES)
-        );
-        assert_eq!(
-            with(|request| request.process = 0x44),
-            Some(NtStatus::INVALID_HANDLE)
-        );
+    fn ZwQuerySection(
+        section_handle: Handle, information_class: ULong, information: Ptr<u8>, length: Size, return_length: Ptr<Word>,
+    ) -> NtStatus {
+        match query(section_handle.0, information_class, length.0) {
+            Ok(found) => {
+                information.cast().write(found);
+                if let Some(return_length) = return_length.non_null() {
+                    return_length.write(to_word(size_of::<SECTION_BASIC_INFORMATION>() as u64));
+                }
+                NtStatus::SUCCESS
+            }
+            Err(status) => status,
+        }
     }
 }

@@ -7,6 +7,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use super::section::check_handle;
+use super::section_view as view;
 use crate::api::nt_api;
 use crate::nt::NtStatus;
 use crate::ob::ObjectType;
@@ -21,6 +22,7 @@ const DECOMMIT: u32 = 0x4000;
 const RELEASE: u32 = 0x8000;
 const FREE: u32 = 0x1_0000;
 const PRIVATE: u32 = 0x2_0000;
+const MAPPED: u32 = 0x4_0000;
 const RESET: u32 = 0x8_0000;
 const TOP_DOWN: u32 = 0x10_0000;
 const PAGE_NOACCESS: u32 = 1;
@@ -80,6 +82,29 @@ pub(crate) fn forget_process(process: u32) {
     RESERVATIONS.with(|all| all.retain(|_, reservation| reservation.process != process));
 }
 
+/// The owner of what is no process's: the pages of sections, and of views with a copy of their own.
+const SECTIONS: u32 = u32::MAX;
+
+/// Sets zeroed pages aside for a section or a view; `None` when there is no room.
+pub(super) fn take(bytes: u64) -> Option<u64> {
+    RESERVATIONS.with(|all| {
+        let start = place(all, 0, bytes).ok()?;
+        let mut reservation = Reservation {
+            process: SECTIONS,
+            protection: PAGE_NOACCESS,
+            pages: alloc::vec![0; to_usize(bytes / PAGE_SIZE)],
+        };
+        commit(&mut reservation, start, start, bytes, PAGE_NOACCESS);
+        all.insert(start, reservation);
+        Some(start)
+    })
+}
+
+/// Gives such pages back.
+pub(super) fn give_back(base: u64) {
+    RESERVATIONS.with(|all| all.remove(&base));
+}
+
 /// Addresses that can be handed out.
 fn window() -> core::ops::Range<u64> {
     let user_bytes = shared::user_bytes();
@@ -92,7 +117,7 @@ fn is_protection(protection: u32) -> bool {
 }
 
 fn process_of(handle: u64) -> Result<u32, NtStatus> {
-    let body = check_handle(handle, ObjectType::Process)?;
+    let (body, _) = check_handle(handle, ObjectType::Process)?;
     ps::id_of(Ptr::new(body)).ok_or(NtStatus::PROCESS_IS_TERMINATING)
 }
 
@@ -187,6 +212,14 @@ fn allocate(
         return Err(NtStatus::INVALID_PARAMETER_4);
     }
     let process = process_of(process)?;
+    if base != 0
+        && kind & COMMIT != 0
+        && let Some(found) = view::find(process, base)
+    {
+        let (start, rounded) = whole_pages(base, bytes).ok_or(NtStatus::INVALID_PARAMETER_4)?;
+        view::commit(&found, start, rounded)?;
+        return Ok((start, rounded));
+    }
     RESERVATIONS.with(|all| {
         if base == 0 || kind & RESERVE != 0 {
             let (_, rounded) = whole_pages(base % ALLOCATION_GRANULARITY, bytes)
@@ -225,6 +258,9 @@ fn free(process: u64, base: u64, bytes: u64, kind: u32) -> Result<(u64, u64), Nt
         return Err(NtStatus::INVALID_PARAMETER_2);
     }
     let process = process_of(process)?;
+    if view::find(process, base).is_some() {
+        return Err(NtStatus::UNABLE_TO_DELETE_SECTION);
+    }
     RESERVATIONS.with(|all| {
         let (reserved, reservation) =
             around(all, process, base).ok_or(NtStatus::MEMORY_NOT_ALLOCATED)?;
@@ -274,11 +310,26 @@ fn query(process: u64, address: u64) -> Result<MEMORY_BASIC_INFORMATION, NtStatu
     }
     let process = process_of(process)?;
     let page = address / PAGE_SIZE * PAGE_SIZE;
+    if let Some(found) = view::find(process, page) {
+        let (is_committed, bytes) = view::committed(&found, page);
+        return Ok(MEMORY_BASIC_INFORMATION {
+            base_address: to_word(page),
+            allocation_base: to_word(found.base),
+            allocation_protect: found.protection,
+            region_size: to_word(bytes),
+            state: if is_committed { COMMIT } else { RESERVE },
+            protect: if is_committed { found.protection } else { 0 },
+            kind: MAPPED,
+            ..MEMORY_BASIC_INFORMATION::default()
+        });
+    }
+    let view_above = view::next(process, page).unwrap_or(HIGHEST_USER_ADDRESS + 1);
     RESERVATIONS.with(|all| {
         let next = all
             .range(page..)
-            .next()
-            .map_or(HIGHEST_USER_ADDRESS + 1, |(&base, _)| base);
+            .find(|(_, reservation)| reservation.process == process)
+            .map_or(HIGHEST_USER_ADDRESS + 1, |(&base, _)| base)
+            .min(view_above);
         let Some((base, reservation)) = around(all, process, page) else {
             return Ok(MEMORY_BASIC_INFORMATION {
                 base_address: to_word(page),
@@ -322,53 +373,120 @@ fn write_back(
     }
 }
 
-nt_api! { module = mm_virtual_memory;
-    /// Reserves or commits memory in a process's user space; address and size are rounded and written back.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("memory that is reserved, or protected otherwise, can still be accessed")
-    fn ZwAllocateVirtualMemory(
-        process_handle: Handle, base_address: Ptr<Word>, zero_bits: Size, region_size: Ptr<Word>,
-        allocation_type: ULong, protect: ULong,
-    ) -> NtStatus {
-        if zero_bits.0 > ZERO_BITS {
-            return NtStatus::INVALID_PARAMETER_3;
-        }
-        let (base, bytes) = (from_word(base_address.read()), from_word(region_size.read()));
-        let allocated = allocate(process_handle.0, base, bytes, allocation_type, protect);
-        write_back(allocated, base_address, region_size)
+/// ZwProtectVirtualMemory: the pages, and the protection that the first had.
+fn protect(
+    process: u64,
+    base: u64,
+    bytes: u64,
+    protection: u32,
+) -> Result<((u64, u64), u32), NtStatus> {
+    if !is_protection(protection) {
+        return Err(NtStatus::INVALID_PAGE_PROTECTION);
     }
-
-    /// Decommits or releases such memory; what was freed is written back.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("memory that was freed can still be accessed")
-    fn ZwFreeVirtualMemory(
-        process_handle: Handle, base_address: Ptr<Word>, region_size: Ptr<Word>, free_type: ULong,
-    ) -> NtStatus {
-        let (base, bytes) = (from_word(base_address.read()), from_word(region_size.read()));
-        write_back(free(process_handle.0, base, bytes, free_type), base_address, region_size)
+    if base > HIGHEST_USER_ADDRESS {
+        return Err(NtStatus::INVALID_PARAMETER_2);
     }
+    let (start, rounded) = whole_pages(base, bytes)
+        .filter(|_| bytes != 0)
+        .ok_or(NtStatus::INVALID_PARAMETER_3)?;
+    let process = process_of(process)?;
+    RESERVATIONS.with(|all| {
+        let (reserved, reservation) =
+            around(all, process, start).ok_or(NtStatus::CONFLICTING_ADDRESSES)?;
+        if start + rounded > reserved + reservation.bytes() {
+            return Err(NtStatus::CONFLICTING_ADDRESSES);
+        }
+        let first = to_usize((start - reserved) / PAGE_SIZE);
+        let count = to_usize(rounded / PAGE_SIZE);
+        let pages = reservation.pages.get_mut(first..first + count);
+        let pages = pages.ok_or(NtStatus::CONFLICTING_ADDRESSES)?;
+        if pages.contains(&0) {
+            return Err(NtStatus::NOT_COMMITTED);
+        }
+        let old = pages.first().copied().unwrap_or(0);
+        pages.fill(protection);
+        Ok(((start, rounded), old))
+    })
+}
 
-    /// Tells about a range of a process's user space: MemoryBasicInformation.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("MemoryBasicInformation is the one class; request buffers show as free")
-    fn ZwQueryVirtualMemory(
-        process_handle: Handle, base_address: Ptr<u8>, information_class: ULong, information: Ptr<u8>, length: Size,
-        return_length: Ptr<Word>,
-    ) -> NtStatus {
-        let needed = size_of::<MEMORY_BASIC_INFORMATION>() as u64;
-        if information_class != BASIC {
-            return NtStatus::INVALID_INFO_CLASS;
-        }
-        if length.0 < needed {
-            return NtStatus::INFO_LENGTH_MISMATCH;
-        }
-        match query(process_handle.0, base_address.addr()) {
-            Ok(found) => {
-                information.cast().write(found);
-                if let Some(return_length) = return_length.non_null() {
-                    return_length.write(to_word(needed));
+macro_rules! memory_functions {
+    ($module:ident; allocate $($allocate:ident)*; free $($free:ident)*; query $($query:ident)*; $($rest:tt)*) => {
+        nt_api! { module = $module;
+            $(
+                /// Reserves or commits memory in a process's user space; address and size are rounded and written back.
+                ntoskrnl both stdcall irql(PASSIVE_LEVEL)
+                partial("memory that is reserved, or protected otherwise, can still be accessed")
+                fn $allocate(
+                    process_handle: Handle, base_address: Ptr<Word>, zero_bits: Size, region_size: Ptr<Word>,
+                    allocation_type: ULong, protect: ULong,
+                ) -> NtStatus {
+                    if zero_bits.0 > ZERO_BITS {
+                        return NtStatus::INVALID_PARAMETER_3;
+                    }
+                    let (base, bytes) = (from_word(base_address.read()), from_word(region_size.read()));
+                    let allocated = allocate(process_handle.0, base, bytes, allocation_type, protect);
+                    write_back(allocated, base_address, region_size)
                 }
-                NtStatus::SUCCESS
-            }
-            Err(status) => status,
+            )*
+            $(
+                /// Decommits or releases such memory; what was freed is written back.
+                ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("memory that was freed can still be accessed")
+                fn $free(
+                    process_handle: Handle, base_address: Ptr<Word>, region_size: Ptr<Word>, free_type: ULong,
+                ) -> NtStatus {
+                    let (base, bytes) = (from_word(base_address.read()), from_word(region_size.read()));
+                    write_back(free(process_handle.0, base, bytes, free_type), base_address, region_size)
+                }
+            )*
+            $(
+                /// Tells about a range of a process's user space: MemoryBasicInformation.
+                ntoskrnl both stdcall irql(PASSIVE_LEVEL)
+                partial("MemoryBasicInformation is the one class; request buffers show as free")
+                fn $query(
+                    process_handle: Handle, base_address: Ptr<u8>, information_class: ULong, information: Ptr<u8>,
+                    length: Size, return_length: Ptr<Word>,
+                ) -> NtStatus {
+                    let needed = size_of::<MEMORY_BASIC_INFORMATION>() as u64;
+                    if information_class != BASIC {
+                        return NtStatus::INVALID_INFO_CLASS;
+                    }
+                    if length.0 < needed {
+                        return NtStatus::INFO_LENGTH_MISMATCH;
+                    }
+                    match query(process_handle.0, base_address.addr()) {
+                        Ok(found) => {
+                            information.cast().write(found);
+                            if let Some(return_length) = return_length.non_null() {
+                                return_length.write(to_word(needed));
+                            }
+                            NtStatus::SUCCESS
+                        }
+                        Err(status) => status,
+                    }
+                }
+            )*
+            $($rest)*
         }
+    };
+}
+
+memory_functions! { mm_virtual_memory;
+    allocate ZwAllocateVirtualMemory NtAllocateVirtualMemory;
+    free ZwFreeVirtualMemory NtFreeVirtualMemory;
+    query ZwQueryVirtualMemory NtQueryVirtualMemory;
+    /// Changes the protection of committed pages; what the first had before is written back. NOT_COMMITTED: there are
+    /// others. CONFLICTING_ADDRESSES: the range is in no allocation.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("protections are not enforced; not for views")
+    fn ZwProtectVirtualMemory(
+        process_handle: Handle, base_address: Ptr<Word>, region_size: Ptr<Word>, new_protect: ULong,
+        old_protect: Ptr<u32>,
+    ) -> NtStatus {
+        let (base, bytes) = (from_word(base_address.read()), from_word(region_size.read()));
+        let protected = protect(process_handle.0, base, bytes, new_protect);
+        if let Ok((_, old)) = protected {
+            old_protect.write(old);
+        }
+        write_back(protected.map(|(range, _)| range), base_address, region_size)
     }
 }
 

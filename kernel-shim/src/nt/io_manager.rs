@@ -332,6 +332,8 @@ pub struct KINTERRUPT {
     pub ShareVector: u8,
     /// 0 level-sensitive, 1 latched.
     pub Mode: u8,
+    /// IoReportInterruptInactive was not called for it.
+    pub Active: u8,
 }
 
 /// OBJECT_HANDLE_INFORMATION.

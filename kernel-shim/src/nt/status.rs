@@ -205,6 +205,12 @@ statuses! {
     UNABLE_TO_DELETE_SECTION = 0xC000_001B;
     /// The view is larger than the section.
     INVALID_VIEW_SIZE = 0xC000_001F;
+    /// The file is empty.
+    MAPPED_FILE_SIZE_ZERO = 0xC000_011E;
+    /// There is no room for what is to be committed.
+    COMMITMENT_LIMIT = 0xC000_012D;
+    /// The view is not of a file.
+    NOT_MAPPED_DATA = 0xC000_0088;
     /// The file cannot have a section.
     INVALID_FILE_FOR_SECTION = 0xC000_0020;
     /// The memory is committed already.

@@ -67,6 +67,12 @@ impl Resource {
         })
     }
 
+    /// Line of an interrupt, and whether it is latched.
+    #[must_use]
+    pub fn interrupt(&self) -> Option<(u32, bool)> {
+        (self.kind == INTERRUPT).then(|| (low32(self.first), self.flags & 1 != 0))
+    }
+
     /// As the arguments of [`abi::channel::Operation::AddResource`].
     pub(super) fn words(&self) -> [u64; 6] {
         let Self {

@@ -3,10 +3,15 @@
     unsafe_code,
     reason = "a static that drivers read and write by address must be shared"
 )]
+#![expect(
+    clippy::inline_always,
+    reason = "fast paths of exports are fast only if nothing is called; see crate::api"
+)]
 
 use core::cell::UnsafeCell;
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::Ptr;
 
@@ -16,8 +21,13 @@ use super::Ptr;
 /// the shim, which stops with the cell's name instead of waiting for itself for ever.
 pub struct Global<T> {
     name: &'static str,
-    value: spin::Mutex<T>,
+    is_busy: AtomicBool,
+    value: UnsafeCell<T>,
 }
+
+// SAFETY: `Use::begin` lets one user at a time have the value: in a guest there is one vCPU and nothing interrupts shim
+// code, anywhere else (unit tests) the flag is exchanged atomically.
+unsafe impl<T: Send> Sync for Global<T> {}
 
 impl<T> Global<T> {
     /// A cell with its first value.
@@ -25,7 +35,8 @@ impl<T> Global<T> {
     pub const fn new(name: &'static str, value: T) -> Self {
         Self {
             name,
-            value: spin::Mutex::new(value),
+            is_busy: AtomicBool::new(false),
+            value: UnsafeCell::new(value),
         }
     }
 
@@ -34,17 +45,83 @@ impl<T> Global<T> {
     /// # Panics
     /// When the cell is in use already.
     pub fn with<R>(&self, use_value: impl FnOnce(&mut T) -> R) -> R {
-        let Some(mut value) = self.value.try_lock() else {
-            panic!("shim state '{}' was re-entered", self.name);
+        let Some(_in_use) = Use::begin(&self.is_busy) else {
+            re_entered(self.name);
         };
         let _held = Held::new();
-        use_value(&mut value)
+        // SAFETY: nobody else has it before `_in_use` is dropped.
+        use_value(unsafe { &mut *self.value.get() })
+    }
+
+    /// As [`Self::with`] for fast paths of exports, which must not panic and in which nothing may be called, not even a
+    /// closure: `None` when the cell is in use. Its user must not access driver memory that may be absent.
+    #[inline(always)]
+    pub(crate) fn try_use(&self) -> Option<InUse<'_, T>> {
+        Some(InUse {
+            _use: Use::begin(&self.is_busy)?,
+            value: &self.value,
+        })
     }
 
     /// Whether it is in use: an exception inside must not wait for it.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.value.is_locked()
+        self.is_busy.load(Ordering::Relaxed)
+    }
+}
+
+#[cold]
+fn re_entered(name: &str) -> ! {
+    panic!("shim state '{name}' was re-entered")
+}
+
+/// A cell that is in use.
+struct Use<'a>(&'a AtomicBool);
+
+impl<'a> Use<'a> {
+    /// `None`: somebody uses it.
+    #[inline(always)]
+    fn begin(is_busy: &'a AtomicBool) -> Option<Self> {
+        let was_busy = if cfg!(guest) {
+            // An atomic exchange costs more than most of what is done with a cell.
+            let was_busy = is_busy.load(Ordering::Relaxed);
+            is_busy.store(true, Ordering::Relaxed);
+            was_busy
+        } else {
+            is_busy.swap(true, Ordering::Acquire)
+        };
+        (!was_busy).then_some(Self(is_busy))
+    }
+}
+
+impl Drop for Use<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// The value of a cell that is in use.
+pub(crate) struct InUse<'a, T> {
+    _use: Use<'a>,
+    value: &'a UnsafeCell<T>,
+}
+
+impl<T> Deref for InUse<'_, T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        // SAFETY: nobody else has it before `_use` is dropped.
+        unsafe { &*self.value.get() }
+    }
+}
+
+impl<T> DerefMut for InUse<'_, T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as above, and `self` is borrowed for as long as the result.
+        unsafe { &mut *self.value.get() }
     }
 }
 
@@ -57,9 +134,21 @@ pub(crate) fn held() -> u32 {
     HELD.load(Ordering::Relaxed)
 }
 
+/// Adds to [`HELD`], which in a guest has one user.
+fn add_held(count: u32) {
+    if cfg!(guest) {
+        let sum = HELD.load(Ordering::Relaxed).wrapping_add(count);
+        HELD.store(sum, Ordering::Relaxed);
+    } else {
+        HELD.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
 /// Nothing is held while driver code runs. Returns what was, to be set again by the same function.
 pub(crate) fn let_driver_run(held: u32) -> u32 {
-    HELD.swap(held, Ordering::Relaxed)
+    let before = HELD.load(Ordering::Relaxed);
+    HELD.store(held, Ordering::Relaxed);
+    before
 }
 
 /// While it lives, shim code cannot be abandoned.
@@ -68,14 +157,14 @@ pub(crate) struct Held(());
 
 impl Held {
     pub(crate) fn new() -> Self {
-        HELD.fetch_add(1, Ordering::Relaxed);
+        add_held(1);
         Self(())
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        HELD.fetch_sub(1, Ordering::Relaxed);
+        add_held(1_u32.wrapping_neg());
     }
 }
 
@@ -101,6 +190,7 @@ impl<T> DataCell<T> {
 
     /// Its address.
     #[must_use]
+    #[inline]
     pub fn ptr(&self) -> Ptr<T> {
         Ptr::new(self.0.get().expose_provenance() as u64)
     }

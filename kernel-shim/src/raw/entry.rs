@@ -54,8 +54,8 @@ pub(crate) extern "win64" fn api_entry<const INDEX: u32>() {
 /// The fast path of an export, as its declaration has it.
 #[cfg(not(nt_i386))]
 pub(crate) trait FastPath {
-    /// Takes the first two arguments and the return address; see [`crate::dispatch::run_fast`].
-    extern "win64" fn run(first: u64, second: u64, caller: u64) -> u64;
+    /// Takes the first three arguments and where the return address lies; see [`crate::dispatch::run_fast`].
+    extern "win64" fn run(first: u64, second: u64, third: u64, stack: u64) -> u64;
 }
 
 /// The amd64 entry of export `INDEX`, which has a fast path. What that one does not do starts over on the ordinary
@@ -68,7 +68,9 @@ pub(crate) extern "win64" fn fast_entry<const INDEX: u32, Path: FastPath>() {
         "je 2f",
         "mov [rsp + 8], rcx",
         "mov [rsp + 16], rdx",
-        "mov r8, [rsp]",
+        "mov [rsp + 24], r8",
+        "mov [rsp + 32], r9",
+        "mov r9, rsp",
         "sub rsp, 40",
         "call {run}",
         "add rsp, 40",
@@ -79,6 +81,8 @@ pub(crate) extern "win64" fn fast_entry<const INDEX: u32, Path: FastPath>() {
         "3:",
         "mov rcx, [rsp + 8]",
         "mov rdx, [rsp + 16]",
+        "mov r8, [rsp + 24]",
+        "mov r9, [rsp + 32]",
         "2:",
         "mov eax, {index}",
         "jmp {common}",

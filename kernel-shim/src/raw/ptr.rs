@@ -41,12 +41,14 @@ impl<T> Ptr<T> {
 
     /// NULL.
     #[must_use]
+    #[inline]
     pub const fn null() -> Self {
         Self::new(0)
     }
 
     /// The address of a value of the shim's own (in tests, or of a static that drivers see).
     #[must_use]
+    #[inline]
     pub fn of(value: &mut T) -> Self {
         Self::new(core::ptr::from_mut(value).expose_provenance() as u64)
     }
@@ -60,6 +62,7 @@ impl<T> Ptr<T> {
 
     /// `None` for NULL.
     #[must_use]
+    #[inline]
     pub const fn non_null(self) -> Option<Self> {
         if self.is_null() { None } else { Some(self) }
     }
@@ -73,12 +76,14 @@ impl<T> Ptr<T> {
 
     /// The address, pointer-sized.
     #[must_use]
+    #[inline]
     pub const fn word(self) -> Word {
         self.address
     }
 
     /// The same address with another type behind it.
     #[must_use]
+    #[inline]
     pub const fn cast<U>(self) -> Ptr<U> {
         Ptr {
             address: self.address,
@@ -88,6 +93,7 @@ impl<T> Ptr<T> {
 
     /// The pointer `count` elements further on (back, if negative); wraps as the processor does.
     #[must_use]
+    #[inline]
     pub const fn offset(self, count: i64) -> Self {
         let bytes = count.wrapping_mul(size_of::<T>().cast_signed() as i64);
         Self::new(self.addr().wrapping_add_signed(bytes))
@@ -95,12 +101,14 @@ impl<T> Ptr<T> {
 
     /// The pointer `bytes` further on; wraps as the processor does.
     #[must_use]
+    #[inline]
     pub const fn add_bytes(self, bytes: u64) -> Self {
         Self::new(self.addr().wrapping_add(bytes))
     }
 
     /// The pointer `bytes` before this one; wraps as the processor does.
     #[must_use]
+    #[inline]
     pub const fn sub_bytes(self, bytes: u64) -> Self {
         Self::new(self.addr().wrapping_sub(bytes))
     }
@@ -133,6 +141,7 @@ impl<T: Copy> Ptr<T> {
 
     /// Lets `change` work on the value in place. Nothing that runs inside may call the driver or touch the
     /// same object through another `Ptr`.
+    #[inline]
     pub fn with<R>(self, change: impl FnOnce(&mut T) -> R) -> R {
         self.check_write();
         if self.raw().is_aligned() {
@@ -164,6 +173,7 @@ impl<T: Copy> Ptr<T> {
     }
 
     /// As `check`, by a store.
+    #[inline]
     fn check_write(self) {
         if self.is_null() {
             fault_at_store(0);
@@ -228,6 +238,7 @@ pub fn fault_at(address: u64) {
 }
 
 /// Stores a byte at `address`, which is not mapped, so that it faults as the driver's own store would.
+#[inline]
 fn fault_at_store(address: u64) {
     // SAFETY: callers pass null, where no memory ever is: the store faults and changes nothing, and the trap handler
     // does not come back.

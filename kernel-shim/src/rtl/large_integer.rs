@@ -2,24 +2,14 @@
 
 use crate::api::nt_api;
 use crate::nt::NtStatus;
-use crate::nt::bugcheck::{KMODE_EXCEPTION_NOT_HANDLED, bugcheck_with_text};
 use crate::raw::{Ptr, low32};
-use crate::shared;
+use crate::rtl::raise_status;
 use crate::value::{LargeInteger, Long, UChar, ULong, ULongLong};
 
-/// NT raises STATUS_INTEGER_DIVIDE_BY_ZERO; nothing can catch it here.
+/// Raises STATUS_INTEGER_DIVIDE_BY_ZERO for a divisor of 0, as the processor's exception would.
 fn check_divisor(divisor: u64) {
     if divisor == 0 {
-        bugcheck_with_text(
-            KMODE_EXCEPTION_NOT_HANDLED,
-            [
-                u64::from(NtStatus::INTEGER_DIVIDE_BY_ZERO.0),
-                shared::caller(),
-                0,
-                0,
-            ],
-            format_args!("the driver divided a LARGE_INTEGER by zero"),
-        );
+        raise_status(NtStatus::INTEGER_DIVIDE_BY_ZERO);
     }
 }
 
@@ -67,7 +57,7 @@ nt_api! { module = rtl_large_integer;
     }
 
     /// Unsigned quotient and (if it is wanted) remainder.
-    ntoskrnl i386 stdcall irql(ANY_LEVEL) partial("the exception for a divisor of 0 cannot be caught")
+    ntoskrnl i386 stdcall irql(ANY_LEVEL) implemented
     fn RtlLargeIntegerDivide(dividend: ULongLong, divisor: ULongLong, remainder: Ptr<u64>) -> ULongLong {
         check_divisor(divisor);
         store(remainder, dividend % divisor);
@@ -75,7 +65,7 @@ nt_api! { module = rtl_large_integer;
     }
 
     /// Unsigned quotient by a ULONG, and (if it is wanted) remainder.
-    ntoskrnl i386 stdcall irql(ANY_LEVEL) partial("the exception for a divisor of 0 cannot be caught")
+    ntoskrnl i386 stdcall irql(ANY_LEVEL) implemented
     fn RtlExtendedLargeIntegerDivide(dividend: ULongLong, divisor: ULong, remainder: Ptr<u32>) -> ULongLong {
         check_divisor(u64::from(divisor));
         store(remainder, low32(dividend % u64::from(divisor)));
@@ -83,7 +73,7 @@ nt_api! { module = rtl_large_integer;
     }
 
     /// Quotient of 32 bits, and (if it is wanted) remainder.
-    ntoskrnl i386 stdcall irql(ANY_LEVEL) partial("the exception for a divisor of 0 cannot be caught")
+    ntoskrnl i386 stdcall irql(ANY_LEVEL) implemented
     fn RtlEnlargedUnsignedDivide(dividend: ULongLong, divisor: ULong, remainder: Ptr<u32>) -> ULong {
         check_divisor(u64::from(divisor));
         store(remainder, low32(dividend % u64::from(divisor)));

@@ -69,7 +69,7 @@ pub(crate) fn across<R>(kind: LinkKind, call: impl FnOnce() -> R) -> R {
         super::i386::swap_chain(chain);
     }
     let_driver_run(held);
-    outer.swap();
+    outer.make_current();
     result
 }
 
@@ -88,7 +88,7 @@ pub(crate) fn with_exception<R>(context: Ptr<CONTEXT>, work: impl FnOnce() -> R)
     }
     .swap();
     let result = work();
-    outer.swap();
+    outer.make_current();
     result
 }
 
@@ -108,7 +108,7 @@ pub(crate) fn with_unwind<R>(dispatcher: Ptr<DISPATCHER_CONTEXT>, work: impl FnO
     }
     .swap();
     let result = work();
-    outer.swap();
+    outer.make_current();
     result
 }
 

@@ -84,8 +84,8 @@ pub fn trace(kind: TraceKind, index: u32, caller: u64, arguments: &[u64], text: 
     }
     let count = arguments.len().min(TRACE_ARGUMENTS);
     slot.put_head(platform().time_stamp(), kind, index, caller, count);
-    for position in 0..TRACE_ARGUMENTS {
-        slot.put_argument(position, arguments.get(position).copied().unwrap_or(0));
+    for (position, argument) in arguments.iter().enumerate().take(count) {
+        slot.put_argument(position, *argument);
     }
     let captured = prefix(text, TRACE_TEXT);
     if !captured.is_empty() {
@@ -103,8 +103,10 @@ pub fn trace(kind: TraceKind, index: u32, caller: u64, arguments: &[u64], text: 
 
 /// The depth while a fast path runs: [`caller`] then looks at the trace ring instead of every call storing it twice.
 pub(super) const FAST_DEPTH: u32 = 0x100;
+/// The depth while a fast path runs that leaves no record.
+pub(super) const BARE_DEPTH: u32 = 0x200;
 
-/// A call on the fast path, which has at most two arguments: its place in the trace ring.
+/// A call on the fast path: its place in the trace ring.
 #[cfg(not(nt_i386))]
 #[derive(Clone, Copy)]
 pub(crate) struct FastCall {
@@ -114,28 +116,68 @@ pub(crate) struct FastCall {
     record: u64,
 }
 
+/// The offset of a field.
+#[cfg(not(nt_i386))]
+#[inline(always)]
+fn at(base: u64, field: usize) -> u64 {
+    base.wrapping_add(field as u64)
+}
+
+/// IRQL, if the call that begins is one for a fast path.
+#[cfg(not(nt_i386))]
+#[inline(always)]
+fn ordinary_irql(state: u64, irql_max: u8) -> Option<u32> {
+    let depth: u32 = volatile_read(at(state, offset_of!(State, shim_depth)));
+    // tick_due and interrupt_due.
+    let due: u64 = volatile_read(at(state, offset_of!(State, tick_due)));
+    let irql: u32 = volatile_read(at(state, offset_of!(State, irql)));
+    let is_ordinary =
+        u64::from(depth) | due == 0 && (irql_max >= ANY_LEVEL || irql <= u32::from(irql_max));
+    is_ordinary.then_some(irql)
+}
+
+/// A call on the fast path that leaves no record.
+#[cfg(not(nt_i386))]
+#[derive(Clone, Copy)]
+pub(crate) struct BareCall {
+    /// The address of the depth.
+    depth: u64,
+}
+
+#[cfg(not(nt_i386))]
+impl BareCall {
+    /// Enters shim code under the conditions of [`FastCall::enter`].
+    #[inline(always)]
+    pub(crate) fn enter(irql_max: u8) -> Option<Self> {
+        let state = shared_pages().wrapping_add(Shared::STATE);
+        ordinary_irql(state, irql_max)?;
+        let depth = at(state, offset_of!(State, shim_depth));
+        volatile_write(depth, BARE_DEPTH);
+        Some(Self { depth })
+    }
+
+    /// Returns to the driver, or makes the call one that has not begun.
+    #[inline(always)]
+    pub(crate) fn leave(self) {
+        volatile_write(self.depth, 0u32);
+    }
+}
+
 #[cfg(not(nt_i386))]
 impl FastCall {
     /// Enters shim code if this call may take the fast path: it is the outermost one, nothing is deferred (a tick that
     /// comes meanwhile is delivered by the next call) and IRQL is not above `irql_max`. Records it, without time
     /// stamp: reading one takes longer than all the rest.
     #[inline(always)]
-    pub(crate) fn enter(
+    pub(crate) fn enter<const COUNT: usize>(
         index: u32,
         irql_max: u8,
         caller: u64,
-        arguments: [u64; 2],
-        count: usize,
+        arguments: [u64; COUNT],
     ) -> Option<Self> {
         let pages = shared_pages();
         let state = pages.wrapping_add(Shared::STATE);
-        let at = |base: u64, field: usize| base.wrapping_add(field as u64);
-        let depth: u32 = volatile_read(at(state, offset_of!(State, shim_depth)));
-        let tick_due: u32 = volatile_read(at(state, offset_of!(State, tick_due)));
-        let irql: u32 = volatile_read(at(state, offset_of!(State, irql)));
-        if depth | tick_due != 0 || (irql_max < ANY_LEVEL && irql > u32::from(irql_max)) {
-            return None;
-        }
+        let irql = ordinary_irql(state, irql_max)?;
         let ring = pages.wrapping_add(Shared::TRACE);
         let number: u64 = volatile_read(at(ring, offset_of!(TraceRing, produced)));
         let slot = number % TRACE_ENTRIES as u64 * size_of::<TraceRecord>() as u64;
@@ -145,13 +187,13 @@ impl FastCall {
         // kind, irql, argument_count, index: one store.
         let head = u64::from(TraceKind::Returned as u16)
             | u64::from(low8(u64::from(irql))) << 16
-            | u64::from(low8(count as u64)) << 24
+            | u64::from(low8(COUNT as u64)) << 24
             | u64::from(index) << 32;
         volatile_write(at(record, offset_of!(TraceRecord, kind)), head);
         volatile_write(at(record, offset_of!(TraceRecord, caller)), caller);
         // No text; the flight recorder does not ask for the process.
         volatile_write(at(record, offset_of!(TraceRecord, text_bytes)), 0u64);
-        for (position, argument) in arguments.into_iter().enumerate().take(count) {
+        for (position, argument) in arguments.into_iter().enumerate() {
             let field = offset_of!(TraceRecord, arguments).wrapping_add(position.wrapping_mul(8));
             volatile_write(at(record, field), argument);
         }
@@ -180,6 +222,12 @@ impl FastCall {
         volatile_write(self.pages.wrapping_add(depth), 0u32);
     }
 }
+
+const _: () = assert!(
+    offset_of!(State, interrupt_due) == offset_of!(State, tick_due) + 4
+        && offset_of!(State, tick_due).is_multiple_of(8),
+    "FastCall::enter reads both at once"
+);
 
 const _: () = assert!(
     offset_of!(TraceRecord, irql) == offset_of!(TraceRecord, kind) + 2
@@ -251,6 +299,7 @@ pub(crate) fn trace_return(call: u64, index: u32, arguments: usize, has_result: 
 }
 
 /// The caller in the newest record: of a call on the fast path, which keeps it nowhere else.
+#[inline(always)]
 pub(super) fn last_caller() -> u64 {
     let last: u64 = volatile_read(ring_field(offset_of!(TraceRing, produced)));
     let record = Slot::at(last.wrapping_sub(1));

@@ -8,8 +8,8 @@ use crate::nt::{
     ControlCode, DO_BUFFERED_IO, DO_DIRECT_IO, IRP_MJ_DEVICE_CONTROL,
     IRP_MJ_INTERNAL_DEVICE_CONTROL, IRP_MJ_READ, IRP_MJ_WRITE, MDL, Method, NtStatus,
 };
-use crate::raw::{Ptr, Word, from_word, low32, to_word};
-use crate::value::Size;
+use crate::raw::{Ptr, Word, from_word, low8, low32, to_word};
+use crate::value::{ProcessorMode, Size};
 
 /// Where a request's buffer is.
 enum Place {
@@ -130,7 +130,61 @@ fn mdl(handle: u64, is_output: bool) -> Result<u64, NtStatus> {
     }
 }
 
+/// Locks a client's buffer in memory and makes the WDFMEMORY of its kernel address, which goes with the request.
+fn lock_user(handle: u64, buffer: u64, bytes: u64, is_written: bool) -> Result<u64, NtStatus> {
+    let packet = object::request(handle, |request| request.irp).read();
+    let Some(bytes) = u32::try_from(bytes).ok().filter(|&bytes| bytes != 0) else {
+        return Err(NtStatus::INVALID_USER_BUFFER);
+    };
+    let mdl = crate::io::mdl::allocate(buffer, bytes, 0);
+    if mdl.is_null() {
+        return Err(NtStatus::INSUFFICIENT_RESOURCES);
+    }
+    let mode = ProcessorMode(low8(u64::from(packet.RequestorMode.unsigned_abs())));
+    // IoReadAccess, IoWriteAccess.
+    let locked = crate::mm::mdl::probe_and_lock(mdl, mode, u32::from(is_written));
+    if let Err(status) = locked {
+        crate::io::mdl::free(mdl);
+        return Err(status);
+    }
+    let address = crate::mm::mdl::map(mdl).addr();
+    let memory = Memory::of_client(address, bytes.into(), mdl);
+    let made = object::create(Ptr::null(), Parent::Fixed(handle), Body::Memory(memory));
+    if made.is_err() {
+        memory.release();
+    }
+    made
+}
+
 nt_api! { module = wdf_buffers;
+    /// WdfRequestProbeAndLockUserBufferForRead: locks a client's buffer that the driver reads, in the client's context.
+    wdf both stdcall irql(APC_LEVEL) implemented
+    fn WdfRequestProbeAndLockUserBufferForRead(
+        globals: Wdf,
+        handle: Wdf,
+        buffer: Ptr<u8>,
+        bytes: Size,
+        result: Ptr<Word>,
+    ) -> NtStatus {
+        object::required(buffer, "Buffer");
+        object::required(result, "MemoryObject");
+        object_api::give(lock_user(handle.0, buffer.addr(), bytes.0, false), result)
+    }
+
+    /// WdfRequestProbeAndLockUserBufferForWrite: locks a client's buffer that the driver writes, in the client's context.
+    wdf both stdcall irql(APC_LEVEL) implemented
+    fn WdfRequestProbeAndLockUserBufferForWrite(
+        globals: Wdf,
+        handle: Wdf,
+        buffer: Ptr<u8>,
+        bytes: Size,
+        result: Ptr<Word>,
+    ) -> NtStatus {
+        object::required(buffer, "Buffer");
+        object::required(result, "MemoryObject");
+        object_api::give(lock_user(handle.0, buffer.addr(), bytes.0, true), result)
+    }
+
     /// WdfRequestRetrieveInputBuffer: of at least `least` bytes; STATUS_BUFFER_TOO_SMALL.
     wdf both stdcall irql(DISPATCH_LEVEL) implemented
     fn WdfRequestRetrieveInputBuffer(globals: Wdf, handle: Wdf, least: Size, at: Ptr<Word>, length: Ptr<Word>) -> NtStatus {

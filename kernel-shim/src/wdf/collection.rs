@@ -33,6 +33,40 @@ fn text(source: UnicodeStringPtr) -> Option<(String, Ptr<u8>)> {
     Some((String::from_utf16_lossy(&units), buffer))
 }
 
+/// Gives a WDFSTRING another text.
+pub(crate) fn assign(handle: u64, text: &str) -> NtStatus {
+    let bytes: Vec<u8> = text
+        .encode_utf16()
+        .chain([0])
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let Some(buffer) = pool::allocate_copy(&bytes, *b"WdfS") else {
+        return NtStatus::INSUFFICIENT_RESOURCES;
+    };
+    let old = object::body(handle, |body| match body {
+        Body::Text(known, at) => {
+            *known = text.into();
+            Some(core::mem::replace(at, buffer))
+        }
+        _ => None,
+    });
+    let Some(old) = old else {
+        pool::free(buffer, 0);
+        object::bad_handle(handle, "WDFSTRING")
+    };
+    pool::free(old, 0);
+    NtStatus::SUCCESS
+}
+
+/// The text of a WDFSTRING.
+pub(crate) fn text_of(handle: u64) -> String {
+    let known = object::body(handle, |body| match body {
+        Body::Text(text, _) => Some(text.clone()),
+        _ => None,
+    });
+    known.unwrap_or_else(|| object::bad_handle(handle, "WDFSTRING"))
+}
+
 nt_api! { module = wdf_collection;
     /// WdfCollectionCreate: an empty collection.
     wdf both stdcall irql(DISPATCH_LEVEL) implemented

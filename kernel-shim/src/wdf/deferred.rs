@@ -2,7 +2,7 @@
 
 use super::object::{self, Body, Parent};
 use super::object_api::give;
-use super::{WDF_OBJECT_ATTRIBUTES, Wdf};
+use super::{WDF_OBJECT_ATTRIBUTES, Wdf, serial};
 use crate::api::nt_api;
 use crate::ex::pool;
 use crate::ex::work::{self, WorkItem};
@@ -10,7 +10,6 @@ use crate::io::routine::callable;
 use crate::ke::{dpc, event, timer};
 use crate::nt::{KDPC, KTIMER, LIST_ENTRY, NtStatus, WORK_QUEUE_ITEM, dispatcher};
 use crate::raw::{Ptr, Word, from_word, to_word};
-use crate::shared;
 use crate::value::{Boolean, LargeInteger, Size};
 use abi::trace::Entry;
 
@@ -20,6 +19,8 @@ enum Kind {
     Timer,
     Dpc,
     WorkItem,
+    /// Presents the requests of the queue that is its parent.
+    Presenter,
 }
 
 /// What an object is whose callback runs later. In memory: KTIMER, KDPC, WORK_QUEUE_ITEM, 64 bytes and more for each.
@@ -32,14 +33,40 @@ pub(crate) struct Deferred {
     period: u32,
     /// The callback of a timer runs at PASSIVE_LEVEL.
     is_passive: bool,
+    /// Whose lock serializes the callback; 0: none.
+    lock: u64,
     is_running: bool,
 }
 
 const DPC_AT: u64 = 128;
 const WORK_AT: u64 = 256;
 const BYTES: u64 = 320;
-/// WdfExecutionLevelPassive.
-const PASSIVE: u32 = 2;
+
+/// WDF_TIMER_CONFIG, as far as all versions have it.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct WDF_TIMER_CONFIG {
+    /// Bytes.
+    pub Size: u32,
+    /// Called as (Timer).
+    pub EvtTimerFunc: Word,
+    /// Milliseconds; 0: once.
+    pub Period: u32,
+    /// Serialized with the callbacks of the parent.
+    pub AutomaticSerialization: u8,
+}
+
+/// WDF_DPC_CONFIG and WDF_WORKITEM_CONFIG.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct WDF_DEFERRED_CONFIG {
+    /// Bytes.
+    pub Size: u32,
+    /// Called as (Dpc) or (WorkItem).
+    pub EvtFunc: Word,
+    /// Serialized with the callbacks of the parent.
+    pub AutomaticSerialization: u8,
+}
 
 impl Deferred {
     fn timer(&self) -> Ptr<KTIMER> {
@@ -72,22 +99,55 @@ fn create(
     kind: Kind,
     callback: Word,
     period: u32,
+    is_serialized: bool,
     attributes: Ptr<WDF_OBJECT_ATTRIBUTES>,
 ) -> Result<u64, NtStatus> {
     if callback == 0 {
         return Err(NtStatus::INVALID_PARAMETER);
     }
     let wanted = object::attributes(attributes)?;
+    let is_passive = wanted.ExecutionLevel == serial::LEVEL_PASSIVE;
+    let parent = from_word(wanted.ParentObject);
+    let lock = if is_serialized && object::exists(parent) {
+        serial::automatic(parent, is_passive || kind == Kind::WorkItem)?
+    } else {
+        0
+    };
+    let how = How {
+        callback: from_word(callback),
+        period,
+        is_passive,
+        lock,
+    };
+    make(kind, how, attributes, Parent::Required)
+}
+
+/// What differs between objects of a kind.
+#[derive(Clone, Copy, Debug)]
+struct How {
+    callback: u64,
+    period: u32,
+    is_passive: bool,
+    lock: u64,
+}
+
+fn make(
+    kind: Kind,
+    how: How,
+    attributes: Ptr<WDF_OBJECT_ATTRIBUTES>,
+    parent: Parent,
+) -> Result<u64, NtStatus> {
     let memory = pool::allocate_zeroed(BYTES, *b"WdfD").ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
     let deferred = Deferred {
         kind,
-        callback: from_word(callback),
+        callback: how.callback,
         memory,
-        period,
-        is_passive: wanted.ExecutionLevel == PASSIVE,
+        period: how.period,
+        is_passive: how.is_passive,
+        lock: how.lock,
         is_running: false,
     };
-    let made = object::create(attributes, Parent::Required, Body::Deferred(deferred));
+    let made = object::create(attributes, parent, Body::Deferred(deferred));
     let Ok(handle) = made else {
         pool::free(memory, 0);
         return made;
@@ -120,14 +180,39 @@ fn run(handle: u64) {
     if !object::exists(handle) {
         return;
     }
-    let callback = object::deferred(handle, |deferred| {
+    let deferred = object::deferred(handle, |deferred| {
         deferred.is_running = true;
-        deferred.callback
+        *deferred
     });
     object::reference(handle);
-    shared::call_driver(Entry::Other, callback, &[handle]);
+    if deferred.kind == Kind::Presenter {
+        super::queue::present(object::parent(handle));
+    } else {
+        serial::call(deferred.lock, Entry::Other, deferred.callback, &[handle]);
+    }
     object::deferred(handle, |deferred| deferred.is_running = false);
     object::dereference(handle);
+}
+
+/// Makes the object that presents a queue's requests when the framework cannot do so at once.
+pub(crate) fn presenter(queue: u64, is_passive: bool) -> Result<u64, NtStatus> {
+    let how = How {
+        callback: 0,
+        period: 0,
+        is_passive,
+        lock: 0,
+    };
+    make(Kind::Presenter, how, Ptr::null(), Parent::Fixed(queue))
+}
+
+/// Has it do so soon.
+pub(crate) fn schedule(presenter: u64) {
+    let deferred = object::deferred(presenter, |deferred| *deferred);
+    if deferred.is_passive {
+        enqueue_work(&deferred);
+    } else {
+        dpc::queue(deferred.dpc(), 0, 0);
+    }
 }
 
 fn get(handle: u64, kind: Kind, name: &str) -> Deferred {
@@ -148,17 +233,18 @@ fn wait_idle(handle: u64) {
 
 nt_api! { module = wdf_deferred;
     /// WdfTimerCreate: a timer; the attributes name its parent.
-    wdf both stdcall irql(DISPATCH_LEVEL) partial("AutomaticSerialization has no effect")
+    wdf both stdcall irql(DISPATCH_LEVEL) implemented
     fn WdfTimerCreate(
         globals: Wdf,
-        config: Ptr<[Word; 3]>,
+        config: Ptr<WDF_TIMER_CONFIG>,
         attributes: Ptr<WDF_OBJECT_ATTRIBUTES>,
         result: Ptr<Word>,
     ) -> NtStatus {
         object::required(config, "Config");
         object::required(result, "Timer");
-        let [_, callback, period] = config.read();
-        give(create(Kind::Timer, callback, crate::raw::low32(from_word(period)), attributes), result)
+        let config = config.read();
+        let is_serialized = config.AutomaticSerialization != 0;
+        give(create(Kind::Timer, config.EvtTimerFunc, config.Period, is_serialized, attributes), result)
     }
 
     /// WdfTimerStart: due time in 100 ns, negative for relative. TRUE if it was started already.
@@ -186,17 +272,18 @@ nt_api! { module = wdf_deferred;
     }
 
     /// WdfDpcCreate: a DPC; the attributes name its parent.
-    wdf both stdcall irql(DISPATCH_LEVEL) partial("AutomaticSerialization has no effect")
+    wdf both stdcall irql(DISPATCH_LEVEL) implemented
     fn WdfDpcCreate(
         globals: Wdf,
-        config: Ptr<[Word; 2]>,
+        config: Ptr<WDF_DEFERRED_CONFIG>,
         attributes: Ptr<WDF_OBJECT_ATTRIBUTES>,
         result: Ptr<Word>,
     ) -> NtStatus {
         object::required(config, "Config");
         object::required(result, "Dpc");
-        let [_, callback] = config.read();
-        give(create(Kind::Dpc, callback, 0, attributes), result)
+        let config = config.read();
+        let is_serialized = config.AutomaticSerialization != 0;
+        give(create(Kind::Dpc, config.EvtFunc, 0, is_serialized, attributes), result)
     }
 
     /// WdfDpcEnqueue: FALSE if it is queued already.
@@ -225,17 +312,18 @@ nt_api! { module = wdf_deferred;
     }
 
     /// WdfWorkItemCreate: a work item; the attributes name its parent.
-    wdf both stdcall irql(DISPATCH_LEVEL) partial("AutomaticSerialization has no effect")
+    wdf both stdcall irql(DISPATCH_LEVEL) implemented
     fn WdfWorkItemCreate(
         globals: Wdf,
-        config: Ptr<[Word; 2]>,
+        config: Ptr<WDF_DEFERRED_CONFIG>,
         attributes: Ptr<WDF_OBJECT_ATTRIBUTES>,
         result: Ptr<Word>,
     ) -> NtStatus {
         object::required(config, "Config");
         object::required(result, "WorkItem");
-        let [_, callback] = config.read();
-        give(create(Kind::WorkItem, callback, 0, attributes), result)
+        let config = config.read();
+        let is_serialized = config.AutomaticSerialization != 0;
+        give(create(Kind::WorkItem, config.EvtFunc, 0, is_serialized, attributes), result)
     }
 
     /// WdfWorkItemEnqueue: nothing happens if it is queued already.

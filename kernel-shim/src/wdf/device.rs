@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::device_init::{self, Init};
 use super::object::{self, Body, Parent};
-use super::{WDF_OBJECT_ATTRIBUTES, Wdf};
+use super::{WDF_OBJECT_ATTRIBUTES, Wdf, serial};
 use crate::api::nt_api;
 use crate::nt::{
     DEVICE_OBJECT, DO_BUFFERED_IO, DO_DEVICE_INITIALIZING, DO_DIRECT_IO, FILE_OBJECT, NtStatus,
@@ -53,7 +53,7 @@ pub struct WDF_FILEOBJECT_CONFIG {
 
 fn create(init: u64, attributes: Ptr<WDF_OBJECT_ATTRIBUTES>) -> Result<u64, NtStatus> {
     let wanted = device_init::get(init);
-    object::attributes(attributes)?;
+    let constraints = serial::constraints(wanted.driver, &object::attributes(attributes)?);
     let object = crate::io::device::create(
         wanted.object,
         0,
@@ -87,6 +87,7 @@ fn create(init: u64, attributes: Ptr<WDF_OBJECT_ATTRIBUTES>) -> Result<u64, NtSt
     );
     match made {
         Ok(handle) => {
+            serial::insert(handle, constraints);
             object::associate(object.addr(), handle);
             device_init::take(init);
             if shutdown.1 & 1 != 0 {
@@ -111,7 +112,7 @@ fn file_of(file: u64) -> Ptr<FILE_OBJECT> {
 
 nt_api! { module = wdf_device;
     /// WdfDeviceCreate: makes the device; the WDFDEVICE_INIT is used up.
-    wdf both stdcall irql(PASSIVE_LEVEL) partial("control devices only; callbacks are not serialized by SynchronizationScope")
+    wdf both stdcall irql(PASSIVE_LEVEL) partial("control devices only")
     fn WdfDeviceCreate(
         globals: Wdf,
         init: Ptr<Word>,
@@ -149,6 +150,16 @@ nt_api! { module = wdf_device;
             }
             Err(status) => status,
         }
+    }
+
+    /// WdfDeviceRetrieveDeviceName: its name, into a WDFSTRING.
+    wdf both stdcall irql(PASSIVE_LEVEL) implemented
+    fn WdfDeviceRetrieveDeviceName(globals: Wdf, device: Wdf, string: Wdf) -> NtStatus {
+        let name = object::device(device.0, |device| device.init.name.clone());
+        if name.is_empty() {
+            return NtStatus::INVALID_DEVICE_REQUEST;
+        }
+        super::collection::assign(string.0, &name)
     }
 
     /// WdfDeviceGetDriver: its driver.

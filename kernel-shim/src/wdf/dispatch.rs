@@ -2,7 +2,7 @@
 
 use super::object::{self, Body, Parent};
 use super::request::{self, Request};
-use super::{device, queue};
+use super::{device, queue, serial};
 use crate::io::irp;
 use crate::nt::{
     DEVICE_OBJECT, IRP, IRP_MJ_CLEANUP, IRP_MJ_CLOSE, IRP_MJ_CREATE, IRP_MJ_DEVICE_CONTROL,
@@ -12,6 +12,14 @@ use crate::nt::{
 use crate::raw::{Ptr, from_word, low32, to_word};
 use crate::shared;
 use abi::trace::Entry;
+
+/// The lock for callbacks about files, which run at PASSIVE_LEVEL; 0: none.
+fn file_lock(device: u64) -> u64 {
+    match serial::of(device) {
+        Some(constraints) if constraints.is_passive => serial::lock_of(device),
+        _ => 0,
+    }
+}
 
 /// Ends an IRP that became no request.
 fn finish(packet: Ptr<IRP>, status: NtStatus) -> NtStatus {
@@ -42,7 +50,7 @@ pub(crate) fn irp(target: Ptr<DEVICE_OBJECT>, packet: Ptr<IRP>, is_new: bool) ->
     let file = object::by_address(stack.FileObject.addr()).unwrap_or(0);
     let call_file = |routine: u64| {
         if routine != 0 && file != 0 {
-            shared::call_driver(Entry::Other, routine, &[file]);
+            serial::call(file_lock(handle), Entry::Other, routine, &[file]);
         }
     };
     match major {
@@ -123,7 +131,8 @@ fn create(device: u64, packet: Ptr<IRP>) -> NtStatus {
     }
     match make(device, packet, file) {
         Ok(request) if routine != 0 => {
-            shared::call_driver(Entry::Other, routine, &[device, request, file]);
+            let arguments = [device, request, file];
+            serial::call(file_lock(device), Entry::Other, routine, &arguments);
             NtStatus::PENDING
         }
         Ok(request) => {

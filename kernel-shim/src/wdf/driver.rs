@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::object::{self, Body, Parent};
-use super::{WDF_OBJECT_ATTRIBUTES, Wdf, loader};
+use super::{WDF_OBJECT_ATTRIBUTES, Wdf, loader, serial};
 use crate::api::nt_api;
 use crate::nt::bugcheck::bugcheck_with_text;
 use crate::nt::{DRIVER_OBJECT, NtStatus};
@@ -73,7 +73,9 @@ fn create(
         unload: from_word(config.EvtDriverUnload),
         path: path.cast(),
     };
+    let wanted = object::attributes(attributes)?;
     let handle = object::create(attributes, Parent::Fixed(0), Body::Driver(driver))?;
+    serial::insert(handle, serial::constraints(0, &wanted));
     if !loader::set_driver(globals, handle, config.DriverInitFlags) {
         object::bad_handle(globals, "driver that is bound");
     }

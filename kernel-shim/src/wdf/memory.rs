@@ -5,8 +5,8 @@ use super::object_api::give;
 use super::{WDF_OBJECT_ATTRIBUTES, Wdf, loader};
 use crate::api::nt_api;
 use crate::ex::pool;
-use crate::nt::NtStatus;
-use crate::raw::{Ptr, Word, to_word};
+use crate::nt::{MDL, NtStatus};
+use crate::raw::{Ptr, Word, from_word, to_word};
 use crate::value::{Size, Tag, ULong};
 
 /// What a memory object is.
@@ -18,6 +18,8 @@ pub(crate) struct Memory {
     is_own: bool,
     /// WdfMemoryAssignBuffer may change it.
     is_preallocated: bool,
+    /// Describes locked pages of a client's; null: none.
+    mdl: Ptr<MDL>,
 }
 
 impl Memory {
@@ -28,6 +30,15 @@ impl Memory {
             bytes,
             is_own: false,
             is_preallocated: false,
+            mdl: Ptr::null(),
+        }
+    }
+
+    /// Locked pages of a client's.
+    pub(crate) fn of_client(address: u64, bytes: u64, mdl: Ptr<MDL>) -> Self {
+        Self {
+            mdl,
+            ..Self::of_driver(address, bytes)
         }
     }
 
@@ -35,6 +46,10 @@ impl Memory {
     pub(crate) fn release(self) {
         if self.is_own {
             pool::free(self.buffer, 0);
+        }
+        if !self.mdl.is_null() {
+            crate::mm::mdl::MmUnlockPages(self.mdl);
+            crate::io::mdl::free(self.mdl);
         }
     }
 }
@@ -49,7 +64,7 @@ pub(crate) struct Lookaside {
     driver: u64,
 }
 
-fn create(
+pub(crate) fn create(
     attributes: Ptr<WDF_OBJECT_ATTRIBUTES>,
     driver: u64,
     pool_type: u32,
@@ -79,6 +94,7 @@ fn create(
         bytes,
         is_own: true,
         is_preallocated: false,
+        mdl: Ptr::null(),
     };
     let made = object::create(attributes, Parent::Default(driver), Body::Memory(memory));
     if made.is_err() {
@@ -93,6 +109,16 @@ fn inside(memory: &Memory, offset: u64, bytes: u64) -> Result<Ptr<u8>, NtStatus>
         return Err(NtStatus::BUFFER_TOO_SMALL);
     }
     Ok(memory.buffer.add_bytes(offset))
+}
+
+/// The bytes that a WDFMEMORY_OFFSET (NULL: all) of a memory object means.
+pub(crate) fn part(handle: u64, part: Ptr<[Word; 2]>) -> Result<(Ptr<u8>, usize), NtStatus> {
+    let memory = object::memory(handle, |memory| *memory);
+    let [offset, bytes] = part
+        .non_null()
+        .map_or([0, memory.bytes], |part| part.read().map(from_word));
+    let from = inside(&memory, offset, bytes)?;
+    Ok((from, crate::raw::to_usize(bytes)))
 }
 
 nt_api! { module = wdf_memory;

@@ -40,7 +40,6 @@ missing! {
     WdfDeviceAddRemovalRelationsPhysicalDevice
     WdfDeviceRemoveRemovalRelationsPhysicalDevice
     WdfDeviceClearRemovalRelationsDevices
-    WdfDeviceRetrieveDeviceName
     WdfDeviceAssignMofResourceName
     WdfDeviceGetIoTarget
     WdfDeviceGetDevicePnpState
@@ -163,17 +162,8 @@ missing! {
     WdfPdoRemoveEjectionRelationsPhysicalDevice
     WdfPdoClearEjectionRelationsDevices
     WdfDeviceAddQueryInterface
-    WdfRegistryOpenKey
-    WdfRegistryCreateKey
-    WdfRegistryRemoveKey
-    WdfRegistryQueryMemory
     WdfRegistryQueryMultiString
-    WdfRegistryQueryUnicodeString
-    WdfRegistryQueryString
-    WdfRegistryAssignMemory
     WdfRegistryAssignMultiString
-    WdfRegistryAssignUnicodeString
-    WdfRegistryAssignString
     WdfRequestCreate
     WdfRequestCreateFromIrp
     WdfRequestReuse
@@ -185,8 +175,6 @@ missing! {
     WdfRequestSetCompletionRoutine
     WdfRequestGetCompletionParams
     WdfRequestAllocateTimer
-    WdfRequestProbeAndLockUserBufferForRead
-    WdfRequestProbeAndLockUserBufferForWrite
     WdfIoResourceRequirementsListSetSlotNumber
     WdfIoResourceRequirementsListSetInterfaceType
     WdfIoResourceRequirementsListAppendIoResList
@@ -209,8 +197,6 @@ missing! {
     WdfCmResourceListGetDescriptor
     WdfCmResourceListRemove
     WdfCmResourceListRemoveByDescriptor
-    WdfObjectAcquireLock
-    WdfObjectReleaseLock
     WdfUsbTargetDeviceCreate
     WdfUsbTargetDeviceRetrieveInformation
     WdfUsbTargetDeviceGetDeviceDescriptor
@@ -299,8 +285,6 @@ missing! {
     WdfDmaTransactionWdmGetTransferContext
     WdfInterruptQueueWorkItemForIsr
     WdfInterruptTryToAcquireLock
-    WdfIoQueueStopAndPurge
-    WdfIoQueueStopAndPurgeSynchronously
     WdfIoTargetPurge
     WdfUsbTargetDeviceCreateWithParameters
     WdfUsbTargetDeviceQueryUsbCapability

@@ -22,6 +22,7 @@ pub mod queue_api;
 pub mod registry;
 pub mod request;
 pub mod request_api;
+pub mod serial;
 pub mod sync;
 
 use crate::nt::NtStatus;
@@ -38,6 +39,8 @@ pub const PARENT_ASSIGNMENT_NOT_ALLOWED: NtStatus = NtStatus(0xC020_020F);
 pub const PARENT_NOT_SPECIFIED: NtStatus = NtStatus(0xC020_0212);
 /// STATUS_WDF_NO_CALLBACK.
 pub const NO_CALLBACK: NtStatus = NtStatus(0xC020_020B);
+/// STATUS_WDF_INCOMPATIBLE_EXECUTION_LEVEL.
+pub const INCOMPATIBLE_EXECUTION_LEVEL: NtStatus = NtStatus(0xC020_020C);
 /// STATUS_WDF_BUSY.
 pub const BUSY: NtStatus = NtStatus(0xC020_0204);
 /// STATUS_WDF_PAUSED.
@@ -93,4 +96,5 @@ pub(crate) fn initialize() {
     object::initialize();
     device_init::initialize();
     loader::initialize();
+    serial::initialize();
 }

@@ -391,6 +391,7 @@ pub(crate) fn dereference(handle: u64) {
         Some(object)
     });
     let Some(gone) = gone else { return };
+    super::serial::forget(handle);
     for context in gone.contexts {
         if !context.memory.is_null() {
             pool::free(context.memory, 0);

@@ -4,11 +4,12 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use super::object;
-use super::request;
+use super::{deferred, request, serial};
 use crate::io::cancel;
 use crate::ke::sched;
 use crate::nt::{
-    IRP_MJ_DEVICE_CONTROL, IRP_MJ_INTERNAL_DEVICE_CONTROL, IRP_MJ_READ, IRP_MJ_WRITE, NtStatus,
+    DISPATCH_LEVEL, IRP_MJ_DEVICE_CONTROL, IRP_MJ_INTERNAL_DEVICE_CONTROL, IRP_MJ_READ,
+    IRP_MJ_WRITE, NtStatus,
 };
 use crate::raw::{Word, from_word, low32};
 use crate::shared;
@@ -71,6 +72,12 @@ pub(crate) struct Queue {
     pub(crate) completions: Vec<(u64, u64, bool)>,
     /// The thread that presents requests now; 0: none.
     presenting: u64,
+    /// Callbacks run at PASSIVE_LEVEL only.
+    pub(crate) is_passive: bool,
+    /// Whose lock serializes the callbacks; 0: none.
+    pub(crate) lock: u64,
+    /// The object that presents requests when that cannot be done at once.
+    pub(crate) presenter: u64,
 }
 
 impl Queue {
@@ -94,6 +101,9 @@ impl Queue {
             ready: (0, 0),
             completions: Vec::new(),
             presenting: 0,
+            is_passive: false,
+            lock: 0,
+            presenter: 0,
         }
     }
 }
@@ -178,6 +188,14 @@ pub(crate) fn present(handle: u64) {
         if !may {
             return;
         }
+        let (lock, is_passive, presenter) = object::queue(handle, |queue| {
+            (queue.lock, queue.is_passive, queue.presenter)
+        });
+        // A thread that is in another callback of the lock, or at too high an IRQL, leaves it to a DPC or work item.
+        if serial::is_owner(lock) || is_passive && shared::irql() >= DISPATCH_LEVEL {
+            deferred::schedule(presenter);
+            return;
+        }
         let Some(request) = take(handle, |_| true) else {
             return;
         };
@@ -195,7 +213,7 @@ pub(crate) fn present(handle: u64) {
 fn call(handle: u64, request: u64) {
     let packet = object::request(request, |request| request.irp);
     let stack = packet.read().CurrentStackLocation.read();
-    let callbacks = object::queue(handle, |queue| queue.callbacks);
+    let (callbacks, lock) = object::queue(handle, |queue| (queue.callbacks, queue.lock));
     let [first, second, third, _] = stack.Parameters.map(from_word);
     let first = u64::from(low32(first));
     let own = match stack.MajorFunction {
@@ -209,10 +227,10 @@ fn call(handle: u64, request: u64) {
         if callbacks[DEFAULT] == 0 {
             request::complete(request, NtStatus::INVALID_DEVICE_REQUEST, None);
         } else {
-            shared::call_driver(Entry::Other, callbacks[DEFAULT], &[handle, request]);
+            serial::call(lock, Entry::Other, callbacks[DEFAULT], &[handle, request]);
         }
     } else if matches!(stack.MajorFunction, IRP_MJ_READ | IRP_MJ_WRITE) {
-        shared::call_driver(Entry::Other, own, &[handle, request, first]);
+        serial::call(lock, Entry::Other, own, &[handle, request, first]);
     } else {
         let arguments = [
             handle,
@@ -221,7 +239,7 @@ fn call(handle: u64, request: u64) {
             u64::from(low32(second)),
             u64::from(low32(third)),
         ];
-        shared::call_driver(Entry::Other, own, &arguments);
+        serial::call(lock, Entry::Other, own, &arguments);
     }
 }
 
@@ -231,15 +249,15 @@ pub(crate) fn cancel_queued(request: u64) {
         request.is_queued = false;
         request.queue
     });
-    let callback = object::queue(handle, |queue| {
+    let (callback, lock) = object::queue(handle, |queue| {
         queue.waiting.retain(|&other| other != request);
-        queue.callbacks[CANCELED]
+        (queue.callbacks[CANCELED], queue.lock)
     });
     if callback == 0 {
         request::complete(request, NtStatus::CANCELLED, None);
     } else {
         object::queue(handle, |queue| queue.owned.push(request));
-        shared::call_driver(Entry::Other, callback, &[handle, request]);
+        serial::call(lock, Entry::Other, callback, &[handle, request]);
     }
     settle(handle);
 }

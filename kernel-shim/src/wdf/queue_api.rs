@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use super::object::{self, Body, Parent};
 use super::queue::{self, MANUAL, PARALLEL, Queue, WDF_IO_QUEUE_CONFIG};
 use super::request::WDF_REQUEST_PARAMETERS;
-use super::{WDF_OBJECT_ATTRIBUTES, Wdf};
+use super::{WDF_OBJECT_ATTRIBUTES, Wdf, deferred, serial};
 use crate::api::nt_api;
 use crate::ke::event;
 use crate::nt::NtStatus;
@@ -31,8 +31,23 @@ fn create(
     if is_default && object::device(device, |device| device.default_queue) != 0 {
         return Err(NtStatus::UNSUCCESSFUL);
     }
+    let constraints = serial::constraints(device, &object::attributes(attributes)?);
     let body = Body::Queue(Queue::new(device, config));
     let handle = object::create(attributes, Parent::Default(device), body)?;
+    serial::insert(handle, constraints);
+    let presenter = match deferred::presenter(handle, constraints.is_passive) {
+        Ok(presenter) => presenter,
+        Err(status) => {
+            object::delete(handle);
+            return Err(status);
+        }
+    };
+    let lock = serial::lock_of(handle);
+    object::queue(handle, |queue| {
+        queue.is_passive = constraints.is_passive;
+        queue.lock = lock;
+        queue.presenter = presenter;
+    });
     if is_default {
         object::device(device, |device| device.default_queue = handle);
     }
@@ -89,9 +104,20 @@ fn retrieve(handle: u64, is_wanted: impl Fn(u64) -> bool, at: Ptr<Word>) -> NtSt
     }
 }
 
+fn stop_and_purge(handle: u64) {
+    let accepted = object::queue(handle, |queue| {
+        queue.dispatches = false;
+        queue.accepts
+    });
+    queue::purge(handle);
+    if object::exists(handle) {
+        object::queue(handle, |queue| queue.accepts = accepted);
+    }
+}
+
 nt_api! { module = wdf_queue;
     /// WdfIoQueueCreate: a queue of a device.
-    wdf both stdcall irql(DISPATCH_LEVEL) partial("callbacks are not serialized by SynchronizationScope; EvtIoStop and EvtIoResume belong to power management, which there is not")
+    wdf both stdcall irql(DISPATCH_LEVEL) partial("EvtIoStop and EvtIoResume belong to power management, which there is not")
     fn WdfIoQueueCreate(
         globals: Wdf,
         device: Wdf,
@@ -172,6 +198,21 @@ nt_api! { module = wdf_queue;
     fn WdfIoQueuePurgeSynchronously(globals: Wdf, handle: Wdf) {
         queue::purge(handle.0);
         wait_empty(handle.0, true);
+    }
+
+    /// WdfIoQueueStopAndPurge: presents no more and cancels all; requests that come later wait. Calls back when the driver
+    /// has completed what it has.
+    wdf both stdcall irql(DISPATCH_LEVEL) implemented
+    fn WdfIoQueueStopAndPurge(globals: Wdf, handle: Wdf, callback: Ptr<u8>, context: Ptr<u8>) {
+        stop_and_purge(handle.0);
+        when_empty(handle.0, callback, context, false);
+    }
+
+    /// WdfIoQueueStopAndPurgeSynchronously: as WdfIoQueueStopAndPurge, and waits for it.
+    wdf both stdcall irql(PASSIVE_LEVEL) implemented
+    fn WdfIoQueueStopAndPurgeSynchronously(globals: Wdf, handle: Wdf) {
+        stop_and_purge(handle.0);
+        wait_empty(handle.0, false);
     }
 
     /// WdfIoQueueGetDevice: its device.

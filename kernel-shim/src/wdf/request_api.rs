@@ -2,7 +2,7 @@
 
 use super::object;
 use super::request::{self, WDF_REQUEST_PARAMETERS};
-use super::{Wdf, dispatch};
+use super::{Wdf, dispatch, serial};
 use crate::api::nt_api;
 use crate::io::cancel;
 use crate::nt::{DEVICE_OBJECT, IRP, NtStatus};
@@ -20,7 +20,8 @@ fn call_cancel(handle: u64, callback: u64) {
         request.cancel = callback;
         request.is_cancelling = true;
     });
-    shared::call_driver(Entry::Cancel, callback, &[handle]);
+    let queue = object::request(handle, |request| request.queue);
+    serial::call(serial::lock_of(queue), Entry::Cancel, callback, &[handle]);
 }
 
 nt_api! { module = wdf_request;

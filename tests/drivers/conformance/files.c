@@ -146,4 +146,184 @@ KTEST(directories)
     ZwClose(folder);
 }
 
-KTEST_FAMILY("files", KTEST_ENTRY(names), KTEST_ENTRY(dispositions), KTEST_ENTRY(data), KTEST_ENTRY(directories));
+static NTSTATUS open_shared(PCWSTR path, ACCESS_MASK access, ULONG share, ULONG options, PHANDLE file)
+{
+    UNICODE_STRING name;
+    OBJECT_ATTRIBUTES attributes;
+    RtlInitUnicodeString(&name, path);
+    InitializeObjectAttributes(&attributes, &name, OBJ_CASE_INSENSITIVE | OBJ_KERNEL_HANDLE, NULL, NULL);
+    return ZwCreateFile(file, access | SYNCHRONIZE, &attributes, &block, NULL, FILE_ATTRIBUTE_NORMAL, share, FILE_OPEN_IF,
+                        options | SYNC, NULL, 0);
+}
+
+#define SHARED_PATH L"\\??\\C:\\shared"
+#define ALL (FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE)
+#define DELETE_PENDING_STATUS ((NTSTATUS)0xC0000056)
+
+KTEST(share_modes)
+{
+    HANDLE first, second;
+    CHECK_STATUS(open_shared(SHARED_PATH, GENERIC_READ, FILE_SHARE_READ, 0, &first), STATUS_SUCCESS);
+    CHECK_STATUS(open_shared(SHARED_PATH, GENERIC_READ, ALL, 0, &second), STATUS_SUCCESS);
+    ZwClose(second);
+    CHECK_STATUS(open_shared(SHARED_PATH, GENERIC_WRITE, ALL, 0, &second), STATUS_SHARING_VIOLATION);
+    CHECK_STATUS(open_shared(SHARED_PATH, DELETE, ALL, 0, &second), STATUS_SHARING_VIOLATION);
+    CHECK_STATUS(open_shared(SHARED_PATH, GENERIC_READ, FILE_SHARE_WRITE, 0, &second), STATUS_SHARING_VIOLATION);
+    CHECK_STATUS(open_shared(L"\\??\\C:\\SHARED", GENERIC_WRITE, ALL, 0, &second), STATUS_SHARING_VIOLATION);
+    /* Attributes alone are nobody's loss. */
+    CHECK_STATUS(open_shared(SHARED_PATH, FILE_READ_ATTRIBUTES, 0, 0, &second), STATUS_SUCCESS);
+    ZwClose(second);
+    CHECK_STATUS(create(SHARED_PATH, FILE_READ_ATTRIBUTES, FILE_OVERWRITE, SYNC, &second), STATUS_SHARING_VIOLATION);
+    ZwClose(first);
+    CHECK_STATUS(open_shared(SHARED_PATH, GENERIC_WRITE, 0, 0, &first), STATUS_SUCCESS);
+    CHECK_STATUS(open_shared(SHARED_PATH, GENERIC_READ, ALL, 0, &second), STATUS_SHARING_VIOLATION);
+    /* What a handle was opened for goes with it, though the file object stays. */
+    PVOID object = NULL;
+    CHECK_STATUS(ObReferenceObjectByHandle(first, 0, NULL, KernelMode, &object, NULL), STATUS_SUCCESS);
+    ZwClose(first);
+    CHECK_STATUS(open_shared(SHARED_PATH, GENERIC_READ | DELETE, 0, FILE_DELETE_ON_CLOSE, &second), STATUS_SUCCESS);
+    ObDereferenceObject(object);
+    ZwClose(second);
+    CHECK_STATUS(open(SHARED_PATH), NOT_FOUND);
+}
+
+KTEST(deletion)
+{
+    HANDLE first, second, third;
+    FILE_DISPOSITION_INFORMATION disposition = {TRUE};
+    FILE_STANDARD_INFORMATION standard;
+    CHECK_STATUS(open_shared(SHARED_PATH, GENERIC_READ | DELETE, ALL, 0, &first), STATUS_SUCCESS);
+    CHECK_STATUS(open_shared(SHARED_PATH, GENERIC_READ, ALL, 0, &second), STATUS_SUCCESS);
+    CHECK_STATUS(ZwSetInformationFile(second, &block, &disposition, 1, FileDispositionInformation), STATUS_ACCESS_DENIED);
+    CHECK_STATUS(ZwSetInformationFile(first, &block, &disposition, 1, FileDispositionInformation), STATUS_SUCCESS);
+    CHECK_STATUS(ZwQueryInformationFile(second, &block, &standard, sizeof standard, FileStandardInformation), STATUS_SUCCESS);
+    CHECK_EQ(standard.DeletePending, 1);
+    CHECK_STATUS(open_shared(SHARED_PATH, GENERIC_READ, ALL, 0, &third), DELETE_PENDING_STATUS);
+    disposition.DeleteFile = FALSE;
+    CHECK_STATUS(ZwSetInformationFile(first, &block, &disposition, 1, FileDispositionInformation), STATUS_SUCCESS);
+    CHECK_STATUS(open_shared(SHARED_PATH, GENERIC_READ, ALL, 0, &third), STATUS_SUCCESS);
+    ZwClose(third);
+    disposition.DeleteFile = TRUE;
+    CHECK_STATUS(ZwSetInformationFile(first, &block, &disposition, 1, FileDispositionInformation), STATUS_SUCCESS);
+    ZwClose(first);
+    CHECK_STATUS(open(SHARED_PATH), DELETE_PENDING_STATUS);
+    ZwClose(second);
+    CHECK_STATUS(open(SHARED_PATH), NOT_FOUND);
+    /* FILE_DELETE_ON_CLOSE dooms the file when that handle is closed, not before. */
+    CHECK_STATUS(open_shared(SHARED_PATH, GENERIC_READ | DELETE, ALL, FILE_DELETE_ON_CLOSE, &first), STATUS_SUCCESS);
+    CHECK_STATUS(open_shared(SHARED_PATH, GENERIC_READ, ALL, 0, &second), STATUS_SUCCESS);
+    ZwClose(first);
+    CHECK_STATUS(open(SHARED_PATH), DELETE_PENDING_STATUS);
+    ZwClose(second);
+    CHECK_STATUS(open(SHARED_PATH), NOT_FOUND);
+}
+
+NTSYSAPI NTSTATUS NTAPI ZwCreateEvent(PHANDLE, ACCESS_MASK, POBJECT_ATTRIBUTES, EVENT_TYPE, BOOLEAN);
+NTSYSAPI NTSTATUS NTAPI ZwWaitForSingleObject(HANDLE, BOOLEAN, PLARGE_INTEGER);
+NTSYSAPI NTSTATUS NTAPI ZwLockFile(HANDLE, HANDLE, PVOID, PVOID, PIO_STATUS_BLOCK, PLARGE_INTEGER, PLARGE_INTEGER, ULONG,
+                                   BOOLEAN, BOOLEAN);
+NTSYSAPI NTSTATUS NTAPI ZwUnlockFile(HANDLE, PIO_STATUS_BLOCK, PLARGE_INTEGER, PLARGE_INTEGER, ULONG);
+
+static NTSTATUS lock(HANDLE file, LONGLONG start, LONGLONG bytes, BOOLEAN exclusive)
+{
+    LARGE_INTEGER from, length;
+    from.QuadPart = start;
+    length.QuadPart = bytes;
+    return ZwLockFile(file, NULL, NULL, NULL, &block, &from, &length, 0, TRUE, exclusive);
+}
+
+static NTSTATUS unlock(HANDLE file, LONGLONG start, LONGLONG bytes, ULONG key)
+{
+    LARGE_INTEGER from, length;
+    from.QuadPart = start;
+    length.QuadPart = bytes;
+    return ZwUnlockFile(file, &block, &from, &length, key);
+}
+
+#define LOCK_CONFLICT ((NTSTATUS)0xC0000054)
+#define NOT_GRANTED ((NTSTATUS)0xC0000055)
+#define NOT_LOCKED ((NTSTATUS)0xC000007E)
+
+KTEST(byte_range_locks)
+{
+    HANDLE first, second, third;
+    LARGE_INTEGER at = {{0, 0}};
+    UCHAR byte[4];
+    CHECK_STATUS(open_shared(SHARED_PATH, GENERIC_READ | GENERIC_WRITE | DELETE, ALL, FILE_DELETE_ON_CLOSE, &first), STATUS_SUCCESS);
+    CHECK_STATUS(open_shared(SHARED_PATH, GENERIC_READ | GENERIC_WRITE, ALL, 0, &second), STATUS_SUCCESS);
+    CHECK_STATUS(ZwWriteFile(first, NULL, NULL, NULL, &block, "0123456789", 10, &at, NULL), STATUS_SUCCESS);
+    CHECK_STATUS(lock(first, 0, 4, TRUE), STATUS_SUCCESS);
+    CHECK_STATUS(lock(second, 3, 4, TRUE), NOT_GRANTED);
+    CHECK_STATUS(lock(second, 3, 4, FALSE), NOT_GRANTED);
+    CHECK_STATUS(lock(first, 0, 1, FALSE), NOT_GRANTED);
+    CHECK_STATUS(lock(second, 4, 4, FALSE), STATUS_SUCCESS);
+    CHECK_STATUS(lock(first, 7, 2, FALSE), STATUS_SUCCESS);
+    CHECK_STATUS(ZwReadFile(second, NULL, NULL, NULL, &block, byte, 1, &at, NULL), LOCK_CONFLICT);
+    CHECK_STATUS(ZwWriteFile(second, NULL, NULL, NULL, &block, "x", 1, &at, NULL), LOCK_CONFLICT);
+    CHECK_STATUS(ZwReadFile(first, NULL, NULL, NULL, &block, byte, 1, &at, NULL), STATUS_SUCCESS);
+    CHECK_STATUS(ZwWriteFile(first, NULL, NULL, NULL, &block, "y", 1, &at, NULL), STATUS_SUCCESS);
+    ULONG key = 9;
+    CHECK_STATUS(ZwReadFile(first, NULL, NULL, NULL, &block, byte, 1, &at, &key), LOCK_CONFLICT);
+    at.QuadPart = 4;
+    CHECK_STATUS(ZwReadFile(first, NULL, NULL, NULL, &block, byte, 4, &at, NULL), STATUS_SUCCESS);
+    CHECK_STATUS(ZwWriteFile(second, NULL, NULL, NULL, &block, "x", 1, &at, NULL), LOCK_CONFLICT);
+    CHECK_STATUS(unlock(first, 0, 3, 0), NOT_LOCKED);
+    CHECK_STATUS(unlock(first, 0, 4, 1), NOT_LOCKED);
+    CHECK_STATUS(unlock(second, 0, 4, 0), NOT_LOCKED);
+    CHECK_STATUS(unlock(first, 0, 4, 0), STATUS_SUCCESS);
+    at.QuadPart = 0;
+    CHECK_STATUS(ZwReadFile(second, NULL, NULL, NULL, &block, byte, 1, &at, NULL), STATUS_SUCCESS);
+    CHECK_STATUS(lock(first, -1, 2, TRUE), (NTSTATUS)0xC00001A1);
+    CHECK_STATUS(open_shared(SHARED_PATH, FILE_READ_ATTRIBUTES, ALL, 0, &third), STATUS_SUCCESS);
+    CHECK_STATUS(lock(third, 0, 1, TRUE), STATUS_ACCESS_DENIED);
+    ZwClose(third);
+    /* A handle's locks go with it. */
+    ZwClose(second);
+    CHECK_STATUS(lock(first, 4, 3, TRUE), STATUS_SUCCESS);
+    ZwClose(first);
+}
+
+static ULONG apc_calls;
+static PVOID apc_context, apc_block;
+static KIRQL apc_irql;
+
+static VOID NTAPI apc(PVOID context, PIO_STATUS_BLOCK status, ULONG reserved)
+{
+    apc_calls++;
+    apc_context = context;
+    apc_block = status;
+    apc_irql = (KIRQL)(KeGetCurrentIrql() + reserved);
+}
+
+KTEST(apc_routines)
+{
+    HANDLE file, event;
+    OBJECT_ATTRIBUTES attributes;
+    LARGE_INTEGER at = {{0, 0}}, soon;
+    UCHAR bytes[4];
+    soon.QuadPart = -10;
+    InitializeObjectAttributes(&attributes, NULL, OBJ_KERNEL_HANDLE, NULL, NULL);
+    CHECK_STATUS(ZwCreateEvent(&event, EVENT_ALL_ACCESS, &attributes, NotificationEvent, FALSE), STATUS_SUCCESS);
+    CHECK_STATUS(create(L"\\SystemRoot\\Known.txt", GENERIC_READ, FILE_OPEN, SYNC, &file), STATUS_SUCCESS);
+    apc_calls = 0;
+    KeEnterCriticalRegion();
+    CHECK_STATUS(ZwReadFile(file, event, (PIO_APC_ROUTINE)apc, &apc_calls, &block, bytes, 4, &at, NULL), STATUS_SUCCESS);
+    CHECK_STATUS(ZwWaitForSingleObject(event, FALSE, &soon), STATUS_SUCCESS);
+    CHECK_EQ(apc_calls, 0);
+    KeLeaveCriticalRegion();
+    KeDelayExecutionThread(KernelMode, TRUE, &soon);
+    CHECK_EQ(apc_calls, 1);
+    CHECK_PTR(apc_context, &apc_calls);
+    CHECK_PTR(apc_block, &block);
+    CHECK_EQ(apc_irql, PASSIVE_LEVEL);
+    /* What fails calls nobody. */
+    at.QuadPart = -7;
+    CHECK_STATUS(ZwReadFile(file, NULL, (PIO_APC_ROUTINE)apc, NULL, &block, bytes, 4, &at, NULL), STATUS_INVALID_PARAMETER);
+    KeDelayExecutionThread(KernelMode, TRUE, &soon);
+    CHECK_EQ(apc_calls, 1);
+    ZwClose(file);
+    ZwClose(event);
+}
+
+KTEST_FAMILY("files", KTEST_ENTRY(names), KTEST_ENTRY(dispositions), KTEST_ENTRY(data), KTEST_ENTRY(directories),
+             KTEST_ENTRY(share_modes), KTEST_ENTRY(deletion), KTEST_ENTRY(byte_range_locks), KTEST_ENTRY(apc_routines));

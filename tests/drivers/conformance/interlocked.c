@@ -187,7 +187,7 @@ KTEST(sequenced_number_changes)
 }
 
 #ifdef __x86_64__
-KTEST_BUGCHECK(misaligned, 0x1E)
+KTEST_BUGCHECK(misaligned, 0x3B)
 {
     export_initialize(&list);
     export_push(&list, (PUCHAR)&nodes[0].links + 8);

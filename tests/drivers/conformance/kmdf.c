@@ -3,7 +3,7 @@
 #include "kmdf.h"
 
 static WDFHANDLE device_handle, queue_handle, manual_handle;
-static PDEVICE_OBJECT wdf_device;
+static PDEVICE_OBJECT wdf_device, serial_device;
 static PDRIVER_DISPATCH wdf_dispatch;
 static WDFHANDLE kept_request;
 static LONG counts[8]; /* cleanup, destroy, timer, dpc, work, control, cancel, unload */
@@ -101,7 +101,7 @@ static VOID NTAPI on_control(WDFHANDLE queue, WDFHANDLE request, SIZE_T output, 
 
 static NTSTATUS NTAPI route(PDEVICE_OBJECT device, PIRP irp)
 {
-    if (device == wdf_device) {
+    if (device == wdf_device || device == serial_device) {
         return wdf_dispatch(device, irp);
     }
     return IoGetCurrentIrpStackLocation(irp)->MajorFunction == IRP_MJ_DEVICE_CONTROL ? ktest_control(device, irp)
@@ -444,6 +444,257 @@ KTEST(kmdf_files)
     CHECK_PTR(W2(WDFHANDLE, WdfDeviceGetFileObject, device_handle, file), NULL);
 }
 
+/* SynchronizationScope: callbacks of one lock never overlap, and a request that would makes the queue wait for them. */
+#define NEST CTL_CODE(FILE_DEVICE_UNKNOWN, 0x910, METHOD_BUFFERED, FILE_ANY_ACCESS)
+#define LEAF CTL_CODE(FILE_DEVICE_UNKNOWN, 0x911, METHOD_BUFFERED, FILE_ANY_ACCESS)
+
+static struct serial {
+    WDFHANDLE device, queue, other;
+    PDEVICE_OBJECT object;
+    LONG inside, overlaps, calls, forwarded;
+    KIRQL irql, other_irql;
+} serial;
+
+static VOID NTAPI serial_other(WDFHANDLE queue, WDFHANDLE request, SIZE_T output, SIZE_T input, ULONG code)
+{
+    (VOID)queue, (VOID)output, (VOID)input, (VOID)code;
+    serial.overlaps += serial.inside != 0;
+    serial.other_irql = KeGetCurrentIrql();
+    serial.forwarded++;
+    W3(VOID, WdfRequestCompleteWithInformation, request, STATUS_SUCCESS, 0);
+}
+
+static VOID NTAPI serial_control(WDFHANDLE queue, WDFHANDLE request, SIZE_T output, SIZE_T input, ULONG code)
+{
+    (VOID)queue, (VOID)output, (VOID)input;
+    serial.overlaps += serial.inside++ != 0;
+    serial.calls++;
+    serial.irql = KeGetCurrentIrql();
+    if (code == NEST) {
+        /* The other queue has the same lock: nothing of it is presented before this callback returns. */
+        CHECK_STATUS(W2(NTSTATUS, WdfRequestForwardToIoQueue, request, serial.other), STATUS_SUCCESS);
+        CHECK_EQ(serial.forwarded, 0);
+    } else {
+        W3(VOID, WdfRequestCompleteWithInformation, request, STATUS_SUCCESS, 0);
+    }
+    serial.inside--;
+}
+
+static VOID serial_make(ULONG level, ULONG scope, PCWSTR path)
+{
+    UNICODE_STRING sddl, name;
+    struct wdf_attributes attributes = wdf_attributes(NULL, NULL);
+    struct wdf_queue_config queue = {.size = sizeof(queue), .dispatch = 2, .presented = ~0u, .is_default = TRUE};
+    PVOID init;
+    bind();
+    RtlZeroMemory(&serial, sizeof(serial));
+    RtlInitUnicodeString(&sddl, L"D:P(A;;GA;;;SY)");
+    RtlInitUnicodeString(&name, path);
+    init = W2(PVOID, WdfControlDeviceInitAllocate, wdf_driver, &sddl);
+    CHECK_STATUS(W2(NTSTATUS, WdfDeviceInitAssignName, init, &name), STATUS_SUCCESS);
+    attributes.execution_level = level;
+    attributes.synchronization_scope = scope;
+    CHECK_STATUS(W3(NTSTATUS, WdfDeviceCreate, &init, &attributes, &serial.device), STATUS_SUCCESS);
+    serial.object = W1(PDEVICE_OBJECT, WdfDeviceWdmGetDeviceObject, serial.device);
+    serial_device = serial.object;
+    queue.control = serial_control;
+    CHECK_STATUS(W4(NTSTATUS, WdfIoQueueCreate, serial.device, &queue, NULL, &serial.queue), STATUS_SUCCESS);
+    queue.control = serial_other;
+    queue.is_default = FALSE;
+    CHECK_STATUS(W4(NTSTATUS, WdfIoQueueCreate, serial.device, &queue, NULL, &serial.other), STATUS_SUCCESS);
+    W1(VOID, WdfControlFinishInitializing, serial.device);
+}
+
+static NTSTATUS serial_start(struct sending *sending, ULONG code)
+{
+    PIRP irp;
+    KeInitializeEvent(&sending->event, NotificationEvent, FALSE);
+    irp = IoBuildDeviceIoControlRequest(code, serial.object, NULL, 0, NULL, 0, FALSE, &sending->event, &sending->block);
+    return IoCallDriver(serial.object, irp);
+}
+
+static VOID serial_send(ULONG code)
+{
+    serial_start(&sent, code);
+    KeWaitForSingleObject(&sent.event, Executive, KernelMode, FALSE, NULL);
+    CHECK_STATUS(sent.block.Status, STATUS_SUCCESS);
+}
+
+/* Device scope: at DISPATCH_LEVEL unless the execution level is passive. */
+KTEST(kmdf_scope_device)
+{
+    serial_make(1, 2, L"\\Device\\kmdfscope1");
+    serial_send(LEAF);
+    CHECK_EQ(serial.irql, DISPATCH_LEVEL);
+    CHECK_EQ(KeGetCurrentIrql(), PASSIVE_LEVEL);
+    serial_send(NEST);
+    CHECK_EQ(serial.calls, 2);
+    CHECK_EQ(serial.forwarded, 1);
+    CHECK_EQ(serial.other_irql, DISPATCH_LEVEL);
+    CHECK_EQ(serial.overlaps, 0);
+    W1(VOID, WdfObjectAcquireLock, serial.queue);
+    CHECK_EQ(KeGetCurrentIrql(), DISPATCH_LEVEL);
+    W1(VOID, WdfObjectReleaseLock, serial.device);
+    CHECK_EQ(KeGetCurrentIrql(), PASSIVE_LEVEL);
+    W1(VOID, WdfObjectDelete, serial.device);
+}
+
+KTEST(kmdf_scope_device_passive)
+{
+    serial_make(2, 2, L"\\Device\\kmdfscope2");
+    serial_send(LEAF);
+    CHECK_EQ(serial.irql, PASSIVE_LEVEL);
+    serial_send(NEST);
+    CHECK_EQ(serial.forwarded, 1);
+    CHECK_EQ(serial.other_irql, PASSIVE_LEVEL);
+    CHECK_EQ(serial.overlaps, 0);
+    W1(VOID, WdfObjectAcquireLock, serial.device);
+    CHECK_EQ(KeGetCurrentIrql(), PASSIVE_LEVEL);
+    /* The lock is this thread's: the request waits for it, and is presented later. */
+    serial_start(&sent, LEAF);
+    CHECK_EQ(serial.calls, 2);
+    W1(VOID, WdfObjectReleaseLock, serial.device);
+    KeWaitForSingleObject(&sent.event, Executive, KernelMode, FALSE, NULL);
+    CHECK_EQ(serial.calls, 3);
+    W1(VOID, WdfObjectDelete, serial.device);
+}
+
+/* Queue scope: another queue is presented while the callback of one runs. */
+KTEST(kmdf_scope_queue)
+{
+    serial_make(2, 3, L"\\Device\\kmdfscope3");
+    serial_send(LEAF);
+    CHECK_EQ(serial.irql, PASSIVE_LEVEL);
+    W1(VOID, WdfObjectAcquireLock, serial.other);
+    serial_send(LEAF);
+    CHECK_EQ(serial.calls, 2);
+    W1(VOID, WdfObjectReleaseLock, serial.other);
+    W1(VOID, WdfObjectDelete, serial.device);
+}
+
+KTEST(kmdf_scope_none)
+{
+    serial_make(1, 1, L"\\Device\\kmdfscope4");
+    serial_send(LEAF);
+    CHECK_EQ(serial.irql, PASSIVE_LEVEL);
+    W1(VOID, WdfObjectDelete, serial.device);
+}
+
+/* A passive queue gets what comes at DISPATCH_LEVEL later. */
+KTEST(kmdf_execution_level)
+{
+    KIRQL old;
+    PIRP irp;
+    serial_make(2, 4, L"\\Device\\kmdfscope5");
+    KeInitializeEvent(&sent.event, NotificationEvent, FALSE);
+    irp = IoBuildDeviceIoControlRequest(LEAF, serial.object, NULL, 0, NULL, 0, FALSE, &sent.event, &sent.block);
+    KeRaiseIrql(DISPATCH_LEVEL, &old);
+    CHECK_STATUS(IoCallDriver(serial.object, irp), STATUS_PENDING);
+    CHECK_EQ(serial.calls, 0);
+    KeLowerIrql(old);
+    KeWaitForSingleObject(&sent.event, Executive, KernelMode, FALSE, NULL);
+    CHECK_EQ(serial.calls, 1);
+    CHECK_EQ(serial.irql, PASSIVE_LEVEL);
+    W1(VOID, WdfObjectDelete, serial.device);
+}
+
+/* AutomaticSerialization asks for callbacks at the parent's level. */
+KTEST(kmdf_automatic_serialization)
+{
+    struct wdf_deferred_config timer = {.size = sizeof(timer), .callback = on_timer, .serialize = TRUE};
+    struct {
+        ULONG size;
+        PVOID callback;
+        BOOLEAN serialize;
+    } config = {sizeof(config), on_dpc, TRUE};
+    struct wdf_attributes attributes;
+    WDFHANDLE object;
+    serial_make(1, 2, L"\\Device\\kmdfscope6");
+    attributes = wdf_attributes(serial.device, NULL);
+    CHECK_STATUS(W3(NTSTATUS, WdfDpcCreate, &config, &attributes, &object), STATUS_SUCCESS);
+    CHECK_STATUS(W3(NTSTATUS, WdfTimerCreate, &timer, &attributes, &object), STATUS_SUCCESS);
+    config.callback = on_work;
+    CHECK_STATUS(W3(NTSTATUS, WdfWorkItemCreate, &config, &attributes, &object), 0xC020020C);
+    CHECK_PTR(object, NULL);
+    config.serialize = FALSE;
+    CHECK_STATUS(W3(NTSTATUS, WdfWorkItemCreate, &config, &attributes, &object), STATUS_SUCCESS);
+    W1(VOID, WdfObjectDelete, serial.device);
+    serial_make(2, 2, L"\\Device\\kmdfscope7");
+    attributes = wdf_attributes(serial.device, NULL);
+    config.serialize = TRUE;
+    CHECK_STATUS(W3(NTSTATUS, WdfWorkItemCreate, &config, &attributes, &object), STATUS_SUCCESS);
+    config.callback = on_dpc;
+    CHECK_STATUS(W3(NTSTATUS, WdfDpcCreate, &config, &attributes, &object), 0xC020020C);
+    CHECK_STATUS(W3(NTSTATUS, WdfTimerCreate, &timer, &attributes, &object), 0xC020020C);
+    attributes.execution_level = 2;
+    CHECK_STATUS(W3(NTSTATUS, WdfTimerCreate, &timer, &attributes, &object), STATUS_SUCCESS);
+    W1(VOID, WdfObjectDelete, serial.device);
+}
+
+KTEST_BUGCHECK(kmdf_recursive_object_lock, 0x10D)
+{
+    serial_make(2, 2, L"\\Device\\kmdfscope8");
+    W1(VOID, WdfObjectAcquireLock, serial.device);
+    W1(VOID, WdfObjectAcquireLock, serial.queue);
+}
+
+KTEST(kmdf_registry)
+{
+    WDFHANDLE parameters, key, memory, string, from;
+    UNICODE_STRING name, other, text, into;
+    WCHAR buffer[8];
+    USHORT bytes = 0;
+    ULONG disposition = 0, type = 0, number = 0;
+    SIZE_T size = 0;
+    bind();
+    RtlInitUnicodeString(&name, L"Sub");
+    RtlInitUnicodeString(&text, L"value");
+    RtlInitUnicodeString(&other, L"Other");
+    CHECK_STATUS(W4(NTSTATUS, WdfDriverOpenParametersRegistryKey, wdf_driver, KEY_ALL_ACCESS, NULL, &parameters),
+                 STATUS_SUCCESS);
+    CHECK_STATUS(W5(NTSTATUS, WdfRegistryOpenKey, parameters, &name, KEY_READ, NULL, &key), STATUS_OBJECT_NAME_NOT_FOUND);
+    CHECK_PTR(key, NULL);
+    CHECK_STATUS(((NTSTATUS(NTAPI *)(PVOID, WDFHANDLE, PVOID, ULONG, ULONG, PVOID, PVOID, PVOID))
+                      wdf_table[WdfRegistryCreateKey])(wdf_globals, parameters, &name, KEY_ALL_ACCESS, 0, &disposition, NULL,
+                                                       &key),
+                 STATUS_SUCCESS);
+    CHECK_EQ(disposition, 1);
+    CHECK_STATUS(W3(NTSTATUS, WdfRegistryAssignUnicodeString, key, &name, &text), STATUS_SUCCESS);
+    into.Buffer = buffer;
+    into.Length = 0;
+    into.MaximumLength = 10;
+    CHECK_STATUS(W4(NTSTATUS, WdfRegistryQueryUnicodeString, key, &name, &bytes, &into), STATUS_BUFFER_OVERFLOW);
+    CHECK_EQ(bytes, 12);
+    CHECK_STATUS(W4(NTSTATUS, WdfRegistryQueryUnicodeString, key, &name, &bytes, NULL), STATUS_SUCCESS);
+    into.MaximumLength = sizeof(buffer);
+    CHECK_STATUS(W4(NTSTATUS, WdfRegistryQueryUnicodeString, key, &name, NULL, &into), STATUS_SUCCESS);
+    CHECK_EQ(into.Length, 10);
+    CHECK_MEM(buffer, L"value", 12);
+    CHECK_STATUS(W3(NTSTATUS, WdfRegistryQueryULong, key, &name, &number), STATUS_OBJECT_TYPE_MISMATCH);
+    CHECK_STATUS(W3(NTSTATUS, WdfStringCreate, NULL, NULL, &string), STATUS_SUCCESS);
+    CHECK_STATUS(W3(NTSTATUS, WdfRegistryQueryString, key, &other, string), STATUS_OBJECT_NAME_NOT_FOUND);
+    CHECK_STATUS(W3(NTSTATUS, WdfRegistryQueryString, key, &name, string), STATUS_SUCCESS);
+    W2(VOID, WdfStringGetUnicodeString, string, &into);
+    CHECK_EQ(into.Length, 10);
+    CHECK_STATUS(W3(NTSTATUS, WdfStringCreate, &other, NULL, &from), STATUS_SUCCESS);
+    CHECK_STATUS(W3(NTSTATUS, WdfRegistryAssignString, key, &other, from), STATUS_SUCCESS);
+    CHECK_STATUS(W6(NTSTATUS, WdfRegistryQueryMemory, key, &other, 0, NULL, &memory, &type), STATUS_SUCCESS);
+    CHECK_EQ(type, REG_SZ);
+    CHECK_MEM(W2(PVOID, WdfMemoryGetBuffer, memory, &size), L"Other", 12);
+    CHECK_EQ(size, 12);
+    CHECK_STATUS(W5(NTSTATUS, WdfRegistryAssignMemory, key, &name, REG_BINARY, memory, NULL), STATUS_SUCCESS);
+    CHECK_STATUS(W3(NTSTATUS, WdfRegistryQueryString, key, &name, string), STATUS_OBJECT_TYPE_MISMATCH);
+    CHECK_STATUS(W2(NTSTATUS, WdfDeviceRetrieveDeviceName, device_handle, string), STATUS_SUCCESS);
+    W2(VOID, WdfStringGetUnicodeString, string, &into);
+    CHECK_EQ(into.Length, 2 * 16);
+    CHECK_STATUS(W1(NTSTATUS, WdfRegistryRemoveKey, key), STATUS_SUCCESS);
+    CHECK_STATUS(W5(NTSTATUS, WdfRegistryOpenKey, parameters, &name, KEY_READ, NULL, &key), STATUS_OBJECT_NAME_NOT_FOUND);
+    W1(VOID, WdfObjectDelete, memory);
+    W1(VOID, WdfObjectDelete, from);
+    W1(VOID, WdfObjectDelete, string);
+    W1(VOID, WdfRegistryClose, parameters);
+}
+
 KTEST_BUGCHECK(kmdf_wrong_type, 0x10D)
 {
     bind();
@@ -473,5 +724,8 @@ KTEST_BUGCHECK(kmdf_null_parameter, 0x10D)
 
 KTEST_FAMILY("kmdf", KTEST_ENTRY(kmdf_bind), KTEST_ENTRY(kmdf_objects), KTEST_ENTRY(kmdf_memory),
              KTEST_ENTRY(kmdf_deferred), KTEST_ENTRY(kmdf_sync), KTEST_ENTRY(kmdf_requests),
-             KTEST_ENTRY(kmdf_files), KTEST_BUGCHECK_ENTRY(kmdf_wrong_type), KTEST_BUGCHECK_ENTRY(kmdf_no_handle),
+             KTEST_ENTRY(kmdf_files), KTEST_ENTRY(kmdf_scope_device), KTEST_ENTRY(kmdf_scope_device_passive),
+             KTEST_ENTRY(kmdf_scope_queue), KTEST_ENTRY(kmdf_scope_none), KTEST_ENTRY(kmdf_execution_level),
+             KTEST_ENTRY(kmdf_automatic_serialization), KTEST_ENTRY(kmdf_registry),
+             KTEST_BUGCHECK_ENTRY(kmdf_recursive_object_lock), KTEST_BUGCHECK_ENTRY(kmdf_wrong_type), KTEST_BUGCHECK_ENTRY(kmdf_no_handle),
              KTEST_BUGCHECK_ENTRY(kmdf_recursive_lock), KTEST_BUGCHECK_ENTRY(kmdf_null_parameter));

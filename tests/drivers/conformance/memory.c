@@ -177,6 +177,7 @@ KTEST(address_space)
     CHECK(MmQuerySystemSize() <= MmLargeSystem);
     CHECK_EQ(MmIsThisAnNtAsSystem(), FALSE);
     CHECK_EQ(MmIsDriverVerifying(ktest_driver), TRUE);
+    CHECK_EQ(MmIsDriverVerifying((PDRIVER_OBJECT)ktest_driver->DriverExtension), FALSE);
     CHECK_EQ(MmIsDriverVerifyingByAddress((PVOID)(ULONG_PTR)is_contiguous), TRUE);
     CHECK_EQ(MmIsDriverVerifyingByAddress(NULL), FALSE);
 }

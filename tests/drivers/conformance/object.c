@@ -306,6 +306,69 @@ KTEST(device_io_by_handle)
     IoDeleteDevice(device);
 }
 
+static PIRP pended;
+static ULONG apc_calls;
+static PVOID apc_block;
+
+static NTSTATUS pend_control(PDEVICE_OBJECT device, PIRP irp, PIO_STACK_LOCATION stack)
+{
+    (void)device;
+    if (stack->MajorFunction != IRP_MJ_DEVICE_CONTROL) {
+        return finish(irp, STATUS_SUCCESS, 0);
+    }
+    if (stack->Parameters.DeviceIoControl.IoControlCode == CTL_CODE(0x22, 0x901, 0, 0)) {
+        return finish(irp, STATUS_UNSUCCESSFUL, 0);
+    }
+    IoMarkIrpPending(irp);
+    pended = irp;
+    return STATUS_PENDING;
+}
+
+static VOID NTAPI count_apc(PVOID context, PIO_STATUS_BLOCK status, ULONG reserved)
+{
+    *(PULONG)context += 1 + reserved;
+    apc_block = status;
+}
+
+KTEST(apc_routines_of_device_io)
+{
+    PDEVICE_OBJECT device = new_device(L"\\Device\\KtApc", pend_control);
+    HANDLE handle;
+    IO_STATUS_BLOCK block = {0};
+    LARGE_INTEGER soon;
+    PIO_APC_ROUTINE routine = (PIO_APC_ROUTINE)count_apc;
+    soon.QuadPart = -10;
+    apc_calls = 0;
+    CHECK_STATUS(ZwOpenFile(&handle, GENERIC_READ, named(L"\\Device\\KtApc", OBJ_KERNEL_HANDLE, NULL), &block, 0, 0),
+                 STATUS_SUCCESS);
+    block.Status = 0x77;
+    CHECK_STATUS(ZwDeviceIoControlFile(handle, NULL, routine, &apc_calls, &block, CTL_CODE(0x22, 0x900, 0, 0), NULL, 0, NULL, 0),
+                 STATUS_PENDING);
+    CHECK_STATUS(KeDelayExecutionThread(KernelMode, TRUE, &soon), STATUS_SUCCESS);
+    CHECK_EQ(apc_calls, 0);
+    CHECK_EQ(block.Status, 0x77);
+    KeEnterCriticalRegion();
+    finish(pended, STATUS_SUCCESS, 5);
+    CHECK_EQ(block.Information, 5);
+    CHECK_EQ(apc_calls, 0);
+    KeLeaveCriticalRegion();
+    KeDelayExecutionThread(KernelMode, TRUE, &soon);
+    CHECK_EQ(apc_calls, 1);
+    CHECK_PTR(apc_block, &block);
+    /* A request that fails at once calls nobody; one that fails later does. */
+    CHECK_STATUS(ZwDeviceIoControlFile(handle, NULL, routine, &apc_calls, &block, CTL_CODE(0x22, 0x901, 0, 0), NULL, 0, NULL, 0),
+                 STATUS_UNSUCCESSFUL);
+    KeDelayExecutionThread(KernelMode, TRUE, &soon);
+    CHECK_EQ(apc_calls, 1);
+    CHECK_STATUS(ZwDeviceIoControlFile(handle, NULL, routine, &apc_calls, &block, CTL_CODE(0x22, 0x900, 0, 0), NULL, 0, NULL, 0),
+                 STATUS_PENDING);
+    finish(pended, STATUS_UNSUCCESSFUL, 0);
+    KeDelayExecutionThread(KernelMode, TRUE, &soon);
+    CHECK_EQ(apc_calls, 2);
+    CHECK_STATUS(ZwClose(handle), STATUS_SUCCESS);
+    IoDeleteDevice(device);
+}
+
 KTEST_BUGCHECK(dereference_of_nothing, 0x18)
 {
     static ULONG nothing[64];
@@ -321,5 +384,5 @@ KTEST_BUGCHECK(handle_at_dispatch_level, 0x0A)
 
 KTEST_FAMILY("object", KTEST_ENTRY(types), KTEST_ENTRY(reference_by_pointer), KTEST_ENTRY(event_handles),
              KTEST_ENTRY(pseudo_handles), KTEST_ENTRY(event_names), KTEST_ENTRY(reference_by_name), KTEST_ENTRY(query_name),
-             KTEST_ENTRY(directories_and_links), KTEST_ENTRY(duplicate_and_query), KTEST_ENTRY(device_io_by_handle),
+             KTEST_ENTRY(directories_and_links), KTEST_ENTRY(duplicate_and_query), KTEST_ENTRY(device_io_by_handle), KTEST_ENTRY(apc_routines_of_device_io),
              KTEST_BUGCHECK_ENTRY(dereference_of_nothing), KTEST_BUGCHECK_ENTRY(handle_at_dispatch_level));

@@ -35,6 +35,7 @@ fn text(path: &Path) -> &str {
 }
 
 mod images;
+mod recordings;
 mod runs;
 mod sockets;
 mod usage;

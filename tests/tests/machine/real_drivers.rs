@@ -10,6 +10,49 @@ use integration_tests::{Client, Target, fields, machine_tests_for, status_of, th
 use vmm::session::Machine;
 use vmm::session::driver::{PortWidth, RunningDriver};
 
+/// A KMDF driver of network packets: its framework part works, and the filtering engine that it then asks for is not there.
+mod windivert {
+    use super::*;
+    use vmm::session::{StartError, start};
+
+    machine_tests_for!(I386: starts_as_far_as_the_filtering_engine_i386);
+    machine_tests_for!(Amd64: starts_as_far_as_the_filtering_engine_amd64);
+
+    fn starts_as_far_as_the_filtering_engine_i386(target: Target) {
+        check(target, "windivert-i386.sys");
+    }
+
+    fn starts_as_far_as_the_filtering_engine_amd64(target: Target) {
+        check(target, "windivert-amd64.sys");
+    }
+
+    fn check(target: Target, file: &str) {
+        let Some(path) = third_party(file) else {
+            return;
+        };
+        let report = match start(target.launch(&path, "")) {
+            Err(StartError::Driver(error)) => integration_tests::crash::<()>(Err(error)),
+            other => panic!("{file}: {other:?}"),
+        };
+        let text = report.to_string();
+        assert!(
+            text.contains("fwpkclnt.sys!FwpsInjectionHandleCreate0"),
+            "{text}"
+        );
+        for call in [
+            "WdfVersionBind",
+            "WdfDriverCreate",
+            "WdfDeviceCreate",
+            "WdfIoQueueCreate",
+            "WdfDeviceCreateSymbolicLink",
+        ] {
+            let line = text.lines().find(|line| line.contains(&format!("{call}(")));
+            let is_success = line.is_some_and(|line| line.contains("= STATUS_SUCCESS"));
+            assert!(is_success, "{call}: {line:?}");
+        }
+    }
+}
+
 mod winio2_i386 {
     use super::*;
 

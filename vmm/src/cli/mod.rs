@@ -6,11 +6,13 @@ use clap::{Parser, Subcommand};
 mod ctl;
 mod doctor;
 mod inspect;
+mod learn;
 mod output;
 mod policy;
 mod run;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use output::Output;
 
@@ -52,6 +54,7 @@ enum Subcommands {
     Run(Box<run::Arguments>),
     Ctl(ctl::Arguments),
     Policy(policy::Arguments),
+    Trace(trace::Arguments),
     Doctor(doctor::Arguments),
 }
 
@@ -72,6 +75,7 @@ pub fn main() -> ExitCode {
         Subcommands::Run(arguments) => run::main(&arguments),
         Subcommands::Ctl(arguments) => ctl::main(&arguments),
         Subcommands::Policy(arguments) => policy::main(&arguments),
+        Subcommands::Trace(arguments) => trace::main(&arguments),
         Subcommands::Doctor(arguments) => doctor::main(&arguments),
     }
 }

@@ -3,12 +3,12 @@
 use super::output::Output;
 use crate::error_chain;
 use crate::policy::Policy;
-use crate::ports::Width;
+use crate::ports::{PortRequest, Width};
 use crate::session::exit_code::ExitCode;
 use serde_json::json;
 use std::path::PathBuf;
 
-/// Check a policy
+/// Check a policy, or learn one
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -18,6 +18,8 @@ pub(super) struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum Subcommands {
     Check(Check),
+    // Boxed: by far the larger.
+    Learn(Box<super::learn::Arguments>),
 }
 
 /// Check a policy file, and say what it does with accesses
@@ -105,7 +107,10 @@ fn parse_access(text: &str) -> Result<Access, String> {
 }
 
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
-    let Subcommands::Check(check) = &arguments.command;
+    let check = match &arguments.command {
+        Subcommands::Check(check) => check,
+        Subcommands::Learn(arguments) => return super::learn::main(arguments),
+    };
     let mut output = Output::new(check.json);
     let policy = match Policy::from_path(&check.file) {
         Ok(policy) => policy,
@@ -121,8 +126,8 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
     if resources != 0 {
         text.push_str(&format!(", {resources} resource(s)"));
     }
-    for warning in &warnings {
-        text.push_str(&format!("\n{warning}"));
+    for warning in warnings {
+        text.push_str(&format!("\nwarning: {warning}"));
     }
     let messages: Vec<String> = warnings
         .iter()
@@ -150,10 +155,17 @@ fn explain(policy: &Policy, access: Access) -> (String, Option<bool>) {
             port,
             width,
             is_write,
-        } => (
-            policy.explain_port(port, width, is_write),
-            Some(policy.decide_port(port, width, is_write).is_allowed()),
-        ),
+        } => {
+            let request = PortRequest {
+                port,
+                width,
+                write: is_write.then_some(0),
+            };
+            (
+                policy.explain_port(&request, 0),
+                Some(policy.decide_port(&request, 0).is_allowed()),
+            )
+        }
         Access::Memory {
             address,
             bytes,

@@ -6,6 +6,7 @@ use crate::files::FilesOption;
 use crate::observe::escape::escape;
 use crate::observe::output::TraceOutput;
 use crate::policy::Policy;
+use crate::recording::{Keep, Recorder};
 use crate::session::command::{Command, HELP, parse_script_line};
 use crate::session::driver::{DriverError, RunningMachine};
 use crate::session::exit_code::ExitCode;
@@ -83,6 +84,12 @@ pub(super) struct Arguments {
     /// Write API calls, IRPs and port accesses to a file; - is stderr
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Record every access to hardware in a file; `ringfence trace FILE` shows it
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Keep only the last so many accesses, in memory until the end
+    #[arg(long, value_name = "COUNT", requires = "record", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    record_last: Option<u32>,
     /// Print JSON, one object a line; traces are JSON too
     #[arg(long)]
     json: bool,
@@ -206,9 +213,38 @@ struct Prepared {
     interrupt: Interrupt,
 }
 
+impl Arguments {
+    pub(super) fn json(&self) -> bool {
+        self.json
+    }
+
+    pub(super) fn policy(&self) -> Option<&Path> {
+        self.policy.as_deref()
+    }
+
+    pub(super) fn record(&self) -> Option<&Path> {
+        self.record.as_deref()
+    }
+
+    /// The drivers' names.
+    pub(super) fn title(&self) -> String {
+        let names: Vec<String> = self
+            .drivers
+            .iter()
+            .map(|driver| escape(&driver.display().to_string()))
+            .collect();
+        names.join(", ")
+    }
+}
+
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
+    main_recording(arguments, arguments.record.as_deref())
+}
+
+/// As [`main`], with the accesses recorded in `record`.
+pub(super) fn main_recording(arguments: &Arguments, record: Option<&Path>) -> ExitCode {
     let mut output = Output::new(arguments.json);
-    let prepared = match prepare(arguments) {
+    let prepared = match prepare(arguments, record) {
         Ok(prepared) => prepared,
         Err(message) => return output.error(ExitCode::Usage, &message),
     };
@@ -222,12 +258,7 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
     }
     let machine = Arc::new(machine);
     let running: Arc<dyn RunningMachine> = Arc::<Machine>::clone(&machine);
-    let names: Vec<String> = arguments
-        .drivers
-        .iter()
-        .map(|driver| escape(&driver.display().to_string()))
-        .collect();
-    let driver = names.join(", ");
+    let driver = arguments.title();
     tracing::info!("{driver} is running");
     if arguments.json {
         let started = Started {
@@ -267,7 +298,7 @@ struct Started {
     driver: String,
 }
 
-fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
+fn prepare(arguments: &Arguments, record: Option<&Path>) -> Result<Prepared, String> {
     let commands = commands(&arguments.command, arguments.script.as_deref())?;
     let policy = match &arguments.policy {
         None => Policy::deny_all(),
@@ -298,6 +329,15 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
             arguments.json,
         )),
     };
+    let recorder = match record {
+        None => None,
+        Some(path) => {
+            let keep = arguments.record_last.map_or(Keep::All, |count| {
+                Keep::Last(usize::try_from(count).unwrap_or(usize::MAX))
+            });
+            Some(Recorder::create(path, keep).map_err(|error| error.to_string())?)
+        }
+    };
     let interrupt =
         Interrupt::install().map_err(|error| format!("cannot take signals over: {error}"))?;
     let server = match &arguments.socket {
@@ -318,6 +358,7 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
             memory_bytes: arguments.memory,
             timeout: arguments.timeout,
             trace,
+            recorder,
             registry,
             files: arguments.files.as_deref().map(FilesOption::parse),
             is_strict: arguments.strict,

@@ -23,6 +23,12 @@ pub trait PortDevice: Send + fmt::Debug {
     /// [`PortDevice::flush`] and, where the device has one, by its status register.
     fn write(&mut self, offset: u16, width: Width, value: u32);
 
+    /// The widest access that the device takes as one. A wider one is cut as the bus does it: into aligned pieces of
+    /// this width, lowest port first.
+    fn width_max(&self) -> Width {
+        Width::Dword
+    }
+
     /// What it is and where its data goes, for logs and statistics.
     fn describe(&self) -> String;
 

@@ -7,13 +7,16 @@
 mod name;
 mod open;
 mod request;
+mod share;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+
+use share::{Identity, Sharing};
 
 /// NTSTATUS values that this module answers with.
 mod status {
@@ -32,6 +35,8 @@ mod status {
     pub(super) const MEDIA_WRITE_PROTECTED: u32 = 0xC000_00A2;
     pub(super) const DISK_FULL: u32 = 0xC000_007F;
     pub(super) const TOO_MANY_OPENED_FILES: u32 = 0xC000_011F;
+    pub(super) const SHARING_VIOLATION: u32 = 0xC000_0043;
+    pub(super) const DELETE_PENDING: u32 = 0xC000_0056;
     pub(super) const CANNOT_DELETE: u32 = 0xC000_0121;
     pub(super) const NO_MORE_FILES: u32 = 0x8000_0006;
     pub(super) const BUFFER_TOO_SMALL: u32 = 0xC000_0023;
@@ -105,7 +110,12 @@ struct Opened {
     path: String,
     is_directory: bool,
     is_writable: bool,
-    delete: bool,
+    /// Deleted with its handle (FILE_DELETE_ON_CLOSE).
+    delete_on_close: bool,
+    identity: Identity,
+    sharing: Sharing,
+    /// Its last handle is closed.
+    is_cleaned: bool,
     /// Names in it, once it was listed.
     entries: Option<Vec<String>>,
 }
@@ -116,6 +126,8 @@ pub struct Files {
     root: OwnedFd,
     is_read_only: bool,
     opened: BTreeMap<u64, Opened>,
+    /// Files that are deleted when their last handle is closed; nobody else can open them.
+    doomed: BTreeSet<Identity>,
     next: u64,
 }
 
@@ -129,6 +141,7 @@ impl Files {
             root: open_root(&option.path)?,
             is_read_only: option.is_read_only,
             opened: BTreeMap::new(),
+            doomed: BTreeSet::new(),
             next: 1,
         })
     }

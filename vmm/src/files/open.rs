@@ -6,10 +6,13 @@ use abi::file::open_flag;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, ftruncate, mkdirat, openat2, statat};
 
 use super::name::Place;
+use super::share::{Identity, Sharing, identity_of};
 use super::{CONFINED, Files, MAX_OPEN, Opened, Status, status, status_of};
 
 /// FILE_WRITE_DATA, FILE_APPEND_DATA, FILE_WRITE_EA, FILE_WRITE_ATTRIBUTES, DELETE, WRITE_DAC, WRITE_OWNER.
 const WRITING: u32 = 2 | 4 | 0x10 | 0x100 | 0x1_0000 | 0x4_0000 | 0x8_0000;
+/// DELETE.
+const DELETE: u32 = 0x1_0000;
 /// FILE_WRITE_DATA, FILE_APPEND_DATA.
 const WRITE_DATA: u32 = 2 | 4;
 
@@ -32,9 +35,20 @@ struct Wish {
     access: u32,
     disposition: u8,
     flags: u8,
+    share: u8,
 }
 
 impl Wish {
+    /// What others must share it for: overwriting takes writing, superseding deletion.
+    fn sharing(self) -> Sharing {
+        let more = match self.disposition {
+            disposition::SUPERSEDE => DELETE,
+            disposition::OVERWRITE | disposition::OVERWRITE_IF => WRITE_DATA,
+            _ => 0,
+        };
+        Sharing::new(self.access | more, self.share)
+    }
+
     fn has(self, flag: u8) -> bool {
         self.flags & flag != 0
     }
@@ -50,11 +64,12 @@ impl Wish {
 impl Files {
     /// Opens a file: its id, IO_STATUS_BLOCK.Information, whether it is a directory.
     pub(super) fn open(&mut self, path: &str, word: u64) -> Result<(u64, u64, bool), Status> {
-        let [a, b, c, d, disposition, flags, ..] = word.to_le_bytes();
+        let [a, b, c, d, disposition, flags, share, _] = word.to_le_bytes();
         let wish = Wish {
             access: u32::from_le_bytes([a, b, c, d]),
             disposition,
             flags,
+            share,
         };
         let is_contradictory = wish.has(open_flag::DIRECTORY)
             && (wish.has(open_flag::NO_DIRECTORY) || wish.is_overwriting());
@@ -80,7 +95,9 @@ impl Files {
             return Err(status::MEDIA_WRITE_PROTECTED);
         }
         let (opened, information) = if place.exists {
-            open_existing(&place, wish)?
+            open_existing(&place, wish, |file| {
+                self.check_sharing(file, wish.sharing())
+            })?
         } else {
             (make(&place, wish)?, INFORMATION[2])
         };
@@ -103,18 +120,26 @@ fn into_opened(
         .as_fd()
         .try_clone_to_owned()
         .map_err(|_| status::IO_DEVICE_ERROR)?;
+    let identity = identity_of(&fstat(&file).map_err(status_of)?);
     Ok(Opened {
         file,
         place: (!place.name.is_empty()).then(|| (parent, place.name.clone())),
         path: format!("{}{}", place.above, place.name),
         is_directory,
         is_writable: !is_directory && wish.access & WRITE_DATA != 0,
-        delete: wish.has(open_flag::DELETE_ON_CLOSE) && !place.name.is_empty(),
+        delete_on_close: wish.has(open_flag::DELETE_ON_CLOSE) && !place.name.is_empty(),
+        identity,
+        sharing: Sharing::new(wish.access, wish.share),
+        is_cleaned: false,
         entries: None,
     })
 }
 
-fn open_existing(place: &Place, wish: Wish) -> Result<(Opened, u64), Status> {
+fn open_existing(
+    place: &Place,
+    wish: Wish,
+    check_sharing: impl FnOnce(Identity) -> Result<(), Status>,
+) -> Result<(Opened, u64), Status> {
     let name = if place.name.is_empty() {
         "."
     } else {
@@ -138,7 +163,7 @@ fn open_existing(place: &Place, wish: Wish) -> Result<(Opened, u64), Status> {
     // Should a FIFO have taken the file's place meanwhile, opening it does not wait.
     let flags = direction | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = openat2(&place.parent, name, flags, Mode::empty(), CONFINED).map_err(status_of)?;
-    check_kind(&file, is_directory)?;
+    check_sharing(check_kind(&file, is_directory)?)?;
     let mut information = INFORMATION[1];
     if wish.is_overwriting() {
         ftruncate(&file, 0).map_err(status_of)?;
@@ -162,11 +187,11 @@ fn kind(place: &Place, name: &str) -> Result<bool, Status> {
 }
 
 /// What was opened is what was looked at.
-fn check_kind(file: &OwnedFd, is_directory: bool) -> Result<(), Status> {
+fn check_kind(file: &OwnedFd, is_directory: bool) -> Result<Identity, Status> {
     let stat = fstat(file).map_err(status_of)?;
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory if is_directory => Ok(()),
-        FileType::RegularFile if !is_directory => Ok(()),
+        FileType::Directory if is_directory => Ok(identity_of(&stat)),
+        FileType::RegularFile if !is_directory => Ok(identity_of(&stat)),
         _ => Err(status::ACCESS_DENIED),
     }
 }

@@ -3,7 +3,7 @@
 use abi::file::{DirectoryEntry, FileCall, FileMetadata, MAX_TRANSFER};
 use rustix::fs::{
     AtFlags, FileType, RenameFlags, Stat, Timespec, Timestamps, UTIME_OMIT, fstat, fstatvfs, fsync,
-    ftruncate, futimens, renameat_with, statat, unlinkat,
+    ftruncate, futimens, renameat_with, statat,
 };
 use rustix::io::{pread, pwrite};
 use zerocopy::IntoBytes;
@@ -156,6 +156,7 @@ impl Files {
                 Ok([id, information, u64::from(is_directory)])
             }
             FileCall::Close => self.close(id),
+            FileCall::Cleanup => self.cleanup(id).map(|()| [0; 3]),
             FileCall::Read => self.read(id, first, buffer),
             FileCall::Write => {
                 let file = self.file(id)?.writable()?;
@@ -171,7 +172,7 @@ impl Files {
             FileCall::Query => {
                 let file = self.file(id)?;
                 let stat = fstat(&file.file).map_err(status_of)?;
-                *buffer = metadata(&stat, file.name(), file.delete)
+                *buffer = metadata(&stat, file.name(), self.doomed.contains(&file.identity))
                     .as_bytes()
                     .to_vec();
                 Ok([0; 3])
@@ -217,16 +218,9 @@ impl Files {
     }
 
     fn close(&mut self, id: u64) -> Answer {
-        let opened = self.opened.remove(&id).ok_or(status::INVALID_HANDLE)?;
-        if let (true, Some((parent, name))) = (opened.delete, &opened.place) {
-            let flags = if opened.is_directory {
-                AtFlags::REMOVEDIR
-            } else {
-                AtFlags::empty()
-            };
-            unlinkat(parent, name.as_str(), flags).map_err(status_of)?;
-        }
-        Ok([0; 3])
+        let cleaned = self.cleanup(id);
+        self.opened.remove(&id).ok_or(status::INVALID_HANDLE)?;
+        cleaned.map(|()| [0; 3])
     }
 
     fn set_times(&self, id: u64, buffer: &[u8]) -> Answer {
@@ -250,14 +244,20 @@ impl Files {
         if self.is_read_only {
             return Err(status::MEDIA_WRITE_PROTECTED);
         }
-        let file = self.opened.get_mut(&id).ok_or(status::INVALID_HANDLE)?;
-        if file.place.is_none() {
+        let file = self.file(id)?;
+        let stat = fstat(&file.file).map_err(status_of)?;
+        if file.place.is_none() || delete && stat.st_mode & 0o222 == 0 {
             return Err(status::CANNOT_DELETE);
         }
         if delete && file.is_directory && !names_in(&file.file)?.is_empty() {
             return Err(status::DIRECTORY_NOT_EMPTY);
         }
-        file.delete = delete;
+        let identity = file.identity;
+        if delete {
+            self.doomed.insert(identity);
+        } else {
+            self.doomed.remove(&identity);
+        }
         Ok([0; 3])
     }
 

@@ -31,7 +31,7 @@ fn open(
         0,
         0,
         0,
-        open_word(access, disposition, flags),
+        open_word(access, disposition, flags, 7),
         0,
     ];
     match files.call(arguments, &mut buffer) {

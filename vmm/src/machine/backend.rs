@@ -122,7 +122,13 @@ pub trait Backend {
     /// A port access by driver or client.
     fn port(&mut self, guest: &GuestView<'_>, access: PortExit) -> PortAnswer;
     /// What lies behind a physical range.
-    fn physical(&mut self, address: u64, bytes: u64, is_write: bool) -> PhysicalAnswer;
+    fn physical(
+        &mut self,
+        guest: &GuestView<'_>,
+        address: u64,
+        bytes: u64,
+        is_write: bool,
+    ) -> PhysicalAnswer;
     /// An IOPM changed.
     fn io_access_map(&mut self, map: u64, bytes: &[u8; 8192]);
     /// A process was pointed at an IOPM.

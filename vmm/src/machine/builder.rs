@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use super::backend::PhysicalPiece;
 use super::image::{GuestImage, ImageError};
+use super::interrupt_lines::InterruptLines;
 use super::kick::Watchdog;
 use super::memory::MemoryError;
 use super::plan::{DriverSlot, Plan, PlanError};
@@ -89,6 +90,7 @@ pub struct VmBuilder {
     plan: Plan,
     header: ImageHeader,
     next_slot: u32,
+    lines: InterruptLines,
 }
 
 impl VmBuilder {
@@ -126,7 +128,19 @@ impl VmBuilder {
             plan,
             header: image.header,
             next_slot: FIRST_WINDOW_SLOT,
+            lines: InterruptLines::default(),
         })
+    }
+
+    /// The guest's interrupt lines.
+    #[must_use]
+    pub fn interrupt_lines(&self) -> InterruptLines {
+        self.lines.clone()
+    }
+
+    /// Gives the guest interrupt lines that exist already, those of devices that were made before it.
+    pub fn set_interrupt_lines(&mut self, lines: InterruptLines) {
+        self.lines = lines;
     }
 
     /// Takes address space for a driver's image.
@@ -238,7 +252,8 @@ impl VmBuilder {
         )]
         // SAFETY: guest RAM belongs to the plan, which `Vm` drops after the VM's descriptor.
         unsafe { map_slot(&self.vm, region) }?;
-        let watchdog = Watchdog::start(self.config.timeout).map_err(CreateError::Watchdog)?;
+        let watchdog = Watchdog::start(self.config.timeout, self.lines.clone())
+            .map_err(CreateError::Watchdog)?;
         Ok(Vm {
             vcpu,
             watchdog,
@@ -251,6 +266,8 @@ impl VmBuilder {
             boot_time: Instant::now(),
             privilege: self.config.privilege,
             is_busy: false,
+            lines: self.lines,
+            is_exit_wanted: false,
         })
     }
 }

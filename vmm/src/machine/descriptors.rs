@@ -83,7 +83,7 @@ pub(super) fn idt(vectors: u64) -> Vec<u8> {
         let address = vectors + vector * VECTOR_STRIDE;
         let ist = match vector {
             VECTOR_NMI | VECTOR_DOUBLE_FAULT | VECTOR_MACHINE_CHECK => IST_ABORT,
-            _ if vector == u64::from(abi::header::TICK_VECTOR) => IST_TICK,
+            _ if vector == u64::from(abi::header::INTERRUPT_VECTOR) => IST_TICK,
             _ => IST_EXCEPTION,
         };
         let privilege: u64 = if matches!(vector, 3 | 4) { 3 } else { 0 };

@@ -1,7 +1,7 @@
 //! The watchdog: interrupts a running guest with a signal, for ticks and deadlines.
 //!
 //! While the guest is idle the watchdog sleeps. While it runs, the watchdog wakes every millisecond and
-//! signals the vCPU thread when a tick is due or the deadline has passed; a signal that comes between two
+//! signals the vCPU thread when a tick or an interrupt is due or the deadline has passed; a signal that comes between two
 //! KVM_RUNs is lost, but the next millisecond brings another.
 #![expect(unsafe_code, reason = "a signal to one thread")]
 
@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+use super::interrupt_lines::InterruptLines;
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 const POLL: Duration = Duration::from_millis(1);
@@ -30,6 +31,7 @@ struct Shared {
     is_stopping: AtomicBool,
     /// Somebody wants the guest to stop.
     is_stop_wanted: AtomicBool,
+    lines: InterruptLines,
 }
 
 impl Shared {
@@ -81,7 +83,7 @@ impl Watchdog {
     ///
     /// # Errors
     /// When the signal handler or the thread cannot be made.
-    pub(super) fn start(timeout: Duration) -> std::io::Result<Self> {
+    pub(super) fn start(timeout: Duration, lines: InterruptLines) -> std::io::Result<Self> {
         register_signal_handler(SIGRTMIN(), ignore_signal)
             .map_err(|error| std::io::Error::from_raw_os_error(error.errno()))?;
         let shared = Arc::new(Shared {
@@ -91,6 +93,7 @@ impl Watchdog {
             timeout: AtomicU64::new(u64::try_from(timeout.as_micros()).unwrap_or(NEVER)),
             is_stopping: AtomicBool::new(false),
             is_stop_wanted: AtomicBool::new(false),
+            lines,
         });
         // SAFETY: pthread_self cannot fail. The id stays valid while the watchdog runs: the vCPU thread owns the
         // Watchdog and joins it before it ends.
@@ -100,6 +103,7 @@ impl Watchdog {
             .name("watchdog".to_owned())
             .stack_size(64 << 10)
             .spawn(move || watch(&watched, target))?;
+        shared.lines.set_watchdog(handle.thread().clone());
         Ok(Self {
             shared,
             thread: handle.thread().clone(),
@@ -187,7 +191,8 @@ fn watch(shared: &Shared, target: libc::pthread_t) {
         let now = shared.now();
         let is_late = now.saturating_sub(since) >= shared.timeout.load(Ordering::Relaxed);
         let is_wanted = shared.is_stop_wanted.load(Ordering::Acquire);
-        if is_late || is_wanted || now >= shared.tick_at.load(Ordering::Relaxed) {
+        let is_interrupted = shared.lines.wants_exit();
+        if is_late || is_wanted || is_interrupted || now >= shared.tick_at.load(Ordering::Relaxed) {
             // SAFETY: `target` is a live thread: it joins this one before it ends.
             unsafe { libc::pthread_kill(target, SIGRTMIN()) };
         }

@@ -12,6 +12,7 @@
 //! | `descriptors` | GDT, IDT, TSS as bytes |
 //! | `vcpu` | boot state, registers, run, interrupt injection |
 //! | `host` | which KVM this is, what it can do |
+//! | `interrupt_lines` | interrupt lines, raised from any thread |
 //! | `kick` | the watchdog that interrupts a running guest for ticks and deadlines |
 //! | `builder` | all of it put together, drivers placed |
 //! | `backend` | the seam to whoever answers exits |
@@ -23,6 +24,7 @@ pub(crate) mod convert;
 mod descriptors;
 pub mod host;
 mod image;
+mod interrupt_lines;
 mod kernel_image;
 mod kick;
 mod memory;
@@ -36,6 +38,7 @@ mod vm;
 pub use backend::{Backend, GuestView, PhysicalAnswer, PhysicalPiece, PortAnswer, PortExit, Stop};
 pub use builder::{CreateError, VmBuilder, VmConfig, WindowMemory};
 pub use image::{GuestImage, ImageError};
+pub use interrupt_lines::{InterruptLine, InterruptLines, Waker};
 pub use kick::Stopper;
 pub use memory::{GuestRam, MemoryError};
 pub use plan::{DriverSlot, PlanError};

@@ -16,7 +16,12 @@ use super::memory::{GuestRam, MemoryError};
 use super::paging::{PageTables, Protection};
 use super::stubs::{self, MAX_UNBOUND};
 
+mod access;
 mod kernel;
+#[cfg(test)]
+mod tests;
+mod windows;
+
 use kernel::KernelData;
 
 /// Pages of page tables beside those that map RAM and the I/O window.
@@ -235,63 +240,6 @@ impl Plan {
         BootInfo::new_zeroed()
     }
 
-    /// Guest-physical address behind a guest-virtual one, with the bytes that follow contiguously.
-    #[must_use]
-    pub(super) fn translate(&self, address: u64) -> Option<(u64, u64)> {
-        self.regions.iter().find_map(|region| {
-            let offset = address.checked_sub(region.virtual_address)?;
-            (offset < region.bytes)
-                .then(|| (region.physical_address + offset, region.bytes - offset))
-        })
-    }
-
-    /// Reads guest-virtual memory.
-    ///
-    /// # Errors
-    /// When part of it is not mapped.
-    pub(super) fn read_virtual(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
-        let bytes = into.len() as u64;
-        let (physical, available) = self
-            .translate(address)
-            .ok_or(MemoryError::OutOfRange { address, bytes })?;
-        if bytes > available {
-            return Err(MemoryError::OutOfRange { address, bytes });
-        }
-        self.ram.read(physical, into)
-    }
-
-    /// Writes guest-virtual memory, whatever its protection.
-    ///
-    /// # Errors
-    /// When part of it is not mapped.
-    pub(super) fn write_virtual(&self, address: u64, from: &[u8]) -> Result<(), MemoryError> {
-        let bytes = from.len() as u64;
-        let (physical, available) = self
-            .translate(address)
-            .ok_or(MemoryError::OutOfRange { address, bytes })?;
-        if bytes > available {
-            return Err(MemoryError::OutOfRange { address, bytes });
-        }
-        self.ram.write(physical, from)
-    }
-
-    /// Writes guest-virtual memory of the pool.
-    ///
-    /// # Errors
-    /// When the range is not inside the pool.
-    pub(super) fn write_pool(&self, address: u64, from: &[u8]) -> Result<(), MemoryError> {
-        let bytes = from.len() as u64;
-        let is_inside = address
-            .checked_sub(self.kernel_base + layout::POOL)
-            .and_then(|offset| offset.checked_add(bytes))
-            .is_some_and(|end| end <= self.pool_bytes);
-        if is_inside {
-            self.write_virtual(address, from)
-        } else {
-            Err(MemoryError::OutOfRange { address, bytes })
-        }
-    }
-
     fn protection(&self) -> Protection {
         Protection {
             user: self.privilege == Privilege::Ring3,
@@ -474,146 +422,5 @@ impl Plan {
             doorbell,
         )?;
         Ok(())
-    }
-
-    fn user(&mut self) -> Result<(), PlanError> {
-        let stack = self.ram.allocate(PAGE_SIZE)?;
-        let user_flags = RegionFlags::USER | RegionFlags::WRITE;
-        self.map_at(
-            layout::USER_STACK,
-            stack,
-            PAGE_SIZE,
-            RegionKind::UserStub,
-            user_flags,
-        )?;
-        let client = self.map(
-            layout::USER_ALIAS,
-            self.user_bytes,
-            RegionKind::UserAlias,
-            RegionFlags::WRITE,
-        )?;
-        self.map_at(
-            layout::USER,
-            client,
-            self.user_bytes,
-            RegionKind::User,
-            user_flags,
-        )
-    }
-
-    /// Makes the tables of the I/O window and the special pool, so that later only entries need filling, and maps them
-    /// for CPL 0.
-    fn io_window(&mut self) -> Result<(), PlanError> {
-        let bytes_per_table = 512 * PAGE_SIZE;
-        let bytes = if self.is_verifying {
-            layout::IO_WINDOW_SIZE + layout::SPECIAL_POOL_SIZE
-        } else {
-            layout::IO_WINDOW_SIZE
-        };
-        for index in 0..bytes / bytes_per_table {
-            let address = self.kernel_base + layout::IO_WINDOW + index * bytes_per_table;
-            let table = self.tables.table_for(&self.ram, address)?;
-            let alias = self.kernel_base + layout::IO_TABLES + index * PAGE_SIZE;
-            let supervisor = Protection {
-                write: true,
-                ..Protection::default()
-            };
-            self.tables
-                .map(&self.ram, alias, table, PAGE_SIZE, supervisor)?;
-        }
-        Ok(())
-    }
-
-    /// Makes the tables of the window of threads' kernel stacks, so that later only entries need filling.
-    fn stack_window(&mut self) -> Result<(), PlanError> {
-        let bytes_per_table = 512 * PAGE_SIZE;
-        for index in 0..layout::THREAD_STACKS_SIZE / bytes_per_table {
-            let address = self.kernel_base + layout::THREAD_STACKS + index * bytes_per_table;
-            self.tables.table_for(&self.ram, address)?;
-        }
-        Ok(())
-    }
-
-    /// Maps a thread's kernel stack that the guest has made from pool pages. False: not in the stack window, not in the
-    /// pool, or some of it is mapped already.
-    pub(super) fn map_stack(
-        &mut self,
-        address: u64,
-        physical: u64,
-        bytes: u64,
-    ) -> Result<bool, PlanError> {
-        let is_inside = |start: u64, size: u64, from: u64| {
-            from.checked_sub(start)
-                .and_then(|offset| offset.checked_add(bytes))
-                .is_some_and(|end| end <= size)
-        };
-        let window = self.kernel_base + layout::THREAD_STACKS;
-        let pool = self
-            .regions
-            .iter()
-            .find(|region| region.kind == RegionKind::Pool as u32)
-            .map_or((0, 0), |region| (region.physical_address, region.bytes));
-        let is_allowed = bytes != 0
-            && [address, physical, bytes]
-                .iter()
-                .all(|value| value % PAGE_SIZE == 0)
-            && is_inside(window, layout::THREAD_STACKS_SIZE, address)
-            && is_inside(pool.0, pool.1, physical)
-            && !self.regions.iter().any(|region| {
-                region.virtual_address < address + bytes
-                    && address < region.virtual_address + region.bytes
-            });
-        if is_allowed {
-            self.map_at(
-                address,
-                physical,
-                bytes,
-                RegionKind::Stack,
-                RegionFlags::WRITE,
-            )?;
-        }
-        Ok(is_allowed)
-    }
-
-    /// Maps the ring-3 port stub for CPL 3.
-    fn user_stub(&mut self, image: &GuestImage<'_>) -> Result<(), PlanError> {
-        let header = &image.header;
-        let stub_page = self.translate(header.user_stub);
-        if let Some((physical, _)) = stub_page {
-            let flags = RegionFlags::USER | RegionFlags::EXECUTE;
-            self.map_at(
-                layout::USER_STUB,
-                physical,
-                PAGE_SIZE,
-                RegionKind::UserStub,
-                flags,
-            )?;
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn smallest_and_largest_guest_fit() {
-        for abi in [DriverAbi::I386, DriverAbi::Amd64] {
-            let image = GuestImage::parse(images::guest(abi), abi).unwrap();
-            for privilege in [Privilege::Ring0, Privilege::Ring3] {
-                for (bytes, is_verifying) in [
-                    (layout::RAM_MIN, false),
-                    (layout::RAM_MIN, true),
-                    (layout::RAM_MAX, true),
-                ] {
-                    let mut plan =
-                        Plan::new(&image, abi, privilege, bytes, Windows::Seven, is_verifying)
-                            .unwrap();
-                    plan.finish(Plan::empty_boot_info()).unwrap();
-                    assert!(plan.pool_bytes > bytes / 4, "{abi:?} {privilege:?} {bytes}");
-                }
-            }
-        }
     }
 }

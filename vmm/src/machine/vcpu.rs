@@ -210,6 +210,11 @@ impl Vcpu {
         sregs.idt.limit = const { to_u16(abi::header::VECTOR_COUNT * 16 - 1) };
     }
 
+    /// Whether the next [`Self::run`] is to return as soon as what the last exit began is complete.
+    pub(super) fn set_immediate_exit(&mut self, is_wanted: bool) {
+        self.fd.set_kvm_immediate_exit(u8::from(is_wanted));
+    }
+
     /// Runs the guest until it exits.
     ///
     /// # Errors

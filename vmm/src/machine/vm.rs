@@ -6,13 +6,14 @@ use abi::Privilege;
 use abi::channel::State;
 use abi::crash::CrashRecord;
 use abi::doorbell::{Call, CallPage};
-use abi::header::{ImageHeader, TICK_VECTOR};
+use abi::header::{INTERRUPT_VECTOR, ImageHeader};
 use abi::layout::{self, PAGE_SIZE, Shared};
 use kvm_bindings::kvm_regs;
 use kvm_ioctls::VmFd;
 
 use super::backend::{Backend, GuestView, PhysicalAnswer, PortAnswer, PortExit, Stop};
 use super::builder::CreateError;
+use super::interrupt_lines::InterruptLines;
 use super::kick::{Due, Stopper, Watchdog};
 use super::memory::MemoryError;
 use super::paging::Protection;
@@ -47,6 +48,9 @@ pub struct Vm {
     pub(super) boot_time: Instant,
     pub(super) privilege: Privilege,
     pub(super) is_busy: bool,
+    pub(super) lines: InterruptLines,
+    /// An interrupt is to be injected at the next occasion.
+    pub(super) is_exit_wanted: bool,
 }
 
 impl Vm {
@@ -80,6 +84,12 @@ impl Vm {
     #[must_use]
     pub fn stopper(&self) -> Stopper {
         self.watchdog.stopper()
+    }
+
+    /// The guest's interrupt lines.
+    #[must_use]
+    pub fn interrupt_lines(&self) -> &InterruptLines {
+        &self.lines
     }
 
     /// Added to the host's time-stamp counter gives the guest's.
@@ -136,7 +146,11 @@ impl Vm {
     }
 
     fn run_once(&mut self, backend: &mut dyn Backend) -> Result<Option<Stop>, CreateError> {
-        Ok(match self.vcpu.run()? {
+        self.publish_lines()?;
+        self.vcpu.set_immediate_exit(self.is_exit_wanted);
+        let exit = self.vcpu.run();
+        self.vcpu.set_immediate_exit(false);
+        Ok(match exit? {
             Exit::Port {
                 port,
                 width,
@@ -239,6 +253,12 @@ impl Vm {
         let [first, second, third, fourth, ..] = page.arguments;
         match call {
             Call::Idle => {
+                // Interrupts that came while the guest was on its way here.
+                self.publish_lines()?;
+                let state: State = self.view().read_shared(Shared::STATE)?;
+                if state.interrupt_due != 0 {
+                    return Ok(None);
+                }
                 let delay = (first != u64::MAX).then(|| self.until(first));
                 return Ok(Some(Stop::Idle(delay)));
             }
@@ -329,11 +349,12 @@ impl Vm {
         if !is_in_window {
             return Err(Unmapped::Status(STATUS_INVALID_PARAMETER));
         }
-        let pieces = match backend.physical(physical, bytes, is_write) {
-            PhysicalAnswer::Mapped(pieces) => pieces,
-            PhysicalAnswer::Denied(status) => return Err(Unmapped::Status(u64::from(status))),
-            PhysicalAnswer::Stop => return Err(Unmapped::Stop),
-        };
+        let pieces =
+            match backend.physical(&GuestView { plan: &self.plan }, physical, bytes, is_write) {
+                PhysicalAnswer::Mapped(pieces) => pieces,
+                PhysicalAnswer::Denied(status) => return Err(Unmapped::Status(u64::from(status))),
+                PhysicalAnswer::Stop => return Err(Unmapped::Stop),
+            };
         let first = pieces
             .first()
             .map_or(0, |piece| layout::IO_WINDOW_GPA + piece.window_offset);
@@ -363,22 +384,58 @@ impl Vm {
         Ok(first)
     }
 
-    /// A signal came: deliver the tick if it is due and the guest can take it.
+    /// Shows the guest what its interrupt lines did. Only the vCPU thread does so, and the guest does not run meanwhile.
+    fn publish_lines(&mut self) -> Result<(), CreateError> {
+        let Some(new) = self.lines.take() else {
+            return Ok(());
+        };
+        let mut lines: abi::interrupt::InterruptLines =
+            self.view().read_shared(Shared::INTERRUPTS)?;
+        lines.asserted = new.asserted;
+        lines.raised ^= new.edges & !lines.edges();
+        self.view().write_shared(Shared::INTERRUPTS, &lines)?;
+        if new.edges != 0 {
+            let mut state: State = self.view().read_shared(Shared::STATE)?;
+            state.interrupt_due = 1;
+            self.view().write_shared(Shared::STATE, &state)?;
+            self.lines.set_offered(true);
+            // Shim code looks by itself; driver code is interrupted.
+            self.is_exit_wanted = state.shim_depth == 0;
+        }
+        Ok(())
+    }
+
+    /// A signal came: interrupt the guest if a tick or a device is due and it can take that.
     fn interrupted(&mut self) -> Result<Option<Stop>, CreateError> {
-        match self.watchdog.due() {
-            Due::Nothing => return Ok(None),
+        self.is_exit_wanted = false;
+        let is_tick = match self.watchdog.due() {
+            Due::Nothing => false,
             Due::Deadline => return Ok(Some(Stop::Hung)),
             Due::Stop => return Ok(Some(Stop::Asked)),
-            Due::Tick => {}
-        }
+            Due::Tick => true,
+        };
         let mut state: State = self.view().read_shared(Shared::STATE)?;
-        if state.in_tick != 0 {
+        if state.interrupt_due == 0 {
+            self.lines.set_offered(false);
+        }
+        // A tick handler that runs sees no other.
+        let is_tick = is_tick && state.in_tick == 0;
+        let is_device = self.lines.is_offered();
+        if !is_tick && !is_device {
             return Ok(None);
         }
-        if state.shim_depth != 0 || state.irql >= DISPATCH_LEVEL || state.interrupts_masked != 0 {
+        if is_tick && state.tick_due == 0 {
             state.tick_due = 1;
             self.view().write_shared(Shared::STATE, &state)?;
+        }
+        let is_tick_deferred =
+            state.shim_depth != 0 || state.irql >= DISPATCH_LEVEL || state.interrupts_masked != 0;
+        if is_tick && is_tick_deferred {
             self.watchdog.ticked();
+        }
+        // A device's interrupt may come at DISPATCH_LEVEL: the guest decides.
+        let takes_device = is_device && state.shim_depth == 0 && state.interrupts_masked == 0;
+        if !takes_device && (!is_tick || is_tick_deferred) {
             return Ok(None);
         }
         let rip = self.vcpu.registers()?.rip;
@@ -388,8 +445,10 @@ impl Vm {
         if is_in_trap_window || is_in_gate || !self.vcpu.can_interrupt() {
             return Ok(None);
         }
-        self.vcpu.interrupt(TICK_VECTOR)?;
-        self.watchdog.ticked();
+        self.vcpu.interrupt(INTERRUPT_VECTOR)?;
+        if is_tick {
+            self.watchdog.ticked();
+        }
         Ok(None)
     }
 }

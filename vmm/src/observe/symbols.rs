@@ -219,6 +219,11 @@ impl Symbols {
         self.modules.iter().find(|module| module.contains(address))
     }
 
+    /// All of them.
+    pub fn modules(&self) -> impl Iterator<Item = &Module> {
+        self.modules.iter()
+    }
+
     /// The driver images.
     pub fn drivers(&self) -> impl Iterator<Item = &Module> {
         self.modules

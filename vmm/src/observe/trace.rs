@@ -11,6 +11,7 @@ use super::output::TraceOutput;
 use super::ports::PortRecord;
 use super::symbols::Symbols;
 use super::value;
+use crate::recording::Recorder;
 use abi::trace::{TraceKind, TraceRecord};
 use kernel_shim::export::Export;
 use std::sync::Arc;
@@ -46,6 +47,7 @@ pub struct Observer {
     /// When the last piece of a log line came.
     last_log: Timestamp,
     trace: Option<(Narrator, TraceOutput)>,
+    recorder: Option<Recorder>,
 }
 
 impl Observer {
@@ -59,6 +61,7 @@ impl Observer {
             log_limit: RateLimit::default(),
             last_log: Timestamp(0),
             trace: None,
+            recorder: None,
         }
     }
 
@@ -66,6 +69,14 @@ impl Observer {
     #[must_use]
     pub fn with_trace(mut self, output: TraceOutput, json: bool) -> Self {
         self.trace = Some((Narrator::new(self.context.clone(), json), output));
+        self
+    }
+
+    /// Adds a recording of the accesses.
+    #[must_use]
+    pub fn with_recorder(mut self, mut recorder: Recorder) -> Self {
+        recorder.start(self.context.clock, &self.context.symbols);
+        self.recorder = Some(recorder);
         self
     }
 
@@ -98,7 +109,15 @@ impl Observer {
     /// Takes a port access. The ring must have been drained before.
     pub fn port(&mut self, record: &PortRecord) {
         self.flight.port(record);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.port(record);
+        }
         self.narrate(|narrator| narrator.port(record));
+    }
+
+    /// The recording, for what is no port access.
+    pub fn recorder(&mut self) -> Option<&mut Recorder> {
+        self.recorder.as_mut()
     }
 
     /// Ends a log line that a driver printed without a line feed: when the guest has gone idle, nothing will follow soon.
@@ -122,6 +141,9 @@ impl Observer {
         if let Some((_, output)) = &mut self.trace {
             output.flush();
         }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.finish();
+        }
     }
 
     /// The flight recorder.
@@ -139,6 +161,9 @@ impl Observer {
     /// Replaces the symbols, after a driver was placed.
     pub fn set_symbols(&mut self, symbols: Arc<Symbols>) {
         self.context.symbols = Arc::clone(&symbols);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.modules(&symbols);
+        }
         if let Some((narrator, _)) = &mut self.trace {
             narrator.set_symbols(symbols);
         }

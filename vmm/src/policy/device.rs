@@ -138,50 +138,55 @@ impl Policy {
     pub fn device(&self) -> &Device {
         &self.device
     }
+}
 
-    /// What is allowed but probably not meant: resources that the driver is told of, but may not use.
-    #[must_use]
-    pub fn warnings(&self) -> Vec<Diagnostic> {
-        let source = Source {
-            file: &self.file,
-            text: &self.text,
-        };
-        self.device
-            .resources
-            .iter()
-            .filter_map(|resource| {
-                let (noun, gaps) = match resource.kind {
-                    ResourceKind::Port(first, last) => {
-                        let covered = self.port_rules.iter().filter(|rule| {
-                            rule.backend != PortBackend::Deny
-                        });
-                        let covered = covered.map(|rule| (rule.first.into(), rule.last.into()));
-                        ("ports", gaps(first.into(), last.into(), covered.collect()))
-                    }
-                    ResourceKind::Memory(first, last) => {
-                        let covered = self.memory_rules.iter().filter(|rule| rule.access.is_some());
-                        let covered = covered.map(|rule| (rule.first, rule.last));
-                        ("memory", gaps(first, last, covered.collect()))
-                    }
-                    _ => return None,
-                };
-                let (first, last) = *gaps.first()?;
-                let more = if gaps.len() > 1 { " and more" } else { "" };
-                let (rule, start) = if noun == "ports" {
-                    ("[[port]]", "the driver's accesses there are denied")
-                } else {
-                    ("[[memory]]", "the driver cannot map that")
-                };
-                Some(source.diagnostic(
-                    &(resource.span.0..resource.span.1),
-                    format!(
-                        "warning: no {rule} rule allows {noun} {first:#x}-{last:#x}{more} of this resource: {start}"
-                    ),
-                    format!("a {rule} rule for the range; a resource allows nothing by itself"),
-                ))
-            })
-            .collect()
-    }
+/// The first part of a resource that no rule allows, whether there is more of it, and the name of such rules.
+fn uncovered(policy: &Policy, kind: ResourceKind) -> Option<((u64, u64), bool, &'static str)> {
+    let (gaps, rule) = match kind {
+        ResourceKind::Port(first, last) => {
+            let rules = policy
+                .port_rules
+                .iter()
+                .filter(|rule| rule.backend != PortBackend::Deny)
+                .map(|rule| (rule.first, rule.last));
+            let pairs = policy
+                .index_pairs
+                .iter()
+                .flat_map(|pair| [(pair.index, pair.index), (pair.data, pair.data)]);
+            let covered = rules
+                .chain(pairs)
+                .map(|(from, to)| (from.into(), to.into()));
+            let gaps = gaps(first.into(), last.into(), covered.collect());
+            (gaps, "[[port]]")
+        }
+        ResourceKind::Memory(first, last) => {
+            let rules = policy.memory_rules.iter();
+            let covered = rules
+                .filter(|rule| rule.access.is_some())
+                .map(|rule| (rule.first, rule.last));
+            (gaps(first, last, covered.collect()), "[[memory]]")
+        }
+        _ => return None,
+    };
+    gaps.first().map(|gap| (*gap, gaps.len() > 1, rule))
+}
+
+/// Resources that the driver is told of, but may not use.
+pub(super) fn warnings(policy: &Policy, source: &Source<'_>) -> Vec<Diagnostic> {
+    policy
+        .device
+        .resources
+        .iter()
+        .filter_map(|resource| {
+            let ((first, last), has_more, rule) = uncovered(policy, resource.kind)?;
+            let more = if has_more { " and more" } else { "" };
+            Some(source.diagnostic(
+                &(resource.span.0..resource.span.1),
+                format!("no {rule} rule allows {first:#x}-{last:#x}{more} of this resource"),
+                format!("a {rule} rule for the range; a resource allows nothing by itself"),
+            ))
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -292,13 +297,14 @@ mod tests {
         let ports = "[[resource]]\ntype = \"port\"\nrange = \"0x300-0x307\"\n";
         let rule = "[[port]]\nrange = \"0x300-0x303\"\naccess = \"r\"\nbackend = \"ram\"\n";
         let deny = "[[port]]\nrange = \"0x304-0x307\"\nbackend = \"deny\"\n";
-        let warnings = policy(&format!("{ports}{rule}{deny}")).warnings();
+        let denied = policy(&format!("{ports}{rule}{deny}"));
+        let warnings = denied.warnings();
         assert_eq!(warnings.len(), 1);
         assert_eq!(warnings[0].line, 1);
         assert!(
             warnings[0]
                 .message
-                .contains("no [[port]] rule allows ports 0x304-0x307"),
+                .contains("no [[port]] rule allows 0x304-0x307"),
             "{}",
             warnings[0]
         );

@@ -24,6 +24,17 @@ pub struct Diagnostic {
     pub source_line: String,
     /// Characters to underline, at least 1.
     pub width: usize,
+    /// The other rule that it is about.
+    pub related: Option<RelatedLine>,
+}
+
+/// Another line that a diagnostic is about.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RelatedLine {
+    /// Line, from 1.
+    pub line: usize,
+    /// Its text.
+    pub source_line: String,
 }
 
 impl fmt::Display for Diagnostic {
@@ -44,6 +55,15 @@ impl fmt::Display for Diagnostic {
             .collect();
         let margin = " ".repeat(number.len());
         write!(f, " {margin} | {before}{}", "^".repeat(self.width))?;
+        if let Some(related) = &self.related {
+            let number = related.line;
+            write!(
+                f,
+                "\n {number:>0$} | {1}",
+                margin.len(),
+                related.source_line
+            )?;
+        }
         if !self.allowed.is_empty() {
             write!(f, "\n {margin} = allowed: {}", self.allowed)?;
         }
@@ -101,23 +121,58 @@ impl std::error::Error for PolicyError {
 }
 
 /// A policy's text, from which diagnostics take their places.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Source<'a> {
     pub(super) file: &'a str,
     pub(super) text: &'a str,
+    /// Byte offset of each line's first character.
+    line_starts: Vec<usize>,
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    pub(super) fn new(file: &'a str, text: &'a str) -> Self {
+        let line_starts = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(newline, _)| newline + 1))
+            .collect();
+        Self {
+            file,
+            text,
+            line_starts,
+        }
+    }
+
+    /// A line (from 1) without its end.
+    fn line(&self, number: usize) -> &'a str {
+        let start = number
+            .checked_sub(1)
+            .and_then(|index| self.line_starts.get(index))
+            .map_or(self.text.len(), |start| *start);
+        let line = self.text[start..].split('\n').next().unwrap_or("");
+        line.strip_suffix('\r').unwrap_or(line)
+    }
+
+    /// The rest of a line from a column (both from 1) on, as a span.
+    pub(super) fn rest_of_line(&self, number: usize, column: usize) -> Range<usize> {
+        let line = self.line(number);
+        let before: usize = line
+            .chars()
+            .take(column.saturating_sub(1))
+            .map(char::len_utf8)
+            .sum();
+        let start = self.line_starts[number.clamp(1, self.line_starts.len()) - 1] + before;
+        start..start + line[before..].trim_end().len()
+    }
+
     /// Line and column (from 1, in characters) of a byte offset.
     pub(super) fn place(&self, offset: usize) -> (usize, usize) {
         let mut offset = offset.min(self.text.len());
         while !self.text.is_char_boundary(offset) {
             offset -= 1;
         }
-        let before = &self.text[..offset];
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        let line = before.matches('\n').count() + 1;
-        (line, before[line_start..].chars().count() + 1)
+        // The first line starts at 0, so there is always one that starts before.
+        let line = self.line_starts.partition_point(|start| *start <= offset);
+        let line_start = self.line_starts[line - 1];
+        (line, self.text[line_start..offset].chars().count() + 1)
     }
 
     /// A diagnostic that underlines `span`, as far as it lies on its first line.
@@ -128,8 +183,7 @@ impl Source<'_> {
         allowed: String,
     ) -> Diagnostic {
         let (line, column) = self.place(span.start);
-        let raw_line = self.text.split('\n').nth(line - 1).unwrap_or("");
-        let raw_line = raw_line.strip_suffix('\r').unwrap_or(raw_line);
+        let raw_line = self.line(line);
         let line_characters = raw_line.chars().count();
         let underlined = self
             .text
@@ -138,17 +192,7 @@ impl Source<'_> {
         let width = underlined
             .min((line_characters + 1).saturating_sub(column))
             .max(1);
-        // Control characters would let a pasted policy drive the terminal that shows the error.
-        let source_line = raw_line
-            .chars()
-            .map(|c| {
-                if c.is_control() && c != '\t' {
-                    '\u{FFFD}'
-                } else {
-                    c
-                }
-            })
-            .collect();
+        let source_line = printable(raw_line);
         Diagnostic {
             file: self.file.to_owned(),
             line,
@@ -157,8 +201,30 @@ impl Source<'_> {
             allowed,
             source_line,
             width,
+            related: None,
         }
     }
+
+    /// The line of another rule that a diagnostic is about.
+    pub(super) fn related(&self, line: usize) -> RelatedLine {
+        RelatedLine {
+            line,
+            source_line: printable(self.line(line)),
+        }
+    }
+}
+
+/// Control characters would let a pasted policy drive the terminal that shows the error.
+fn printable(line: &str) -> String {
+    line.chars()
+        .map(|c| {
+            if c.is_control() && c != '\t' {
+                '\u{FFFD}'
+            } else {
+                c
+            }
+        })
+        .collect()
 }
 
 /// The name among `allowed` that was probably meant, for a suggestion.
@@ -193,10 +259,7 @@ mod tests {
 
     #[test]
     fn diagnostic_shows_place_line_caret_and_what_is_allowed() {
-        let source = Source {
-            file: "p.toml",
-            text: "a = 1\n\tbäck = \"lp\"\r\n",
-        };
+        let source = Source::new("p.toml", "a = 1\n\tbäck = \"lp\"\r\n");
         let start = source.text.find("\"lp\"").unwrap();
         let diagnostic = source.diagnostic(
             &(start..start + 4),
@@ -211,10 +274,7 @@ mod tests {
 
     #[test]
     fn diagnostic_at_end_of_text_or_over_lines_stays_on_its_line() {
-        let source = Source {
-            file: "p",
-            text: "ab\ncd",
-        };
+        let source = Source::new("p", "ab\ncd");
         let whole = source.diagnostic(&(1..5), String::new(), String::new());
         assert_eq!((whole.line, whole.column, whole.width), (1, 2, 1));
         let end = source.diagnostic(&(5..5), String::new(), String::new());

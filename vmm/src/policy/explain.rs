@@ -5,35 +5,95 @@
 
 use std::fmt::Write;
 
-use super::{MemoryRequest, MemorySpace, OnDeny, Policy, PortRule};
-use crate::ports::{Action, Decision, Origin, Width};
+use super::{IndexPair, MemoryRequest, MemorySpace, OnDeny, Policy, PortRule};
+use crate::ports::{Action, Decision, DenialReason, Origin, PortRequest, decide_data};
 
 impl Policy {
-    /// What happens to a port access.
+    /// What happens to a port access, limits (`rate`, `quota`) and PCI configuration aside. `index` is what the driver
+    /// wrote to index ports before.
     #[must_use]
-    pub fn decide_port(&self, port: u16, width: Width, is_write: bool) -> Decision {
-        let last = u32::from(port) + u32::from(width.bytes()) - 1;
-        let mut first_rule = None;
-        for byte_port in u32::from(port)..=last {
-            let Ok(byte_port) = u16::try_from(byte_port) else {
-                return Decision::denied(Origin::PastLastPort, self.defaults().on_deny);
+    pub fn decide_port(&self, request: &PortRequest, index: u8) -> Decision {
+        let is_write = request.write.is_some();
+        let bytes = request.width.bytes();
+        let by_default = |origin, reason| Decision::denied(origin, self.defaults().on_deny, reason);
+        let mut owners = Vec::new();
+        for byte in 0..bytes {
+            let Some(port) = request.port.checked_add(byte) else {
+                return by_default(Origin::PastLastPort, DenialReason::PastLastPort);
             };
-            let Some((index, rule)) = self.rule_of_port(byte_port) else {
-                return Decision::denied(Origin::Default, self.defaults().on_deny);
-            };
-            let origin = Origin::Rule {
-                index,
-                line: rule.line,
-            };
-            if !rule.allows(is_write) {
-                return Decision::denied(origin, rule.on_deny);
+            let rule = self.rule_of_port(port);
+            let pair = self.pair_of_port(port);
+            match (rule, pair) {
+                (Some((index, rule)), _) => {
+                    let line = rule.line;
+                    let origin = Origin::Rule { index, line };
+                    if !rule.allows(is_write) {
+                        return Decision::denied(origin, rule.on_deny, DenialReason::Direction);
+                    }
+                    owners.push(origin);
+                }
+                (None, Some((index, pair))) => owners.push(Origin::IndexPair {
+                    index,
+                    line: pair.place.line,
+                }),
+                (None, None) => return by_default(Origin::Default, DenialReason::Unnamed),
             }
-            first_rule.get_or_insert(origin);
         }
-        Decision {
-            origin: first_rule.unwrap_or(Origin::Default),
-            action: Action::Allowed,
+        let mut latched = index;
+        for byte in 0..bytes {
+            let origin = owners[usize::from(byte)];
+            let value = request.write.map(|value| value >> (8 * byte));
+            let denied = match origin {
+                Origin::Rule { index, .. } => {
+                    // The part of the value that lies in the rule: from its first byte on to its last.
+                    let is_first = byte == 0 || owners[usize::from(byte) - 1] != origin;
+                    let length = owners[usize::from(byte)..]
+                        .iter()
+                        .take_while(|other| **other == origin)
+                        .count();
+                    let value = value.map(|value| u64::from(value) & ((1 << (8 * length)) - 1));
+                    let rule = &self.port_rules()[index];
+                    let is_value_denied = is_first
+                        && value.is_some_and(|value| {
+                            rule.values
+                                .as_ref()
+                                .is_some_and(|values| !values.contains(value))
+                        });
+                    if !rule.widths.contains(request.width) {
+                        Some((rule.on_deny, DenialReason::Width))
+                    } else if is_value_denied {
+                        Some((rule.on_deny, DenialReason::Value))
+                    } else {
+                        None
+                    }
+                }
+                Origin::IndexPair { index, .. } => {
+                    let pair = &self.index_pairs()[index];
+                    let value = value.map(|value| value.to_le_bytes()[0]);
+                    if request.port + byte == pair.index {
+                        latched = value.unwrap_or(latched);
+                        None
+                    } else {
+                        decide_data(pair, latched, value)
+                            .err()
+                            .map(|reason| (pair.on_deny, reason))
+                    }
+                }
+                _ => None,
+            };
+            if let Some((on_deny, reason)) = denied {
+                return Decision::denied(origin, on_deny, reason);
+            }
         }
+        Decision::allowed(owners.first().copied().unwrap_or(Origin::Default))
+    }
+
+    /// The index/data pair that has a port.
+    fn pair_of_port(&self, port: u16) -> Option<(usize, &IndexPair)> {
+        self.index_pairs()
+            .iter()
+            .enumerate()
+            .find(|(_, pair)| pair.index == port || pair.data == port)
     }
 
     /// The first rule that covers a port.
@@ -46,8 +106,9 @@ impl Policy {
 
     /// Says what happens to a port access, by which rule, and what the other bytes of a wide access meet.
     #[must_use]
-    pub fn explain_port(&self, port: u16, width: Width, is_write: bool) -> String {
-        let decision = self.decide_port(port, width, is_write);
+    pub fn explain_port(&self, request: &PortRequest, index: u8) -> String {
+        let (port, width, is_write) = (request.port, request.width, request.write.is_some());
+        let decision = self.decide_port(request, index);
         let direction = if is_write { "write" } else { "read" };
         let mut text = format!(
             "{direction} of {} byte(s) at port {port:#x}: {}\n",
@@ -61,17 +122,18 @@ impl Policy {
             let at = u32::from(port) + u32::from(byte);
             let reason = match u16::try_from(at) {
                 Err(_) => "past the last port, 0xffff".to_owned(),
-                Ok(at) => self.rule_of_port(at).map_or_else(
-                    || "no rule covers it: denied by default".to_owned(),
-                    |(_, rule)| self.describe_port_rule(rule, is_write),
-                ),
+                Ok(at) => self.describe_port(at, is_write, index),
             };
             let _ = writeln!(text, "  port {at:#x}: {reason}");
         }
         let denied_read = match decision.origin {
             Origin::Rule { index, .. } => self.port_rules()[index].denied_read,
-            Origin::Default | Origin::PastLastPort => self.defaults().denied_read,
+            Origin::IndexPair { index, .. } => self.index_pairs()[index].denied_read,
+            _ => self.defaults().denied_read,
         } & width.mask();
+        if let Some(reason) = decision.reason {
+            let _ = writeln!(text, "  {}", reason.text());
+        }
         let consequence = match (decision.action, is_write) {
             (Action::Allowed, _) => return text,
             (Action::Ignored, true) => "the write is dropped".to_owned(),
@@ -81,6 +143,34 @@ impl Policy {
         };
         let _ = writeln!(text, "  so {consequence}; it is counted and logged");
         text
+    }
+
+    fn describe_port(&self, port: u16, is_write: bool, index: u8) -> String {
+        if let Some((_, rule)) = self.rule_of_port(port) {
+            return self.describe_port_rule(rule, is_write);
+        }
+        if let Some((_, pair)) = self.pair_of_port(port) {
+            let place = format!("index pair at {}:{}", self.file(), pair.place.line);
+            return if port == pair.index {
+                format!("{place}, its index port: kept, and used with the next data access")
+            } else {
+                let index = index & pair.index_mask;
+                pair.register(index).map_or_else(
+                    || format!("{place}: no register rule names index {index:#x}"),
+                    |register| {
+                        format!(
+                            "{place}, index {index:#x}: register rule at line {}, access \"{}\"",
+                            register.place.line,
+                            register.access.map_or("", super::AccessMode::name)
+                        )
+                    },
+                )
+            };
+        }
+        if (0xCF8..=0xCFF).contains(&port) && !self.pci_rules().is_empty() {
+            return "PCI configuration: the [[pci]] rules decide (--pci)".to_owned();
+        }
+        "no rule covers it: denied by default".to_owned()
     }
 
     fn describe_port_rule(&self, rule: &PortRule, is_write: bool) -> String {

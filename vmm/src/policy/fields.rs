@@ -6,7 +6,10 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, Source, nearest};
-use super::values::parse_range;
+use super::schema::{Kind, Table};
+use super::values::{parse_number, parse_range};
+use super::{ValueSet, Widths};
+use crate::ports::Width;
 
 /// The text being read and what was found wrong so far.
 #[derive(Debug)]
@@ -131,6 +134,112 @@ impl<'t> Fields<'t> {
         None
     }
 
+    /// A whole number, with the bounds that the table gives to the key.
+    pub(super) fn bounded(
+        &self,
+        context: &mut Context<'_>,
+        table: &Table,
+        key: &str,
+    ) -> Option<u64> {
+        let Some(Kind::Number(min, max)) = table.key(key).map(|key| key.kind) else {
+            unreachable!("`{key}` is a number");
+        };
+        let value = self.get(key)?;
+        number64_value(context, key, value, min, max)
+    }
+
+    /// `true` or `false`; false when it is not there.
+    pub(super) fn flag(&self, context: &mut Context<'_>, key: &str) -> bool {
+        let Some(value) = self.get(key) else {
+            return false;
+        };
+        if let DeValue::Boolean(flag) = value.get_ref() {
+            return *flag;
+        }
+        context.error(
+            &value.span(),
+            format!(
+                "`{key}` is {}, not true or false",
+                article(value.get_ref().type_str())
+            ),
+            "true, false",
+        );
+        false
+    }
+
+    /// The elements of a list.
+    pub(super) fn list(
+        &self,
+        context: &mut Context<'_>,
+        key: &str,
+        allowed: &str,
+    ) -> Option<Vec<&'t Spanned<DeValue<'t>>>> {
+        let value = self.get(key)?;
+        match value.get_ref() {
+            DeValue::Array(array) if !array.is_empty() => Some(array.iter().collect()),
+            DeValue::Array(_) => {
+                context.error(&value.span(), format!("`{key}` is empty"), allowed);
+                None
+            }
+            other => {
+                context.error(
+                    &value.span(),
+                    format!("`{key}` is {}, not a list", article(other.type_str())),
+                    allowed,
+                );
+                None
+            }
+        }
+    }
+
+    /// A list of access widths in bytes.
+    pub(super) fn widths(&self, context: &mut Context<'_>, key: &str) -> Option<Widths> {
+        let allowed = "a list of 1, 2 and 4, such as [1, 2]";
+        let mut widths = Widths::NONE;
+        for element in self.list(context, key, allowed)? {
+            let width = match element.get_ref() {
+                DeValue::Integer(integer) => {
+                    u8::from_str_radix(integer.as_str(), integer.radix()).ok()
+                }
+                _ => None,
+            };
+            let Some(width) = width.and_then(Width::from_bytes) else {
+                context.error(
+                    &element.span(),
+                    "an access has 1, 2 or 4 bytes".to_owned(),
+                    allowed,
+                );
+                return None;
+            };
+            widths = widths.with(width);
+        }
+        Some(widths)
+    }
+
+    /// A list of numbers and ranges.
+    pub(super) fn values(
+        &self,
+        context: &mut Context<'_>,
+        table: &Table,
+        key: &str,
+    ) -> Option<ValueSet> {
+        let Some(Kind::Values(max)) = table.key(key).map(|key| key.kind) else {
+            unreachable!("`{key}` is a list of values");
+        };
+        let allowed = "a list of numbers and ranges, such as [0x0c, \"0x10-0x1f\"]";
+        let mut ranges = Vec::new();
+        for element in self.list(context, key, allowed)? {
+            match range_value(key, element, max) {
+                Ok(range) => ranges.push(range),
+                Err(message) => {
+                    context.error(&element.span(), message, allowed);
+                    return None;
+                }
+            }
+        }
+        Some(ValueSet::new(ranges))
+    }
+
     /// A whole number from 0 to `max`.
     pub(super) fn number(&self, context: &mut Context<'_>, key: &str, max: u32) -> Option<u32> {
         let value = self.get(key)?;
@@ -156,6 +265,25 @@ impl<'t> Fields<'t> {
         Some((bytes, 0))
     }
 
+    /// An array of at most `max` bytes.
+    pub(super) fn bytes(
+        &self,
+        context: &mut Context<'_>,
+        key: &str,
+        max: usize,
+    ) -> Option<Vec<u8>> {
+        let allowed = format!("a list of at most {max} bytes");
+        let value = self.get(key)?;
+        if value.get_ref().is_array() {
+            let (bytes, _) = self.byte_or_bytes(context, key)?;
+            if bytes.len() <= max {
+                return Some(bytes);
+            }
+        }
+        context.error(&value.span(), format!("`{key}` is no such list"), allowed);
+        None
+    }
+
     /// A range: a string `FIRST-LAST` or `SINGLE`, or a number.
     pub(super) fn range(
         &self,
@@ -169,18 +297,7 @@ impl<'t> Fields<'t> {
             return None;
         };
         let span = value.span();
-        let parsed = match value.get_ref() {
-            DeValue::String(text) => parse_range(text, max),
-            DeValue::Integer(integer) => u64::from_str_radix(integer.as_str(), integer.radix())
-                .ok()
-                .filter(|single| *single <= max)
-                .map(|single| (single, single))
-                .ok_or_else(|| format!("{integer} is not between 0 and {max:#x}")),
-            other => Err(format!(
-                "`{key}` is {}, not a string or a number",
-                article(other.type_str())
-            )),
-        };
+        let parsed = range_value(key, value, max);
         match parsed {
             Ok((first, last)) => Some(SpannedRange { first, last, span }),
             Err(message) => {
@@ -189,6 +306,49 @@ impl<'t> Fields<'t> {
             }
         }
     }
+}
+
+fn range_value(key: &str, value: &Spanned<DeValue<'_>>, max: u64) -> Result<(u64, u64), String> {
+    match value.get_ref() {
+        DeValue::String(text) => parse_range(text, max),
+        DeValue::Integer(integer) => u64::from_str_radix(integer.as_str(), integer.radix())
+            .ok()
+            .filter(|single| *single <= max)
+            .map(|single| (single, single))
+            .ok_or_else(|| format!("{integer} is not between 0 and {max:#x}")),
+        other => Err(format!(
+            "`{key}` is {}, not a string or a number",
+            article(other.type_str())
+        )),
+    }
+}
+
+/// TOML's integers end at 2^63 - 1: where higher ones are allowed, a string has them.
+fn number64_value(
+    context: &mut Context<'_>,
+    key: &str,
+    value: &Spanned<DeValue<'_>>,
+    min: u64,
+    max: u64,
+) -> Option<u64> {
+    let takes_text = i64::try_from(max).is_err();
+    let message = match value.get_ref() {
+        DeValue::Integer(integer) => match u64::from_str_radix(integer.as_str(), integer.radix()) {
+            Ok(number) if (min..=max).contains(&number) => return Some(number),
+            _ => format!("`{key}` cannot be {integer}"),
+        },
+        DeValue::String(text) if takes_text => match parse_number(text) {
+            Some(number) if (min..=max).contains(&number) => return Some(number),
+            _ => format!("`{key}` cannot be \"{text}\""),
+        },
+        other => format!("`{key}` is {}, not a number", article(other.type_str())),
+    };
+    context.error(
+        &value.span(),
+        message,
+        format!("a whole number from {min} to {max} ({max:#x})"),
+    );
+    None
 }
 
 fn number_value(

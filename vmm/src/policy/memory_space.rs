@@ -88,6 +88,17 @@ pub enum MemoryStartError {
         /// Bytes up to and with this rule.
         bytes: u64,
     },
+    /// The machine's memory cannot be passed through.
+    #[error(
+        "{file}:{line}: backend \"passthrough\" cannot start: this version passes no physical memory through; \
+         \"ram\" is memory of the run's own"
+    )]
+    Passthrough {
+        /// The policy.
+        file: String,
+        /// The rule's line.
+        line: usize,
+    },
     /// The initial contents cannot be read.
     #[error(
         "{file}:{line}: cannot read `file` = {path:?} (at most {bytes} bytes, the rule's range)"
@@ -211,6 +222,16 @@ impl MemorySpace {
         clock: Clock,
     ) -> Result<Self, MemoryStartError> {
         policy.check_guest_memory(ram_bytes)?;
+        let real = policy
+            .memory_rules()
+            .iter()
+            .find(|rule| matches!(rule.backend, MemoryBackend::Passthrough { .. }));
+        if let Some(rule) = real {
+            return Err(MemoryStartError::Passthrough {
+                file: policy.file().to_owned(),
+                line: rule.line,
+            });
+        }
         let rules = policy.memory_rules();
         Ok(Self {
             backings: allocate(policy)?,
@@ -292,11 +313,33 @@ impl MemorySpace {
         }
     }
 
+    /// A decision as recordings show it.
+    #[must_use]
+    pub fn record(
+        &self,
+        request: &MemoryRequest,
+        decision: &MemoryDecision,
+    ) -> crate::observe::ports::Decision {
+        let (allowed, rule) = match decision {
+            MemoryDecision::Allowed(_) => {
+                let rules = Self::decide(&self.policy, request).unwrap_or_default();
+                (true, rules.first().copied())
+            }
+            MemoryDecision::Denied { rule, .. } => (false, *rule),
+        };
+        let rule = rule.and_then(|index| self.policy.memory_rules().get(index));
+        crate::observe::ports::Decision {
+            allowed,
+            backend: rule.map_or("deny", |rule| rule.backend.name()),
+            rule_line: rule.and_then(|rule| u32::try_from(rule.line).ok()),
+        }
+    }
+
     /// The rules that allow a mapping, by ascending address, or why it is denied. Nothing is counted.
     pub(super) fn decide(policy: &Policy, request: &MemoryRequest) -> Result<Vec<usize>, Denial> {
         let by_default = |reason: String| Denial {
             rule: None,
-            on_deny: policy.defaults().on_deny,
+            on_deny: policy.defaults().memory_on_deny,
             reason,
         };
         let Some((first, last)) = pages(request) else {
@@ -307,14 +350,10 @@ impl MemorySpace {
         let mut rules = Vec::new();
         let mut at = first;
         loop {
-            let found = policy
-                .memory_rules()
-                .iter()
-                .enumerate()
-                .find(|(_, rule)| (rule.first..=rule.last).contains(&at));
-            let Some((index, rule)) = found else {
+            let Some(index) = policy.memory_rule_at(at) else {
                 return Err(by_default(format!("no rule covers address {at:#x}")));
             };
+            let rule = &policy.memory_rules()[index];
             let deny = |reason: String| Denial {
                 rule: Some(index),
                 on_deny: rule.on_deny,

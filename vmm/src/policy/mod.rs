@@ -1,33 +1,49 @@
-//! The owner's policy: which ports and physical ranges a driver may touch.
+//! The owner's policy: which ports, physical ranges, PCI functions and MSRs a driver may touch.
 //!
 //! A [`Policy`] is read from TOML ([`Policy::from_path`], [`Policy::from_str`]) and does not change afterwards.
 //! [`crate::ports::PortSpace`] carries out its port rules, [`MemorySpace`] its memory rules; what is not named
 //! is denied. [`Policy::explain_port`] and [`Policy::explain_memory`] tell a person what it would do and why.
 //! The reference for owners is docs/policy.md.
 
+mod danger;
 pub mod device;
 mod diagnostic;
 mod explain;
 mod fields;
+pub(crate) mod gate;
+mod host;
 mod limiter;
 mod memory_space;
 mod overlap;
 mod parse;
+mod rules;
+mod schema;
+pub(crate) mod segments;
 mod values;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-pub use diagnostic::{Diagnostic, PolicyError};
+pub use diagnostic::{Diagnostic, PolicyError, RelatedLine};
+pub use host::HostFacts;
 pub use limiter::{LogLimiter, LogVerdict};
 pub use memory_space::{
     MemoryBacking, MemoryDecision, MemoryMapping, MemoryRequest, MemoryRuleStats, MemorySpace,
     MemoryStartError, MemoryStats,
 };
+pub use rules::*;
+pub use schema::json_schema;
+pub(crate) use values::{parse_number, parse_range};
+
+use segments::Segments;
 
 /// Largest policy file, in bytes. A larger file is not a policy.
-pub const FILE_MAX: u64 = 1 << 20;
+pub const FILE_MAX: u64 = 4 << 20;
 /// Most rules of one kind.
-pub const RULES_MAX: usize = 4096;
+pub const RULES_MAX: usize = 16384;
+/// Highest physical address: they have at most 52 bits (AMD64 Architecture Programmer's Manual vol. 2, 1.1.2).
+pub const ADDRESS_MAX: u64 = (1 << 52) - 1;
+/// Highest `rate` and `burst`.
+pub const RATE_MAX: u64 = 1_000_000;
 /// Denied accesses logged a second, unless the policy says otherwise.
 pub const LOG_RATE_DEFAULT: u32 = 10;
 /// Highest `max-log-rate`, in lines a second.
@@ -38,238 +54,21 @@ pub const DENIED_READ_DEFAULT: u32 = u32::MAX;
 /// no error (3).
 pub const LPT_STATUS_DEFAULT: u8 = 0xD8;
 
-/// Which directions a rule allows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum AccessMode {
-    /// `"r"`: reads only.
-    Read,
-    /// `"w"`: writes only.
-    Write,
-    /// `"rw"`: both.
-    ReadWrite,
-}
-
-impl AccessMode {
-    /// Whether reads are allowed.
-    #[must_use]
-    pub const fn allows_read(self) -> bool {
-        matches!(self, Self::Read | Self::ReadWrite)
-    }
-
-    /// Whether writes are allowed.
-    #[must_use]
-    pub const fn allows_write(self) -> bool {
-        matches!(self, Self::Write | Self::ReadWrite)
-    }
-
-    /// Whether the direction is allowed.
-    #[must_use]
-    pub const fn allows(self, is_write: bool) -> bool {
-        if is_write {
-            self.allows_write()
-        } else {
-            self.allows_read()
-        }
-    }
-
-    /// The policy's spelling.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Read => "r",
-            Self::Write => "w",
-            Self::ReadWrite => "rw",
-        }
-    }
-}
-
-/// What a denied access does besides being counted and logged.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum OnDeny {
-    /// A write is dropped, a read returns the denied-read value.
-    Ignore,
-    /// A general-protection fault in the guest.
-    Fault,
-    /// The guest is stopped.
-    Stop,
-}
-
-impl OnDeny {
-    /// The policy's spelling.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ignore => "ignore",
-            Self::Fault => "fault",
-            Self::Stop => "stop",
-        }
-    }
-}
-
-/// Where the bytes of an `lpt` go.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum LptOutput {
-    /// The VMM's standard output (`"-"`).
-    Stdout,
-    /// A file, created (or emptied) at start.
-    File(PathBuf),
-}
-
-/// What stands behind a port range.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum PortBackend {
-    /// Nothing: every access is denied.
-    Deny,
-    /// The machine's real ports.
-    Passthrough,
-    /// The parallel port model.
-    Lpt {
-        /// Where strobed bytes go.
-        output: LptOutput,
-        /// The status register's value while all is well.
-        status: u8,
-    },
-    /// The register file for tests.
-    Ram {
-        /// Initial bytes from the range's first port on.
-        initial: Vec<u8>,
-        /// Initial value of the ports that `initial` does not reach.
-        fill: u8,
-    },
-}
-
-impl PortBackend {
-    /// The policy's spelling.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Deny => "deny",
-            Self::Passthrough => "passthrough",
-            Self::Lpt { .. } => "lpt",
-            Self::Ram { .. } => "ram",
-        }
-    }
-}
-
-/// A `[[port]]` rule.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PortRule {
-    /// First port.
-    pub first: u16,
-    /// Last port.
-    pub last: u16,
-    /// Allowed directions; `None` for `deny`.
-    pub access: Option<AccessMode>,
-    /// What stands behind it.
-    pub backend: PortBackend,
-    /// What a denied access does.
-    pub on_deny: OnDeny,
-    /// What a denied read returns; its low bytes for a narrow one.
-    pub denied_read: u32,
-    /// The owner's name for it.
-    pub name: Option<String>,
-    /// Where it stands in the policy: line, from 1.
-    pub line: usize,
-    /// Where it stands in the policy: column, from 1.
-    pub column: usize,
-}
-
-impl PortRule {
-    /// Ports in the range, 1 to 65536.
-    #[must_use]
-    pub fn port_count(&self) -> u32 {
-        u32::from(self.last) - u32::from(self.first) + 1
-    }
-
-    /// Whether the rule lets an access of this direction through.
-    #[must_use]
-    pub fn allows(&self, is_write: bool) -> bool {
-        self.access.is_some_and(|access| access.allows(is_write))
-    }
-}
-
-/// What stands behind a memory range.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum MemoryBackend {
-    /// Nothing: it cannot be mapped.
-    Deny,
-    /// Memory of the VMM's, zeroed or read from a file at start.
-    Ram {
-        /// Initial contents.
-        file: Option<PathBuf>,
-    },
-}
-
-impl MemoryBackend {
-    /// The policy's spelling.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Deny => "deny",
-            Self::Ram { .. } => "ram",
-        }
-    }
-}
-
-/// A `[[memory]]` rule. Ranges are whole pages.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct MemoryRule {
-    /// First physical address; a multiple of 4096.
-    pub first: u64,
-    /// Last physical address; one less than a multiple of 4096.
-    pub last: u64,
-    /// Allowed directions; `None` for `deny`. Write-only memory does not exist.
-    pub access: Option<AccessMode>,
-    /// What stands behind it.
-    pub backend: MemoryBackend,
-    /// What a denied mapping does.
-    pub on_deny: OnDeny,
-    /// The owner's name for it.
-    pub name: Option<String>,
-    /// Where it stands in the policy: line, from 1.
-    pub line: usize,
-    /// Where it stands in the policy: column, from 1.
-    pub column: usize,
-}
-
-impl MemoryRule {
-    /// Bytes in the range.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.last - self.first + 1
-    }
-}
-
-/// The `[default]` table: what happens to accesses that no rule names.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Defaults {
-    /// What a denied access does.
-    pub on_deny: OnDeny,
-    /// What a denied read returns.
-    pub denied_read: u32,
-    /// Denied accesses logged in any one second, at most.
-    pub max_log_rate: u32,
-}
-
-impl Default for Defaults {
-    fn default() -> Self {
-        Self {
-            on_deny: OnDeny::Ignore,
-            denied_read: DENIED_READ_DEFAULT,
-            max_log_rate: LOG_RATE_DEFAULT,
-        }
-    }
-}
-
 /// A checked policy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Policy {
     file: String,
     text: String,
     port_rules: Vec<PortRule>,
+    index_pairs: Vec<IndexPair>,
     memory_rules: Vec<MemoryRule>,
+    memory_segments: Segments,
+    pci_rules: Vec<PciRule>,
+    msr_rules: Vec<MsrRule>,
+    msr_segments: Segments,
     defaults: Defaults,
     device: device::Device,
+    warnings: Vec<Diagnostic>,
 }
 
 impl Policy {
@@ -280,9 +79,15 @@ impl Policy {
             file: "(no policy)".to_owned(),
             text: String::new(),
             port_rules: Vec::new(),
+            index_pairs: Vec::new(),
             memory_rules: Vec::new(),
+            memory_segments: Segments::default(),
+            pci_rules: Vec::new(),
+            msr_rules: Vec::new(),
+            msr_segments: Segments::default(),
             defaults: Defaults::default(),
             device: device::Device::default(),
+            warnings: Vec::new(),
         }
     }
 
@@ -300,10 +105,7 @@ impl Policy {
         let text = String::from_utf8(bytes).map_err(|error| {
             let valid = error.utf8_error().valid_up_to();
             let text = String::from_utf8_lossy(error.as_bytes());
-            let source = diagnostic::Source {
-                file: &file,
-                text: &text,
-            };
+            let source = diagnostic::Source::new(&file, &text);
             PolicyError::Invalid(vec![source.diagnostic(
                 &(valid..valid + 1),
                 "this byte is not UTF-8".to_owned(),
@@ -335,10 +137,36 @@ impl Policy {
         }
     }
 
+    /// Checks what depends on the machine: no pass-through rule may reach its RAM, its console or its power
+    /// management, unless the rule says `i-know-what-this-does`.
+    ///
+    /// # Errors
+    /// [`PolicyError::Invalid`] with each rule that does.
+    pub fn check_host(&self, facts: &HostFacts) -> Result<(), PolicyError> {
+        let found = danger::on_this_machine(self, &overlap::source_of(self), facts);
+        if found.is_empty() {
+            Ok(())
+        } else {
+            Err(PolicyError::Invalid(found))
+        }
+    }
+
+    /// What is allowed but probably not meant, in order of place.
+    #[must_use]
+    pub fn warnings(&self) -> &[Diagnostic] {
+        &self.warnings
+    }
+
     /// The file's name as diagnostics give it.
     #[must_use]
     pub fn file(&self) -> &str {
         &self.file
+    }
+
+    /// The file's text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// The port rules, in the file's order.
@@ -351,6 +179,36 @@ impl Policy {
     #[must_use]
     pub fn memory_rules(&self) -> &[MemoryRule] {
         &self.memory_rules
+    }
+
+    /// The index/data pairs, in the file's order.
+    #[must_use]
+    pub fn index_pairs(&self) -> &[IndexPair] {
+        &self.index_pairs
+    }
+
+    /// The rules for PCI functions, in the file's order.
+    #[must_use]
+    pub fn pci_rules(&self) -> &[PciRule] {
+        &self.pci_rules
+    }
+
+    /// The rules for MSRs, in the file's order.
+    #[must_use]
+    pub fn msr_rules(&self) -> &[MsrRule] {
+        &self.msr_rules
+    }
+
+    /// The memory rule that covers an address, as its place among [`Policy::memory_rules`].
+    #[must_use]
+    pub fn memory_rule_at(&self, address: u64) -> Option<usize> {
+        self.memory_segments.find(address)
+    }
+
+    /// The rule for an MSR, as its place among [`Policy::msr_rules`].
+    #[must_use]
+    pub fn msr_rule_at(&self, number: u32) -> Option<usize> {
+        self.msr_segments.find(number.into())
     }
 
     /// What happens to accesses that no rule names.

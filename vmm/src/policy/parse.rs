@@ -1,49 +1,29 @@
 //! From TOML to a checked [`Policy`].
 
-mod device;
+pub(super) mod choices;
+mod common;
+pub(super) mod device;
+mod index_pair;
 mod memory;
+mod msr;
+mod pci;
 mod port;
-
-use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use self::choices::{MEMORY_ON_DENY, ON_DENY};
 use super::diagnostic::Source;
-use super::fields::{Context, Fields, quoted};
-use super::{AccessMode, Defaults, OnDeny, Policy, PolicyError, RULES_MAX, overlap};
-
-const TOP_KEYS: &[&str] = &["default", "port", "memory", "device", "resource"];
-const DEFAULT_KEYS: &[&str] = &["on-deny", "denied-read", "max-log-rate"];
-/// Keys of every `[[port]]` rule; each back end adds its own.
-const PORT_KEYS: &[&str] = &[
-    "range",
-    "access",
-    "backend",
-    "on-deny",
-    "denied-read",
-    "name",
-    "comment",
-];
-const MEMORY_KEYS: &[&str] = &[
-    "range", "access", "backend", "on-deny", "name", "comment", "file",
-];
-
-const ACCESS: &[(&str, AccessMode)] = &[
-    ("r", AccessMode::Read),
-    ("w", AccessMode::Write),
-    ("rw", AccessMode::ReadWrite),
-];
-const ON_DENY: &[(&str, OnDeny)] = &[
-    ("ignore", OnDeny::Ignore),
-    ("fault", OnDeny::Fault),
-    ("stop", OnDeny::Stop),
-];
+use super::fields::{Context, Fields};
+use super::schema::{DEFAULT, INDEX_PAIR, MEMORY, MSR, PCI, PORT, TOP};
+use super::{
+    Defaults, OnDeny, Policy, PolicyError, RULES_MAX, danger, overlap, segments::Segments,
+};
 
 /// Reads and checks a policy.
 pub(super) fn parse(file: &str, text: &str) -> Result<Policy, PolicyError> {
     let mut context = Context {
-        source: Source { file, text },
+        source: Source::new(file, text),
         diagnostics: Vec::new(),
     };
     let (document, errors) = DeTable::parse_recoverable(text);
@@ -55,42 +35,79 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Policy, PolicyError> {
         return Err(PolicyError::Invalid(context.diagnostics));
     }
     let top = Fields {
-        title: "a policy",
+        title: TOP.title,
         table: document.get_ref(),
         span: 0..0,
     };
-    top.check_keys(&mut context, TOP_KEYS, |key| {
-        (PORT_KEYS.contains(&key) || MEMORY_KEYS.contains(&key))
-            .then(|| format!("`{key}` stands before the first [[port]] or [[memory]]"))
-    });
+    top.check_keys(&mut context, &TOP.names(), key_of_a_rule);
 
     let mut policy = Policy {
         file: file.to_owned(),
         text: text.to_owned(),
-        port_rules: Vec::new(),
-        memory_rules: Vec::new(),
-        defaults: Defaults::default(),
-        device: device::parse(&mut context, &top),
+        ..Policy::deny_all()
     };
-    if let Some(table) = single_table(&mut context, &top, "default", "[default]") {
+    if let Some(table) = single_table(&mut context, &top, "default", DEFAULT.title) {
         policy.defaults = parse_defaults(&mut context, &table);
     }
-    for fields in rule_tables(&mut context, &top, "port", "[[port]]") {
-        let rule = port::parse_port(&mut context, &fields, &policy.defaults);
+    let defaults = policy.defaults;
+    for fields in rule_tables(&mut context, &top, "port", PORT.title) {
+        let rule = port::parse_port(&mut context, &fields, &defaults);
         policy.port_rules.extend(rule);
     }
-    for fields in rule_tables(&mut context, &top, "memory", "[[memory]]") {
-        let rule = memory::parse_memory(&mut context, &fields, &policy.defaults);
+    for fields in rule_tables(&mut context, &top, "index-pair", INDEX_PAIR.title) {
+        let rule = index_pair::parse_index_pair(&mut context, &fields, &defaults);
+        policy.index_pairs.extend(rule);
+    }
+    for fields in rule_tables(&mut context, &top, "memory", MEMORY.title) {
+        let rule = memory::parse_memory(&mut context, &fields, &defaults);
         policy.memory_rules.extend(rule);
     }
-    overlap::between_rules(&policy, &mut context.diagnostics);
+    for fields in rule_tables(&mut context, &top, "pci", PCI.title) {
+        let rule = pci::parse_pci(&mut context, &fields, &defaults);
+        policy.pci_rules.extend(rule);
+    }
+    for fields in rule_tables(&mut context, &top, "msr", MSR.title) {
+        let rule = msr::parse_msr(&mut context, &fields, &defaults);
+        policy.msr_rules.extend(rule);
+    }
+    policy.device = device::parse(&mut context, &top);
+    overlap::between_rules(&policy, &context.source, &mut context.diagnostics);
+    danger::refuse(&policy, &context.source, &mut context.diagnostics);
     if context.diagnostics.is_empty() {
+        policy.warnings = overlap::warnings(&policy, &context.source);
+        let of_device = super::device::warnings(&policy, &context.source);
+        policy.warnings.extend(of_device);
+        policy.memory_segments = Segments::new(
+            policy
+                .memory_rules
+                .iter()
+                .map(|rule| (rule.first, rule.last)),
+        );
+        policy.msr_segments = Segments::new(
+            policy
+                .msr_rules
+                .iter()
+                .map(|rule| (rule.first.into(), rule.last.into())),
+        );
         return Ok(policy);
     }
     context
         .diagnostics
         .sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
     Err(PolicyError::Invalid(context.diagnostics))
+}
+
+fn key_of_a_rule(key: &str) -> Option<String> {
+    [&PORT, &INDEX_PAIR, &MEMORY, &PCI, &MSR]
+        .iter()
+        .any(|table| table.key(key).is_some())
+        .then(|| {
+            if PORT.key(key).is_some() || MEMORY.key(key).is_some() {
+                format!("`{key}` stands before the first [[port]] or [[memory]]")
+            } else {
+                format!("`{key}` stands before the first rule")
+            }
+        })
 }
 
 fn single_table<'t>(
@@ -117,13 +134,14 @@ fn single_table<'t>(
     }
 }
 
+/// The tables of a list, such as `[[port]]`.
 fn rule_tables<'t>(
     context: &mut Context<'_>,
-    top: &Fields<'t>,
+    parent: &Fields<'t>,
     key: &str,
     title: &'static str,
 ) -> Vec<Fields<'t>> {
-    let Some(value) = top.table.get(key) else {
+    let Some(value) = parent.table.get(key) else {
         return Vec::new();
     };
     let allowed = format!("{title} before each rule");
@@ -161,12 +179,24 @@ fn rule_tables<'t>(
 }
 
 fn parse_defaults(context: &mut Context<'_>, fields: &Fields<'_>) -> Defaults {
-    fields.check_keys(context, DEFAULT_KEYS, |_| None);
+    fields.check_keys(context, &DEFAULT.names(), |_| None);
     let built_in = Defaults::default();
+    let on_deny = fields.choice(context, "on-deny", ON_DENY);
+    let for_all = on_deny.unwrap_or(built_in.on_deny);
     Defaults {
-        on_deny: fields
-            .choice(context, "on-deny", ON_DENY)
-            .unwrap_or(built_in.on_deny),
+        on_deny: for_all,
+        memory_on_deny: fields
+            .choice(context, "memory-on-deny", MEMORY_ON_DENY)
+            .unwrap_or(match for_all {
+                OnDeny::Stop => OnDeny::Stop,
+                OnDeny::Ignore | OnDeny::Fault => OnDeny::Ignore,
+            }),
+        pci_on_deny: fields
+            .choice(context, "pci-on-deny", ON_DENY)
+            .unwrap_or(for_all),
+        msr_on_deny: fields
+            .choice(context, "msr-on-deny", ON_DENY)
+            .unwrap_or(built_in.msr_on_deny),
         denied_read: fields
             .number(context, "denied-read", u32::MAX)
             .unwrap_or(built_in.denied_read),
@@ -174,81 +204,4 @@ fn parse_defaults(context: &mut Context<'_>, fields: &Fields<'_>) -> Defaults {
             .number(context, "max-log-rate", super::LOG_RATE_MAX)
             .unwrap_or(built_in.max_log_rate),
     }
-}
-
-fn is_string(fields: &Fields<'_>, key: &str, text: &str) -> bool {
-    fields
-        .table
-        .get(key)
-        .is_some_and(|value| value.get_ref().as_str() == Some(text))
-}
-
-fn required_backend<T: Copy>(
-    context: &mut Context<'_>,
-    fields: &Fields<'_>,
-    choices: &[(&str, T)],
-) -> Option<T> {
-    if fields.table.get("backend").is_none() {
-        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-        fields.missing(context, "backend", quoted(&names, '"'));
-        return None;
-    }
-    fields.choice(context, "backend", choices)
-}
-
-/// `access` must be said, except for `deny`, where it would read two ways ("denies rw" or "allows rw").
-/// `is_deny` is `None` when the back end is unknown and that was reported.
-fn access(
-    context: &mut Context<'_>,
-    fields: &Fields<'_>,
-    is_deny: Option<bool>,
-) -> Option<AccessMode> {
-    let is_given = fields.table.get("access").is_some();
-    match (is_given, is_deny) {
-        (true, Some(true)) => {
-            context.error(
-                &fields.span_of("access"),
-                "backend \"deny\" denies reads and writes: it has no `access`",
-                "leave `access` out, or choose another backend and allow one direction",
-            );
-            None
-        }
-        (false, Some(false)) => {
-            fields.missing(context, "access", quoted(&["r", "w", "rw"], '"'));
-            None
-        }
-        (false, _) => None,
-        (true, _) => fields.choice(context, "access", ACCESS),
-    }
-}
-
-fn name(context: &mut Context<'_>, fields: &Fields<'_>) -> Option<String> {
-    fields.string(context, "comment", "any text");
-    let (text, span): (&str, Range<usize>) =
-        fields.string(context, "name", "a short text for logs and statistics")?;
-    if text.is_empty() || text.chars().count() > 64 || text.chars().any(char::is_control) {
-        context.error(
-            &span,
-            "`name` does not fit on a log line",
-            "1 to 64 characters, no control characters",
-        );
-        return None;
-    }
-    Some(text.to_owned())
-}
-
-/// Every key that a policy may have, for the test of the reference.
-#[cfg(test)]
-pub(super) fn all_keys() -> Vec<&'static str> {
-    [
-        TOP_KEYS,
-        DEFAULT_KEYS,
-        PORT_KEYS,
-        port::LPT_KEYS,
-        port::RAM_KEYS,
-        MEMORY_KEYS,
-        device::DEVICE_KEYS,
-        device::RESOURCE_KEYS,
-    ]
-    .concat()
 }

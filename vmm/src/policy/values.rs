@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 /// Reads a number: decimal, `0x` hexadecimal, `0o` octal or `0b` binary, `_` between digits.
-pub(super) fn parse_number(text: &str) -> Option<u64> {
+pub(crate) fn parse_number(text: &str) -> Option<u64> {
     let (digits, radix) = match text.get(..2) {
         Some("0x" | "0X") => (&text[2..], 16),
         Some("0o") => (&text[2..], 8),
@@ -20,7 +20,7 @@ pub(super) fn parse_number(text: &str) -> Option<u64> {
 }
 
 /// Reads `FIRST-LAST` (both included) or a single number; every number at most `max`.
-pub(super) fn parse_range(text: &str, max: u64) -> Result<(u64, u64), String> {
+pub(crate) fn parse_range(text: &str, max: u64) -> Result<(u64, u64), String> {
     let number = |part: &str| {
         let part = part.trim();
         let value = parse_number(part).ok_or_else(|| {

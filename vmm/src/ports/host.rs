@@ -63,7 +63,7 @@ impl HostPorts {
         }
     }
 
-    fn read(&self, port: u16, width: Width) -> io::Result<u32> {
+    pub(super) fn read(&self, port: u16, width: Width) -> io::Result<u32> {
         match self {
             Self::Granted(grant) => grant.read(port, width),
             Self::DevPort(file) => {
@@ -75,7 +75,7 @@ impl HostPorts {
         }
     }
 
-    fn write(&self, port: u16, width: Width, value: u32) -> io::Result<()> {
+    pub(super) fn write(&self, port: u16, width: Width, value: u32) -> io::Result<()> {
         match self {
             Self::Granted(grant) => grant.write(port, width, value),
             Self::DevPort(file) => {

@@ -5,20 +5,27 @@
 //! IOPM: in the guest by the processor, outside by [`iopm::Mirror`].
 
 mod host;
+mod index_pair;
 mod instructions;
 pub mod iopm;
+mod open;
+mod slot;
 mod space;
 mod stats;
+mod table;
 
 pub use host::HostPortsError;
-pub use space::{PortSpace, StartError};
+pub(crate) use index_pair::decide_data;
+pub use open::{Backends, StartError};
+pub use space::PortSpace;
 pub use stats::{DeniedPorts, PortRuleStats, PortStats};
+pub use table::DecisionTable;
 
 use crate::machine::{PortAnswer, PortExit};
 use crate::policy::OnDeny;
 
 /// How many ports an access covers, which is also its bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Width {
     /// `inb`, `outb`.
     Byte,
@@ -127,22 +134,77 @@ pub struct Decision {
     pub origin: Origin,
     /// What happens.
     pub action: Action,
+    /// Why it is denied; `None` when it is allowed.
+    pub reason: Option<DenialReason>,
 }
 
 impl Decision {
-    pub(crate) const fn denied(origin: Origin, on_deny: OnDeny) -> Self {
+    pub(crate) const fn allowed(origin: Origin) -> Self {
+        Self {
+            origin,
+            action: Action::Allowed,
+            reason: None,
+        }
+    }
+
+    pub(crate) const fn denied(origin: Origin, on_deny: OnDeny, reason: DenialReason) -> Self {
         let action = match on_deny {
             OnDeny::Ignore => Action::Ignored,
             OnDeny::Fault => Action::Fault,
             OnDeny::Stop => Action::Stop,
         };
-        Self { origin, action }
+        Self {
+            origin,
+            action,
+            reason: Some(reason),
+        }
     }
 
     /// Whether a back end saw the access.
     #[must_use]
     pub const fn is_allowed(self) -> bool {
         matches!(self.action, Action::Allowed)
+    }
+}
+
+/// Why an access is denied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DenialReason {
+    /// No rule names it.
+    Unnamed,
+    /// Its rule does not allow the direction, or denies everything.
+    Direction,
+    /// Its rule has `widths` without this one.
+    Width,
+    /// Its rule has `values` without this one.
+    Value,
+    /// The rule's `rate` is exceeded.
+    Rate,
+    /// The rule's `quota` is used up.
+    Quota,
+    /// The index or the register is not one that the rule names.
+    Register,
+    /// It runs past port 0xFFFF.
+    PastLastPort,
+    /// It runs past the end of configuration space.
+    PastEnd,
+}
+
+impl DenialReason {
+    /// For people.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Unnamed => "no rule names it",
+            Self::Direction => "the direction is not allowed",
+            Self::Width => "the width is not in `widths`",
+            Self::Value => "the value is not in `values`",
+            Self::Rate => "above `rate`",
+            Self::Quota => "`quota` is used up",
+            Self::Register => "the register is not named",
+            Self::PastLastPort => "it runs past port 0xffff",
+            Self::PastEnd => "it runs past the end of configuration space",
+        }
     }
 }
 
@@ -156,7 +218,32 @@ pub enum Origin {
         /// Its line in the policy, from 1.
         line: usize,
     },
-    /// No rule names the port.
+    /// An index/data pair.
+    IndexPair {
+        /// Its place among [`crate::policy::Policy::index_pairs`], from 0.
+        index: usize,
+        /// Its line in the policy, from 1.
+        line: usize,
+    },
+    /// A rule for a PCI function.
+    Pci {
+        /// Its place among [`crate::policy::Policy::pci_rules`], from 0.
+        index: usize,
+        /// Its line in the policy, from 1.
+        line: usize,
+    },
+    /// A rule for MSRs.
+    Msr {
+        /// Its place among [`crate::policy::Policy::msr_rules`], from 0.
+        index: usize,
+        /// Its line in the policy, from 1.
+        line: usize,
+    },
+    /// The PCI configuration mechanism itself: CONFIG_ADDRESS, or CONFIG_DATA with nothing selected.
+    ConfigMechanism,
+    /// A PCI function that no rule names: as if it were not there.
+    AbsentFunction,
+    /// No rule names the port or the MSR.
     Default,
     /// The access runs past port 0xFFFF; there is nothing it could wrap to.
     PastLastPort,

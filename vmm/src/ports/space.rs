@@ -1,89 +1,48 @@
 //! The guest's port space: each access is decided by the policy and carried out by its back end.
 
+mod denial;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::host::{HostPorts, HostPortsError, Passthrough};
+use self::denial::Denial;
+use super::host::HostPorts;
+use super::index_pair::{PairSlot, decide_data};
+use super::open::{Backends, StartError, open_device, open_host, open_mechanism, open_pairs};
+use super::slot::Slot;
 use super::stats::{DeniedCounts, PortRuleStats, PortStats};
-use super::{Action, Decision, Origin, PortOutcome, PortRequest, Width};
-use crate::devices::{DeviceError, Lpt, OutputError, PortDevice, Ram};
-use crate::policy::{Defaults, LogLimiter, LogVerdict, OnDeny, Policy, PortBackend, PortRule};
+use super::table::{CONFIG_PORTS, DecisionTable, Owner};
+use super::{Decision, DenialReason, Origin, PortOutcome, PortRequest, Width};
+use crate::devices::DeviceError;
+use crate::pci::ConfigMechanism;
+use crate::policy::{Defaults, LogLimiter, Policy};
 
-/// A port rule's back end that cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// An `lpt` output.
-    #[error("{file}:{line}: backend \"lpt\" cannot start")]
-    Output {
-        /// The policy.
-        file: String,
-        /// The rule's line.
-        line: usize,
-        /// Why.
-        source: OutputError,
-    },
-    /// The machine's ports.
-    #[error("{file}:{line}: backend \"passthrough\" cannot start")]
-    HostPorts {
-        /// The policy.
-        file: String,
-        /// The first `passthrough` rule's line.
-        line: usize,
-        /// Why.
-        source: HostPortsError,
-    },
-}
+/// First port of CONFIG_DATA.
+const CONFIG_DATA: u16 = 0xCFC;
 
-/// A rule with its live back end and counts.
-#[derive(Debug)]
-struct Slot {
-    rule: PortRule,
-    device: Option<Box<dyn PortDevice>>,
-    reads: u64,
-    writes: u64,
-    denied_reads: u64,
-    denied_writes: u64,
-}
-
-impl Slot {
-    /// Carries out an access that lies in the rule and is allowed.
-    #[inline]
-    fn perform(&mut self, port: u16, width: Width, write: Option<u32>) -> u32 {
-        let offset = port - self.rule.first;
-        let Some(device) = &mut self.device else {
-            return u32::MAX;
-        };
-        match write {
-            Some(value) => {
-                self.writes += 1;
-                device.write(offset, width, value & width.mask());
-                0
-            }
-            None => {
-                self.reads += 1;
-                device.read(offset, width) & width.mask()
-            }
-        }
-    }
-}
-
-/// Time since some fixed moment, for the log's rate limit.
+/// Time since some fixed moment, for limits.
 type Clock = Box<dyn FnMut() -> Duration + Send>;
+/// Lets time pass.
+type Sleep = Box<dyn FnMut(Duration) + Send>;
 
 /// All ports of a guest.
 pub struct PortSpace {
     file: String,
     defaults: Defaults,
-    /// For each port the number of its rule plus 1; 0: no rule.
-    table: Box<[u16]>,
+    table: DecisionTable,
     slots: Vec<Slot>,
+    pairs: Vec<PairSlot>,
+    mechanism: Option<ConfigMechanism>,
     host: Option<Arc<HostPorts>>,
     denied: DeniedCounts,
     past_last_port: u64,
     limiter: LogLimiter,
     clock: Clock,
+    sleep: Sleep,
 }
 
 impl fmt::Debug for PortSpace {
@@ -95,47 +54,80 @@ impl fmt::Debug for PortSpace {
     }
 }
 
+/// Neighbouring bytes of an access that go to one back end.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    owner: Owner,
+    /// The first one's offset in the access.
+    byte: u16,
+    bytes: u16,
+}
+
+impl Part {
+    /// The part's bits of a value.
+    fn of(&self, value: u32) -> u32 {
+        let mask = u32::MAX >> (32 - 8 * u32::from(self.bytes));
+        (value >> (8 * u32::from(self.byte))) & mask
+    }
+}
+
+/// The parts of an access, lowest port first.
+#[derive(Debug)]
+struct Parts {
+    parts: [Part; 4],
+    count: usize,
+}
+
+impl Parts {
+    fn as_slice(&self) -> &[Part] {
+        &self.parts[..self.count]
+    }
+}
+
 impl PortSpace {
     /// Sets up every back end that the policy names: creates output files, opens the machine's ports.
     ///
     /// # Errors
     /// [`StartError`] for the first that cannot be set up.
     pub fn new(policy: &Policy) -> Result<Self, StartError> {
-        let start = Instant::now();
-        Self::with_clock(policy, Box::new(move || start.elapsed()))
+        Self::with_backends(policy, Backends::default())
     }
 
+    /// As [`PortSpace::new`], with ways to the machine.
+    ///
+    /// # Errors
+    /// [`StartError`] for the first back end that cannot be set up.
+    pub fn with_backends(policy: &Policy, backends: Backends) -> Result<Self, StartError> {
+        let start = Instant::now();
+        let mut space = Self::with_clock(policy, Box::new(move || start.elapsed()))?;
+        space.mechanism = open_mechanism(policy, backends.pci)?;
+        Ok(space)
+    }
+
+    /// Without PCI functions, and with a clock that waiting does not move.
     pub(super) fn with_clock(policy: &Policy, clock: Clock) -> Result<Self, StartError> {
         let host = open_host(policy)?;
-        let mut table = vec![0_u16; 0x1_0000].into_boxed_slice();
-        let mut slots = Vec::new();
-        for (number, rule) in (1..).zip(policy.port_rules()) {
-            for port in rule.first..=rule.last {
-                let entry = &mut table[usize::from(port)];
-                // Rules overlap only when they mean the same; the first then counts.
-                if *entry == 0 {
-                    *entry = number;
-                }
-            }
-            slots.push(Slot {
-                rule: rule.clone(),
-                device: open_device(policy, rule, host.as_ref())?,
-                reads: 0,
-                writes: 0,
-                denied_reads: 0,
-                denied_writes: 0,
-            });
-        }
+        let slots = policy
+            .port_rules()
+            .iter()
+            .map(|rule| {
+                let device = open_device(policy, rule, host.as_ref())?;
+                Ok(Slot::new(rule.clone(), device))
+            })
+            .collect::<Result<_, StartError>>()?;
         Ok(Self {
             file: policy.file().to_owned(),
             defaults: *policy.defaults(),
-            table,
+            table: DecisionTable::compile(policy),
             slots,
+            pairs: open_pairs(policy, host.as_ref()),
+            mechanism: None,
             host,
             denied: DeniedCounts::new(),
             past_last_port: 0,
             limiter: LogLimiter::new(policy.defaults().max_log_rate),
             clock,
+            sleep: Box::new(std::thread::sleep),
         })
     }
 
@@ -156,173 +148,281 @@ impl PortSpace {
     /// lowest port first. A denied access reaches no back end at all.
     #[inline]
     pub fn access(&mut self, request: PortRequest) -> PortOutcome {
-        let last = u32::from(request.port) + u32::from(request.width.bytes()) - 1;
-        // The usual case: one rule has all of it.
-        let number = usize::from(self.table[usize::from(request.port)]);
-        if let Some(index) = number.checked_sub(1) {
-            let slot = &mut self.slots[index];
-            if last <= u32::from(slot.rule.last) && slot.rule.allows(request.write.is_some()) {
-                let value = slot.perform(request.port, request.width, request.write);
-                return PortOutcome {
-                    value,
-                    decision: Decision {
-                        origin: Origin::Rule {
-                            index,
-                            line: slot.rule.line,
-                        },
-                        action: Action::Allowed,
-                    },
-                };
-            }
-        }
-        match self.find_denial(&request) {
-            Some((port, origin)) => self.deny(&request, port, origin),
-            None => self.access_in_parts(&request),
-        }
-    }
-
-    /// The first byte that is denied: its port and who denies it.
-    fn find_denial(&self, request: &PortRequest) -> Option<(u16, Origin)> {
-        for byte in 0..request.width.bytes() {
-            let Some(port) = request.port.checked_add(byte) else {
-                return Some((u16::MAX, Origin::PastLastPort));
-            };
-            let number = usize::from(self.table[usize::from(port)]);
-            let Some(index) = number.checked_sub(1) else {
-                return Some((port, Origin::Default));
-            };
-            let rule = &self.slots[index].rule;
-            if !rule.allows(request.write.is_some()) {
-                let line = rule.line;
-                return Some((port, Origin::Rule { index, line }));
-            }
-        }
-        None
-    }
-
-    /// Carries out an allowed access that several rules share.
-    fn access_in_parts(&mut self, request: &PortRequest) -> PortOutcome {
-        let bytes = request.width.bytes();
-        let rule_at = |table: &[u16], byte: u16| {
-            usize::from(table[usize::from(request.port) + usize::from(byte)]) - 1
-        };
-        let first_index = rule_at(&self.table, 0);
-        let mut value = 0;
-        let mut byte = 0;
-        while byte < bytes {
-            let index = rule_at(&self.table, byte);
-            let same = (byte..bytes)
-                .take_while(|later| rule_at(&self.table, *later) == index)
-                .count();
-            let port = request.port + byte;
-            // Three bytes are no access: an odd port goes first, so that the pair is aligned.
-            let width = match same {
-                0 | 1 => Width::Byte,
-                2 => Width::Word,
-                3 if port % 2 == 1 => Width::Byte,
-                3 => Width::Word,
-                _ => Width::Dword,
-            };
-            let shift = u32::from(byte) * 8;
-            let write = request.write.map(|value| value >> shift);
-            value |= self.slots[index].perform(port, width, write) << shift;
-            byte += width.bytes();
-        }
-        PortOutcome {
-            value,
-            decision: Decision {
-                origin: Origin::Rule {
-                    index: first_index,
-                    line: self.slots[first_index].rule.line,
-                },
-                action: Action::Allowed,
-            },
-        }
-    }
-
-    #[cold]
-    fn deny(&mut self, request: &PortRequest, port: u16, origin: Origin) -> PortOutcome {
         let is_write = request.write.is_some();
-        let (on_deny, denied_read) = match origin {
-            Origin::Rule { index, .. } => {
-                let slot = &mut self.slots[index];
-                if is_write {
-                    slot.denied_writes += 1;
-                } else {
-                    slot.denied_reads += 1;
-                }
-                (slot.rule.on_deny, slot.rule.denied_read)
-            }
-            Origin::Default => {
-                self.denied.count(port, is_write);
-                (self.defaults.on_deny, self.defaults.denied_read)
-            }
-            Origin::PastLastPort => {
-                self.past_last_port += 1;
-                (self.defaults.on_deny, self.defaults.denied_read)
-            }
+        // The usual case: one rule has all of it, and nothing but place and direction decides.
+        if let Some(index) = self.table.plain(request.port, request.width, is_write) {
+            let slot = &mut self.slots[index];
+            let value = slot.perform(request.port, request.width, request.write);
+            let line = slot.rule.line;
+            return PortOutcome {
+                value,
+                decision: Decision::allowed(Origin::Rule { index, line }),
+            };
+        }
+        self.access_in_parts(&request)
+    }
+
+    fn access_in_parts(&mut self, request: &PortRequest) -> PortOutcome {
+        let checked = self
+            .parts(request)
+            .and_then(|parts| self.check(request, &parts).map(|wait| (parts, wait)));
+        let (parts, wait) = match checked {
+            Ok(checked) => checked,
+            Err(denial) => return self.deny(request, &denial),
         };
-        self.log_denial(request, port, origin, on_deny);
+        if let Some((now, wait)) = wait {
+            if !wait.is_zero() {
+                (self.sleep)(wait);
+            }
+            for part in parts.as_slice() {
+                if let Owner::Rule(index) = part.owner {
+                    self.slots[index].take(now + wait);
+                }
+            }
+        }
+        let mut value = 0;
+        let mut origin = None;
+        for part in parts.as_slice() {
+            let (part_value, part_origin) = self.perform(request, part);
+            value |= part_value << (8 * u32::from(part.byte));
+            origin.get_or_insert(part_origin);
+        }
         PortOutcome {
-            value: if is_write {
+            value: if request.write.is_some() {
                 0
             } else {
-                denied_read & request.width.mask()
+                value & request.width.mask()
             },
-            decision: Decision::denied(origin, on_deny),
+            decision: Decision::allowed(origin.unwrap_or(Origin::Default)),
         }
     }
 
-    fn log_denial(&mut self, request: &PortRequest, port: u16, origin: Origin, on_deny: OnDeny) {
-        let now = (self.clock)();
-        let LogVerdict::Log { suppressed } = self.limiter.ask(now) else {
-            return;
+    /// Cuts an access up by who decides about its ports; or the first port that is denied whatever the access is.
+    fn parts(&self, request: &PortRequest) -> Result<Parts, Denial> {
+        let is_write = request.write.is_some();
+        let mut found = Parts {
+            parts: [Part {
+                owner: Owner::Nobody,
+                byte: 0,
+                bytes: 0,
+            }; 4],
+            count: 0,
         };
-        if suppressed > 0 {
-            tracing::warn!("… and {suppressed} more denied port accesses suppressed");
-        }
-        let what = match request.write {
-            Some(value) => format!("write of {:#x}", value & request.width.mask()),
-            None => "read".to_owned(),
-        };
-        let who = match origin {
-            Origin::Rule { index, line } => {
-                let rule = &self.slots[index].rule;
-                let access = rule.access.map_or(String::new(), |access| {
-                    format!(", access \"{}\"", access.name())
-                });
-                let name = rule
-                    .name
-                    .as_ref()
-                    .map_or(String::new(), |name| format!(" \"{name}\""));
-                let backend = rule.backend.name();
-                format!(
-                    "rule{name} at {}:{line} (backend \"{backend}\"{access}) denies port {port:#x}",
-                    self.file
-                )
+        for byte in 0..request.width.bytes() {
+            let Some(port) = request.port.checked_add(byte) else {
+                return Err(self.denial(
+                    u16::MAX,
+                    Origin::PastLastPort,
+                    DenialReason::PastLastPort,
+                ));
+            };
+            let owner = self.table.owner(port);
+            match owner {
+                Owner::Nobody => {
+                    return Err(self.denial(port, Origin::Default, DenialReason::Unnamed));
+                }
+                Owner::Mechanism
+                    if port < CONFIG_DATA
+                        && (request.port, request.width)
+                            != (*CONFIG_PORTS.start(), Width::Dword) =>
+                {
+                    // CONFIG_ADDRESS exists for 4-byte accesses alone.
+                    return Err(self.denial(port, Origin::Default, DenialReason::Unnamed));
+                }
+                Owner::Rule(index) if !self.table.allows(port, is_write) => {
+                    let line = self.slots[index].rule.line;
+                    let origin = Origin::Rule { index, line };
+                    return Err(self.denial(port, origin, DenialReason::Direction));
+                }
+                Owner::Rule(_) | Owner::Pair { .. } | Owner::Mechanism => {}
             }
-            Origin::Default => format!("no rule names port {port:#x}"),
-            Origin::PastLastPort => "it runs past port 0xffff".to_owned(),
+            match found.parts[..found.count].last_mut() {
+                // The two ports of a pair are two registers of 8 bits.
+                Some(part) if part.owner == owner && !matches!(owner, Owner::Pair { .. }) => {
+                    part.bytes += 1;
+                }
+                _ => {
+                    found.parts[found.count] = Part {
+                        owner,
+                        byte,
+                        bytes: 1,
+                    };
+                    found.count += 1;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Asks every part's rule. The time of the check and how long to wait, if there are limits.
+    fn check(
+        &mut self,
+        request: &PortRequest,
+        parts: &Parts,
+    ) -> Result<Option<(Duration, Duration)>, Denial> {
+        let mut times: Option<(Duration, Duration)> = None;
+        // A word over both ports writes the index first, so the data access meets that index.
+        let mut index_written: Option<(usize, u8)> = None;
+        for part in parts.as_slice() {
+            let port = request.port + part.byte;
+            let value = request.write.map(|value| part.of(value));
+            match part.owner {
+                Owner::Rule(index) => {
+                    let now = if self.slots[index].is_limited() {
+                        times
+                            .get_or_insert_with(|| ((self.clock)(), Duration::ZERO))
+                            .0
+                    } else {
+                        Duration::ZERO
+                    };
+                    let slot = &self.slots[index];
+                    match slot.check(request.width, value, now) {
+                        Ok(wait) => {
+                            if let Some((_, longest)) = &mut times {
+                                *longest = wait.max(*longest);
+                            }
+                        }
+                        Err(reason) => {
+                            let line = slot.rule.line;
+                            return Err(self.denial(port, Origin::Rule { index, line }, reason));
+                        }
+                    }
+                }
+                Owner::Pair {
+                    pair,
+                    is_data: false,
+                } => {
+                    index_written = value.map(|value| (pair, value.to_le_bytes()[0]));
+                }
+                Owner::Pair {
+                    pair,
+                    is_data: true,
+                } => {
+                    let slot = &self.pairs[pair];
+                    let written = index_written
+                        .filter(|(written_pair, _)| *written_pair == pair)
+                        .map_or(slot.written(), |(_, index)| index);
+                    let value = value.map(|value| value.to_le_bytes()[0]);
+                    if let Err(reason) = decide_data(&slot.rule, written, value) {
+                        let origin = Origin::IndexPair {
+                            index: pair,
+                            line: slot.rule.place.line,
+                        };
+                        return Err(self.denial(port, origin, reason));
+                    }
+                }
+                Owner::Mechanism if port >= CONFIG_DATA => {
+                    self.check_config_data(port, part, value)?;
+                }
+                Owner::Mechanism | Owner::Nobody => {}
+            }
+        }
+        Ok(times)
+    }
+
+    /// What the rule of the selected function says. A function that is not there is no denial: it reads all ones.
+    fn check_config_data(
+        &mut self,
+        port: u16,
+        part: &Part,
+        value: Option<u32>,
+    ) -> Result<(), Denial> {
+        let Some(mechanism) = &mut self.mechanism else {
+            return Ok(());
         };
-        tracing::warn!(
-            "denied ({}): {what}, {} byte(s), port {:#x}: {who}",
-            on_deny.name(),
-            request.width.bytes(),
-            request.port
-        );
+        let mut denied = None;
+        for (at, width) in pieces(port, part.bytes) {
+            let value = value.map(|value| value >> (8 * u32::from(at - port)));
+            let decision = mechanism.decide(at - CONFIG_DATA, width, value);
+            if let Some(
+                decision @ Decision {
+                    reason: Some(reason),
+                    ..
+                },
+            ) = decision
+                && decision.origin != Origin::AbsentFunction
+            {
+                denied.get_or_insert((decision.origin, reason));
+            }
+        }
+        denied.map_or(Ok(()), |(origin, reason)| {
+            Err(self.denial(port, origin, reason))
+        })
+    }
+
+    /// Carries out a part of an access that is allowed.
+    fn perform(&mut self, request: &PortRequest, part: &Part) -> (u32, Origin) {
+        let port = request.port + part.byte;
+        let write = request.write.map(|value| part.of(value));
+        match part.owner {
+            Owner::Rule(index) => {
+                let slot = &mut self.slots[index];
+                let value = slot.perform_part(port, part.bytes, write);
+                let line = slot.rule.line;
+                (value, Origin::Rule { index, line })
+            }
+            Owner::Pair { pair, is_data } => {
+                let slot = &mut self.pairs[pair];
+                let write = write.map(|value| value.to_le_bytes()[0]);
+                let value = if is_data {
+                    slot.access_data(write)
+                } else {
+                    slot.access_index(write)
+                };
+                let origin = Origin::IndexPair {
+                    index: pair,
+                    line: slot.rule.place.line,
+                };
+                (value.into(), origin)
+            }
+            Owner::Mechanism => self.perform_config(port, part.bytes, write),
+            Owner::Nobody => (u32::MAX, Origin::Default),
+        }
+    }
+
+    fn perform_config(&mut self, port: u16, bytes: u16, write: Option<u32>) -> (u32, Origin) {
+        let Some(mechanism) = &mut self.mechanism else {
+            return (u32::MAX, Origin::ConfigMechanism);
+        };
+        if port < CONFIG_DATA {
+            return (mechanism.access_address(write), Origin::ConfigMechanism);
+        }
+        let mut value = 0;
+        let mut origin = Origin::ConfigMechanism;
+        for (at, width) in pieces(port, bytes) {
+            let shift = 8 * u32::from(at - port);
+            let write = write.map(|value| (value >> shift) & width.mask());
+            let piece = match mechanism.access_data(at - CONFIG_DATA, width, write) {
+                Some(outcome) => {
+                    origin = outcome.decision.origin;
+                    outcome.value
+                }
+                None => width.mask(),
+            };
+            value |= piece << shift;
+        }
+        (value, origin)
     }
 
     /// A decision in the form that traces and crash reports keep.
     #[must_use]
     pub fn record(&self, decision: Decision) -> crate::observe::ports::Decision {
-        let rule = match decision.origin {
-            Origin::Rule { index, .. } => self.slots.get(index).map(|slot| &slot.rule),
-            Origin::Default | Origin::PastLastPort => None,
+        let (backend, line) = match decision.origin {
+            Origin::Rule { index, line } => {
+                let slot = self.slots.get(index);
+                let backend = slot.map_or("deny", |slot| slot.rule.backend.name());
+                (backend, Some(line))
+            }
+            Origin::IndexPair { line, .. } => ("index-pair", Some(line)),
+            Origin::Pci { line, .. } => ("pci", Some(line)),
+            Origin::Msr { line, .. } => ("msr", Some(line)),
+            Origin::ConfigMechanism | Origin::AbsentFunction => ("pci", None),
+            Origin::Default | Origin::PastLastPort => ("deny", None),
         };
         crate::observe::ports::Decision {
             allowed: decision.is_allowed(),
-            backend: rule.map_or("deny", |rule| rule.backend.name()),
-            rule_line: rule.and_then(|rule| u32::try_from(rule.line).ok()),
+            backend,
+            rule_line: line.and_then(|line| u32::try_from(line).ok()),
         }
     }
 
@@ -333,6 +433,7 @@ impl PortSpace {
             .iter_mut()
             .filter_map(|slot| slot.device.as_mut())
             .filter_map(|device| device.flush().err())
+            .chain(self.pairs.iter().filter_map(PairSlot::failure))
             .collect()
     }
 
@@ -375,51 +476,19 @@ impl PortSpace {
     }
 }
 
-fn open_host(policy: &Policy) -> Result<Option<Arc<HostPorts>>, StartError> {
-    let rules: Vec<&PortRule> = policy
-        .port_rules()
-        .iter()
-        .filter(|rule| rule.backend == PortBackend::Passthrough)
-        .collect();
-    let Some(first) = rules.first() else {
-        return Ok(None);
-    };
-    let ranges: Vec<(u16, u16)> = rules.iter().map(|rule| (rule.first, rule.last)).collect();
-    HostPorts::open(&ranges)
-        .map(|host| Some(Arc::new(host)))
-        .map_err(|source| StartError::HostPorts {
-            file: policy.file().to_owned(),
-            line: first.line,
-            source,
-        })
-}
-
-fn open_device(
-    policy: &Policy,
-    rule: &PortRule,
-    host: Option<&Arc<HostPorts>>,
-) -> Result<Option<Box<dyn PortDevice>>, StartError> {
-    Ok(match (&rule.backend, host) {
-        (PortBackend::Deny, _) | (PortBackend::Passthrough, None) => None,
-        (PortBackend::Passthrough, Some(host)) => Some(Box::new(Passthrough::new(
-            Arc::clone(host),
-            rule.first,
-            rule.last,
-        ))),
-        (PortBackend::Lpt { output, status }, _) => {
-            let lpt = Lpt::open(output, *status).map_err(|source| StartError::Output {
-                file: policy.file().to_owned(),
-                line: rule.line,
-                source,
-            })?;
-            Some(Box::new(lpt))
-        }
-        (PortBackend::Ram { initial, fill }, _) => {
-            let ports = usize::from(rule.last - rule.first) + 1;
-            Some(Box::new(Ram::new(ports, initial, *fill)))
-        }
+/// The accesses that 1 to 4 neighbouring ports are cut into: one if there is one of that size, else aligned ones.
+fn pieces(port: u16, bytes: u16) -> impl Iterator<Item = (u16, Width)> {
+    let whole = u8::try_from(bytes).ok().and_then(Width::from_bytes);
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let left = bytes.checked_sub(done).filter(|left| *left > 0)?;
+        let at = port + done;
+        let width = whole.unwrap_or(if left >= 2 && at % 2 == 0 {
+            Width::Word
+        } else {
+            Width::Byte
+        });
+        done += width.bytes();
+        Some((at, width))
     })
 }
-
-#[cfg(test)]
-mod tests;

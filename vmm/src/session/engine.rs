@@ -15,7 +15,7 @@ use super::channel::Channel;
 use super::client_memory::ClientMemory;
 use super::driver::{DriverError, Stats};
 use super::responder::Responder;
-use crate::machine::{PortExit, Stop, Vm};
+use crate::machine::{InterruptLines, PortExit, Stop, Vm};
 use crate::observe::clock::Clock;
 use crate::observe::crash::{CrashReport, Reporter};
 use crate::observe::symbols::{Module, Symbols};
@@ -64,6 +64,8 @@ pub(super) enum Message {
     Stats(Sender<Result<Stats, DriverError>>),
     /// A report on a guest that does not answer.
     Diagnose(Sender<Box<CrashReport>>),
+    /// An interrupt line wants the guest to run.
+    Interrupt,
     Shutdown,
 }
 
@@ -228,6 +230,11 @@ impl Engine {
         self.vm.stopper()
     }
 
+    /// The guest's interrupt lines.
+    pub(super) fn interrupt_lines(&self) -> InterruptLines {
+        self.vm.interrupt_lines().clone()
+    }
+
     /// Serves until shut down or dead.
     pub(super) fn run(mut self) {
         if let Some(death) = self.serve() {
@@ -254,7 +261,7 @@ impl Engine {
                 Message::MirrorPort { reply, .. } => {
                     let _ = reply.send(Err(self.fate.error())).is_ok();
                 }
-                Message::Diagnose(_) | Message::Shutdown => {}
+                Message::Diagnose(_) | Message::Interrupt | Message::Shutdown => {}
             }
         }
     }
@@ -287,7 +294,8 @@ impl Engine {
                 Err(error) => return Some(Death::Gone(crate::error_chain(&error))),
             };
             let is_timer_due = wake_at.is_some_and(|at| at <= Instant::now());
-            if submitted == 0 && !is_timer_due && !is_first {
+            let is_interrupted = self.vm.interrupt_lines().is_wanted();
+            if submitted == 0 && !is_timer_due && !is_interrupted && !is_first {
                 continue;
             }
             is_first = false;
@@ -348,6 +356,8 @@ impl Engine {
             Message::Diagnose(reply) => {
                 let _ = reply.send(Box::new(self.hung_report())).is_ok();
             }
+            // It has only ended the wait.
+            Message::Interrupt => {}
             Message::Shutdown => return Err(()),
         }
         Ok(())

@@ -16,7 +16,7 @@ use super::driver::{
 };
 use super::engine::{Done, Fate, Job, Message};
 use super::interrupt::Interrupt;
-use crate::machine::{PortExit, Stopper};
+use crate::machine::{InterruptLine, InterruptLines, PortExit, Stopper};
 use crate::observe::ntstatus::NtStatus;
 
 /// Added to a request's time before its client gives up: the engine's own watchdog comes first.
@@ -209,6 +209,7 @@ pub struct Machine {
     pub(super) link: Arc<Link>,
     pub(super) engine: Mutex<Option<JoinHandle<()>>>,
     pub(super) registry: Mutex<RegistryOutput>,
+    pub(super) interrupts: InterruptLines,
 }
 
 impl Machine {
@@ -221,6 +222,13 @@ impl Machine {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// An interrupt line of the guest, for whoever models or passes through a device; `None` if there is none of that
+    /// number.
+    #[must_use]
+    pub fn interrupt_line(&self, number: u32) -> Option<InterruptLine> {
+        self.interrupts.line(number)
     }
 
     /// Makes a process for a new client.

@@ -1,11 +1,13 @@
 //! Answers a guest's exits: policy and devices decide, the observer is told.
 
+use abi::channel::State;
 use abi::layout::{PAGE_SIZE, Shared};
 use abi::trace::{TRACE_ENTRIES, TraceKind, TraceRecord, TraceRing};
 
 use crate::machine::convert::to_usize;
 use crate::machine::{Backend, GuestView, PhysicalAnswer, PhysicalPiece, PortAnswer, PortExit};
 use crate::observe::ports::{Direction, PortRecord};
+use crate::observe::symbols::{Module, ModuleKind};
 use crate::observe::trace::Observer;
 
 use crate::policy::{MemoryDecision, MemoryRequest, MemorySpace};
@@ -47,8 +49,21 @@ impl Responder {
         }
     }
 
+    /// The guest's time-stamp counter now; never before the records that were drained.
+    fn time_stamp(&self) -> u64 {
+        host_time_stamp()
+            .wrapping_add(self.tsc_offset)
+            .max(self.last_tsc)
+    }
+
     /// Carries out a port access that is allowed as far as the guest goes; the policy still decides.
     pub(super) fn access(&mut self, access: PortExit) -> PortOutcome {
+        let rip = access.rip;
+        self.access_for(access, rip)
+    }
+
+    /// As [`Self::access`], made by the instruction at `rip`.
+    fn access_for(&mut self, access: PortExit, rip: u64) -> PortOutcome {
         // KVM reports 1, 2 and 4 only; anything else would be decided as its first byte.
         let request = PortRequest::from_exit(access).unwrap_or(PortRequest {
             port: access.port,
@@ -57,11 +72,8 @@ impl Responder {
         });
         let outcome = self.ports.access(request);
         let record = PortRecord {
-            // Never before the records that were drained for it.
-            tsc: host_time_stamp()
-                .wrapping_add(self.tsc_offset)
-                .max(self.last_tsc),
-            rip: access.rip,
+            tsc: self.time_stamp(),
+            rip,
             port: access.port,
             width: access.width,
             direction: if access.write.is_some() {
@@ -75,6 +87,26 @@ impl Responder {
         self.observer.port(&record);
         outcome
     }
+}
+
+/// The return address of the API call that the driver is in.
+fn caller(guest: &GuestView<'_>) -> Option<u64> {
+    let caller_at = Shared::STATE + std::mem::offset_of!(State, caller_at) as u64;
+    let address = guest.read_shared::<u64>(caller_at).ok()?;
+    let mut caller = [0; 8];
+    // The guest may have put any address there: one that cannot be read says nothing.
+    guest.read(address, &mut caller).ok()?;
+    Some(u64::from_le_bytes(caller)).filter(|caller| *caller != 0)
+}
+
+/// Who made an access: the instruction's address if it lies in a driver's image, else the driver's call that the shim
+/// serves with it, if there is one.
+fn driver_address(guest: &GuestView<'_>, observer: &Observer, rip: u64) -> u64 {
+    let is_shim = |module: &Module| module.kind != ModuleKind::Driver;
+    if !observer.context().symbols.module(rip).is_some_and(is_shim) {
+        return rip;
+    }
+    caller(guest).unwrap_or(rip)
 }
 
 #[expect(unsafe_code, reason = "RDTSC is an intrinsic")]
@@ -99,16 +131,37 @@ impl Backend for Responder {
             // What the shim recorded before the access comes first.
             self.drain_trace(guest);
         }
-        self.access(access).into()
+        let rip = driver_address(guest, &self.observer, access.rip);
+        self.access_for(access, rip).into()
     }
 
-    fn physical(&mut self, address: u64, bytes: u64, is_write: bool) -> PhysicalAnswer {
+    fn physical(
+        &mut self,
+        guest: &GuestView<'_>,
+        address: u64,
+        bytes: u64,
+        is_write: bool,
+    ) -> PhysicalAnswer {
         self.exits += 1;
-        match self.memory.map(&MemoryRequest {
+        let request = MemoryRequest {
             address,
             bytes,
             is_write,
-        }) {
+        };
+        let decision = self.memory.map(&request);
+        let tsc = self.time_stamp();
+        // The doorbell that asked is the shim's: the driver's call is who did.
+        let rip = caller(guest).unwrap_or(0);
+        if let Some(recorder) = self.observer.recorder() {
+            let direction = if is_write {
+                Direction::Write
+            } else {
+                Direction::Read
+            };
+            let verdict = self.memory.record(&request, &decision);
+            recorder.mapping(tsc, rip, address, bytes, direction, verdict);
+        }
+        match decision {
             MemoryDecision::Allowed(mapping) => {
                 let window_offset = window_offsets(&self.memory)
                     .nth(mapping.backing)

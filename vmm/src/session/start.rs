@@ -28,8 +28,9 @@ use crate::observe::clock::Clock;
 use crate::observe::ntstatus::NtStatus;
 use crate::observe::output::TraceOutput;
 use crate::observe::trace::{Observer, TraceContext};
-use crate::policy::{MemorySpace, MemoryStartError, Policy};
+use crate::policy::{HostFacts, MemorySpace, MemoryStartError, Policy};
 use crate::ports::{PortSpace, StartError as PortStartError};
+use crate::recording::Recorder;
 
 /// What to run, and how.
 #[derive(Debug)]
@@ -49,6 +50,8 @@ pub struct Launch {
     pub timeout: Duration,
     /// Where the trace goes, if one is wanted, and whether as JSON.
     pub trace: Option<(TraceOutput, bool)>,
+    /// Where accesses are recorded, if they are.
+    pub recorder: Option<Recorder>,
     /// Registry contents to add before the driver starts, encoded ([`crate::registry::read`]).
     pub registry: Option<Vec<u8>>,
     /// The host directory that the driver's file functions see.
@@ -214,6 +217,7 @@ pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Mach
     let fate = Arc::new(Fate::default());
     let (sender, inbox) = channel();
     let (report, outcome) = channel();
+    let for_lines = sender.clone();
     let engine_fate = Arc::clone(&fate);
     let engine = std::thread::Builder::new()
         .name("vcpu".to_owned())
@@ -221,7 +225,12 @@ pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Mach
             let set_up = prepare(launch, &images, inbox, engine_fate);
             match set_up {
                 Ok((engine, loads)) => {
-                    if report.send(Ok((engine.stopper(), loads))).is_ok() {
+                    let lines = engine.interrupt_lines();
+                    lines.set_waker(Box::new(move || {
+                        // An engine that is gone has no guest to interrupt.
+                        let _ = for_lines.send(Message::Interrupt).is_ok();
+                    }));
+                    if report.send(Ok((engine.stopper(), lines, loads))).is_ok() {
                         engine.run();
                     }
                 }
@@ -232,7 +241,7 @@ pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Mach
             }
         })
         .map_err(StartError::Thread)?;
-    let (stopper, loads) = outcome.recv().unwrap_or_else(|_| {
+    let (stopper, interrupts, loads) = outcome.recv().unwrap_or_else(|_| {
         Err(StartError::Driver(DriverError::Gone(
             "its thread ended".to_owned(),
         )))
@@ -241,6 +250,7 @@ pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Mach
         link: Arc::new(Link::new(sender, fate, timeout, stopper)),
         engine: Mutex::new(Some(engine)),
         registry: Mutex::default(),
+        interrupts,
     };
     if let Some(contents) = registry {
         load_registry(&machine, contents, interrupt)?;
@@ -328,6 +338,10 @@ fn prepare(
         Some(privilege) => privilege,
     };
     let windows = choose_windows(launch.windows, &main.image, &main.path)?;
+    launch
+        .policy
+        .check_host(&HostFacts::read())
+        .map_err(MemoryStartError::from)?;
     let ports = PortSpace::new(&launch.policy)?;
     let memory = MemorySpace::new(&launch.policy, launch.memory_bytes)?;
     let mut builder = VmBuilder::new(
@@ -367,6 +381,9 @@ fn prepare(
     let mut observer = Observer::new(context);
     if let Some((output, is_json)) = launch.trace {
         observer = observer.with_trace(output, is_json);
+    }
+    if let Some(recorder) = launch.recorder {
+        observer = observer.with_recorder(recorder);
     }
     let mut responder = Responder::new(ports, memory, observer);
     responder.files = launch

@@ -3,6 +3,11 @@
 //! The header is in driver memory, as NT's is: what overruns or underruns a block damages it, and that is noticed when
 //! the block is freed. Everything that the allocator itself trusts is in the shim's heap.
 
+#![expect(
+    clippy::inline_always,
+    reason = "fast paths of exports are fast only if nothing is called; see crate::api"
+)]
+
 use alloc::vec::Vec;
 
 use super::{GUARD, PAGE, pages::Pages};
@@ -18,6 +23,8 @@ const CLASSES: usize = SIZES.len();
 pub(super) const HEADER: u64 = size_of::<Header>() as u64;
 /// The largest block that fits a slot.
 pub(super) const LARGEST: u64 = PAGE - HEADER - GUARD;
+/// Bytes of guard that every slot has room for.
+pub(super) const GUARD_BYTES: u64 = GUARD;
 /// No page, no slot.
 const NO_PAGE: u32 = u32::MAX;
 const NO_SLOT: u8 = u8::MAX;
@@ -128,6 +135,134 @@ fn class_of(bytes: u64) -> u8 {
         .get(to_usize(needed))
         .copied()
         .unwrap_or(low8(CLASSES as u64 - 1))
+}
+
+/// Of each class, for the fast path: bytes of a slot, slots of a page, and the reciprocal of the bytes, with which
+/// `offset * reciprocal >> 32` is `offset / bytes` for every offset in a page.
+#[derive(Clone, Copy)]
+struct Shape {
+    bytes: u64,
+    slots: u8,
+    reciprocal: u64,
+}
+
+static SHAPES: [Shape; CLASSES] = {
+    let mut shapes = [Shape {
+        bytes: 0,
+        slots: 0,
+        reciprocal: 0,
+    }; CLASSES];
+    let mut class = 0;
+    while class < CLASSES {
+        let bytes = SIZES[class] as u64;
+        shapes[class] = Shape {
+            bytes,
+            slots: low8(PAGE / bytes),
+            reciprocal: (1_u64 << 32).div_ceil(bytes),
+        };
+        class += 1;
+    }
+    shapes
+};
+
+/// The header of a slot, field by field.
+#[derive(Clone, Copy)]
+pub(super) struct FastSlot(u64);
+
+/// A slot that [`Slabs::fast_find`] found.
+pub(super) struct FastFound {
+    pub(super) slot: FastSlot,
+    /// Bytes behind the header.
+    pub(super) room: u64,
+    page: usize,
+    index: u8,
+}
+
+macro_rules! header_fields {
+    ($($field:ident: $type:ty;)*) => {
+        impl FastSlot {
+            $(
+                #[inline(always)]
+                pub(super) fn $field(self) -> Ptr<$type> {
+                    Ptr::new(self.0.wrapping_add(core::mem::offset_of!(Header, $field) as u64))
+                }
+            )*
+
+            #[inline(always)]
+            pub(super) fn block(self) -> Ptr<u8> {
+                Ptr::new(self.0.wrapping_add(HEADER))
+            }
+        }
+    };
+}
+
+header_fields! {
+    caller: u32;
+    owner: u32;
+    tag: u32;
+    bytes: u16;
+    next: u8;
+    state: u8;
+}
+
+/// What the fast paths of allocating and freeing do; `None` and nothing done: the ordinary path has to.
+impl Slabs {
+    /// [`Self::take`] of a slot that is not the last one free in its page, for 1 to [`LARGEST`] bytes.
+    #[inline(always)]
+    pub(super) fn fast_take(&mut self, bytes: u64) -> Option<FastSlot> {
+        let units = bytes.wrapping_add(HEADER + GUARD + 15) / 16;
+        let class = usize::from(*CLASS_OF.get(to_usize(units))?);
+        let shape = SHAPES.get(class)?;
+        let number = *self.with_room.get(class)?;
+        let page = self.pages.get_mut(number as usize)?;
+        let in_page = u64::from(page.first_free).wrapping_mul(shape.bytes);
+        let at = u64::from(number).wrapping_mul(PAGE).wrapping_add(in_page);
+        let slot = FastSlot(self.base.wrapping_add(at));
+        let next = slot.next().read();
+        if slot.state().read() != FREE || next >= shape.slots {
+            return None;
+        }
+        page.first_free = next;
+        page.used = page.used.wrapping_add(1);
+        Some(slot)
+    }
+
+    /// The slot whose block starts at `address`, if its page stays in its class's list without it.
+    #[inline(always)]
+    pub(super) fn fast_find(&self, address: u64) -> Option<FastFound> {
+        let offset = address.wrapping_sub(self.base);
+        let number = to_usize(offset / PAGE);
+        let page = self.pages.get(number)?;
+        let Use::Slots(class) = page.what else {
+            return None;
+        };
+        let shape = SHAPES.get(usize::from(class))?;
+        let in_page = (offset % PAGE).wrapping_sub(HEADER);
+        let index = in_page.wrapping_mul(shape.reciprocal) >> 32;
+        let is_slot = index < u64::from(shape.slots) && index.wrapping_mul(shape.bytes) == in_page;
+        let is_alone = page.next == NO_PAGE && page.previous == NO_PAGE;
+        let was_full = page.first_free == NO_SLOT;
+        if !is_slot || was_full || page.used <= 1 && !is_alone {
+            return None;
+        }
+        Some(FastFound {
+            slot: FastSlot(address.wrapping_sub(HEADER)),
+            room: shape.bytes.wrapping_sub(HEADER),
+            page: number,
+            index: low8(index),
+        })
+    }
+
+    /// [`Self::give`] of a slot that was just found.
+    #[inline(always)]
+    pub(super) fn fast_give(&mut self, found: &FastFound) -> Option<()> {
+        let page = self.pages.get_mut(found.page)?;
+        found.slot.next().write(page.first_free);
+        found.slot.state().write(FREE);
+        page.first_free = found.index;
+        page.used = page.used.wrapping_sub(1);
+        Some(())
+    }
 }
 
 impl Slabs {

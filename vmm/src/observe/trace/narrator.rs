@@ -363,13 +363,14 @@ fn json_arguments(arguments: Vec<Argument>) -> Value {
 }
 
 fn entry_name(number: u32) -> &'static str {
-    const NAMES: [(Entry, &str); 7] = [
+    const NAMES: [(Entry, &str); 8] = [
         (Entry::DriverEntry, "DriverEntry"),
         (Entry::DriverUnload, "DriverUnload"),
         (Entry::Dispatch, "dispatch"),
         (Entry::Dpc, "DPC"),
         (Entry::Completion, "completion routine"),
         (Entry::Cancel, "cancel routine"),
+        (Entry::Interrupt, "interrupt service routine"),
         (Entry::Other, "callback"),
     ];
     NAMES

@@ -2,61 +2,50 @@
 
 use toml::de::DeValue;
 
-use super::{name, rule_tables, single_table};
+use super::common::{comment, name};
+use super::{rule_tables, single_table};
+use crate::policy::ADDRESS_MAX;
 use crate::policy::device::{Device, RESOURCES_MAX, Resource, ResourceKind, Share};
 use crate::policy::fields::{Context, Fields, quoted};
-
-pub(super) const DEVICE_KEYS: &[&str] = &[
-    "driver",
-    "instance-id",
-    "description",
-    "hardware-ids",
-    "compatible-ids",
-    "comment",
-];
-pub(super) const RESOURCE_KEYS: &[&str] = &[
-    "type", "range", "line", "mode", "channel", "share", "name", "comment",
-];
+use crate::policy::schema::{DEVICE, RESOURCE};
 
 /// Ids of a list, at most: as many as the guest takes.
-const IDS_MAX: usize = 16;
+pub(in crate::policy) const IDS_MAX: usize = 16;
 /// Characters of an id: MAX_DEVICE_ID_LEN without its NUL.
-const ID_MAX: usize = 199;
+pub(in crate::policy) const ID_MAX: usize = 199;
 /// The highest interrupt line of an I/O APIC.
-const LINE_MAX: u32 = 23;
+pub(in crate::policy) const LINE_MAX: u32 = 23;
 /// The highest channel of a PC's DMA controllers.
-const CHANNEL_MAX: u32 = 7;
-/// The highest physical address.
-const ADDRESS_MAX: u64 = (1 << 52) - 1;
+pub(in crate::policy) const CHANNEL_MAX: u32 = 7;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(in crate::policy) enum Kind {
     Port,
     Memory,
     Interrupt,
     Dma,
 }
 
-const KINDS: &[(&str, Kind)] = &[
+pub(in crate::policy) const KINDS: &[(&str, Kind); 4] = &[
     ("port", Kind::Port),
     ("memory", Kind::Memory),
     ("interrupt", Kind::Interrupt),
     ("dma", Kind::Dma),
 ];
-const SHARES: &[(&str, Share)] = &[
+pub(in crate::policy) const SHARES: &[(&str, Share); 3] = &[
     ("device", Share::Device),
     ("driver", Share::Driver),
     ("shared", Share::Shared),
 ];
-const MODES: &[(&str, bool)] = &[("level", false), ("latched", true)];
+pub(in crate::policy) const MODES: &[(&str, bool); 2] = &[("level", false), ("latched", true)];
 
 /// Reads both.
 pub(super) fn parse(context: &mut Context<'_>, top: &Fields<'_>) -> Device {
-    let mut device = match single_table(context, top, "device", "[device]") {
+    let mut device = match single_table(context, top, "device", DEVICE.title) {
         Some(fields) => parse_device(context, &fields),
         None => Device::default(),
     };
-    let tables = rule_tables(context, top, "resource", "[[resource]]");
+    let tables = rule_tables(context, top, "resource", RESOURCE.title);
     if let Some(fields) = tables.get(RESOURCES_MAX) {
         context.error(
             &fields.span,
@@ -86,12 +75,13 @@ pub(super) fn parse(context: &mut Context<'_>, top: &Fields<'_>) -> Device {
 }
 
 fn parse_device(context: &mut Context<'_>, fields: &Fields<'_>) -> Device {
-    fields.check_keys(context, DEVICE_KEYS, |key| {
-        RESOURCE_KEYS
-            .contains(&key)
+    fields.check_keys(context, &DEVICE.names(), |key| {
+        RESOURCE
+            .key(key)
+            .is_some()
             .then(|| format!("`{key}` belongs to a [[resource]]"))
     });
-    fields.string(context, "comment", "any text");
+    comment(context, fields);
     Device {
         driver: text(context, fields, "driver", is_file_name, "a driver's name"),
         instance_id: text(
@@ -189,12 +179,14 @@ fn parse_resource(context: &mut Context<'_>, fields: &Fields<'_>) -> Option<Reso
     };
     let allowed = [&["type", "share", "name", "comment"], own].concat();
     fields.check_keys(context, &allowed, |key| {
-        RESOURCE_KEYS
-            .contains(&key)
+        RESOURCE
+            .key(key)
+            .is_some()
             .then(|| format!("`{key}` belongs to a resource of another type"))
     });
     let share = fields.choice(context, "share", SHARES);
     name(context, fields);
+    comment(context, fields);
     let kind = kind.and_then(|kind| parse_kind(context, fields, kind));
     if context.diagnostics.len() > found_before {
         return None;

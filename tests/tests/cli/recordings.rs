@@ -1,0 +1,178 @@
+//! Recordings and learned policies.
+
+use super::*;
+
+const RAM: &str = "[[port]]\nrange = \"0x378-0x37a\"\naccess = \"rw\"\nbackend = \"ram\"\n";
+/// The driver writes 0x41 to the data register by WRITE_PORT_UCHAR, reads the status, and tries a port that is denied.
+const COMMANDS: [&str; 8] = [
+    "-c",
+    r"open \\.\portio",
+    "-c",
+    "ioctl 0x222004 u32:0x378,u32:1,u32:0x41",
+    "-c",
+    "ioctl 0x222000 u32:0x379,u32:1 4",
+    "-c",
+    "ioctl 0x222000 u32:0x300,u32:2 4",
+];
+
+/// A folder with a recording of [`COMMANDS`] under [`RAM`].
+fn recorded(options: &[&str]) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("ram.toml");
+    std::fs::write(&policy, RAM).unwrap();
+    let recording = folder.path().join("run.rec");
+    let portio = driver("portio");
+    let mut arguments = vec![
+        "run",
+        &portio,
+        "--policy",
+        text(&policy),
+        "--record",
+        text(&recording),
+    ];
+    arguments.extend(options);
+    arguments.extend(COMMANDS);
+    run(&arguments).assert_code(0);
+    (folder, recording)
+}
+
+#[test]
+fn accesses_are_recorded_with_who_made_them() {
+    if !has_kvm() {
+        return;
+    }
+    let (_folder, recording) = recorded(&[]);
+
+    let all = run(&["trace", text(&recording)]);
+    let denied = run(&["trace", text(&recording), "--denied", "--format", "json"]);
+
+    all.assert_code(0);
+    let lines: Vec<&str> = all.stdout.lines().collect();
+    assert_eq!(lines.len(), 3, "{}", all.stdout);
+    assert!(lines[0].contains("out8 0x0378 <- 0x41"), "{}", lines[0]);
+    assert!(
+        lines[0].contains("ram, rule line 1, from portio.sys+0x"),
+        "{}",
+        lines[0]
+    );
+    assert!(lines[2].contains("in16 0x0300 -> 0xffff"), "{}", lines[2]);
+    denied.assert_code(0);
+    let access: Value = serde_json::from_str(denied.stdout.trim()).unwrap();
+    assert_eq!(access["address"], "0x300");
+    assert_eq!(access["allowed"], false);
+}
+
+#[test]
+fn a_bounded_recording_says_what_it_lost() {
+    if !has_kvm() {
+        return;
+    }
+    let (_folder, recording) = recorded(&["--record-last", "1"]);
+
+    let all = run(&["trace", text(&recording)]);
+
+    all.assert_code(0);
+    assert_eq!(all.stdout.lines().count(), 1, "{}", all.stdout);
+    assert!(
+        all.stderr.contains("2 accesses before these were dropped"),
+        "{}",
+        all.stderr
+    );
+}
+
+#[test]
+fn recordings_become_waves_events_and_pages() {
+    if !has_kvm() {
+        return;
+    }
+    let (folder, recording) = recorded(&[]);
+    let convert = |format: &str, options: &[&str]| {
+        let output = folder.path().join(format);
+        let mut arguments = vec![
+            "trace",
+            text(&recording),
+            "--format",
+            format,
+            "--output",
+            text(&output),
+        ];
+        arguments.extend(options);
+        run(&arguments).assert_code(0);
+        std::fs::read_to_string(&output).unwrap()
+    };
+
+    let waves = convert("vcd", &["--signal", "0x378.0=D0", "--signal", "0x378=data"]);
+    let events: Value = serde_json::from_str(&convert("chrome", &[])).unwrap();
+    let page = convert("html", &[]);
+
+    assert!(waves.contains("$var wire 1 ! D0 $end"), "{waves}");
+    assert!(waves.contains("1!\nb1000001 \""), "{waves}");
+    let instants = events["traceEvents"].as_array().unwrap();
+    let denied = |event: &&Value| event["cat"] == "denied";
+    assert_eq!(instants.iter().filter(denied).count(), 1);
+    assert!(page.starts_with("<!DOCTYPE html>") && page.contains("portio.sys+0x"));
+}
+
+#[test]
+fn what_is_no_recording_or_signal_is_a_usage_error() {
+    let (_folder, other) = file("other", b"not a recording at all, but long enough");
+    let ended = run(&["trace", text(&other)]);
+    ended.assert_code(2);
+    assert!(ended.stderr.contains("is no recording"), "{}", ended.stderr);
+    let ended = run(&["trace", text(&other), "--signal", "0x378.9"]);
+    ended.assert_code(2);
+    assert!(ended.stderr.contains("a bit is 0 to 7"), "{}", ended.stderr);
+}
+
+#[test]
+fn under_a_learned_policy_nothing_is_denied() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let base = folder.path().join("base.toml");
+    let learned = folder.path().join("learned.toml");
+    let again = folder.path().join("again.rec");
+    std::fs::write(&base, RAM).unwrap();
+    let portio = driver("portio");
+
+    let mut learn = vec![
+        "policy",
+        "learn",
+        &portio,
+        "--policy",
+        text(&base),
+        "--backend",
+        "ram",
+        "--output",
+        text(&learned),
+    ];
+    learn.extend(COMMANDS);
+    run(&learn).assert_code(0);
+    let policy = std::fs::read_to_string(&learned).unwrap();
+    let mut second = vec![
+        "run",
+        &portio,
+        "--policy",
+        text(&learned),
+        "--record",
+        text(&again),
+    ];
+    second.extend(COMMANDS);
+    run(&second).assert_code(0);
+    let denied = run(&["trace", text(&again), "--denied"]);
+    let checked = run(&["policy", "check", text(&learned)]);
+
+    assert!(
+        policy.contains("range = \"0x378-0x37a\""),
+        "the rule that allowed it: {policy}"
+    );
+    assert!(
+        policy.contains("range = \"0x300-0x301\"\naccess = \"r\"\nwidths = [2]\nbackend = \"ram\""),
+        "{policy}"
+    );
+    assert!(policy.contains("# portio.sys+0x"), "{policy}");
+    denied.assert_code(0);
+    assert_eq!(denied.stdout, "", "nothing is denied");
+    checked.assert_code(0);
+}

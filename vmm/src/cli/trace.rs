@@ -1,0 +1,155 @@
+//! `ringfence trace`
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use super::output::Output;
+use crate::error_chain;
+use crate::observe::ports::Direction;
+use crate::recording::{Access, Filter, Form, PortRange, Recording, Signal, export, parse_time};
+use crate::session::exit_code::ExitCode;
+
+/// Show a recording of a driver's accesses, or convert it
+///
+/// `ringfence run DRIVER --record FILE` makes one.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A SIGNAL is bits of a port: PORT, PORT.BIT or PORT.HIGH:LOW, with r: or w: before it for reads or writes alone, and
+=NAME behind it. Without any, each port that was touched is one.
+
+Examples:
+  ringfence trace run.rec --denied
+  ringfence trace run.rec --format html --output run.html
+  ringfence trace run.rec --format vcd --signal w:0x37a.0=strobe --signal w:0x378=data --output lpt.vcd
+  ringfence trace run.rec --port 0x378-0x37a --from 1.5 --until 1.6")]
+pub(super) struct Arguments {
+    /// The recording
+    file: PathBuf,
+    /// How it is written: text, json (an object a line), vcd (GTKWave), chrome (Perfetto), html (a page with a timeline)
+    #[arg(long, value_enum, default_value = "text")]
+    format: FormArgument,
+    /// Where it is written; - is standard output
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    output: PathBuf,
+    /// Only these ports; may be given several times
+    #[arg(long, value_name = "RANGE")]
+    port: Vec<PortRange>,
+    /// Only mappings that touch this physical memory; may be given several times
+    #[arg(long, value_name = "RANGE")]
+    memory: Vec<PortRange>,
+    /// Only reads
+    #[arg(long, conflicts_with = "writes")]
+    reads: bool,
+    /// Only writes
+    #[arg(long)]
+    writes: bool,
+    /// Only what the policy denied
+    #[arg(long, conflicts_with = "allowed")]
+    denied: bool,
+    /// Only what it allowed
+    #[arg(long)]
+    allowed: bool,
+    /// Only accesses by this image
+    #[arg(long, value_name = "NAME.SYS")]
+    driver: Option<String>,
+    /// Only from this time since boot on: 1.5, 20ms, 7us
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    from: Option<u64>,
+    /// Only until this time
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    until: Option<u64>,
+    /// A wave for vcd and html; may be given several times
+    #[arg(long, value_name = "SIGNAL")]
+    signal: Vec<Signal>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum FormArgument {
+    Text,
+    Json,
+    Vcd,
+    Chrome,
+    Html,
+}
+
+impl Arguments {
+    fn filter(&self) -> Filter {
+        Filter {
+            ports: self.port.clone(),
+            memory: self.memory.clone(),
+            direction: match (self.reads, self.writes) {
+                (true, _) => Some(Direction::Read),
+                (_, true) => Some(Direction::Write),
+                _ => None,
+            },
+            is_allowed: match (self.allowed, self.denied) {
+                (true, _) => Some(true),
+                (_, true) => Some(false),
+                _ => None,
+            },
+            module: self.driver.clone(),
+            from_ns: self.from,
+            until_ns: self.until,
+        }
+    }
+
+    fn form(&self) -> Form {
+        match self.format {
+            FormArgument::Text => Form::Text,
+            FormArgument::Json => Form::Json,
+            FormArgument::Vcd => Form::Vcd,
+            FormArgument::Chrome => Form::Chrome,
+            FormArgument::Html => Form::Html,
+        }
+    }
+}
+
+pub(super) fn main(arguments: &Arguments) -> ExitCode {
+    let mut output = Output::new(false);
+    let recording = match Recording::from_path(&arguments.file) {
+        Ok(recording) => recording,
+        Err(error) => return output.error(ExitCode::Usage, &error_chain(&error)),
+    };
+    if recording.is_truncated {
+        tracing::warn!("the recording ends within a record: whoever wrote it was killed");
+    }
+    if recording.dropped != 0 {
+        tracing::warn!(
+            "{} accesses before these were dropped (--record-last)",
+            recording.dropped
+        );
+    }
+    let filter = arguments.filter();
+    let accesses: Vec<&Access> = recording
+        .accesses
+        .iter()
+        .filter(|access| filter.takes(&recording, access))
+        .collect();
+    let written = open(&arguments.output).and_then(|mut to| {
+        export::write(
+            arguments.form(),
+            &recording,
+            &accesses,
+            &arguments.signal,
+            &mut to,
+        )?;
+        to.flush()
+    });
+    match written {
+        Ok(()) => ExitCode::Success,
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::Success,
+        Err(error) => output.error(
+            ExitCode::CommandFailed,
+            &format!("cannot write {}: {error}", arguments.output.display()),
+        ),
+    }
+}
+
+fn open(path: &Path) -> io::Result<Box<dyn Write>> {
+    if path == Path::new("-") {
+        return Ok(Box::new(BufWriter::new(io::stdout())));
+    }
+    Ok(Box::new(BufWriter::new(File::create(path)?)))
+}

@@ -1,0 +1,518 @@
+//! The PCI functions that the policy names, live.
+
+use std::fmt;
+use std::io;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::model::Model;
+use super::{CONFIG_BYTES, EXTENDED_CONFIG_BYTES, PciBackend, PciRequest};
+use crate::policy::gate::Gate;
+use crate::policy::{
+    LogLimiter, LogVerdict, PciAddress, PciBackendKind, PciId, PciRule, PciTarget, Policy,
+};
+use crate::ports::{Action, Decision, DenialReason, Origin, PortOutcome};
+
+/// A `[[pci]]` rule that cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum PciStartError {
+    /// This version or this run has no way to the machine's functions.
+    #[error(
+        "{file}:{line}: backend \"passthrough\" cannot start: nothing here reaches the machine's PCI functions"
+    )]
+    NoBackend {
+        /// The policy.
+        file: String,
+        /// The rule's line.
+        line: usize,
+    },
+    /// The machine's functions cannot be listed, or this one cannot be used.
+    #[error("{file}:{line}: backend \"passthrough\" cannot start for {target}")]
+    Backend {
+        /// The policy.
+        file: String,
+        /// The rule's line.
+        line: usize,
+        /// The function.
+        target: PciTarget,
+        /// Why.
+        source: io::Error,
+    },
+    /// The machine has no such function.
+    #[error(
+        "{file}:{line}: this machine has no PCI function {target}: lspci -Dn lists those it has"
+    )]
+    NotFound {
+        /// The policy.
+        file: String,
+        /// The rule's line.
+        line: usize,
+        /// What was looked for.
+        target: PciTarget,
+    },
+    /// Two rules are about one function.
+    #[error("{file}:{line}: the rule of line {other} is about {address} as well")]
+    Twice {
+        /// The policy.
+        file: String,
+        /// The rule's line.
+        line: usize,
+        /// The other rule's line.
+        other: usize,
+        /// The function.
+        address: PciAddress,
+    },
+}
+
+/// What stands behind a function.
+#[derive(Debug)]
+enum Device {
+    Nothing,
+    Model(Model),
+    Host,
+}
+
+/// A function.
+#[derive(Debug)]
+struct Function {
+    address: PciAddress,
+    /// Its rule, by its place in the policy.
+    rule: usize,
+    device: Device,
+    stats: PciFunctionStats,
+}
+
+/// One function's accesses.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct PciFunctionStats {
+    /// Its rule's line in the policy.
+    pub line: usize,
+    /// The owner's name for it.
+    pub name: Option<String>,
+    /// Where it is.
+    pub address: String,
+    /// What stands behind it.
+    pub backend: &'static str,
+    /// Reads that reached the back end.
+    pub reads: u64,
+    /// Writes that reached the back end.
+    pub writes: u64,
+    /// Reads that were denied.
+    pub denied_reads: u64,
+    /// Writes that were denied.
+    pub denied_writes: u64,
+}
+
+/// Time since some fixed moment.
+type Clock = Box<dyn FnMut() -> Duration + Send>;
+
+/// Configuration space of all functions of a guest.
+pub struct PciSpace {
+    file: String,
+    rules: Vec<PciRule>,
+    /// One for each rule.
+    gates: Vec<Gate>,
+    /// By ascending address.
+    functions: Vec<Function>,
+    host: Option<Box<dyn PciBackend>>,
+    /// Accesses to functions that no rule names.
+    absent: u64,
+    limiter: LogLimiter,
+    clock: Clock,
+}
+
+impl fmt::Debug for PciSpace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PciSpace")
+            .field("policy", &self.file)
+            .field("functions", &self.functions)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PciSpace {
+    /// Finds the functions that the rules name. `host` is the way to the machine's, if there is one.
+    ///
+    /// # Errors
+    /// [`PciStartError`] for the first rule that cannot be set up.
+    pub fn new(policy: &Policy, host: Option<Box<dyn PciBackend>>) -> Result<Self, PciStartError> {
+        let start = Instant::now();
+        Self::with_clock(policy, host, Box::new(move || start.elapsed()))
+    }
+
+    pub(crate) fn with_clock(
+        policy: &Policy,
+        mut host: Option<Box<dyn PciBackend>>,
+        clock: Clock,
+    ) -> Result<Self, PciStartError> {
+        let mut functions: Vec<Function> = Vec::new();
+        let mut present: Option<Vec<(PciAddress, PciId)>> = None;
+        for (index, rule) in policy.pci_rules().iter().enumerate() {
+            for (address, device) in find(policy, rule, &mut host, &mut present)? {
+                functions.push(Function {
+                    address,
+                    rule: index,
+                    device,
+                    stats: PciFunctionStats {
+                        line: rule.place.line,
+                        name: rule.name.clone(),
+                        address: address.to_string(),
+                        backend: rule.backend.name(),
+                        reads: 0,
+                        writes: 0,
+                        denied_reads: 0,
+                        denied_writes: 0,
+                    },
+                });
+            }
+        }
+        functions.sort_by_key(|function| (function.address, function.rule));
+        for pair in functions.windows(2) {
+            if let [one, other] = pair
+                && one.address == other.address
+            {
+                return Err(PciStartError::Twice {
+                    file: policy.file().to_owned(),
+                    line: other.stats.line,
+                    other: one.stats.line,
+                    address: one.address,
+                });
+            }
+        }
+        Ok(Self {
+            file: policy.file().to_owned(),
+            gates: policy
+                .pci_rules()
+                .iter()
+                .map(|rule| Gate::new(rule.limits))
+                .collect(),
+            rules: policy.pci_rules().to_vec(),
+            functions,
+            host,
+            absent: 0,
+            limiter: LogLimiter::new(policy.defaults().max_log_rate),
+            clock,
+        })
+    }
+
+    /// The functions that the guest sees, by ascending address.
+    pub fn functions(&self) -> impl Iterator<Item = PciAddress> + '_ {
+        self.functions.iter().map(|function| function.address)
+    }
+
+    /// Counts since the start, by ascending address.
+    pub fn stats(&self) -> impl Iterator<Item = &PciFunctionStats> {
+        self.functions.iter().map(|function| &function.stats)
+    }
+
+    /// Accesses to functions that no rule names.
+    #[must_use]
+    pub const fn absent_accesses(&self) -> u64 {
+        self.absent
+    }
+
+    /// What a rule says about denials.
+    pub(crate) fn denial_of(&self, rule: usize) -> (crate::policy::OnDeny, u32) {
+        (self.rules[rule].on_deny, self.rules[rule].denied_read)
+    }
+
+    /// Counts a denial that a caller of [`PciSpace::decide`] carried out.
+    pub(crate) fn count_denied(&mut self, rule: usize, is_write: bool) {
+        let function = self
+            .functions
+            .iter_mut()
+            .find(|function| function.rule == rule);
+        if let Some(function) = function {
+            if is_write {
+                function.stats.denied_writes += 1;
+            } else {
+                function.stats.denied_reads += 1;
+            }
+        }
+    }
+
+    fn function(&self, address: PciAddress) -> Option<usize> {
+        self.functions
+            .binary_search_by_key(&address, |function| function.address)
+            .ok()
+    }
+
+    /// Decides an access as of now; nothing is counted.
+    pub fn decide(&mut self, request: &PciRequest) -> Decision {
+        let now = (self.clock)();
+        match self.check(request, now) {
+            Ok((decision, _)) | Err(decision) => decision,
+        }
+    }
+
+    /// The decision and how long to wait, or the denial.
+    fn check(&self, request: &PciRequest, now: Duration) -> Result<(Decision, Duration), Decision> {
+        let Some(function) = self.function(request.address) else {
+            return Err(Decision::absent());
+        };
+        let index = self.functions[function].rule;
+        let rule = &self.rules[index];
+        let origin = Origin::Pci {
+            index,
+            line: rule.place.line,
+        };
+        let deny = |reason| Decision::denied(origin, rule.on_deny, reason);
+        decide_by_rule(rule, request).map_err(deny)?;
+        let wait = self.gates[index].check(now).map_err(deny)?;
+        Ok((Decision::allowed(origin), wait))
+    }
+
+    /// Decides an access and, when it is allowed, carries it out.
+    pub fn access(&mut self, request: &PciRequest) -> PortOutcome {
+        let now = (self.clock)();
+        let is_write = request.write.is_some();
+        let (decision, wait) = match self.check(request, now) {
+            Ok(allowed) => allowed,
+            Err(decision) => return self.deny(request, decision),
+        };
+        let Some(index) = self.function(request.address) else {
+            return self.deny(request, Decision::absent());
+        };
+        if !wait.is_zero() {
+            std::thread::sleep(wait);
+        }
+        let rule = self.functions[index].rule;
+        self.gates[rule].take(now + wait);
+        let stats = &mut self.functions[index].stats;
+        if is_write {
+            stats.writes += 1;
+        } else {
+            stats.reads += 1;
+        }
+        let value = match request.write {
+            Some(value) => {
+                self.write(index, request, value);
+                0
+            }
+            None => {
+                let value = self.read_device(index, request);
+                self.masked(index, request, |masks, byte| masks.seen(byte), value)
+            }
+        };
+        PortOutcome { value, decision }
+    }
+
+    /// Applies the masks of each byte's register.
+    fn masked(
+        &self,
+        function: usize,
+        request: &PciRequest,
+        apply: impl Fn(crate::policy::BitMasks, u64) -> u64,
+        value: u32,
+    ) -> u32 {
+        let rule = &self.rules[self.functions[function].rule];
+        let mut bytes = value.to_le_bytes();
+        let width = usize::from(request.width.bytes());
+        for (byte, offset) in bytes[..width].iter_mut().zip(request.register..) {
+            if let Some(register) = rule.register(offset) {
+                let masks = register.masks.byte(offset - register.first);
+                [*byte, ..] = apply(masks, (*byte).into()).to_le_bytes();
+            }
+        }
+        u32::from_le_bytes(bytes)
+    }
+
+    fn write(&mut self, function: usize, request: &PciRequest, value: u32) {
+        let rule = &self.rules[self.functions[function].rule];
+        let range = request.register..request.register + request.width.bytes();
+        let keeps = range.clone().any(|offset| {
+            rule.register(offset).is_some_and(|register| {
+                let masks = register.masks.byte(offset - register.first);
+                masks.keeps_bits() && masks.write & 0xFF != 0xFF
+            })
+        });
+        let kept = if keeps {
+            self.read_device(function, request)
+        } else {
+            0
+        };
+        let rule = &self.rules[self.functions[function].rule];
+        let mut bytes = value.to_le_bytes();
+        for ((byte, kept), offset) in bytes.iter_mut().zip(kept.to_le_bytes()).zip(range) {
+            if let Some(register) = rule.register(offset) {
+                let masks = register.masks.byte(offset - register.first);
+                [*byte, ..] = masks.written((*byte).into(), kept.into()).to_le_bytes();
+            }
+        }
+        let value = u32::from_le_bytes(bytes) & request.width.mask();
+        let target = &mut self.functions[function];
+        match (&mut target.device, &mut self.host) {
+            (Device::Model(model), _) => model.write(request.register, request.width, value),
+            (Device::Host, Some(host)) => {
+                host.write(target.address, request.register, request.width, value);
+            }
+            (Device::Nothing | Device::Host, _) => {}
+        }
+    }
+
+    fn read_device(&mut self, function: usize, request: &PciRequest) -> u32 {
+        let target = &self.functions[function];
+        let value = match (&target.device, &mut self.host) {
+            (Device::Model(model), _) => model.read(request.register, request.width),
+            (Device::Host, Some(host)) => {
+                host.read(target.address, request.register, request.width)
+            }
+            (Device::Nothing | Device::Host, _) => u32::MAX,
+        };
+        value & request.width.mask()
+    }
+
+    #[cold]
+    fn deny(&mut self, request: &PciRequest, decision: Decision) -> PortOutcome {
+        let is_write = request.write.is_some();
+        let Some(function) = self.function(request.address) else {
+            // Nobody is there: all ones, as on any machine. A scan of the bus is no news.
+            self.absent += 1;
+            return PortOutcome {
+                value: if is_write { 0 } else { request.width.mask() },
+                decision,
+            };
+        };
+        let function = &mut self.functions[function];
+        if is_write {
+            function.stats.denied_writes += 1;
+        } else {
+            function.stats.denied_reads += 1;
+        }
+        let rule = &self.rules[function.rule];
+        if let LogVerdict::Log { suppressed } = self.limiter.ask((self.clock)()) {
+            if suppressed > 0 {
+                tracing::warn!(
+                    "… and {suppressed} more denied accesses to PCI configuration suppressed"
+                );
+            }
+            tracing::warn!(
+                "denied ({}): {} of {} byte(s) at register {:#x} of PCI function {}: rule at {}:{}: {}",
+                rule.on_deny.name(),
+                if is_write { "write" } else { "read" },
+                request.width.bytes(),
+                request.register,
+                request.address,
+                self.file,
+                rule.place.line,
+                decision.reason.map_or("", DenialReason::text),
+            );
+        }
+        PortOutcome {
+            value: if is_write {
+                0
+            } else {
+                rule.denied_read & request.width.mask()
+            },
+            decision,
+        }
+    }
+}
+
+/// Whether a rule lets an access through, limits aside.
+pub(crate) fn decide_by_rule(rule: &PciRule, request: &PciRequest) -> Result<(), DenialReason> {
+    let end = u32::from(request.register) + u32::from(request.width.bytes());
+    if end > u32::from(EXTENDED_CONFIG_BYTES) {
+        return Err(DenialReason::PastEnd);
+    }
+    if matches!(rule.backend, PciBackendKind::Model { .. }) && end > u32::from(CONFIG_BYTES) {
+        return Err(DenialReason::PastEnd);
+    }
+    if !rule.widths.contains(request.width) {
+        return Err(DenialReason::Width);
+    }
+    if rule.backend == PciBackendKind::Deny {
+        return Err(DenialReason::Direction);
+    }
+    for offset in request.register..request.register + request.width.bytes() {
+        match rule.access_at(offset) {
+            None => return Err(DenialReason::Register),
+            Some(access) if !access.allows(request.write.is_some()) => {
+                return Err(DenialReason::Direction);
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// The functions that a rule is about.
+fn find(
+    policy: &Policy,
+    rule: &PciRule,
+    host: &mut Option<Box<dyn PciBackend>>,
+    present: &mut Option<Vec<(PciAddress, PciId)>>,
+) -> Result<Vec<(PciAddress, Device)>, PciStartError> {
+    let (file, line, target) = (policy.file().to_owned(), rule.place.line, rule.target);
+    match (&rule.backend, rule.target.address, host) {
+        (PciBackendKind::Model { initial }, address, _) => {
+            // The parser wants both of a model.
+            let id = target.id.unwrap_or(PciId {
+                vendor: 0xFFFF,
+                device: 0xFFFF,
+            });
+            Ok(address
+                .map(|address| (address, Device::Model(Model::new(id, initial))))
+                .into_iter()
+                .collect())
+        }
+        (PciBackendKind::Deny, Some(address), _) => Ok(vec![(address, Device::Nothing)]),
+        // Where there is no machine's function there is nothing to deny.
+        (PciBackendKind::Deny, None, None) => Ok(Vec::new()),
+        (PciBackendKind::Passthrough, _, None) => Err(PciStartError::NoBackend { file, line }),
+        (PciBackendKind::Deny | PciBackendKind::Passthrough, _, Some(host)) => {
+            let failed = |source| PciStartError::Backend {
+                file: file.clone(),
+                line,
+                target,
+                source,
+            };
+            let present = match present {
+                Some(present) => present,
+                None => present.insert(host.functions().map_err(failed)?),
+            };
+            let found: Vec<PciAddress> = present
+                .iter()
+                .filter(|(address, id)| {
+                    target.address.is_none_or(|wanted| wanted == *address)
+                        && target.id.is_none_or(|wanted| wanted == *id)
+                })
+                .map(|(address, _)| *address)
+                .collect();
+            if rule.backend == PciBackendKind::Deny {
+                return Ok(found
+                    .into_iter()
+                    .map(|address| (address, Device::Nothing))
+                    .collect());
+            }
+            if found.is_empty() {
+                return Err(PciStartError::NotFound { file, line, target });
+            }
+            let is_writing = rule
+                .registers
+                .iter()
+                .map(|register| register.access)
+                .chain([rule.access])
+                .flatten()
+                .any(crate::policy::AccessMode::allows_write);
+            for address in &found {
+                host.attach(*address, is_writing).map_err(failed)?;
+            }
+            Ok(found
+                .into_iter()
+                .map(|address| (address, Device::Host))
+                .collect())
+        }
+    }
+}
+
+impl Decision {
+    const fn absent() -> Self {
+        Self {
+            origin: Origin::AbsentFunction,
+            action: Action::Ignored,
+            reason: Some(DenialReason::Unnamed),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The words of a policy.
+
+use crate::policy::{AccessMode, CacheMode, OnDeny, OnRate};
+
+pub(in crate::policy) const ACCESS: &[(&str, AccessMode); 3] = &[
+    ("r", AccessMode::Read),
+    ("w", AccessMode::Write),
+    ("rw", AccessMode::ReadWrite),
+];
+
+pub(in crate::policy) const ON_DENY: &[(&str, OnDeny); 3] = &[
+    ("ignore", OnDeny::Ignore),
+    ("fault", OnDeny::Fault),
+    ("stop", OnDeny::Stop),
+];
+
+/// A mapping that is denied is a NULL pointer: there is no access that could fault.
+pub(in crate::policy) const MEMORY_ON_DENY: &[(&str, OnDeny); 2] =
+    &[("ignore", OnDeny::Ignore), ("stop", OnDeny::Stop)];
+
+pub(in crate::policy) const ON_RATE: &[(&str, OnRate); 2] =
+    &[("delay", OnRate::Delay), ("deny", OnRate::Deny)];
+
+pub(in crate::policy) const CACHE: &[(&str, CacheMode); 3] = &[
+    ("uncached", CacheMode::Uncached),
+    ("write-combining", CacheMode::WriteCombining),
+    ("write-back", CacheMode::WriteBack),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::policy) enum PortKind {
+    Passthrough,
+    Lpt,
+    Ram,
+    Deny,
+}
+
+pub(in crate::policy) const PORT_BACKENDS: &[(&str, PortKind); 4] = &[
+    ("passthrough", PortKind::Passthrough),
+    ("lpt", PortKind::Lpt),
+    ("ram", PortKind::Ram),
+    ("deny", PortKind::Deny),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::policy) enum MemoryKind {
+    Passthrough,
+    Ram,
+    Deny,
+}
+
+pub(in crate::policy) const MEMORY_BACKENDS: &[(&str, MemoryKind); 3] = &[
+    ("passthrough", MemoryKind::Passthrough),
+    ("ram", MemoryKind::Ram),
+    ("deny", MemoryKind::Deny),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::policy) enum IndexPairKind {
+    Passthrough,
+    Ram,
+}
+
+pub(in crate::policy) const INDEX_PAIR_BACKENDS: &[(&str, IndexPairKind); 2] = &[
+    ("passthrough", IndexPairKind::Passthrough),
+    ("ram", IndexPairKind::Ram),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::policy) enum PciKind {
+    Passthrough,
+    Model,
+    Deny,
+}
+
+pub(in crate::policy) const PCI_BACKENDS: &[(&str, PciKind); 3] = &[
+    ("passthrough", PciKind::Passthrough),
+    ("model", PciKind::Model),
+    ("deny", PciKind::Deny),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::policy) enum MsrKind {
+    Passthrough,
+    Value,
+    Deny,
+}
+
+pub(in crate::policy) const MSR_BACKENDS: &[(&str, MsrKind); 3] = &[
+    ("passthrough", MsrKind::Passthrough),
+    ("value", MsrKind::Value),
+    ("deny", MsrKind::Deny),
+];

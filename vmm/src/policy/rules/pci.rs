@@ -1,0 +1,197 @@
+//! `[[pci]]`
+
+use std::fmt;
+
+use super::{AccessMode, BitMasks, Limits, OnDeny, Place, Widths};
+
+/// A PCI function's place.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PciAddress {
+    /// Segment (domain).
+    pub segment: u16,
+    /// Bus.
+    pub bus: u8,
+    /// Device, 0 to 31.
+    pub device: u8,
+    /// Function, 0 to 7.
+    pub function: u8,
+}
+
+impl PciAddress {
+    /// Reads `SSSS:BB:DD.F` or `BB:DD.F`, hexadecimal as lspci and sysfs write it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let number = |digits: &str, length: usize| {
+            (digits.len() == length && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+                .then(|| u16::from_str_radix(digits, 16).ok())
+                .flatten()
+        };
+        let (place, function) = text.split_once('.')?;
+        let parts: Vec<&str> = place.split(':').collect();
+        let (segment, bus, device) = match parts[..] {
+            [segment, bus, device] => (number(segment, 4)?, bus, device),
+            [bus, device] => (0, bus, device),
+            _ => return None,
+        };
+        let address = Self {
+            segment,
+            bus: u8::try_from(number(bus, 2)?).ok()?,
+            device: u8::try_from(number(device, 2)?).ok()?,
+            function: u8::try_from(number(function, 1)?).ok()?,
+        };
+        (address.device < 32 && address.function < 8).then_some(address)
+    }
+}
+
+impl fmt::Display for PciAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:04x}:{:02x}:{:02x}.{}",
+            self.segment, self.bus, self.device, self.function
+        )
+    }
+}
+
+/// What a PCI function is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PciId {
+    /// Vendor id, register 0.
+    pub vendor: u16,
+    /// Device id, register 2.
+    pub device: u16,
+}
+
+impl PciId {
+    /// Reads `VVVV:DDDD`, hexadecimal as lspci writes it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let number = |digits: &str| {
+            (digits.len() == 4 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+                .then(|| u16::from_str_radix(digits, 16).ok())
+                .flatten()
+        };
+        let (vendor, device) = text.split_once(':')?;
+        Some(Self {
+            vendor: number(vendor)?,
+            device: number(device)?,
+        })
+    }
+}
+
+impl fmt::Display for PciId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04x}:{:04x}", self.vendor, self.device)
+    }
+}
+
+/// Which function a rule is about.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct PciTarget {
+    /// `bdf`; `None`: wherever the device is.
+    pub address: Option<PciAddress>,
+    /// `device`; `None`: whatever is there.
+    pub id: Option<PciId>,
+}
+
+impl fmt::Display for PciTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.address, self.id) {
+            (Some(address), Some(id)) => write!(f, "{id} at {address}"),
+            (Some(address), None) => write!(f, "{address}"),
+            (None, Some(id)) => write!(f, "{id}"),
+            (None, None) => write!(f, "nothing"),
+        }
+    }
+}
+
+/// What stands behind a function's configuration space.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PciBackendKind {
+    /// Nothing: the function is there, and every access is denied.
+    Deny,
+    /// The machine's function.
+    Passthrough,
+    /// A function without hardware: a register file that starts with the ids and these bytes.
+    Model {
+        /// From register 0 on; the ids come from the rule's `device`.
+        initial: Vec<u8>,
+    },
+}
+
+impl PciBackendKind {
+    /// The policy's spelling.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Deny => "deny",
+            Self::Passthrough => "passthrough",
+            Self::Model { .. } => "model",
+        }
+    }
+}
+
+/// A `[[pci.register]]`: some bytes of configuration space.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PciRegister {
+    /// First byte.
+    pub first: u16,
+    /// Last byte.
+    pub last: u16,
+    /// Allowed directions; `None`: it is denied.
+    pub access: Option<AccessMode>,
+    /// Bits that pass, little-endian from `first` on.
+    pub masks: BitMasks,
+    /// The owner's name for it.
+    pub name: Option<String>,
+    /// Where it stands in the policy.
+    pub place: Place,
+}
+
+/// A `[[pci]]` rule.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PciRule {
+    /// Which function.
+    pub target: PciTarget,
+    /// What stands behind it.
+    pub backend: PciBackendKind,
+    /// Allowed directions for every register that `registers` does not name; `None`: these are denied.
+    pub access: Option<AccessMode>,
+    /// Widths of accesses that are allowed.
+    pub widths: Widths,
+    /// How often and how many times.
+    pub limits: Limits,
+    /// Registers with rules of their own, in ascending order, none overlapping.
+    pub registers: Vec<PciRegister>,
+    /// `i-know-what-this-does`.
+    pub is_danger_accepted: bool,
+    /// What a denied access does.
+    pub on_deny: OnDeny,
+    /// What a denied read returns; its low bytes for a narrow one.
+    pub denied_read: u32,
+    /// The owner's name for it.
+    pub name: Option<String>,
+    /// For readers.
+    pub comment: Option<String>,
+    /// Where it stands in the policy.
+    pub place: Place,
+}
+
+impl PciRule {
+    /// The register rule that covers a byte of configuration space.
+    #[must_use]
+    pub fn register(&self, offset: u16) -> Option<&PciRegister> {
+        let after = self
+            .registers
+            .partition_point(|register| register.first <= offset);
+        let register = self.registers.get(after.checked_sub(1)?)?;
+        (offset <= register.last).then_some(register)
+    }
+
+    /// Allowed directions for a byte of configuration space.
+    #[must_use]
+    pub fn access_at(&self, offset: u16) -> Option<AccessMode> {
+        self.register(offset)
+            .map_or(self.access, |register| register.access)
+    }
+}

@@ -1,0 +1,122 @@
+//! What a policy's port rules need at start.
+
+use std::sync::Arc;
+
+use super::host::{HostPorts, HostPortsError, Passthrough};
+use super::index_pair::PairSlot;
+use crate::devices::{Lpt, OutputError, PortDevice, Ram};
+use crate::pci::{ConfigMechanism, PciBackend, PciSpace, PciStartError};
+use crate::policy::{IndexPairBackend, Policy, PortBackend, PortRule};
+
+/// The ways to the machine that are not this module's own.
+#[derive(Debug, Default)]
+pub struct Backends {
+    /// The machine's PCI functions, for `[[pci]]` rules with `passthrough`.
+    pub pci: Option<Box<dyn PciBackend>>,
+}
+
+/// A port rule's back end that cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An `lpt` output.
+    #[error("{file}:{line}: backend \"lpt\" cannot start")]
+    Output {
+        /// The policy.
+        file: String,
+        /// The rule's line.
+        line: usize,
+        /// Why.
+        source: OutputError,
+    },
+    /// The machine's ports.
+    #[error("{file}:{line}: backend \"passthrough\" cannot start")]
+    HostPorts {
+        /// The policy.
+        file: String,
+        /// The first `passthrough` rule's line.
+        line: usize,
+        /// Why.
+        source: HostPortsError,
+    },
+    /// PCI functions.
+    #[error(transparent)]
+    Pci(#[from] PciStartError),
+}
+
+/// The machine's ports, if a rule passes some through.
+pub(super) fn open_host(policy: &Policy) -> Result<Option<Arc<HostPorts>>, StartError> {
+    let rules = policy
+        .port_rules()
+        .iter()
+        .filter(|rule| rule.backend == PortBackend::Passthrough)
+        .map(|rule| (rule.line, (rule.host_first, rule.host_last())));
+    let pairs = policy
+        .index_pairs()
+        .iter()
+        .filter_map(|pair| match pair.backend {
+            IndexPairBackend::Passthrough { index, data } => {
+                Some([index, data].map(|port| (pair.place.line, (port, port))))
+            }
+            IndexPairBackend::Ram { .. } => None,
+        })
+        .flatten();
+    let (lines, ranges): (Vec<usize>, Vec<(u16, u16)>) = rules.chain(pairs).unzip();
+    let Some(line) = lines.first() else {
+        return Ok(None);
+    };
+    HostPorts::open(&ranges)
+        .map(|host| Some(Arc::new(host)))
+        .map_err(|source| StartError::HostPorts {
+            file: policy.file().to_owned(),
+            line: *line,
+            source,
+        })
+}
+
+/// The index/data pairs.
+pub(super) fn open_pairs(policy: &Policy, host: Option<&Arc<HostPorts>>) -> Vec<PairSlot> {
+    policy
+        .index_pairs()
+        .iter()
+        // The machine's ports were opened if any pair needs them.
+        .filter_map(|pair| PairSlot::new(pair.clone(), host))
+        .collect()
+}
+
+/// What answers at ports 0xCF8-0xCFF, if the policy has rules for PCI functions.
+pub(super) fn open_mechanism(
+    policy: &Policy,
+    backend: Option<Box<dyn PciBackend>>,
+) -> Result<Option<ConfigMechanism>, StartError> {
+    if policy.pci_rules().is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(ConfigMechanism::new(PciSpace::new(policy, backend)?)))
+}
+
+pub(super) fn open_device(
+    policy: &Policy,
+    rule: &PortRule,
+    host: Option<&Arc<HostPorts>>,
+) -> Result<Option<Box<dyn PortDevice>>, StartError> {
+    Ok(match (&rule.backend, host) {
+        (PortBackend::Deny, _) | (PortBackend::Passthrough, None) => None,
+        (PortBackend::Passthrough, Some(host)) => Some(Box::new(Passthrough::new(
+            Arc::clone(host),
+            rule.host_first,
+            rule.host_last(),
+        ))),
+        (PortBackend::Lpt { output, status }, _) => {
+            let lpt = Lpt::open(output, *status).map_err(|source| StartError::Output {
+                file: policy.file().to_owned(),
+                line: rule.line,
+                source,
+            })?;
+            Some(Box::new(lpt))
+        }
+        (PortBackend::Ram { initial, fill }, _) => {
+            let ports = usize::from(rule.last - rule.first) + 1;
+            Some(Box::new(Ram::new(ports, initial, *fill)))
+        }
+    })
+}
