@@ -87,6 +87,7 @@ impl Bench {
             recorder: None,
             is_strict: false,
             is_verifying: false,
+            is_pnp_held: false,
         })?;
         let mut process = machine.process()?;
         let handle = process.open(r"\\.\ktest")?;

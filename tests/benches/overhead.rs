@@ -157,6 +157,7 @@ fn port_write(privilege: Privilege) -> Result<String, Failure> {
         trace: None,
         recorder: None,
         is_verifying: false,
+        is_pnp_held: false,
         registry: None,
         files: None,
         is_strict: false,

@@ -96,6 +96,7 @@ impl Target {
             is_strict: false,
             windows: None,
             is_verifying: true,
+            is_pnp_held: false,
         }
     }
 

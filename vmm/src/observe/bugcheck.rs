@@ -118,6 +118,7 @@ const TABLE: &[Bugcheck] = &[
     entry(0xC8, "IRQL_UNEXPECTED_VALUE", "The IRQL is not what it should be: the driver did not restore it.",
         ["IRQLs and routine, packed", "", "", ""]),
     entry(0xC9, "DRIVER_VERIFIER_IOMANAGER_VIOLATION", "The driver broke a rule of the I/O manager.", ["kind of violation", "", "", ""]),
+    entry(0xCA, "PNP_DETECTED_FATAL_ERROR", "The PnP manager was given something that is not what it must be.", ["kind of error", "device object", "", ""]),
     entry(0xCB, "DRIVER_LEFT_LOCKED_PAGES_IN_PROCESS", "The driver did not unlock pages that it had locked.",
         ["address of the routine that locked them", "its caller", "address of the MDL", "pages"]),
     entry(0xCC, "PAGE_FAULT_IN_FREED_SPECIAL_POOL", "Pool memory was used after it was freed.",

@@ -13,6 +13,11 @@ impl NtStatus {
     pub const SUCCESS: Self = Self(0);
     /// STATUS_INVALID_HANDLE.
     pub const INVALID_HANDLE: Self = Self(0xC000_0008);
+    /// STATUS_NO_SUCH_DEVICE.
+    pub const NO_SUCH_DEVICE: Self = Self(0xC000_000E);
+    /// STATUS_INVALID_DEVICE_STATE.
+    #[cfg(test)]
+    pub const INVALID_DEVICE_STATE: Self = Self(0xC000_0184);
     /// STATUS_OBJECT_NAME_NOT_FOUND.
     pub const OBJECT_NAME_NOT_FOUND: Self = Self(0xC000_0034);
     /// STATUS_PRIVILEGED_INSTRUCTION: what a process gets for a port access that its IOPM denies.
@@ -97,6 +102,7 @@ const TABLE: &[(u32, &str, &str)] = &[
     (0x8000_0005, "STATUS_BUFFER_OVERFLOW", "the output buffer holds only a part of the data"),
     (0x8000_0006, "STATUS_NO_MORE_FILES", "there are no more entries"),
     (0x8000_000D, "STATUS_PARTIAL_COPY", "only a part of the data was copied"),
+    (0x8000_000F, "STATUS_DEVICE_POWERED_OFF", "the device is in a low power state"),
     (0x8000_0011, "STATUS_DEVICE_BUSY", "the device is in use"),
     (0x8000_0014, "STATUS_EA_LIST_INCONSISTENT", "extended attributes are malformed"),
     (0x8000_001A, "STATUS_NO_MORE_ENTRIES", "there are no more entries"),

@@ -6,6 +6,7 @@
 //! The reference for owners is docs/policy.md.
 
 mod danger;
+pub mod device;
 mod diagnostic;
 mod explain;
 mod explain_registers;
@@ -68,6 +69,7 @@ pub struct Policy {
     msr_rules: Vec<MsrRule>,
     msr_segments: Segments,
     defaults: Defaults,
+    device: device::Device,
     warnings: Vec<Diagnostic>,
 }
 
@@ -86,6 +88,7 @@ impl Policy {
             msr_rules: Vec::new(),
             msr_segments: Segments::default(),
             defaults: Defaults::default(),
+            device: device::Device::default(),
             warnings: Vec::new(),
         }
     }
