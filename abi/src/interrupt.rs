@@ -11,7 +11,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub const LINES: u32 = 64;
 
 /// The lines' state, in the shared pages at [`crate::layout::Shared::INTERRUPTS`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct InterruptLines {
     /// Lines that a device holds active; written by the VMM. A level-sensitive interrupt is delivered again and again

@@ -35,7 +35,10 @@ mod windivert {
             other => panic!("{file}: {other:?}"),
         };
         let text = report.to_string();
-        assert!(text.contains("fwpkclnt.sys!FwpsInjectionHandleCreate0"), "{text}");
+        assert!(
+            text.contains("fwpkclnt.sys!FwpsInjectionHandleCreate0"),
+            "{text}"
+        );
         for call in [
             "WdfVersionBind",
             "WdfDriverCreate",
