@@ -8,6 +8,7 @@
 mod danger;
 mod diagnostic;
 mod explain;
+mod explain_registers;
 mod fields;
 pub(crate) mod gate;
 mod host;
@@ -23,6 +24,7 @@ mod values;
 use std::path::Path;
 
 pub use diagnostic::{Diagnostic, PolicyError, RelatedLine};
+pub use explain_registers::action_name;
 pub use host::HostFacts;
 pub use limiter::{LogLimiter, LogVerdict};
 pub use memory_space::{
@@ -215,5 +217,7 @@ impl Policy {
     }
 }
 
+#[cfg(test)]
+mod rule_tests;
 #[cfg(test)]
 mod tests;
