@@ -175,6 +175,10 @@ fn answer(request: &Request) -> Option<Result<u64, NtStatus>> {
         Operation::CreateProcess => to_result(ps::create(request.process)),
         Operation::ExitProcess => {
             file::close_all(request.process);
+            // NT's process would wait for its requests first.
+            if !request::is_outstanding(request.process) {
+                crate::mm::locked::check_process(request.process);
+            }
             crate::mm::section_view::forget_process(request.process);
             crate::mm::virtual_memory::forget_process(request.process);
             to_result(ps::remove(request.process))

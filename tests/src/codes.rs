@@ -226,6 +226,8 @@ pub mod faulty {
     pub const SPIN_CLI: u32 = 0x0022_2054;
     /// STATUS_SUCCESS.
     pub const NOTHING: u32 = 0x0022_2058;
+    /// Locks the pages of its input.
+    pub const LEAVE_LOCKED: u32 = 0x0022_205F;
 }
 
 /// tests/drivers/include/kmdf.h
