@@ -64,6 +64,22 @@ pub mod ioperm {
     pub const MAP_BYTES: u32 = 8192;
 }
 
+/// tests/drivers/include/irq.h
+pub mod irq {
+    /// u32 line, u32 mode (0 level-sensitive, 1 latched), u32 whether the service routine disclaims.
+    pub const CONNECT: u32 = 0x0022_2000;
+    /// Disconnects.
+    pub const DISCONNECT: u32 = 0x0022_2004;
+    /// Out: interrupts, DPCs, the service routine's IRQL, the IRQL that it should have; each u32.
+    pub const COUNTS: u32 = 0x0022_2008;
+    /// Waits for a DPC; out as COUNTS.
+    pub const WAIT: u32 = 0x0022_200C;
+    /// u32 IRQL: spins there until there was an interrupt; out as COUNTS.
+    pub const SPIN: u32 = 0x0022_2010;
+    /// u32 loops: spins synchronized with the interrupt; out u32: interrupts meanwhile.
+    pub const HOLD: u32 = 0x0022_2014;
+}
+
 /// tests/drivers/include/portio.h
 pub mod portio {
     /// u32 port, u32 width.

@@ -9,6 +9,7 @@ mod echo_sample;
 mod faulty_sample;
 mod ioperm_sample;
 mod iopm_property;
+mod irq_sample;
 mod kmdf_sample;
 mod pnp_sample;
 mod portio_sample;

@@ -9,6 +9,7 @@ mod danger;
 pub mod device;
 mod diagnostic;
 mod explain;
+mod explain_registers;
 mod fields;
 pub(crate) mod gate;
 mod host;
@@ -24,6 +25,7 @@ mod values;
 use std::path::Path;
 
 pub use diagnostic::{Diagnostic, PolicyError, RelatedLine};
+pub use explain_registers::action_name;
 pub use host::HostFacts;
 pub use limiter::{LogLimiter, LogVerdict};
 pub use memory_space::{
@@ -218,5 +220,7 @@ impl Policy {
     }
 }
 
+#[cfg(test)]
+mod rule_tests;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,8 @@
 
 mod denial;
 #[cfg(test)]
+mod rule_tests;
+#[cfg(test)]
 mod tests;
 
 use std::fmt;

@@ -3,6 +3,8 @@
 
 mod json;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 pub(super) use tables::{
     DEFAULT, DEVICE, INDEX_PAIR, INDEX_REGISTER, MEMORY, MSR, PCI, PCI_REGISTER, PORT, RESOURCE,

@@ -1,0 +1,172 @@
+/* irq.sys: see ../include/irq.h. */
+#include "driver.h"
+#include "../include/irq.h"
+
+/* Not in mingw-w64's amd64 headers. */
+NTHALAPI ULONG NTAPI HalGetInterruptVector(INTERFACE_TYPE type, ULONG bus, ULONG level, ULONG vector, PKIRQL irql,
+                                           PKAFFINITY affinity);
+
+static PKINTERRUPT interrupt;
+static KIRQL interrupt_irql;
+static BOOLEAN disclaims;
+static KEVENT served;
+static volatile ULONG interrupts, dpcs, last_irql;
+
+#ifdef _M_AMD64
+__declspec(dllimport) KIRQL exported_current_irql(VOID) __asm__("KeGetCurrentIrql");
+#define current_irql exported_current_irql
+#else
+#define current_irql KeGetCurrentIrql
+#endif
+
+static BOOLEAN NTAPI service(PKINTERRUPT object, PVOID context)
+{
+    (VOID)object;
+    PDEVICE_OBJECT device = context;
+    interrupts++;
+    last_irql = current_irql();
+    if (disclaims) {
+        return FALSE;
+    }
+    IoRequestDpc(device, NULL, context);
+    return TRUE;
+}
+
+static VOID NTAPI deferred(PKDPC dpc, PDEVICE_OBJECT device, PIRP irp, PVOID context)
+{
+    (VOID)dpc;
+    (VOID)irp;
+    if (context == device && current_irql() == DISPATCH_LEVEL) {
+        dpcs++;
+    }
+    KeSetEvent(&served, IO_NO_INCREMENT, FALSE);
+}
+
+static NTSTATUS connect(PDEVICE_OBJECT device, const struct irq_connect *wanted)
+{
+    KAFFINITY processors;
+    if (interrupt != NULL) {
+        return STATUS_DEVICE_BUSY;
+    }
+    ULONG vector = HalGetInterruptVector(Isa, 0, wanted->line, wanted->line, &interrupt_irql, &processors);
+    if (vector == 0) {
+        return STATUS_INVALID_PARAMETER;
+    }
+    disclaims = wanted->disclaims != 0;
+    interrupts = dpcs = last_irql = 0;
+    KeClearEvent(&served);
+    return IoConnectInterrupt(&interrupt, service, device, NULL, vector, interrupt_irql, interrupt_irql,
+                              wanted->mode != 0 ? Latched : LevelSensitive, FALSE, processors, FALSE);
+}
+
+static VOID disconnect(VOID)
+{
+    if (interrupt != NULL) {
+        IoDisconnectInterrupt(interrupt);
+        interrupt = NULL;
+    }
+}
+
+static VOID spin(KIRQL irql)
+{
+    ULONG before = interrupts;
+    KIRQL old = raise_irql(irql);
+    while (interrupts == before) {
+        __asm__ volatile("pause");
+    }
+    lower_irql(old);
+}
+
+struct hold {
+    ULONG loops;
+    ULONG seen;
+};
+
+static BOOLEAN NTAPI hold(PVOID context)
+{
+    struct hold *hold = context;
+    ULONG before = interrupts;
+    for (volatile ULONG i = 0; i < hold->loops; i++) {
+    }
+    hold->seen = interrupts - before;
+    return TRUE;
+}
+
+static ULONG counts(PVOID output, ULONG bytes)
+{
+    struct irq_counts now = {interrupts, dpcs, last_irql, interrupt_irql};
+    if (bytes < sizeof(now)) {
+        return 0;
+    }
+    *(struct irq_counts *)output = now;
+    return sizeof(now);
+}
+
+static NTSTATUS NTAPI control(PDEVICE_OBJECT device, PIRP irp)
+{
+    PIO_STACK_LOCATION stack = IoGetCurrentIrpStackLocation(irp);
+    ULONG input = stack->Parameters.DeviceIoControl.InputBufferLength;
+    ULONG output = stack->Parameters.DeviceIoControl.OutputBufferLength;
+    PVOID buffer = irp->AssociatedIrp.SystemBuffer;
+    switch (stack->Parameters.DeviceIoControl.IoControlCode) {
+    case IRQ_CONNECT:
+        if (input < sizeof(struct irq_connect)) {
+            return complete(irp, STATUS_BUFFER_TOO_SMALL, 0);
+        }
+        return complete(irp, connect(device, buffer), 0);
+    case IRQ_DISCONNECT:
+        disconnect();
+        return complete(irp, STATUS_SUCCESS, 0);
+    case IRQ_COUNTS:
+        return complete(irp, STATUS_SUCCESS, counts(buffer, output));
+    case IRQ_WAIT:
+        KeWaitForSingleObject(&served, Executive, KernelMode, FALSE, NULL);
+        return complete(irp, STATUS_SUCCESS, counts(buffer, output));
+    case IRQ_SPIN:
+        if (input < sizeof(ULONG)) {
+            return complete(irp, STATUS_BUFFER_TOO_SMALL, 0);
+        }
+        spin((KIRQL) * (ULONG *)buffer);
+        return complete(irp, STATUS_SUCCESS, counts(buffer, output));
+    case IRQ_HOLD: {
+        if (input < sizeof(ULONG) || output < sizeof(ULONG) || interrupt == NULL) {
+            return complete(irp, STATUS_INVALID_PARAMETER, 0);
+        }
+        struct hold held = {*(ULONG *)buffer, 0};
+        KeSynchronizeExecution(interrupt, hold, &held);
+        *(ULONG *)buffer = held.seen;
+        return complete(irp, STATUS_SUCCESS, sizeof(ULONG));
+    }
+    default:
+        return complete(irp, STATUS_INVALID_DEVICE_REQUEST, 0);
+    }
+}
+
+static NTSTATUS NTAPI create_close(PDEVICE_OBJECT device, PIRP irp)
+{
+    (VOID)device;
+    return complete(irp, STATUS_SUCCESS, 0);
+}
+
+static VOID NTAPI unload(PDRIVER_OBJECT driver)
+{
+    disconnect();
+    delete_device(driver->DeviceObject, L"\\DosDevices\\irq");
+}
+
+NTSTATUS NTAPI DriverEntry(PDRIVER_OBJECT driver, PUNICODE_STRING registry_path)
+{
+    PDEVICE_OBJECT device;
+    (VOID)registry_path;
+    NTSTATUS status = create_device(driver, 0, L"\\Device\\irq", L"\\DosDevices\\irq", &device);
+    if (!NT_SUCCESS(status)) {
+        return status;
+    }
+    KeInitializeEvent(&served, SynchronizationEvent, FALSE);
+    IoInitializeDpcRequest(device, deferred);
+    driver->MajorFunction[IRP_MJ_CREATE] = create_close;
+    driver->MajorFunction[IRP_MJ_CLOSE] = create_close;
+    driver->MajorFunction[IRP_MJ_DEVICE_CONTROL] = control;
+    driver->DriverUnload = unload;
+    return STATUS_SUCCESS;
+}
