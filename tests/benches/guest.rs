@@ -85,6 +85,7 @@ impl Bench {
             timeout: Duration::from_secs(60),
             trace: None,
             recorder: None,
+            save_registry: None,
             is_strict: false,
             is_verifying: false,
             is_pnp_held: false,

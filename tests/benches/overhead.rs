@@ -156,6 +156,7 @@ fn port_write(privilege: Privilege) -> Result<String, Failure> {
         timeout: Duration::from_secs(60),
         trace: None,
         recorder: None,
+        save_registry: None,
         is_verifying: false,
         is_pnp_held: false,
         registry: None,

@@ -91,6 +91,7 @@ impl Target {
             timeout: patience(),
             trace: None,
             recorder: None,
+            save_registry: None,
             registry: None,
             files: None,
             is_strict: false,

@@ -359,6 +359,7 @@ fn prepare(arguments: &Arguments, record: Option<&Path>) -> Result<Prepared, Str
             timeout: arguments.timeout,
             trace,
             recorder,
+            save_registry: arguments.save_registry.clone(),
             registry,
             files: arguments.files.as_deref().map(FilesOption::parse),
             is_strict: arguments.strict,

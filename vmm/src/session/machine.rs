@@ -30,7 +30,7 @@ const PROCESS_STEP: u32 = 8;
 const DESIRED_ACCESS: u64 = 0x0012_0089 | 0x0012_0116;
 
 /// The most bytes of registry contents that are taken from a guest.
-const REGISTRY_MAX: u64 = 1 << 20;
+const REGISTRY_MAX: u64 = abi::doorbell::REGISTRY_MAX;
 /// The most bytes of a device tree that are taken from a guest.
 const DEVICES_MAX: u64 = 1 << 20;
 /// STATUS_INSUFFICIENT_RESOURCES.

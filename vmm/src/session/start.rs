@@ -50,6 +50,8 @@ pub struct Launch {
     pub timeout: Duration,
     /// Where the trace goes, if one is wanted, and whether as JSON.
     pub trace: Option<(TraceOutput, bool)>,
+    /// Where the registry is written when a driver flushes a key; see [`Machine::save_registry_to`] for the end.
+    pub save_registry: Option<std::path::PathBuf>,
     /// Where accesses are recorded, if they are.
     pub recorder: Option<Recorder>,
     /// Registry contents to add before the driver starts, encoded ([`crate::registry::read`]).
@@ -385,7 +387,9 @@ fn prepare(
     if let Some(recorder) = launch.recorder {
         observer = observer.with_recorder(recorder);
     }
+    let registry = launch.save_registry;
     let mut responder = Responder::new(ports, memory, observer);
+    responder.registry = registry;
     responder.files = launch
         .files
         .as_ref()
