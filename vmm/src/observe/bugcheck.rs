@@ -135,6 +135,8 @@ const TABLE: &[Bugcheck] = &[
         ["address that was touched", "0: read, 1: write", "address of the instruction", ""]),
     entry(0xD6, "DRIVER_PAGE_FAULT_BEYOND_END_OF_ALLOCATION", "The driver touched memory beyond the end of its pool allocation.",
         ["address that was touched", "0: read, 1: write", "address of the instruction", ""]),
+    entry(0xD7, "DRIVER_UNMAPPING_INVALID_VIEW", "The driver unmapped a view that is not mapped there.",
+        ["address", "1: session view, 0: system view", "", ""]),
     entry(0xDA, "SYSTEM_PTE_MISUSE", "Memory was unmapped in another way than it was mapped.",
         ["kind of misuse (2: another number of pages, 6: not mapped)", "depends on the kind", "depends on the kind", "depends on the kind"]),
     entry(0xE1, "WORKER_THREAD_RETURNED_AT_BAD_IRQL", "A work item returned at raised IRQL.",
