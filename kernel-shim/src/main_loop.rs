@@ -46,6 +46,7 @@ pub(crate) fn initialize() {
     ps::initialize();
     se::initialize();
     io::initialize();
+    crate::hal::dma::initialize();
     crate::wdf::initialize();
     ke::initialize();
     crate::rtl::oem::initialize();

@@ -1,5 +1,6 @@
-//! The hardware abstraction layer: ports, registers, buses.
+//! The hardware abstraction layer: ports, registers, buses, DMA.
 
 pub mod bus;
+pub mod dma;
 pub mod port;
 pub mod register;

@@ -241,8 +241,15 @@ pub struct DMA_ADAPTER {
     pub DmaOperations: Word,
 }
 
-/// Entries of DMA_OPERATIONS of version 1 (with the scatter/gather list functions of XP), without its size.
-pub const DMA_OPERATIONS_ENTRIES: usize = 15;
+/// DMA_OPERATIONS, as far as Windows 7 has it: to BuildMdlFromScatterGatherList.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct DMA_OPERATIONS {
+    /// Bytes.
+    pub Size: u32,
+    /// Addresses of the routines, from PutDmaAdapter on.
+    pub Routines: [Word; 15],
+}
 
 /// DEVICE_DESCRIPTION.
 #[derive(Clone, Copy, Debug)]
@@ -371,6 +378,7 @@ const _: () = {
     assert!(offset_of!(CONTROLLER_OBJECT, DeviceWaitQueue) == per_abi(0x08, 0x10));
     assert!(size_of::<WAIT_CONTEXT_BLOCK>() == per_abi(0x28, 0x48));
     assert!(size_of::<DMA_ADAPTER>() == per_abi(8, 16));
+    assert!(size_of::<DMA_OPERATIONS>() == per_abi(0x40, 0x80));
     assert!(size_of::<DEVICE_DESCRIPTION>() == 0x28);
     assert!(size_of::<SCATTER_GATHER_ELEMENT>() == per_abi(16, 24));
     assert!(size_of::<SCATTER_GATHER_LIST>() == per_abi(8, 16));
