@@ -10,6 +10,8 @@ use crate::loader::{Image, MapError, SectionFlags, SecurityCookie};
 
 /// Longest instruction, in bytes.
 const INSTRUCTION_MAX: usize = 15;
+/// Bytes of a RUNTIME_FUNCTION.
+const FUNCTION_BYTES: u32 = 12;
 
 /// An image laid out at its preferred base. Addresses are virtual unless they are called RVAs.
 #[derive(Debug)]
@@ -85,6 +87,29 @@ impl<'a> Code<'a> {
         self.executable
             .get(behind)
             .is_some_and(|range| range.contains(&address))
+    }
+
+    /// Whether the function table of an amd64 image has a function that starts there.
+    pub(super) fn is_listed(&self, address: u64) -> bool {
+        let Some(table) = &self.image.function_table else {
+            return false;
+        };
+        let begin = |index: u32| {
+            let at = u64::from(table.start) + u64::from(index * FUNCTION_BYTES);
+            self.number(self.base + at, 4)
+                .map_or(0, |start| self.base + start)
+        };
+        let count = table.end.saturating_sub(table.start) / FUNCTION_BYTES;
+        let (mut low, mut high) = (0, count);
+        while low < high {
+            let middle = low.midpoint(high);
+            if begin(middle) < address {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low < count && begin(low) == address
     }
 
     /// The import whose address is stored at this address.

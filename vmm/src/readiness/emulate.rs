@@ -55,10 +55,15 @@ struct State {
 
 /// Runs one routine for many codes.
 pub(super) struct Machine<'a, 'b> {
-    code: &'a mut Code<'b>,
+    pub(super) code: &'a mut Code<'b>,
     information: InstructionInfoFactory,
     /// Instructions that may still be run.
     pub(super) budget: u64,
+    /// Whether a step of the current routine's runs depended on the code: if not, every code leads to the same places.
+    pub(super) has_asked: bool,
+    /// Instructions that the current routine's runs have come by, and those of them that nobody has taken.
+    seen: HashSet<u64>,
+    new: Vec<u64>,
     control_code: u64,
 }
 
@@ -81,8 +86,23 @@ impl<'a, 'b> Machine<'a, 'b> {
             code,
             information: InstructionInfoFactory::new(),
             budget,
+            has_asked: false,
+            seen: HashSet::new(),
+            new: Vec::new(),
             control_code: 0,
         }
+    }
+
+    /// The runs to come are another routine's.
+    pub(super) fn begin_routine(&mut self) {
+        self.has_asked = false;
+        self.seen.clear();
+        self.new.clear();
+    }
+
+    /// Instructions that this routine's runs have come by since the last call of this.
+    pub(super) fn take_new(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.new)
     }
 
     /// The places to which `control_code` leads from `routine`. With `is_argument`, the code is the routine's fifth
@@ -132,21 +152,29 @@ impl<'a, 'b> Machine<'a, 'b> {
     fn run(
         &mut self,
         mut state: State,
-        visited: &mut HashSet<(u64, usize)>,
+        visited: &mut HashSet<(u64, usize, Option<u64>)>,
         paths: &mut Vec<State>,
     ) -> Option<u64> {
         loop {
-            let is_new = visited.insert((state.next, state.returns.len()));
+            // A function may be called from several places, and goes on behind each of them.
+            let caller = state.returns.last().copied();
+            let is_new = visited.insert((state.next, state.returns.len(), caller));
             if !is_new || self.budget == 0 {
                 return state.leaf;
             }
             self.budget -= 1;
+            if self.seen.insert(state.next) {
+                self.new.push(state.next);
+            }
             let Some(instruction) = self.code.decode(state.next) else {
                 return state.leaf;
             };
             state.next = instruction.next_ip();
             match instruction.flow_control() {
-                FlowControl::Next => self.execute(&instruction, &mut state),
+                FlowControl::Next => {
+                    self.has_asked |= self.is_looked_up(&instruction, &state);
+                    self.execute(&instruction, &mut state);
+                }
                 FlowControl::UnconditionalBranch => state.next = instruction.near_branch_target(),
                 FlowControl::ConditionalBranch => {
                     let target = instruction.near_branch_target();
@@ -156,6 +184,7 @@ impl<'a, 'b> Machine<'a, 'b> {
                                 state.next = target;
                             }
                             if state.flags.is_some_and(|flags| flags.is_code) {
+                                self.has_asked = true;
                                 state.leaf = Some(self.settled(state.next));
                             }
                         }
@@ -170,6 +199,7 @@ impl<'a, 'b> Machine<'a, 'b> {
                 }
                 FlowControl::IndirectBranch => {
                     let value = self.operand(&instruction, 0, &state);
+                    self.has_asked |= value.is_some_and(|value| value.is_code);
                     match value.filter(|value| self.code.is_code(value.number)) {
                         Some(value) => {
                             state.next = value.number;

@@ -1,8 +1,9 @@
 //! I/O control codes: which codes a driver's dispatch routines tell apart.
 //!
-//! Constants in the code give neighbourhoods to look at; each code in them is run through the dispatch routines, and is
-//! handled if it leads elsewhere than codes do that no driver has. So comparisons, subtraction chains, bit tests and
-//! jump tables are all one.
+//! Each dispatch routine is run with codes that no driver has. If no step of that depended on the code, no other code
+//! leads elsewhere. Otherwise the constants in the instructions that were run give neighbourhoods to look at: each code
+//! in them is run as well, which may lead to further instructions with constants. A code is handled if it leads elsewhere
+//! than those that no driver has. So comparisons, subtraction chains, bit tests and jump tables are all one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -12,14 +13,14 @@ use serde::Serialize;
 
 use super::code::{Code, has_memory};
 use super::emulate::Machine;
-use super::walk::{Reach, Walk};
+use super::walk::Walk;
 
 const IRP_MJ_DEVICE_CONTROL: u8 = 14;
 const IRP_MJ_INTERNAL_DEVICE_CONTROL: u8 = 15;
 /// How far around a constant codes are looked for.
 const BEFORE: u32 = 0x40;
 const BEHIND: u32 = 0x100;
-/// Most codes that are tried, and most instructions that are run for all of them.
+/// Most codes that are tried on one routine, and most instructions that are run for all codes and routines.
 const CANDIDATES_MAX: usize = 60_000;
 const INSTRUCTIONS_MAX: u64 = 60_000_000;
 /// More codes than this that all lead to one place are a range that is refused or passed on.
@@ -69,22 +70,20 @@ impl ControlCode {
     }
 }
 
-/// The codes that the driver tells apart, and whether the search came to its end.
-pub(super) fn find(
-    code: &mut Code<'_>,
-    walk: &Walk,
-    deadline: Instant,
-) -> (Vec<ControlCode>, bool) {
-    let constants = constants(code, walk);
-    let candidates: BTreeSet<u32> = constants
-        .iter()
-        .flat_map(|&constant| {
-            let last = constant.saturating_add(BEHIND);
-            constant.saturating_sub(BEFORE)..=last
-        })
-        .filter(|&candidate| is_plausible(candidate))
-        .take(CANDIDATES_MAX)
-        .collect();
+/// What a search has found.
+#[derive(Debug)]
+pub(super) struct Search {
+    /// The codes that the driver tells apart.
+    pub(super) codes: Vec<ControlCode>,
+    /// Whether no limit cut the search short.
+    pub(super) is_complete: bool,
+    /// How many instructions were run.
+    #[cfg_attr(not(test), expect(dead_code, reason = "what tests measure"))]
+    pub(super) instructions: u64,
+}
+
+/// Looks for the codes that the driver tells apart.
+pub(super) fn find(code: &mut Code<'_>, walk: &Walk, deadline: Instant) -> Search {
     let is_framework = imports(code, "WdfVersionBind");
     let mut found = BTreeSet::new();
     let mut is_complete = true;
@@ -94,34 +93,16 @@ pub(super) fn find(
             if is_argument && !is_framework {
                 continue;
             }
-            let mut default = BTreeSet::new();
-            for nobodys in NOBODYS {
-                default.extend(machine.leaves(routine, nobodys, is_argument));
-            }
-            let mut by_leaf: BTreeMap<Vec<u64>, Vec<u32>> = BTreeMap::new();
-            for &candidate in &candidates {
-                if machine.budget == 0 || Instant::now() > deadline {
-                    is_complete = false;
-                    break;
-                }
-                let leaves = machine.leaves(routine, candidate, is_argument);
-                let new: Vec<u64> = leaves.difference(&default).copied().collect();
-                if !new.is_empty() {
-                    by_leaf.entry(new).or_default().push(candidate);
-                }
-            }
-            let handled = by_leaf.into_values();
-            found.extend(
-                handled
-                    .filter(|codes| codes.len() <= TOGETHER_MAX)
-                    .flatten(),
-            );
+            let (codes, is_end) = handled(&mut machine, routine, is_argument, deadline);
+            found.extend(codes);
+            is_complete &= is_end;
         }
     }
-    (
-        found.into_iter().map(ControlCode::new).collect(),
+    Search {
+        codes: found.into_iter().map(ControlCode::new).collect(),
         is_complete,
-    )
+        instructions: INSTRUCTIONS_MAX - machine.budget,
+    }
 }
 
 fn imports(code: &Code<'_>, name: &str) -> bool {
@@ -147,49 +128,87 @@ fn routines(walk: &Walk) -> Vec<u64> {
     all.iter().copied().take(ROUTINES_MAX).collect()
 }
 
+/// The codes that a routine tells apart, and whether no limit was in the way.
+fn handled(
+    machine: &mut Machine<'_, '_>,
+    routine: u64,
+    is_argument: bool,
+    deadline: Instant,
+) -> (Vec<u32>, bool) {
+    machine.begin_routine();
+    let mut default = BTreeSet::new();
+    for nobodys in NOBODYS {
+        default.extend(machine.leaves(routine, nobodys, is_argument));
+    }
+    let mut by_leaf: BTreeMap<Vec<u64>, Vec<u32>> = BTreeMap::new();
+    let mut constants = BTreeSet::new();
+    let mut tried = BTreeSet::new();
+    let mut is_complete = machine.budget != 0;
+    while machine.has_asked && is_complete {
+        let mut candidates = BTreeSet::new();
+        for address in machine.take_new() {
+            for constant in numbers(machine.code, address) {
+                if constants.insert(constant) {
+                    let first = constant.saturating_sub(BEFORE);
+                    let around = first..=constant.saturating_add(BEHIND);
+                    candidates.extend(around.filter(|&candidate| is_plausible(candidate)));
+                }
+            }
+        }
+        candidates.retain(|&candidate| tried.insert(candidate));
+        if candidates.is_empty() {
+            break;
+        }
+        for candidate in candidates {
+            if machine.budget == 0 || tried.len() > CANDIDATES_MAX || Instant::now() > deadline {
+                is_complete = false;
+                break;
+            }
+            let leaves = machine.leaves(routine, candidate, is_argument);
+            let new: Vec<u64> = leaves.difference(&default).copied().collect();
+            if !new.is_empty() {
+                by_leaf.entry(new).or_default().push(candidate);
+            }
+        }
+    }
+    let codes = by_leaf
+        .into_values()
+        .filter(|codes| codes.len() <= TOGETHER_MAX)
+        .flatten()
+        .collect();
+    (codes, is_complete)
+}
+
 /// A code with a device type that is not the head of an NTSTATUS.
 fn is_plausible(code: u32) -> bool {
     let device_type = code >> 16;
     device_type != 0 && device_type != 0xFFFF && device_type != 0xC000
 }
 
-/// Numbers that the reached code compares with, subtracts or adds, and that may be codes.
-fn constants(code: &mut Code<'_>, walk: &Walk) -> BTreeSet<u32> {
-    let mut constants = BTreeSet::new();
-    for (&address, &reach) in &walk.instructions {
-        if reach == Reach::DriverEntry {
-            continue;
+/// Numbers that an instruction compares with, subtracts or adds, and that may be codes.
+fn numbers(code: &mut Code<'_>, address: u64) -> Vec<u32> {
+    let Some(instruction) = code.decode(address) else {
+        return Vec::new();
+    };
+    let number = match instruction.mnemonic() {
+        Mnemonic::Cmp | Mnemonic::Sub | Mnemonic::Add | Mnemonic::Mov | Mnemonic::Xor => {
+            let operand = instruction.op_count() - 1;
+            let is_number = matches!(
+                instruction.op_kind(operand),
+                OpKind::Immediate32 | OpKind::Immediate32to64
+            );
+            is_number.then(|| instruction.immediate(operand))
         }
-        let Some(instruction) = code.decode(address) else {
-            continue;
-        };
-        let mut consider = |number: u64| {
-            let number = u32::try_from(number & 0xFFFF_FFFF).unwrap_or(0);
-            let is_address = code.contains(u64::from(number));
-            for number in [number, number.wrapping_neg()] {
-                if is_plausible(number) && !is_address {
-                    constants.insert(number);
-                }
-            }
-        };
-        match instruction.mnemonic() {
-            Mnemonic::Cmp | Mnemonic::Sub | Mnemonic::Add | Mnemonic::Mov | Mnemonic::Xor => {
-                let operand = instruction.op_count() - 1;
-                let is_number = matches!(
-                    instruction.op_kind(operand),
-                    OpKind::Immediate32 | OpKind::Immediate32to64
-                );
-                if is_number {
-                    consider(instruction.immediate(operand));
-                }
-            }
-            Mnemonic::Lea
-                if has_memory(&instruction) && !instruction.is_ip_rel_memory_operand() =>
-            {
-                consider(instruction.memory_displacement64());
-            }
-            _ => {}
+        Mnemonic::Lea if has_memory(&instruction) && !instruction.is_ip_rel_memory_operand() => {
+            Some(instruction.memory_displacement64())
         }
-    }
-    constants
+        _ => None,
+    };
+    let number = number.map(|number| u32::try_from(number & 0xFFFF_FFFF).unwrap_or(0));
+    number
+        .filter(|&number| !code.contains(u64::from(number)))
+        .into_iter()
+        .flat_map(|number| [number, number.wrapping_neg()])
+        .filter(|&number| is_plausible(number))
+        .collect()
 }

@@ -136,7 +136,7 @@ impl Readiness {
             Err(error) => return Self::cannot_load(image, &error),
         };
         let walk = Walk::new(&mut code, deadline);
-        let (ioctls, is_complete) = ioctl::find(&mut code, &walk, deadline);
+        let search = ioctl::find(&mut code, &walk, deadline);
         let by_import: BTreeMap<usize, Reach> = walk.imports.iter().copied().collect();
         let status_of = |number: usize| {
             image
@@ -186,10 +186,10 @@ impl Readiness {
             is_kmdf: is_kmdf(image),
             libraries: libraries(image),
             names: names::find(&code, &walk.references),
-            ioctls,
+            ioctls: search.codes,
             privileged: privileged(&mut code, &walk),
             instructions: walk.instructions.len(),
-            is_incomplete: walk.is_incomplete || !is_complete,
+            is_incomplete: walk.is_incomplete || !search.is_complete,
         }
     }
 

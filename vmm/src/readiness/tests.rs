@@ -13,6 +13,9 @@ fn readiness(file: &str) -> Option<Readiness> {
     }))
 }
 
+/// Most instructions that the search runs for one of the sample drivers.
+const STEPS_MAX: u64 = 400_000;
+
 fn codes(readiness: &Readiness) -> Vec<u32> {
     readiness.ioctls.iter().map(|code| code.code).collect()
 }
@@ -173,6 +176,48 @@ fn the_verdict_follows_what_driver_entry_reaches() {
         with("IoCreateDevice", ImportStatus::Partial("x".into())),
         Verdict::Probably { partial, .. } if partial.len() == 1
     ));
+}
+
+#[test]
+fn kmdf_drivers_have_exactly_their_codes() {
+    let buffered = (0x804..=0x80A).map(|function| rf(function, 0));
+    let expected: Vec<u32> = (0..4)
+        .map(|method| rf(0x800 + method, method))
+        .chain(buffered)
+        .collect();
+    for abi in ["i386", "amd64"] {
+        let readiness = readiness(&format!("images/drivers/{abi}/kmdf.sys")).unwrap();
+        let hex: Vec<String> = codes(&readiness)
+            .iter()
+            .map(|c| format!("{c:#x}"))
+            .collect();
+        assert!(readiness.is_kmdf);
+        assert_eq!(codes(&readiness), expected, "{abi}: {hex:?}");
+        assert!(!readiness.is_incomplete);
+    }
+}
+
+/// A framework driver names its callbacks in structures, so every function whose address it takes may be the one that
+/// gets the codes; those that look at none cost a few steps each.
+#[test]
+fn a_search_for_codes_takes_few_steps() {
+    let drivers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/drivers");
+    let mut count = 0;
+    for abi in ["i386", "amd64"] {
+        for entry in std::fs::read_dir(drivers.join(abi)).unwrap() {
+            let file = entry.unwrap().path();
+            let image = Image::parse(&std::fs::read(&file).unwrap()).unwrap();
+            let mut code = Code::new(&image).unwrap();
+            let deadline = Instant::now() + Duration::from_secs(600);
+            let walk = Walk::new(&mut code, deadline);
+            let search = ioctl::find(&mut code, &walk, deadline);
+            assert!(search.is_complete, "{}", file.display());
+            let steps = search.instructions;
+            assert!(steps < STEPS_MAX, "{}: {steps}", file.display());
+            count += 1;
+        }
+    }
+    assert!(count >= 2);
 }
 
 #[test]

@@ -384,7 +384,9 @@ fn is_function(code: &Code<'_>, address: u64) -> bool {
     let is_narrow = (0..TEXT).all(|index| is_printable(byte(index)));
     let is_wide =
         (0..TEXT / 2).all(|index| is_printable(byte(2 * index)) && byte(2 * index + 1) == 0);
-    code.is_code(address) && !is_narrow && !is_wide
+    // A prologue that pushes many registers reads as text; the function table knows it.
+    let is_text = (is_narrow || is_wide) && !code.is_listed(address);
+    code.is_code(address) && !is_text
 }
 
 /// Functions whose addresses are in data: tables of routines.

@@ -1,9 +1,9 @@
 //! Operands: registers, the emulated stack, constants, and the I/O control code itself.
 
-use iced_x86::{Instruction, OpKind, Register};
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use super::{Machine, STACK, STACK_I386, STACK_ROOM, State, Value, mask};
-use crate::readiness::code::fixed_address;
+use crate::readiness::code::{fixed_address, has_memory};
 
 impl Machine<'_, '_> {
     pub(super) fn register(&self, register: Register, state: &State) -> Option<Value> {
@@ -76,6 +76,17 @@ impl Machine<'_, '_> {
         }
         sum.number &= mask(self.code.word());
         Some(sum)
+    }
+
+    /// Whether what is known behind the instruction depends on the code: a place that it addresses, or a count by which it
+    /// shifts.
+    pub(super) fn is_looked_up(&self, instruction: &Instruction, state: &State) -> bool {
+        let is_code = |value: Option<Value>| value.is_some_and(|value| value.is_code);
+        let is_addressed = instruction.mnemonic() != Mnemonic::Lea
+            && has_memory(instruction)
+            && is_code(self.address(instruction, state));
+        let is_shift = matches!(instruction.mnemonic(), Mnemonic::Ror | Mnemonic::Rol);
+        is_addressed || is_shift && is_code(self.operand(instruction, 1, state))
     }
 
     fn is_stack(&self, address: u64) -> bool {
