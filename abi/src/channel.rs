@@ -51,15 +51,30 @@ pub enum Operation {
     SaveRegistry = 33,
     /// Remember an image that ZwLoadDriver may start. Arguments: as [`Operation::LoadDriver`].
     OfferDriver = 14,
-    /// Do a step of plug and play with a driver's device. Arguments: driver id (0: the first device that there is),
-    /// step: start 0, stop 1, query-stop 2, cancel-stop 3, query-remove 4, cancel-remove 5, remove 6, surprise-remove 7.
+    /// Do a step of plug and play with a device. Arguments: device number as [`Operation::ListDevices`] gives it (0: the
+    /// first device that there is), step: start 0, stop 1, query-stop 2, cancel-stop 3, query-remove 4, cancel-remove 5,
+    /// remove 6, surprise-remove 7.
     Pnp = 34,
-    /// Send a device's stack a power state. Arguments: driver id as for [`Operation::Pnp`], type (0 system, 1 device),
-    /// state (SYSTEM_POWER_STATE or DEVICE_POWER_STATE).
+    /// Send a device's stack a power state. Arguments: device number as for [`Operation::Pnp`], type (0 system,
+    /// 1 device), state (SYSTEM_POWER_STATE or DEVICE_POWER_STATE).
     Power = 35,
-    /// Add to the resources that devices of PnP drivers loaded later get. Arguments: kind (1 ports, 2 interrupt,
-    /// 3 memory), first port or address or level, count or bytes or vector, nonzero if latched, affinity.
+    /// Add to the resources that the next PnP driver's device gets. Arguments: kind (CmResourceTypeXxx: 1 ports,
+    /// 2 interrupt, 3 memory, 4 DMA), first port or address, level, or channel; count, bytes, vector, or DMA port;
+    /// CM_RESOURCE_ flags; affinity; CM_SHARE_DISPOSITION.
     AddResource = 36,
+    /// Forget what devices of PnP drivers loaded later were to be. Arguments: nonzero if they are to get AddDevice only
+    /// and are started by [`Operation::Pnp`]. Value: texts and resources that no device has taken.
+    PrepareDevice = 37,
+    /// Name the next PnP driver's device. Arguments: what (1 instance id, 2 description, 3 one more hardware id,
+    /// 4 one more compatible id), user address and byte length of the text (UTF-16).
+    DeviceText = 38,
+    /// Write the device tree to client memory, as UTF-8 lines of fields separated by tabs. Arguments: user address and
+    /// bytes (0: only the size is asked for). Information: bytes written; value: bytes of the whole. Each device is a
+    /// line `device`, number, instance path, service, state, power state of the device (D0, or - if it is unknown);
+    /// followed by lines `id` (kind as for [`Operation::DeviceText`], text), `object` (driver, device name; from the
+    /// bottom of the stack), `resource` (arguments of [`Operation::AddResource`] in hexadecimal), `interface` (name,
+    /// 1 if it is enabled).
+    ListDevices = 39,
 }
 
 impl Operation {
@@ -86,6 +101,9 @@ impl Operation {
             34 => Self::Pnp,
             35 => Self::Power,
             36 => Self::AddResource,
+            37 => Self::PrepareDevice,
+            38 => Self::DeviceText,
+            39 => Self::ListDevices,
             _ => return None,
         })
     }

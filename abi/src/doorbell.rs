@@ -36,7 +36,14 @@ pub enum Call {
     MapStack = 10,
     /// Files of the host; see [`crate::file`].
     File = 32,
+    /// Writes the registry to where the machine's owner keeps it. Arguments: address and bytes of its contents, encoded as
+    /// for `Operation::SaveRegistry`, at most [`REGISTRY_MAX`] of them. Result: an NTSTATUS; success if it is kept
+    /// nowhere.
+    SaveRegistry = 33,
 }
+
+/// The most bytes of registry contents that are taken from a guest.
+pub const REGISTRY_MAX: u64 = 1 << 20;
 
 impl Call {
     /// Decodes what the guest stored; `None` for a number that is no call.
@@ -54,6 +61,7 @@ impl Call {
             9 => Self::UnmapPhysical,
             10 => Self::MapStack,
             32 => Self::File,
+            33 => Self::SaveRegistry,
             _ => return None,
         })
     }

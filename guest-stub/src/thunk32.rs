@@ -63,8 +63,11 @@ global_asm!(
     "   call guest_unbound",
     "   ud2",
     // RDI = function, RSI = arguments (one u64 each), RDX = count, RCX = EBP. Result EDX:EAX in RAX.
-    // Calls nest (a driver's routine calls the shim, which calls the driver): `guest_nest_rsp` is the innermost
-    // 64-bit stack pointer to return to, the outer ones are chained on the stack.
+    // Calls nest (a driver's routine calls the shim, which calls the driver), and a driver's exception handler leaves
+    // any number of them by a jump to its own frame. So a return finds its call by the stack pointer it comes with:
+    // `guest_nest_rsp`, where the innermost call that has not returned saved its registers, is right if it lies a
+    // call's arguments above that. Otherwise it is of a call that was left, and the mark above the arguments is looked
+    // for: no older mark can lie in between, for the arguments have overwritten it and the padding has no room for one.
     ".global guest_call32",
     "guest_call32:",
     "   push rbx",
@@ -75,6 +78,10 @@ global_asm!(
     "   push r15",
     "   push qword ptr [rip + guest_nest_rsp]",
     "   mov [rip + guest_nest_rsp], rsp",
+    "   lea rax, [rsp - 16]",
+    "   push rax",
+    "   mov rax, {mark}",
+    "   push rax",
     "   mov ebp, ecx",
     "   lea rax, [rdx * 4]",
     "   mov r8, rsp",
@@ -113,7 +120,27 @@ global_asm!(
     "   .long guest_resume64",
     "   .short {kernel_code64}",
     "guest_resume64:",
-    "   mov rsp, [rip + guest_nest_rsp]",
+    "   mov esp, esp",
+    "   mov rcx, [rip + guest_nest_rsp]",
+    "   mov r8, rcx",
+    "   sub r8, rsp",
+    "   cmp r8, {reach}",
+    "   jbe 7f",
+    "   lea r10, [rsp + 15]",
+    "   and r10, -16",
+    "   lea r8, [r10 + {reach}]",
+    "   mov r9, {mark}",
+    "5: cmp [r10], r9",
+    "   jne 6f",
+    "   cmp [r10 + 8], r10",
+    "   jne 6f",
+    "   lea rcx, [r10 + 16]",
+    "   jmp 7f",
+    "6: add r10, 16",
+    "   cmp r10, r8",
+    "   jb 5b",
+    // None: the routine has popped what is not its own. What is known is tried.
+    "7: mov rsp, rcx",
     "   pop qword ptr [rip + guest_nest_rsp]",
     "   shl rdx, 32",
     "   mov eax, eax",
@@ -137,6 +164,9 @@ global_asm!(
     ".text",
     user_code64 = const selector::USER_CODE64,
     kernel_code64 = const selector::KERNEL_CODE64,
+    mark = const 0x3233_4C4C_4143_5852_u64,
+    // More than any call's arguments and mark.
+    reach = const 256,
 );
 
 /// Calls a 32-bit stdcall or cdecl routine with that EBP.
@@ -147,20 +177,14 @@ pub(crate) fn call(function: u64, arguments: &[u64], ebp: u64) -> u64 {
     unsafe { guest_call32(function, arguments.as_ptr(), arguments.len() as u64, ebp) }
 }
 
-/// Forgets the calls of 32-bit code whose stack lies below `esp`: control has left them for good.
+/// Forgets the innermost call of 32-bit code if its stack lies below `esp`: control has left it for good.
 pub(crate) fn unwind_to(esp: u64) {
     let nest = &raw mut guest_nest_rsp;
-    loop {
-        // SAFETY: a u64 of the assembly above; one vCPU, and no call is being made or ended now.
-        let innermost = unsafe { nest.read() };
-        if innermost == 0 || innermost >= esp {
-            return;
-        }
-        // SAFETY: `guest_call32` pushed the outer value where the chain points; that part of the stack is below
-        // `esp` but nothing has overwritten it, since this code runs below it.
-        let outer = unsafe { (innermost as *const u64).read() };
-        // SAFETY: as for reading it.
-        unsafe { nest.write(outer) };
+    // SAFETY: a u64 of the assembly above; one vCPU, and no call is being made or ended now.
+    let innermost = unsafe { nest.read() };
+    if innermost < esp {
+        // SAFETY: as for reading it. Without it a return looks for its call.
+        unsafe { nest.write(0) };
     }
 }
 

@@ -326,14 +326,14 @@ macro_rules! nt_entry {
         $crate::raw::EntryPoint::new($crate::raw::api_entry::<$index> as *const ())
     };
     ($machines:ident, $index:expr, [fast $fast:path], $irql:expr, ($($parameter:ident: $type:ty),*)) => {{
+        const COUNT: usize = {
+            let names: &[&str] = &[$(stringify!($parameter)),*];
+            names.len()
+        };
         struct Path;
         impl $crate::raw::FastPath for Path {
             extern "win64" fn run(first: u64, second: u64, third: u64, stack: u64) -> u64 {
                 const INDEX: u32 = $index;
-                const COUNT: usize = {
-                    let names: &[&str] = &[$(stringify!($parameter)),*];
-                    names.len()
-                };
                 let words = $crate::dispatch::fast_arguments::<COUNT>([first, second, third], stack);
                 let caller = $crate::raw::volatile_read(stack);
                 $crate::dispatch::run_fast(INDEX, $irql, caller, words, || {
@@ -343,16 +343,16 @@ macro_rules! nt_entry {
                 })
             }
         }
-        $crate::raw::EntryPoint::new($crate::raw::fast_entry::<$index, Path> as *const ())
+        $crate::raw::EntryPoint::new($crate::raw::fast_entry::<$index, COUNT, Path> as *const ())
     }};
     ($machines:ident, $index:expr, [bare $bare:path], $irql:expr, ($($parameter:ident: $type:ty),*)) => {{
+        const COUNT: usize = {
+            let names: &[&str] = &[$(stringify!($parameter)),*];
+            names.len()
+        };
         struct Path;
         impl $crate::raw::FastPath for Path {
             extern "win64" fn run(first: u64, second: u64, third: u64, stack: u64) -> u64 {
-                const COUNT: usize = {
-                    let names: &[&str] = &[$(stringify!($parameter)),*];
-                    names.len()
-                };
                 $crate::dispatch::run_bare($irql, || {
                     let words = $crate::dispatch::fast_arguments::<COUNT>([first, second, third], stack);
                     let mut _words = words.into_iter();
@@ -361,7 +361,7 @@ macro_rules! nt_entry {
                 })
             }
         }
-        $crate::raw::EntryPoint::new($crate::raw::fast_entry::<$index, Path> as *const ())
+        $crate::raw::EntryPoint::new($crate::raw::fast_entry::<$index, COUNT, Path> as *const ())
     }};
     ($machines:ident, $index:expr, [leaf $leaf:path], $irql:expr, ()) => {{
         struct Path;

@@ -158,21 +158,28 @@ fn answer(request: &Request) -> Option<Result<u64, NtStatus>> {
                 0
             })
         }
-        Operation::Pnp => crate::pnp::perform_by_id(arguments[0], arguments[1]),
-        Operation::Power => crate::pnp::node_by_id(arguments[0])
+        Operation::Pnp => crate::pnp::step::perform_by_number(arguments[0], arguments[1]),
+        Operation::Power => crate::pnp::step::node_by_number(arguments[0])
             .ok_or(NtStatus::NO_SUCH_DEVICE)
             .and_then(|node| {
                 let [_, kind, state, ..] = arguments.map(low32);
                 crate::po::request::set_stack(node.pdo, kind, state)
             }),
-        Operation::AddResource => {
-            let [kind, first, count, latched, affinity, _] = *arguments;
-            crate::pnp::resources::assign([kind, first, count, latched, affinity])
+        Operation::AddResource => crate::pnp::resources::assign(*arguments),
+        Operation::PrepareDevice => Ok(crate::pnp::identity::prepare(arguments[0] != 0)),
+        Operation::DeviceText => file::client_text(arguments[1], arguments[2])
+            .and_then(|text| crate::pnp::identity::name(arguments[0], &text)),
+        Operation::ListDevices => {
+            return write_out(request, crate::pnp::list::text().as_bytes());
         }
         Operation::UnloadDriver => driver::unload(arguments[0]),
         Operation::CreateProcess => to_result(ps::create(request.process)),
         Operation::ExitProcess => {
             file::close_all(request.process);
+            // NT's process would wait for its requests first.
+            if !request::is_outstanding(request.process) {
+                crate::mm::locked::check_process(request.process);
+            }
             crate::mm::section_view::forget_process(request.process);
             crate::mm::virtual_memory::forget_process(request.process);
             to_result(ps::remove(request.process))
@@ -186,7 +193,7 @@ fn answer(request: &Request) -> Option<Result<u64, NtStatus>> {
         Operation::PortIn => port(request, None),
         Operation::PortOut => port(request, Some(low32(arguments[2]))),
         Operation::LoadRegistry => load_registry(arguments[0], arguments[1]),
-        Operation::SaveRegistry => return save_registry(request),
+        Operation::SaveRegistry => return write_out(request, &cm::encode()),
         Operation::Shutdown => {
             io::shutdown::notify();
             shared::post(&Completion {
@@ -205,10 +212,9 @@ fn load_registry(address: u64, bytes: u64) -> Result<u64, NtStatus> {
     cm::load(&contents).map(|()| 0)
 }
 
-/// Answers with the registry's contents, or with their size alone.
-fn save_registry(request: &Request) -> Option<Result<u64, NtStatus>> {
+/// Writes what was asked for to client memory (arguments: address, bytes), or answers with its size alone.
+fn write_out(request: &Request, contents: &[u8]) -> Option<Result<u64, NtStatus>> {
     let [address, available, ..] = request.arguments;
-    let contents = cm::encode();
     let bytes = contents.len() as u64;
     if available == 0 {
         return Some(Ok(bytes));
@@ -217,7 +223,7 @@ fn save_registry(request: &Request) -> Option<Result<u64, NtStatus>> {
         return Some(Err(NtStatus::BUFFER_TOO_SMALL));
     }
     match buffers::Buffers::alias(address, bytes) {
-        Ok(target) => target.write_bytes(&contents),
+        Ok(target) => target.write_bytes(contents),
         Err(status) => return Some(Err(status)),
     }
     shared::post(&Completion {

@@ -139,6 +139,7 @@ modules! {
     pnp_interface => crate::pnp::interface::api_table;
     pnp_notify => crate::pnp::notify::api_table;
     pnp_property => crate::pnp::property::api_table;
+    pnp_report => crate::pnp::report::api_table;
     po_request => crate::po::request::api_table;
     po_setting => crate::po::setting::api_table;
     po_state => crate::po::state::api_table;

@@ -85,8 +85,10 @@ impl Bench {
             timeout: Duration::from_secs(60),
             trace: None,
             recorder: None,
+            save_registry: None,
             is_strict: false,
             is_verifying: false,
+            is_pnp_held: false,
         })?;
         let mut process = machine.process()?;
         let handle = process.open(r"\\.\ktest")?;

@@ -6,6 +6,8 @@ pub mod status {
     pub const SUCCESS: u32 = 0;
     /// STATUS_BUFFER_OVERFLOW, a warning.
     pub const BUFFER_OVERFLOW: u32 = 0x8000_0005;
+    /// STATUS_DEVICE_BUSY, a warning.
+    pub const DEVICE_BUSY: u32 = 0x8000_0011;
     /// STATUS_UNSUCCESSFUL.
     pub const UNSUCCESSFUL: u32 = 0xC000_0001;
     /// STATUS_ACCESS_VIOLATION.
@@ -16,6 +18,8 @@ pub mod status {
     pub const INVALID_CID: u32 = 0xC000_000B;
     /// STATUS_INVALID_PARAMETER.
     pub const INVALID_PARAMETER: u32 = 0xC000_000D;
+    /// STATUS_NO_SUCH_DEVICE.
+    pub const NO_SUCH_DEVICE: u32 = 0xC000_000E;
     /// STATUS_INVALID_DEVICE_REQUEST.
     pub const INVALID_DEVICE_REQUEST: u32 = 0xC000_0010;
     /// STATUS_END_OF_FILE.
@@ -30,6 +34,12 @@ pub mod status {
     pub const PRIVILEGED_INSTRUCTION: u32 = 0xC000_0096;
     /// STATUS_INSUFFICIENT_RESOURCES.
     pub const INSUFFICIENT_RESOURCES: u32 = 0xC000_009A;
+    /// STATUS_DEVICE_NOT_READY.
+    pub const DEVICE_NOT_READY: u32 = 0xC000_00A3;
+    /// STATUS_INVALID_DEVICE_STATE.
+    pub const INVALID_DEVICE_STATE: u32 = 0xC000_0184;
+    /// STATUS_DEVICE_POWERED_OFF.
+    pub const DEVICE_POWERED_OFF: u32 = 0x8000_000F;
     /// STATUS_CANCELLED.
     pub const CANCELLED: u32 = 0xC000_0120;
     /// STATUS_INVALID_BUFFER_SIZE.
@@ -98,6 +108,34 @@ pub mod portio {
     pub const READ_INLINE: u32 = 0x0022_202C;
     /// u32 port, u32 width, u32 value.
     pub const WRITE_INLINE: u32 = 0x0022_2030;
+}
+
+/// tests/drivers/include/pnp.h
+pub mod pnp {
+    /// Answers with struct pnp_report.
+    pub const REPORT: u32 = 0x0022_2000;
+    /// u32 offset.
+    pub const READ_PORT: u32 = 0x0022_2004;
+    /// u32 offset, u32 byte.
+    pub const WRITE_PORT: u32 = 0x0022_2008;
+    /// u32 offset.
+    pub const READ_MEMORY: u32 = 0x0022_200C;
+    /// u32 offset, u32 value.
+    pub const WRITE_MEMORY: u32 = 0x0022_2010;
+    /// u32 DEVICE_REGISTRY_PROPERTY.
+    pub const PROPERTY: u32 = 0x0022_2014;
+    /// Reports a failure of the device.
+    pub const FAIL: u32 = 0x0022_2018;
+    /// Bytes of struct pnp_report.
+    pub const REPORT_BYTES: u32 = 64;
+    /// enum pnp_state.
+    pub const STARTED: u32 = 1;
+    /// enum pnp_state.
+    pub const STOP_PENDING: u32 = 2;
+    /// enum pnp_state.
+    pub const STOPPED: u32 = 3;
+    /// enum pnp_state.
+    pub const SURPRISE_REMOVED: u32 = 5;
 }
 
 /// tests/drivers/include/echo.h
@@ -188,6 +226,8 @@ pub mod faulty {
     pub const SPIN_CLI: u32 = 0x0022_2054;
     /// STATUS_SUCCESS.
     pub const NOTHING: u32 = 0x0022_2058;
+    /// Locks the pages of its input.
+    pub const LEAVE_LOCKED: u32 = 0x0022_205F;
 }
 
 /// tests/drivers/include/kmdf.h

@@ -91,11 +91,13 @@ impl Target {
             timeout: patience(),
             trace: None,
             recorder: None,
+            save_registry: None,
             registry: None,
             files: None,
             is_strict: false,
             windows: None,
             is_verifying: true,
+            is_pnp_held: false,
         }
     }
 

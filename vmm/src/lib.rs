@@ -5,6 +5,7 @@ pub mod devices;
 pub mod files;
 pub mod learn;
 pub mod machine;
+pub mod msr;
 pub mod observe;
 pub mod pci;
 pub mod policy;

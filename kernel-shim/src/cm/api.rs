@@ -279,10 +279,11 @@ nt_api! { module = cm_api;
         }
     }
 
-    /// ZwFlushKey: whatever is to be kept is taken by the VMM when it asks for it.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("nothing reaches the host's file before the run ends")
+    /// ZwFlushKey: the host writes the registry, as a whole, where its owner keeps it, if anywhere. REGISTRY_IO_FAILED: it
+    /// cannot.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
     fn ZwFlushKey(key_handle: Handle) -> NtStatus {
-        status_of(by_handle(key_handle.0).map(|_| ()))
+        status_of(by_handle(key_handle.0).and_then(|_| super::flush()))
     }
 
     /// ZwNotifyChangeKey: an event and a status block for the next change.

@@ -17,8 +17,11 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::ex::pool;
 use crate::nt::NtStatus;
 use crate::raw::{Global, low32};
+use crate::shared;
+use abi::doorbell::Call;
 use abi::registry::{HEADER_BYTES, Record, RecordKind, Records, header};
 use hive::{Hive, KeyId, Options, ROOT, Value, string_data};
 
@@ -257,6 +260,24 @@ fn create_loaded(hive: &mut Hive, name: &str, options: Options) -> Result<KeyId,
         )?;
     }
     Ok(id)
+}
+
+/// Has the host write what is worth keeping.
+///
+/// # Errors
+/// The host's; INSUFFICIENT_RESOURCES: no memory for a copy.
+pub(crate) fn flush() -> Result<(), NtStatus> {
+    let contents = encode();
+    let bytes = contents.len() as u64;
+    let copy = pool::allocate_zeroed(bytes, *b"CmFl").ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
+    copy.write_bytes(&contents);
+    let arguments = [copy.addr(), bytes, 0, 0, 0, 0];
+    let [status, ..] = shared::platform().doorbell(Call::SaveRegistry, arguments);
+    pool::free(copy, 0);
+    match NtStatus(low32(status)) {
+        NtStatus::SUCCESS => Ok(()),
+        status => Err(status),
+    }
 }
 
 /// What is worth keeping, encoded: all that is neither volatile nor as it was at the start.

@@ -16,7 +16,7 @@ use crate::ke::irql::{fast_lower, lower, raise};
 use crate::ke::{apc, event, sched, waiters};
 use crate::nt::bugcheck::violation;
 use crate::nt::{APC_LEVEL, FAST_MUTEX, KEVENT, KTHREAD, dispatcher};
-use crate::raw::{Ptr, low8};
+use crate::raw::{Ptr, low8, volatile_read, volatile_write};
 use crate::value::{Boolean, Irql};
 use crate::{ps, shared};
 
@@ -109,45 +109,50 @@ fn release(mutex: Ptr<FAST_MUTEX>) {
     }
 }
 
-/// The fields of a mutex in kernel space, for the fast paths: of a mutex that nobody else wants.
-struct Fields {
-    count: Ptr<i32>,
-    owner: Ptr<Ptr<KTHREAD>>,
-    old_irql: Ptr<u32>,
-}
+/// The address of a mutex in kernel space, for the fast paths: of a mutex that nobody else wants.
+#[derive(Clone, Copy)]
+struct Fields(u64);
 
 impl Fields {
+    /// `None`: it lies elsewhere, or is not aligned.
     #[inline(always)]
     fn of(mutex: Ptr<FAST_MUTEX>) -> Option<Self> {
-        let at = |field: usize| mutex.add_bytes(field as u64);
-        shared::is_kernel(mutex.addr()).then(|| Self {
-            count: at(offset_of!(FAST_MUTEX, Count)).cast(),
-            owner: at(offset_of!(FAST_MUTEX, Owner)).cast(),
-            old_irql: at(offset_of!(FAST_MUTEX, OldIrql)).cast(),
-        })
+        let address = mutex.addr();
+        (address.is_multiple_of(8) && shared::is_kernel(address)).then_some(Self(address))
+    }
+
+    #[inline(always)]
+    fn get<T: Copy>(self, field: usize) -> T {
+        volatile_read(self.0.wrapping_add(field as u64))
+    }
+
+    #[inline(always)]
+    fn set<T: Copy>(self, field: usize, value: T) {
+        volatile_write(self.0.wrapping_add(field as u64), value);
     }
 
     /// `None`: it is not free.
     #[inline(always)]
-    fn take(&self) -> Option<()> {
-        if self.count.read() != 1 {
+    fn take(self) -> Option<()> {
+        if self.get::<i32>(offset_of!(FAST_MUTEX, Count)) != 1 {
             return None;
         }
-        self.count.write(0);
-        self.owner.write(sched::current());
+        self.set(offset_of!(FAST_MUTEX, Count), 0_i32);
+        self.set(offset_of!(FAST_MUTEX, Owner), sched::current());
         Some(())
     }
 
     /// Whether the current thread holds it and nobody waits for it.
     #[inline(always)]
-    fn is_ours_alone(&self) -> bool {
-        self.count.read() == 0 && self.owner.read() == sched::current()
+    fn is_ours_alone(self) -> bool {
+        let owner: Ptr<KTHREAD> = self.get(offset_of!(FAST_MUTEX, Owner));
+        self.get::<i32>(offset_of!(FAST_MUTEX, Count)) == 0 && owner == sched::current()
     }
 
     #[inline(always)]
-    fn give(&self) {
-        self.owner.write(Ptr::null());
-        self.count.write(1);
+    fn give(self) {
+        self.set(offset_of!(FAST_MUTEX, Owner), Ptr::<KTHREAD>::null());
+        self.set(offset_of!(FAST_MUTEX, Count), 1_i32);
     }
 }
 
@@ -155,7 +160,7 @@ impl Fields {
 fn fast_acquire(mutex: Ptr<FAST_MUTEX>) -> Option<()> {
     let fields = Fields::of(mutex)?;
     fields.take()?;
-    fields.old_irql.write(shared::irql().into());
+    fields.set(offset_of!(FAST_MUTEX, OldIrql), u32::from(shared::irql()));
     shared::set_irql(APC_LEVEL);
     Some(())
 }
@@ -174,7 +179,8 @@ fn fast_release(mutex: Ptr<FAST_MUTEX>) -> Option<()> {
         return None;
     }
     // Refuses while something waits for IRQL to fall.
-    fast_lower(Irql(low8(fields.old_irql.read().into())))?;
+    let old: u32 = fields.get(offset_of!(FAST_MUTEX, OldIrql));
+    fast_lower(Irql(low8(old.into())))?;
     fields.give();
     Some(())
 }

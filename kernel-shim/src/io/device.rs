@@ -117,10 +117,13 @@ fn previous_of(device: Ptr<DEVICE_OBJECT>) -> Ptr<Ptr<DEVICE_OBJECT>> {
     extension_of(device).offset(1).cast()
 }
 
+/// DOE_ flags of a device that is about to go.
+const GOING: u32 = DOE_DELETE_PENDING | DOE_UNLOAD_PENDING | crate::nt::DOE_REMOVE_PENDING;
+
 /// Whether a device is about to go: it must not be opened or attached to any more.
 #[must_use]
 pub fn is_going(device: Ptr<DEVICE_OBJECT>) -> bool {
-    extension_of(device).read().ExtensionFlags & (DOE_DELETE_PENDING | DOE_UNLOAD_PENDING) != 0
+    extension_of(device).read().ExtensionFlags & GOING != 0
 }
 
 /// Removes a device, now or when its last file is closed and nothing is attached to it (IoDeleteDevice).

@@ -180,6 +180,7 @@ fn delete(body: u64) {
         pool::free(name.Buffer.cast(), 0);
     }
     device.with(|device| device.ReferenceCount -= 1);
+    crate::pnp::file_closed(device);
     super::device::released(device);
     ob::dereference(device.addr());
 }

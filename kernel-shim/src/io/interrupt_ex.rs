@@ -122,10 +122,7 @@ fn connect_line(
     routine: Ptr<u8>,
 ) -> Result<(), NtStatus> {
     let node = pnp::node_of(given.PhysicalDeviceObject).map_err(|_| NtStatus::INVALID_PARAMETER)?;
-    let line = node.resources.iter().find_map(|resource| match *resource {
-        Resource::Interrupt(line, _, is_latched, _) => Some((line, is_latched)),
-        _ => None,
-    });
+    let line = node.resources.iter().find_map(Resource::interrupt);
     let (line, is_latched) = line.ok_or(NtStatus::NOT_FOUND)?;
     let (vector, level) = vector_of(line).ok_or(NtStatus::NOT_FOUND)?;
     let interrupt = connect(&Wanted {

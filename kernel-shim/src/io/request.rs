@@ -504,6 +504,15 @@ pub(super) fn cancel_of(process: u32) {
     }
 }
 
+/// Whether drivers have IRPs of a process.
+#[must_use]
+pub fn is_outstanding(process: u32) -> bool {
+    REQUESTS.with(|requests| {
+        let mut all = requests.outstanding.values();
+        all.any(|outstanding| outstanding.process == process)
+    })
+}
+
 /// Number of IRPs that drivers have.
 #[must_use]
 pub fn outstanding() -> usize {

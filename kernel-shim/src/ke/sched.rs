@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use crate::ke::pcr;
 use crate::nt::thread::{ThreadPrivate, field, field::state};
 use crate::nt::{ETHREAD, KTHREAD, LIST_ENTRY};
-use crate::raw::{DataCell, Ptr, low8, low32};
+use crate::raw::{DataCell, Ptr, low8, low32, volatile_read};
 use crate::shared::{self, CallSite};
 
 /// Ticks that a thread may run while others of its priority wait (NT's short quantum).
@@ -90,11 +90,12 @@ fn queue(priority: usize) -> Ptr<LIST_ENTRY> {
 #[must_use]
 #[inline]
 pub fn current() -> Ptr<KTHREAD> {
-    SCHEDULER
-        .ptr()
-        .add_bytes(offset_of!(Scheduler, current) as u64)
-        .cast()
-        .read()
+    volatile_read(
+        SCHEDULER
+            .ptr()
+            .add_bytes(offset_of!(Scheduler, current) as u64)
+            .addr(),
+    )
 }
 
 /// Whether the idle thread runs, which may not block.

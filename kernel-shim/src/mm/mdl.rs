@@ -3,7 +3,7 @@
 //! Nothing is ever paged out, and all memory that an MDL can describe has a kernel address already: mapping an MDL is
 //! finding that address. Client memory is mapped twice, at its user address and at a kernel alias.
 
-use super::{contiguous, pages_spanned};
+use super::{contiguous, locked, pages_spanned};
 use crate::api::nt_api;
 use crate::ex::pool;
 use crate::io::driver::owner_of;
@@ -152,6 +152,18 @@ pub(crate) fn probe_and_lock(
     Ok(())
 }
 
+/// [`probe_and_lock`] for a driver, whose duty it then is to unlock the pages.
+fn lock_for_driver(mdl: Ptr<MDL>, mode: ProcessorMode, operation: u32) {
+    if let Err(status) = probe_and_lock(mdl, mode, operation) {
+        raise_status(status);
+    }
+    let header = mdl.read();
+    if from_word(header.StartVa) < shared::kernel_base() {
+        let pages = pages_spanned(u64::from(header.ByteOffset), u64::from(header.ByteCount));
+        locked::note(mdl, crate::ps::current_process_id(), pages);
+    }
+}
+
 fn unlock(mdl: Ptr<MDL>) {
     let flags = mdl.read().MdlFlags;
     let shown = u64::from(flags.cast_unsigned());
@@ -174,6 +186,7 @@ fn unlock(mdl: Ptr<MDL>) {
             format_args!("pages were unlocked that are not locked"),
         );
     }
+    locked::forget(mdl);
     mdl.with(|mdl| {
         mdl.MdlFlags &= !(MDL_PAGES_LOCKED | MDL_MAPPED_TO_SYSTEM_VA | MDL_WRITE_OPERATION);
     });
@@ -286,17 +299,13 @@ nt_api! { module = mm_mdl;
     /// the client's (user mode) or read-only (to be written).
     ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
     fn MmProbeAndLockPages(mdl: Ptr<MDL>, mode: ProcessorMode, operation: ULong) {
-        if let Err(status) = probe_and_lock(mdl, mode, operation) {
-            raise_status(status);
-        }
+        lock_for_driver(mdl, mode, operation);
     }
 
     /// As MmProbeAndLockPages, for another process's address space: there is one for all.
     ntoskrnl both stdcall irql(APC_LEVEL) implemented
     fn MmProbeAndLockProcessPages(mdl: Ptr<MDL>, process: Ptr<u8>, mode: ProcessorMode, operation: ULong) {
-        if let Err(status) = probe_and_lock(mdl, mode, operation) {
-            raise_status(status);
-        }
+        lock_for_driver(mdl, mode, operation);
     }
 
     /// Lets the pages of an MDL go; a bugcheck if they are not locked.

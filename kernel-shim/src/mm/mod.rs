@@ -4,6 +4,7 @@ pub mod api;
 pub mod contiguous;
 pub mod data;
 pub mod io_space;
+pub(crate) mod locked;
 pub mod mdl;
 pub mod paging;
 pub mod protection;

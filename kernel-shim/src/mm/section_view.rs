@@ -184,6 +184,7 @@ fn range_of(section: &Section, offset: u64, bytes: u64) -> Result<Range, NtStatu
     })
 }
 
+#[derive(Clone, Copy)]
 struct Request {
     section: u64,
     process: u64,

@@ -42,6 +42,8 @@ pub const IO_TYPE_DEVICE_OBJECT_EXTENSION: i16 = 0x0D;
 pub const DOE_UNLOAD_PENDING: u32 = 0x1;
 /// DOE_DELETE_PENDING.
 pub const DOE_DELETE_PENDING: u32 = 0x2;
+/// DOE_REMOVE_PENDING.
+pub const DOE_REMOVE_PENDING: u32 = 0x4;
 
 /// DEVOBJ_EXTENSION.
 #[derive(Clone, Copy, Debug)]

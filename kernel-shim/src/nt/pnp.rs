@@ -36,6 +36,8 @@ pub mod pnp_minor {
     pub const QUERY_DEVICE_TEXT: u8 = 0x0C;
     /// IRP_MN_FILTER_RESOURCE_REQUIREMENTS.
     pub const FILTER_RESOURCE_REQUIREMENTS: u8 = 0x0D;
+    /// IRP_MN_EJECT.
+    pub const EJECT: u8 = 0x11;
     /// IRP_MN_QUERY_ID.
     pub const QUERY_ID: u8 = 0x13;
     /// IRP_MN_QUERY_PNP_DEVICE_STATE.

@@ -147,6 +147,8 @@ statuses! {
     INVALID_DISPOSITION = 0xC000_0026;
     /// Frames are being left.
     UNWIND = 0xC000_0027;
+    /// A registration is not on the stack, or not aligned.
+    BAD_STACK = 0xC000_0028;
     /// The stack has no such frame.
     INVALID_UNWIND_TARGET = 0xC000_0029;
     /// There are more entries than fit.

@@ -61,6 +61,16 @@ pub(super) fn enabled(class: &GUID) -> Vec<String> {
     names_of(class, Ptr::null(), 0)
 }
 
+/// The interfaces of a device: names, and whether they are enabled.
+pub(super) fn of_device(pdo: Ptr<DEVICE_OBJECT>) -> Vec<(String, bool)> {
+    INTERFACES.with(|all| {
+        all.iter()
+            .filter(|one| one.pdo == pdo)
+            .map(|one| (one.name(), one.is_enabled))
+            .collect()
+    })
+}
+
 fn names_of(class: &GUID, pdo: Ptr<DEVICE_OBJECT>, flags: u32) -> Vec<String> {
     INTERFACES.with(|all| {
         all.iter()

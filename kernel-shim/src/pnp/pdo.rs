@@ -1,6 +1,6 @@
 //! What the physical device objects of root-enumerated devices answer, as their bus driver.
 
-use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::{node_of, resources};
@@ -41,6 +41,13 @@ pub(super) fn multi_string(strings: &[&str]) -> Vec<u8> {
         .flat_map(|text| text.encode_utf16().chain([0]))
         .flat_map(u16::to_le_bytes)
         .collect()
+}
+
+/// A REG_MULTI_SZ.
+pub(super) fn strings(list: &[String]) -> Vec<u8> {
+    let mut texts: Vec<&str> = list.iter().map(String::as_str).collect();
+    texts.push("");
+    multi_string(&texts)
 }
 
 /// What an IRP came to: a status, and Information. `None`: both stay as they are.
@@ -94,16 +101,16 @@ fn pnp(device: Ptr<DEVICE_OBJECT>, minor: u8, parameters: [u64; 4]) -> Answer {
         }
         pnp_minor::QUERY_CAPABILITIES => capabilities(Ptr::new(parameters[0])),
         pnp_minor::QUERY_RESOURCES if !node.resources.is_empty() => {
-            in_pool(&resources::encode(&node.resources))
+            in_pool(&resources::encode(&node.resources, false))
         }
-        pnp_minor::QUERY_DEVICE_TEXT if first == 0 => in_pool(&multi_string(&[&node.service])),
+        pnp_minor::QUERY_DEVICE_TEXT if first == 0 => in_pool(&multi_string(&[node.description()])),
         pnp_minor::QUERY_ID => {
             let (name, index) = node.instance.rsplit_once('\\')?;
             match first {
                 // BusQueryDeviceID, BusQueryHardwareIDs, BusQueryCompatibleIDs, BusQueryInstanceID.
                 0 => in_pool(&multi_string(&[name])),
-                1 => in_pool(&multi_string(&[name, &format!("*{}", node.service), ""])),
-                2 => in_pool(&multi_string(&["ROOT\\UNKNOWN", ""])),
+                1 => in_pool(&strings(&node.hardware_ids())),
+                2 => in_pool(&strings(&node.compatible_ids())),
                 3 => in_pool(&multi_string(&[index])),
                 _ => None,
             }

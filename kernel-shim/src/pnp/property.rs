@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::pdo::multi_string;
+use super::pdo::strings;
 use super::{CLASS_GUID, Node, node_of, resources};
 use crate::api::nt_api;
 use crate::cm::hive::{Options, Value, string_data};
@@ -50,7 +50,7 @@ pub(super) fn describe(node: &Node) {
     };
     // A registry that is full goes without.
     let _ = cm::with(|hive| {
-        set(hive, "DeviceDesc", &node.service)?;
+        set(hive, "DeviceDesc", node.description())?;
         set(hive, "Service", &node.service)?;
         set(hive, "Class", "System")?;
         set(hive, "ClassGUID", CLASS_GUID)?;
@@ -69,17 +69,17 @@ fn from_registry(node: &Node, name: &str) -> Result<Vec<u8>, NtStatus> {
 
 /// A DEVICE_REGISTRY_PROPERTY.
 fn property(node: &Node, number: u32) -> Result<Vec<u8>, NtStatus> {
-    let device_id = node.instance.rsplit_once('\\').map_or("", |(id, _)| id);
-    let lists = || match node.resources.is_empty() {
+    let list = |is_translated| match node.resources.is_empty() {
         true => Vec::new(),
-        false => resources::encode(&node.resources),
+        false => resources::encode(&node.resources, is_translated),
     };
     Ok(match number {
         0x0 => return from_registry(node, "DeviceDesc"),
-        0x1 => multi_string(&[device_id, &format!("*{}", node.service), ""]),
-        0x2 => multi_string(&["ROOT\\UNKNOWN", ""]),
-        // DevicePropertyBootConfiguration, and translated: what firmware had assigned.
-        0x3 | 0x4 => Vec::new(),
+        0x1 => strings(&node.hardware_ids()),
+        0x2 => strings(&node.compatible_ids()),
+        // DevicePropertyBootConfiguration, and translated: nobody rebalances what the owner has assigned.
+        0x3 => list(false),
+        0x4 => list(true),
         0x5 => return from_registry(node, "Class"),
         0x6 => return from_registry(node, "ClassGUID"),
         0x7 => return from_registry(node, "Driver"),
@@ -108,7 +108,7 @@ fn property(node: &Node, number: u32) -> Result<Vec<u8>, NtStatus> {
         0x13 => 1_u32.to_le_bytes().to_vec(),
         0x14 => Vec::new(),
         // DevicePropertyAllocatedResources.
-        0x15 => lists(),
+        0x15 => list(true),
         0x16 => return from_registry(node, "ContainerID"),
         _ => return Err(NtStatus::INVALID_PARAMETER_2),
     })

@@ -59,17 +59,26 @@ pub(crate) trait FastPath {
 }
 
 /// The amd64 entry of export `INDEX`, which has a fast path. What that one does not do starts over on the ordinary
-/// path, with the arguments as they were.
+/// path, with its `COUNT` arguments as they were.
 #[cfg(not(nt_i386))]
 #[unsafe(naked)]
-pub(crate) extern "win64" fn fast_entry<const INDEX: u32, Path: FastPath>() {
+pub(crate) extern "win64" fn fast_entry<const INDEX: u32, const COUNT: usize, Path: FastPath>() {
     naked_asm!(
         "cmp dword ptr [rip + {is_fast}], 0",
         "je 2f",
+        // Only the arguments that there are: stores are what calls of this kind consist of.
+        ".if {count} > 0",
         "mov [rsp + 8], rcx",
+        ".endif",
+        ".if {count} > 1",
         "mov [rsp + 16], rdx",
+        ".endif",
+        ".if {count} > 2",
         "mov [rsp + 24], r8",
+        ".endif",
+        ".if {count} > 3",
         "mov [rsp + 32], r9",
+        ".endif",
         "mov r9, rsp",
         "sub rsp, 40",
         "call {run}",
@@ -89,6 +98,7 @@ pub(crate) extern "win64" fn fast_entry<const INDEX: u32, Path: FastPath>() {
         is_fast = sym crate::shared::IS_FAST,
         run = sym Path::run,
         not_fast = const crate::dispatch::NOT_FAST,
+        count = const COUNT,
         index = const INDEX,
         common = sym amd64_common,
     )

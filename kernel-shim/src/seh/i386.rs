@@ -1,10 +1,16 @@
 //! Exceptions of i386 drivers: a chain of registrations on the stack, its head at fs:0.
 //!
 //! A handler is called while a registration of the shim's own is the head of the chain, so that an exception or unwind
-//! inside it is noticed: its "handler" is one of two addresses that no code has.
+//! inside it is noticed: its "handler" is one of three addresses that no code has.
+//!
+//! A driver's own handler that takes an exception calls RtlUnwind and then jumps to its frame. The shim's frames between
+//! the two are gone with that, so nothing may depend on their coming to an end: what they would have to restore is either
+//! what holds for running driver code anyway (depth 0, no call being served, no cell in use, all of which
+//! `shared::call_driver` has set up for the handler) or found by the stack pointer (guest-stub's `thunk32`). The IRQL
+//! stays as it is, as NT's does.
 
 use super::Dispatched;
-use super::link::{above, with_exception};
+use super::link::outside;
 use super::raise_nested;
 use crate::nt::bugcheck::{DRIVER_OVERRAN_STACK_BUFFER, bugcheck_with_text};
 use crate::nt::{
@@ -24,9 +30,11 @@ use abi::trace::Entry;
 pub(super) const CHAIN_END: u32 = u32::MAX;
 /// Most registrations that are looked at.
 const CHAIN_LIMIT: u32 = 4096;
-/// Handlers of the shim's own registrations: around a handler for an exception, around one for an unwind.
+/// Handlers of the shim's own registrations: around a handler for an exception, around one for an unwind, around the
+/// `__finally` blocks of a frame that the shim's own handler unwinds.
 const EXCEPTION_GUARD: u32 = 0xFFFF_FFF1;
 const UNWIND_GUARD: u32 = 0xFFFF_FFF2;
+const LOCAL_GUARD: u32 = 0xFFFF_FFF3;
 /// Try level outside of every `__try`, for the two generations of handlers.
 const NO_TRY: i32 = -1;
 const NO_TRY_4: i32 = -2;
@@ -144,7 +152,7 @@ fn call_handler(
 
 /// Looks for a handler, from the code that `context` is of. It may change the context.
 pub(super) fn dispatch(record: Ptr<EXCEPTION_RECORD>, context: Ptr<CONTEXT>) -> Dispatched {
-    with_exception(context, || {
+    outside(|| {
         let mut frame = head().read();
         let mut nested = 0;
         for _ in 0..CHAIN_LIMIT {
@@ -164,7 +172,7 @@ pub(super) fn dispatch(record: Ptr<EXCEPTION_RECORD>, context: Ptr<CONTEXT>) -> 
                 frame = registration.next;
                 continue;
             }
-            if registration.handler == UNWIND_GUARD {
+            if matches!(registration.handler, UNWIND_GUARD | LOCAL_GUARD) {
                 frame = registration.next;
                 continue;
             }
@@ -220,50 +228,70 @@ pub(super) fn unwind(target: u32, record: Ptr<EXCEPTION_RECORD>) {
     } else {
         context_at(&site)
     };
+    // The frame whose `__finally` blocks an earlier unwind was running.
+    let mut unfinished = 0;
     for _ in 0..CHAIN_LIMIT {
         let frame = head().read();
         if frame == CHAIN_END || (target != 0 && frame == target) {
             return;
         }
-        if (target != 0 && frame > target) || !is_valid(frame) {
+        if target != 0 && frame > target {
             break;
+        }
+        if !is_valid(frame) {
+            raise_nested(record, NtStatus::BAD_STACK);
         }
         let at = Ptr::<Registration>::new(frame.into());
         let guard = Ptr::<Guard>::new(frame.into()).read();
         match guard.handler {
             EXCEPTION_GUARD => head().write(guard.next),
-            UNWIND_GUARD => {
-                // A collided unwind: the frame that was being unwound goes on where it was, by its try level.
+            LOCAL_GUARD => {
+                unfinished = guard.guarded;
                 head().write(guard.next);
             }
+            UNWIND_GUARD => {
+                // A collided unwind: the frame's handler was at work, and is not called again. The shim's own is: the
+                // blocks that are left are known by the try level.
+                head().write(guard.next);
+                if guard.guarded != unfinished {
+                    unlink_through(guard.guarded);
+                }
+            }
             _ => {
-                let mut dispatcher = 0;
+                let mut dispatcher = frame;
+                let dispatcher_at = Ptr::of(&mut dispatcher);
                 let answer = call_handler(
                     UNWIND_GUARD,
                     at,
                     record,
                     Ptr::of(&mut context),
-                    Ptr::of(&mut dispatcher),
+                    dispatcher_at,
                 );
                 match answer {
-                    disposition::CONTINUE_SEARCH => {}
-                    disposition::COLLIDED_UNWIND => {}
+                    disposition::CONTINUE_SEARCH => unlink_through(frame),
+                    // The handler says with which frame the earlier unwind was busy.
+                    disposition::COLLIDED_UNWIND => unlink_through(dispatcher_at.read()),
                     _ => raise_nested(record, NtStatus::INVALID_DISPOSITION),
                 }
-                head().write(at.read().Next);
             }
         }
     }
     raise_nested(record, NtStatus::INVALID_UNWIND_TARGET)
 }
 
+/// Takes a registration and all inside it off the chain.
+fn unlink_through(frame: u32) {
+    if is_valid(frame) {
+        head().write(Ptr::<Registration>::new(frame.into()).read().Next);
+    } else {
+        // What the next step of the unwind finds, and raises for.
+        head().write(frame);
+    }
+}
+
 /// Goes on with a context, in the driver's code; what the stack has below it is abandoned.
 pub(super) fn resume(context: &CONTEXT) -> ! {
-    CallSite {
-        links: above(context.Esp.into()),
-        ..CallSite::default()
-    }
-    .swap();
+    CallSite::default().make_current();
     let_driver_run(0);
     let fpu = FxSave(context.ExtendedRegisters);
     shared::platform().resume(&registers_of(context), true, Some(&fpu), 0)
@@ -306,7 +334,7 @@ fn local_unwind(frame: Ptr<Registration>, generation: Generation, stop: i32) {
     let outer = head().read();
     let mut guard = Guard {
         next: outer,
-        handler: UNWIND_GUARD,
+        handler: LOCAL_GUARD,
         guarded: low32(frame.addr()),
     };
     head().write(low32(Ptr::of(&mut guard).addr()));
@@ -456,7 +484,7 @@ pub(super) fn is_abnormal_termination() -> bool {
     let frame = head().read();
     frame != CHAIN_END
         && is_valid(frame)
-        && Ptr::<Guard>::new(frame.into()).read().handler == UNWIND_GUARD
+        && Ptr::<Guard>::new(frame.into()).read().handler == LOCAL_GUARD
 }
 
 /// Return addresses of the driver's frames from the code at `site` on, by frame pointers.

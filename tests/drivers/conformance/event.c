@@ -165,8 +165,12 @@ KTEST(wait_ends_when_a_timer_dpc_sets)
     KeInitializeDpc(&dpc, set_event, &event);
     KeInitializeTimer(&timer);
     KeInitializeEvent(&event, SynchronizationEvent, FALSE);
+    /* At DISPATCH_LEVEL: however slow the machine is, the DPC has not run when the event is read. */
+    KIRQL old;
+    KeRaiseIrql(DISPATCH_LEVEL, &old);
     CHECK(!KeSetTimer(&timer, due, &dpc));
     CHECK_EQ(KeReadStateEvent(&event), 0);
+    KeLowerIrql(old);
     CHECK_STATUS(KeWaitForSingleObject(&event, Executive, KernelMode, FALSE, NULL), STATUS_SUCCESS);
     CHECK_EQ(dpc_runs, 1);
     CHECK_EQ(KeReadStateEvent(&event), 0);

@@ -9,6 +9,7 @@ static const GUID first_class = {0x11111111, 0x2222, 0x3333, {0x44, 0x44, 0x55, 
 static const GUID second_class = {0xABCDEF01, 0x2222, 0x3333, {0x44, 0x44, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55}};
 
 static PDEVICE_OBJECT physical, function, lower;
+static volatile LONG state_queries, relation_queries;
 static ULONG order, add_order, start_order, seen_minors;
 static ULONG power_count, last_power_state;
 
@@ -18,6 +19,8 @@ static NTSTATUS NTAPI pnp_dispatch(PDEVICE_OBJECT device, PIRP irp)
     UCHAR minor = stack->MinorFunction;
     PDEVICE_OBJECT below = lower;
     seen_minors |= 1u << minor;
+    state_queries += minor == IRP_MN_QUERY_PNP_DEVICE_STATE;
+    relation_queries += minor == IRP_MN_QUERY_DEVICE_RELATIONS && stack->Parameters.QueryDeviceRelations.Type == BusRelations;
     if (minor == IRP_MN_START_DEVICE) {
         start_order = ++order;
     }
@@ -390,5 +393,53 @@ KTEST(power_state)
     CHECK_PTR(PoRegisterDeviceForIdleDetection(function, 0, 0, PowerDeviceD3), NULL);
 }
 
+/* Lets the PnP manager's thread work until a count is there. */
+static VOID wait_for(volatile LONG *count, LONG wanted)
+{
+    LARGE_INTEGER tick = {.QuadPart = -10000};
+    for (int i = 0; i < 1000 && *count < wanted; i++) {
+        KeDelayExecutionThread(KernelMode, FALSE, &tick);
+    }
+    CHECK_EQ(*count, wanted);
+}
+
+KTEST(invalidate)
+{
+    LONG states = state_queries, relations = relation_queries;
+    IoInvalidateDeviceState(physical);
+    wait_for(&state_queries, states + 1);
+    CHECK_EQ(relation_queries, relations);
+    IoInvalidateDeviceRelations(physical, EjectionRelations);
+    IoInvalidateDeviceRelations(physical, BusRelations);
+    wait_for(&relation_queries, relations + 1);
+    CHECK_EQ(state_queries, states + 1);
+}
+
+static volatile LONG ejections;
+static NTSTATUS ejection_status;
+static VOID NTAPI on_eject(NTSTATUS status, PVOID context)
+{
+    CHECK_PTR(context, &ejections);
+    ejection_status = status;
+    ejections++;
+}
+
+/* The last test: the device has no driver then. */
+KTEST(eject)
+{
+    CHECK_STATUS(IoRequestDeviceEjectEx(physical, on_eject, (PVOID)&ejections, NULL), STATUS_INVALID_PARAMETER);
+    CHECK_STATUS(IoRequestDeviceEjectEx(physical, on_eject, (PVOID)&ejections, ktest_driver), STATUS_SUCCESS);
+    wait_for(&ejections, 1);
+    CHECK_STATUS(ejection_status, STATUS_NOT_SUPPORTED);
+    CHECK_PTR(function, NULL);
+    CHECK_PTR(physical->AttachedDevice, NULL);
+}
+
+KTEST_BUGCHECK(invalidate_function_device, 0xCA)
+{
+    IoInvalidateDeviceState(function);
+}
+
 KTEST_FAMILY("pnp", KTEST_ENTRY(load), KTEST_ENTRY(questions), KTEST_ENTRY(capabilities), KTEST_ENTRY(property),
-             KTEST_ENTRY(registry_key), KTEST_ENTRY(interface), KTEST_ENTRY(power), KTEST_ENTRY(power_state));
+             KTEST_ENTRY(registry_key), KTEST_ENTRY(interface), KTEST_ENTRY(power), KTEST_ENTRY(power_state),
+             KTEST_ENTRY(invalidate), KTEST_ENTRY(eject), KTEST_BUGCHECK_ENTRY(invalidate_function_device));

@@ -62,6 +62,7 @@ KTEST(service_key)
     CHECK_EQ(disposition, REG_OPENED_EXISTING_KEY);
     CHECK_STATUS(ZwDeleteKey(parameters), STATUS_SUCCESS);
     CHECK_STATUS(ZwClose(parameters), STATUS_SUCCESS);
+    CHECK_STATUS(ZwFlushKey(key), STATUS_SUCCESS);
     CHECK_STATUS(ZwClose(key), STATUS_SUCCESS);
     CHECK_STATUS(ZwFlushKey(key), STATUS_INVALID_HANDLE);
 }

@@ -22,6 +22,7 @@ LONG load_through_cx(PVOID address) __asm__("ktest_load");
 
 static char order[64];
 static ULONG order_length;
+static BODY after_unwind; /* i386: what the handler does between RtlUnwind and its jump */
 static FILTER filters[4]; /* innermost last */
 static ULONG filter_count, filter_position;
 static BODY cleanup_body;
@@ -249,6 +250,9 @@ int ktest_guarded_handler(PEXCEPTION_RECORD record, PVOID frame, PCONTEXT contex
     answer = ask(&pointers);
     if (answer == EXECUTE) {
         ktest_unwind(frame, record);
+        if (after_unwind != NULL) {
+            after_unwind(NULL);
+        }
         ktest_resume(frame, code);
     }
     return answer == CONTINUE ? 0 : 1;
@@ -459,6 +463,320 @@ KTEST(exception_leaves_a_kernel_callback)
     CHECK_EQ(RtlNumberGenericTableElements(&table), 0);
 }
 
+/* ---- Handlers leave, and what comes afterwards works. ---- */
+
+static VOID pause(PVOID argument)
+{
+    LARGE_INTEGER interval;
+    UNREFERENCED_PARAMETER(argument);
+    interval.QuadPart = -10000; /* 1 ms */
+    CHECK_STATUS(KeDelayExecutionThread(KernelMode, FALSE, &interval), STATUS_SUCCESS);
+}
+
+static LONG take_silently(PEXCEPTION_POINTERS pointers)
+{
+    UNREFERENCED_PARAMETER(pointers);
+    return EXECUTE;
+}
+
+static LONG take_after_wait(PEXCEPTION_POINTERS pointers)
+{
+    UNREFERENCED_PARAMETER(pointers);
+    pause(NULL);
+    return EXECUTE;
+}
+
+static VOID raise_silently(PVOID argument)
+{
+    ExRaiseStatus((NTSTATUS)(ULONG_PTR)argument);
+}
+
+static RTL_GENERIC_COMPARE_RESULTS NTAPI raising_compare_silently(PRTL_GENERIC_TABLE compared, PVOID a, PVOID b)
+{
+    UNREFERENCED_PARAMETER(compared);
+    UNREFERENCED_PARAMETER(a);
+    UNREFERENCED_PARAMETER(b);
+    ExRaiseStatus(STATUS_TEST);
+    return GenericEqual;
+}
+
+static VOID look_up_silently(PVOID key)
+{
+    RtlLookupElementGenericTable(&table, key);
+}
+
+/* Each time two calls of the kernel's and their callbacks are left behind; no stack and no IRQL goes with them. */
+KTEST(handler_leaves_in_a_loop)
+{
+    ULONG key = 1, i, wrong = 0;
+    ULONG_PTR room, first_room = 0;
+    RtlInitializeGenericTable(&table, raising_compare_silently, table_allocate, table_free, NULL);
+    CHECK(RtlInsertElementGenericTable(&table, &key, sizeof(key), NULL) != NULL);
+    begin(1, take_silently, NULL);
+    for (i = 0; i < 100; i++) {
+        wrong += guarded(look_up_silently, &key) != (ULONG)STATUS_TEST;
+        wrong += guarded(raise_silently, (PVOID)(ULONG_PTR)(ULONG)STATUS_SECOND) != (ULONG)STATUS_SECOND;
+        room = IoGetRemainingStackSize();
+        if (i == 0) {
+            first_room = room;
+        }
+        wrong += room != first_room;
+        wrong += KeGetCurrentIrql() != PASSIVE_LEVEL;
+    }
+    CHECK_EQ(wrong, 0);
+    CHECK(first_room > 0x1000);
+    table.CompareRoutine = equal_compare;
+    CHECK_EQ(RtlDeleteElementGenericTable(&table, &key), TRUE);
+}
+
+static KEVENT timer_event;
+
+static VOID NTAPI set_event(PKDPC dpc, PVOID context, PVOID a, PVOID b)
+{
+    UNREFERENCED_PARAMETER(dpc);
+    UNREFERENCED_PARAMETER(a);
+    UNREFERENCED_PARAMETER(b);
+    KeSetEvent(context, IO_NO_INCREMENT, FALSE);
+}
+
+/* Filter, handler and the code behind may wait: the thread is switched away from and comes back. */
+KTEST(waits_in_and_behind_a_handler)
+{
+    KTIMER timer;
+    KDPC dpc;
+    LARGE_INTEGER due;
+    begin(1, take_after_wait, NULL);
+    after_unwind = pause;
+    CHECK_STATUS(guarded(raise, (PVOID)(ULONG_PTR)(ULONG)STATUS_TEST), STATUS_TEST);
+    after_unwind = NULL;
+    KeInitializeEvent(&timer_event, SynchronizationEvent, FALSE);
+    KeInitializeTimer(&timer);
+    KeInitializeDpc(&dpc, set_event, &timer_event);
+    due.QuadPart = -10000;
+    KeSetTimer(&timer, due, &dpc);
+    CHECK_STATUS(KeWaitForSingleObject(&timer_event, Executive, KernelMode, FALSE, NULL), STATUS_SUCCESS);
+    pause(NULL);
+    CHECK_STATUS(guarded(load, (PVOID)16), STATUS_ACCESS_VIOLATION);
+}
+
+static volatile LONG threads_right;
+
+static VOID NTAPI raises_in_a_thread(PVOID context)
+{
+    ULONG i;
+    ULONG_PTR room = IoGetRemainingStackSize();
+    for (i = 0; i < 10; i++) {
+        ULONG code = (ULONG)(ULONG_PTR)context + i;
+        if (guarded(raise_silently, (PVOID)(ULONG_PTR)code) == code) {
+            InterlockedIncrement(&threads_right);
+        }
+        pause(NULL);
+    }
+    CHECK_EQ(IoGetRemainingStackSize(), room);
+    PsTerminateSystemThread(STATUS_SUCCESS);
+}
+
+/* Two threads are in their filters by turns, and each leaves its own frames. */
+KTEST(handlers_in_two_threads)
+{
+    PVOID threads[2];
+    HANDLE handle;
+    ULONG i;
+    begin(1, take_after_wait, NULL);
+    threads_right = 0;
+    for (i = 0; i < 2; i++) {
+        CHECK_STATUS(PsCreateSystemThread(&handle, THREAD_ALL_ACCESS, NULL, NULL, NULL, raises_in_a_thread,
+                                          (PVOID)(ULONG_PTR)(0xE0000000u + i * 0x100)),
+                     STATUS_SUCCESS);
+        CHECK_STATUS(ObReferenceObjectByHandle(handle, THREAD_ALL_ACCESS, NULL, KernelMode, &threads[i], NULL),
+                     STATUS_SUCCESS);
+        ZwClose(handle);
+    }
+    for (i = 0; i < 2; i++) {
+        CHECK_STATUS(KeWaitForSingleObject(threads[i], Executive, KernelMode, FALSE, NULL), STATUS_SUCCESS);
+        ObDereferenceObject(threads[i]);
+    }
+    CHECK_EQ(threads_right, 20);
+}
+
+static BOOLEAN is_nested;
+
+static LONG guards_itself(PEXCEPTION_POINTERS pointers)
+{
+    UNREFERENCED_PARAMETER(pointers);
+    if (is_nested) {
+        note('n');
+        return EXECUTE;
+    }
+    is_nested = TRUE;
+    note('f');
+    CHECK_STATUS(guarded(raise, NULL), STATUS_SECOND);
+    note('g');
+    return EXECUTE;
+}
+
+KTEST(exception_handled_in_a_filter)
+{
+    is_nested = FALSE;
+    begin(1, guards_itself, NULL);
+    CHECK_STATUS(guarded(raise, (PVOID)(ULONG_PTR)(ULONG)STATUS_TEST), STATUS_TEST);
+    CHECK(happened("rfrng"));
+}
+
+static VOID raise_in_a_guarded_cleanup(PVOID argument)
+{
+    UNREFERENCED_PARAMETER(argument);
+    CHECK_STATUS(guarded(raise, NULL), STATUS_SECOND);
+    note('g');
+}
+
+/* An exception that a cleanup handles itself does not disturb the unwind that runs it. */
+KTEST(exception_handled_in_a_cleanup)
+{
+    begin(1, take, NULL);
+    cleanup_body = raise_in_a_guarded_cleanup;
+    CHECK_STATUS(guarded(raise_with_cleanups, (PVOID)(ULONG_PTR)(ULONG)STATUS_TEST), STATUS_TEST);
+    CHECK(happened("rtcrtgc"));
+}
+
+/* The IRQL is not the handlers' business. */
+KTEST(irql_stays)
+{
+    KIRQL old;
+    begin(1, take, NULL);
+    KeRaiseIrql(DISPATCH_LEVEL, &old);
+    CHECK_STATUS(guarded(raise_with_cleanups, (PVOID)(ULONG_PTR)(ULONG)STATUS_TEST), STATUS_TEST);
+    CHECK_EQ(KeGetCurrentIrql(), DISPATCH_LEVEL);
+    KeLowerIrql(old);
+    CHECK_EQ(KeGetCurrentIrql(), old);
+    CHECK(happened("rtcc"));
+}
+
+static ULONG dpc_code, dpc_irql;
+
+static VOID NTAPI raises_in_a_dpc(PKDPC dpc, PVOID context, PVOID a, PVOID b)
+{
+    UNREFERENCED_PARAMETER(dpc);
+    UNREFERENCED_PARAMETER(a);
+    UNREFERENCED_PARAMETER(b);
+    dpc_code = guarded(raise, context);
+    dpc_irql = KeGetCurrentIrql();
+}
+
+static VOID queue_dpc(PVOID argument)
+{
+    KDPC dpc;
+    KeInitializeDpc(&dpc, raises_in_a_dpc, argument);
+    CHECK(KeInsertQueueDpc(&dpc, NULL, NULL)); /* it runs before this returns */
+    note('q');
+}
+
+/* A DPC's frames are its own: the interrupted thread's are not asked. */
+KTEST(exception_in_a_dpc)
+{
+    KIRQL old;
+    begin(1, take, NULL);
+    dpc_code = dpc_irql = 0;
+    CHECK_EQ(guarded(queue_dpc, (PVOID)(ULONG_PTR)(ULONG)STATUS_TEST), 0);
+    CHECK_STATUS(dpc_code, STATUS_TEST);
+    CHECK_EQ(dpc_irql, DISPATCH_LEVEL);
+    CHECK(happened("rtq"));
+    old = KeGetCurrentIrql();
+    CHECK_EQ(old, PASSIVE_LEVEL);
+}
+
+/* ---- Requests. ---- */
+
+static ULONG dispatch_code, completion_code;
+static BOOLEAN completion_raises;
+static BODY dispatch_body;
+
+static NTSTATUS NTAPI raises_in_dispatch(PDEVICE_OBJECT device, PIRP irp)
+{
+    UNREFERENCED_PARAMETER(device);
+    dispatch_code = guarded(dispatch_body, (PVOID)(ULONG_PTR)(ULONG)STATUS_TEST);
+    note('D');
+    irp->IoStatus.Status = STATUS_DEVICE_DATA_ERROR;
+    irp->IoStatus.Information = 0;
+    IoCompleteRequest(irp, IO_NO_INCREMENT);
+    return STATUS_DEVICE_DATA_ERROR;
+}
+
+static NTSTATUS NTAPI raises_without_a_frame(PDEVICE_OBJECT device, PIRP irp)
+{
+    UNREFERENCED_PARAMETER(device);
+    UNREFERENCED_PARAMETER(irp);
+    raise(NULL);
+    return STATUS_SUCCESS;
+}
+
+static NTSTATUS NTAPI raises_in_completion(PDEVICE_OBJECT device, PIRP irp, PVOID context)
+{
+    UNREFERENCED_PARAMETER(device);
+    UNREFERENCED_PARAMETER(irp);
+    UNREFERENCED_PARAMETER(context);
+    if (completion_raises) {
+        completion_code = guarded(raise, NULL);
+    }
+    note('C');
+    return STATUS_MORE_PROCESSING_REQUIRED;
+}
+
+static NTSTATUS send_status;
+
+static VOID send(PVOID argument)
+{
+    PIRP irp = argument;
+    PIO_STACK_LOCATION next = IoGetNextIrpStackLocation(irp);
+    next->MajorFunction = IRP_MJ_INTERNAL_DEVICE_CONTROL;
+    IoSetCompletionRoutine(irp, raises_in_completion, NULL, TRUE, TRUE, TRUE);
+    send_status = IoCallDriver(ktest_device, irp);
+    note('S');
+}
+
+/* The driver calls the kernel, that its dispatch routine, that the kernel, and that the completion routine: handled
+ * in both of the driver's, and nothing is seen of it further out. */
+KTEST(exceptions_in_dispatch_and_completion_routines)
+{
+    PDRIVER_DISPATCH old = ktest_driver->MajorFunction[IRP_MJ_INTERNAL_DEVICE_CONTROL];
+    PIRP irp = IoAllocateIrp(ktest_device->StackSize, FALSE);
+    ktest_driver->MajorFunction[IRP_MJ_INTERNAL_DEVICE_CONTROL] = raises_in_dispatch;
+    begin(1, take, NULL);
+    dispatch_body = raise;
+    completion_raises = TRUE;
+    dispatch_code = completion_code = 0;
+    CHECK_EQ(guarded(send, irp), 0);
+    CHECK(happened("rtDrtCS"));
+    CHECK_STATUS(dispatch_code, STATUS_TEST);
+    CHECK_STATUS(completion_code, STATUS_SECOND);
+    CHECK_STATUS(send_status, STATUS_DEVICE_DATA_ERROR);
+    CHECK_STATUS(irp->IoStatus.Status, STATUS_DEVICE_DATA_ERROR);
+    IoFreeIrp(irp);
+    ktest_driver->MajorFunction[IRP_MJ_INTERNAL_DEVICE_CONTROL] = old;
+}
+
+/* An exception leaves the dispatch routine and IoCallDriver; the sender still owns the request. */
+KTEST(exception_out_of_a_dispatch_routine)
+{
+    PDRIVER_DISPATCH old = ktest_driver->MajorFunction[IRP_MJ_INTERNAL_DEVICE_CONTROL];
+    PIRP irp = IoAllocateIrp(ktest_device->StackSize, FALSE);
+    ktest_driver->MajorFunction[IRP_MJ_INTERNAL_DEVICE_CONTROL] = raises_without_a_frame;
+    begin(1, take, NULL);
+    CHECK_STATUS(guarded(send, irp), STATUS_SECOND);
+    CHECK(happened("rt"));
+    /* The same request again, and this time it is completed. */
+    IoReuseIrp(irp, STATUS_SUCCESS);
+    ktest_driver->MajorFunction[IRP_MJ_INTERNAL_DEVICE_CONTROL] = raises_in_dispatch;
+    dispatch_body = nothing;
+    completion_raises = FALSE;
+    begin(1, take, NULL);
+    CHECK_EQ(guarded(send, irp), 0);
+    CHECK(happened("nDCS"));
+    CHECK_STATUS(send_status, STATUS_DEVICE_DATA_ERROR);
+    IoFreeIrp(irp);
+    ktest_driver->MajorFunction[IRP_MJ_INTERNAL_DEVICE_CONTROL] = old;
+}
+
 #ifdef __x86_64__
 
 /* Not in mingw-w64's headers for drivers. */
@@ -508,6 +826,41 @@ KTEST(unwinder_reads_gcc_tables)
     CHECK_EQ(after, 1);
 }
 
+NTSYSAPI VOID NTAPI RtlRestoreContext(PCONTEXT context, PVOID record);
+
+static CONTEXT jump_context;
+
+static RTL_GENERIC_COMPARE_RESULTS NTAPI jumping_compare(PRTL_GENERIC_TABLE compared, PVOID a, PVOID b)
+{
+    UNREFERENCED_PARAMETER(compared);
+    UNREFERENCED_PARAMETER(a);
+    UNREFERENCED_PARAMETER(b);
+    RtlRestoreContext(&jump_context, NULL);
+    return GenericEqual;
+}
+
+/* A callback of the kernel's is left by going on with an older context, again and again. */
+KTEST(callback_is_left_without_an_exception)
+{
+    static volatile ULONG jumps;
+    ULONG key = 1;
+    RtlInitializeGenericTable(&table, jumping_compare, table_allocate, table_free, NULL);
+    CHECK(RtlInsertElementGenericTable(&table, &key, sizeof(key), NULL) != NULL);
+    jumps = 0;
+    RtlCaptureContext(&jump_context);
+    if (jumps < 100) {
+        jumps++;
+        look_up_silently(&key);
+        FAIL("the callback returned");
+    }
+    CHECK_EQ(jumps, 100);
+    begin(1, take, NULL);
+    CHECK_STATUS(guarded(raise_with_cleanups, (PVOID)(ULONG_PTR)(ULONG)STATUS_TEST), STATUS_TEST);
+    CHECK(happened("rtcc"));
+    table.CompareRoutine = equal_compare;
+    CHECK_EQ(RtlDeleteElementGenericTable(&table, &key), TRUE);
+}
+
 /* The handler and its data are found by RtlVirtualUnwind; a leaf has neither. */
 KTEST(handler_of_a_function)
 {
@@ -537,6 +890,60 @@ KTEST(chain_is_restored)
     CHECK_PTR(after, before);
 }
 
+static PVOID jump_frame;
+
+static RTL_GENERIC_COMPARE_RESULTS NTAPI jumping_compare(PRTL_GENERIC_TABLE compared, PVOID a, PVOID b)
+{
+    UNREFERENCED_PARAMETER(compared);
+    UNREFERENCED_PARAMETER(a);
+    UNREFERENCED_PARAMETER(b);
+    ktest_unwind(jump_frame, NULL);
+    ktest_resume(jump_frame, STATUS_SECOND);
+    return GenericEqual;
+}
+
+static VOID look_up_and_jump(PVOID key)
+{
+    __asm__ volatile("movl %%fs:0, %0" : "=r"(jump_frame));
+    look_up_silently(key);
+    FAIL("the callback returned");
+}
+
+/* A callback of the kernel's is left by RtlUnwind and a jump, as longjmp does it, again and again. */
+KTEST(callback_is_left_without_an_exception)
+{
+    ULONG key = 1, i, wrong = 0;
+    RtlInitializeGenericTable(&table, jumping_compare, table_allocate, table_free, NULL);
+    CHECK(RtlInsertElementGenericTable(&table, &key, sizeof(key), NULL) != NULL);
+    begin(1, take, NULL);
+    for (i = 0; i < 100; i++) {
+        wrong += guarded(look_up_and_jump, &key) != (ULONG)STATUS_SECOND;
+    }
+    CHECK_EQ(wrong, 0);
+    CHECK(happened(""));
+    CHECK_STATUS(guarded(raise_with_cleanups, (PVOID)STATUS_TEST), STATUS_TEST);
+    CHECK(happened("rtcc"));
+    table.CompareRoutine = equal_compare;
+    CHECK_EQ(RtlDeleteElementGenericTable(&table, &key), TRUE);
+}
+
+/* No such frame: the unwind raises, and the frame that is there takes that. */
+static VOID unwind_nowhere(PVOID argument)
+{
+    PCHAR frame;
+    UNREFERENCED_PARAMETER(argument);
+    __asm__ volatile("movl %%fs:0, %0" : "=r"(frame));
+    ktest_unwind(frame - 4, NULL);
+    FAIL("RtlUnwind returned");
+}
+
+KTEST(unwind_to_no_frame)
+{
+    begin(1, take, NULL);
+    CHECK_STATUS(guarded(unwind_nowhere, NULL), 0xC0000029 /* STATUS_INVALID_UNWIND_TARGET */);
+    CHECK(happened("t"));
+}
+
 #endif
 
 KTEST_BUGCHECK(nobody_takes_it, sizeof(PVOID) == 4 ? 0x8E : 0x3B)
@@ -545,13 +952,53 @@ KTEST_BUGCHECK(nobody_takes_it, sizeof(PVOID) == 4 ? 0x8E : 0x3B)
     guarded(raise, (PVOID)(ULONG_PTR)(ULONG)STATUS_TEST);
 }
 
-/* On i386 a driver's own handler cannot leave its frame by a jump yet: the shim then still has the calls on its stack
- * that led to the handler. */
-KTEST_FAMILY("seh_mingw", KTEST_ENTRY(no_exception), KTEST_ENTRY(execution_continues),
-#ifdef __x86_64__
-             KTEST_ENTRY(fault_is_handled), KTEST_ENTRY(innermost_frame_takes_it), KTEST_ENTRY(inner_frame_declines),
+/* Handled exceptions leave nothing that one without a handler could find. */
+KTEST_BUGCHECK(unhandled_after_handled, sizeof(PVOID) == 4 ? 0x8E : 0x3B)
+{
+    ULONG i;
+    begin(1, take_silently, NULL);
+    for (i = 0; i < 10; i++) {
+        guarded(raise_silently, (PVOID)(ULONG_PTR)(ULONG)STATUS_TEST);
+    }
+    raise_silently((PVOID)(ULONG_PTR)(ULONG)STATUS_SECOND);
+}
+
+static VOID NTAPI raises_in_a_dpc_without_a_frame(PKDPC dpc, PVOID context, PVOID a, PVOID b)
+{
+    UNREFERENCED_PARAMETER(dpc);
+    UNREFERENCED_PARAMETER(context);
+    UNREFERENCED_PARAMETER(a);
+    UNREFERENCED_PARAMETER(b);
+    raise(NULL);
+}
+
+static VOID queue_bad_dpc(PVOID argument)
+{
+    KDPC dpc;
+    KeInitializeDpc(&dpc, raises_in_a_dpc_without_a_frame, argument);
+    KeInsertQueueDpc(&dpc, NULL, NULL);
+}
+
+/* The frames below a DPC are not its own. */
+KTEST_BUGCHECK(unhandled_in_a_dpc, sizeof(PVOID) == 4 ? 0x8E : 0x1E)
+{
+    begin(1, take, NULL);
+    guarded(queue_bad_dpc, NULL);
+}
+
+KTEST_FAMILY("seh_mingw", KTEST_ENTRY(no_exception), KTEST_ENTRY(execution_continues), KTEST_ENTRY(fault_is_handled),
+             KTEST_ENTRY(innermost_frame_takes_it), KTEST_ENTRY(inner_frame_declines),
              KTEST_ENTRY(filters_then_cleanups), KTEST_ENTRY(collided_unwind),
-             KTEST_ENTRY(exception_leaves_a_kernel_callback), KTEST_ENTRY(unwinder_reads_gcc_tables),
-             KTEST_ENTRY(handler_of_a_function),
+             KTEST_ENTRY(exception_leaves_a_kernel_callback), KTEST_ENTRY(handler_leaves_in_a_loop),
+             KTEST_ENTRY(waits_in_and_behind_a_handler), KTEST_ENTRY(handlers_in_two_threads),
+             KTEST_ENTRY(exception_handled_in_a_filter), KTEST_ENTRY(exception_handled_in_a_cleanup),
+             KTEST_ENTRY(irql_stays), KTEST_ENTRY(exception_in_a_dpc),
+             KTEST_ENTRY(exceptions_in_dispatch_and_completion_routines),
+             KTEST_ENTRY(exception_out_of_a_dispatch_routine), KTEST_ENTRY(callback_is_left_without_an_exception),
+#ifdef __x86_64__
+             KTEST_ENTRY(unwinder_reads_gcc_tables), KTEST_ENTRY(handler_of_a_function),
+#else
+             KTEST_ENTRY(chain_is_restored), KTEST_ENTRY(unwind_to_no_frame),
 #endif
-             KTEST_BUGCHECK_ENTRY(nobody_takes_it));
+             KTEST_BUGCHECK_ENTRY(nobody_takes_it), KTEST_BUGCHECK_ENTRY(unhandled_after_handled),
+             KTEST_BUGCHECK_ENTRY(unhandled_in_a_dpc));

@@ -69,5 +69,8 @@ struct faulty_flood {
 #define FAULTY_SPIN_CLI RF_CODE(0x815u, RF_BUFFERED)
 /* 0x00222058: does nothing; STATUS_SUCCESS. Shows that the driver still answers. */
 #define FAULTY_NOTHING RF_CODE(0x816u, RF_BUFFERED)
+/* 0x0022205F: locks the pages of its input (METHOD_NEITHER) and leaves them so. STATUS_SUCCESS; when the client ends,
+ * DRIVER_LEFT_LOCKED_PAGES_IN_PROCESS (0xCB), or without --verify PROCESS_HAS_LOCKED_PAGES (0x76). */
+#define FAULTY_LEAVE_LOCKED RF_CODE(0x817u, RF_NEITHER)
 
 #endif

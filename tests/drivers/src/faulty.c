@@ -122,6 +122,16 @@ static NTSTATUS leak(VOID)
     return create_device(this_driver, 0, L"\\Device\\faulty_leak", L"\\DosDevices\\faulty_leak", &device);
 }
 
+static NTSTATUS leave_locked(PVOID buffer, ULONG length)
+{
+    PMDL mdl = IoAllocateMdl(buffer, length, FALSE, FALSE, NULL);
+    if (mdl == NULL) {
+        return STATUS_INSUFFICIENT_RESOURCES;
+    }
+    MmProbeAndLockPages(mdl, UserMode, IoReadAccess);
+    return STATUS_SUCCESS;
+}
+
 /* The faults that leave the request to be completed as usual, if they come back at all. */
 static NTSTATUS fault(ULONG code, PVOID input)
 {
@@ -223,6 +233,9 @@ static NTSTATUS NTAPI dispatch_control(PDEVICE_OBJECT device, PIRP irp)
     case FAULTY_LOST_REQUEST:
         IoMarkIrpPending(irp);
         return STATUS_PENDING;
+    case FAULTY_LEAVE_LOCKED:
+        return complete(irp, leave_locked(stack->Parameters.DeviceIoControl.Type3InputBuffer,
+                                          stack->Parameters.DeviceIoControl.InputBufferLength), 0);
     default:
         return complete(irp, fault(code, irp->AssociatedIrp.SystemBuffer), 0);
     }

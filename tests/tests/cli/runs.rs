@@ -420,3 +420,46 @@ fn two_drivers_run_in_one_guest() {
         "{ended:#?}"
     );
 }
+
+#[test]
+fn resources_without_rules_and_missing_exporters_are_warned_of() {
+    let text_of = "[[resource]]\ntype = \"port\"\nrange = \"0x300-0x307\"\n";
+    let (_folder, policy) = file("p.toml", text_of.as_bytes());
+
+    let checked = run(&["policy", "check", text(&policy)]);
+
+    checked.assert_code(0);
+    let warning = "no [[port]] rule allows 0x300-0x307 of this resource";
+    assert!(checked.stdout.contains(warning), "{}", checked.stdout);
+    assert!(
+        checked.stdout.contains("1 resource(s)"),
+        "{}",
+        checked.stdout
+    );
+    if !has_kvm() {
+        return;
+    }
+    let ended = run(&[
+        "run",
+        &driver("pnp"),
+        "--policy",
+        text(&policy),
+        "--no-pnp-start",
+        "-c",
+        "pnp start",
+        "-c",
+        "! pnp start",
+        "-c",
+        "pnp remove",
+        "-c",
+        "unload",
+    ]);
+    ended.assert_code(0);
+    assert!(ended.stderr.contains(warning), "{}", ended.stderr);
+    let alone = run(&["run", &driver("upper")]);
+    assert!(
+        alone.stderr.contains("name lower.sys before this driver"),
+        "{}",
+        alone.stderr
+    );
+}

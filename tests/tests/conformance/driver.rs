@@ -9,6 +9,8 @@ use vmm::session::{Machine, start};
 /// KTEST_DESCRIBE and KTEST_RUN.
 const DESCRIBE: u32 = 0x0022_2000;
 const RUN: u32 = 0x0022_2004;
+/// The flushed registry's file.
+const SAVED: &str = "registry.toml";
 const NAME_BYTES: usize = 96;
 const TEXT_BYTES: usize = 3072;
 const DESCRIPTION_BYTES: usize = 12 + 2 * NAME_BYTES;
@@ -41,6 +43,8 @@ pub(crate) struct Session {
     machine: Machine,
     /// The directory that the driver sees as C:, with a little in it.
     _files: tempfile::TempDir,
+    /// Where the registry goes when the driver flushes a key.
+    registry: tempfile::TempDir,
 }
 
 fn number(bytes: &[u8], position: usize) -> u32 {
@@ -73,6 +77,9 @@ impl Session {
             path: files.path().to_owned(),
             is_read_only: false,
         });
+        let registry = tempfile::tempdir()
+            .map_err(|error| format!("making a directory for the registry: {error}"))?;
+        launch.save_registry = Some(registry.path().join(SAVED));
         let machine = start(launch).map_err(|error| match &error {
             vmm::session::StartError::Driver(source) => describe(source),
             other => vmm::error_chain(other),
@@ -85,7 +92,13 @@ impl Session {
             client: Client { process, handle },
             machine,
             _files: files,
+            registry,
         })
+    }
+
+    /// The registry as the driver has flushed it.
+    pub(crate) fn flushed_registry(&self) -> Option<String> {
+        std::fs::read_to_string(self.registry.path().join(SAVED)).ok()
     }
 
     fn request(&mut self, code: u32, index: u32, bytes: usize) -> Result<Vec<u8>, DriverError> {

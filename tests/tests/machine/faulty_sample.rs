@@ -33,6 +33,7 @@ machine_tests!(
     lost_request_times_out,
     crashed_machine_answers_with_its_report_and_another_starts,
     leaks_are_listed_at_unload,
+    pages_left_locked_are_a_bugcheck_when_the_client_ends,
     port_flood_is_survived,
     print_flood_is_survived,
 );
@@ -384,6 +385,31 @@ impl Write for Lines {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+fn pages_left_locked_are_a_bugcheck_when_the_client_ends(target: Target) {
+    let ended = |is_verifying: bool| {
+        let machine = start(Launch {
+            is_verifying,
+            ..target.launch(&target.sample("faulty"), "")
+        })
+        .unwrap();
+        let mut client = Client::open(&machine, r"\\.\faulty");
+        client.control(faulty::LEAVE_LOCKED, b"locked", 0);
+        drop(client);
+        // Asked after the end of the first process.
+        crash(machine.process().map(drop))
+    };
+
+    let verified = ended(true);
+    let unverified = ended(false);
+
+    let (name, parameters) = bugcheck(&verified);
+    assert_eq!(name, "DRIVER_LEFT_LOCKED_PAGES_IN_PROCESS");
+    // One page, locked by the driver.
+    assert_eq!(parameters[3], 1, "{verified}");
+    let (name, parameters) = bugcheck(&unverified);
+    assert_eq!((name, parameters[2]), ("PROCESS_HAS_LOCKED_PAGES", 1));
 }
 
 fn leaks_are_listed_at_unload(target: Target) {

@@ -17,6 +17,7 @@ use crate::session::exit_code::ExitCode;
 /// denied meanwhile and reads as ones (see --policy for models to run it with); the policy is written even if the
 /// driver crashes. Rules of --policy that allowed something are kept as they are.
 #[derive(Debug, clap::Args)]
+#[group(id = "learn")]
 pub(super) struct Arguments {
     #[command(flatten)]
     run: run::Arguments,

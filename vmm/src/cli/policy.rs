@@ -1,8 +1,11 @@
 //! `ringfence policy`
 
-use super::output::Output;
+mod query;
+
+use self::query::{Access, Query};
+use super::output::{Closed, Output};
 use crate::error_chain;
-use crate::policy::Policy;
+use crate::policy::{HostFacts, MemoryRequest, Policy, PolicyError, json_schema};
 use crate::ports::{PortRequest, Width};
 use crate::session::exit_code::ExitCode;
 use serde_json::json;
@@ -20,6 +23,8 @@ enum Subcommands {
     Check(Check),
     // Boxed: by far the larger.
     Learn(Box<super::learn::Arguments>),
+    /// Print the JSON schema of policies
+    Schema,
 }
 
 /// Check a policy file, and say what it does with accesses
@@ -34,6 +39,10 @@ An ACCESS is one of
 Examples:
   ringfence policy check lpt.toml
   ringfence policy check lpt.toml outb:0x378 inb:0x60 map:0xa0000+0x1000
+  ringfence policy check lpt.toml --port 0x378 --width 1 --write 0x55
+  ringfence policy check cmos.toml --port 0x71 --index 0x0a
+  ringfence policy check card.toml --pci 0000:00:03.0 --register 4 --width 2
+  ringfence policy check card.toml --msr 0x1b
 
 Exit code 0: the file is well formed (whether or not the accesses are allowed); 2: it is not.")]
 struct Check {
@@ -42,23 +51,11 @@ struct Check {
     /// Accesses to explain
     #[arg(value_parser = parse_access)]
     access: Vec<Access>,
+    #[command(flatten)]
+    query: Query,
     /// Print JSON, one object a line
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Access {
-    Port {
-        port: u16,
-        width: Width,
-        is_write: bool,
-    },
-    Memory {
-        address: u64,
-        bytes: u64,
-        is_write: bool,
-    },
 }
 
 fn number(text: &str) -> Result<u64, String> {
@@ -79,11 +76,11 @@ fn parse_access(text: &str) -> Result<Access, String> {
                 "write {kind}:ADDRESS+BYTES, such as {kind}:0xa0000+0x1000"
             ));
         };
-        return Ok(Access::Memory {
+        return Ok(Access::Memory(MemoryRequest {
             address: number(address)?,
             bytes: number(bytes)?,
             is_write: kind == "map",
-        });
+        }));
     }
     let (is_write, width) = match kind {
         "inb" => (false, Width::Byte),
@@ -99,65 +96,82 @@ fn parse_access(text: &str) -> Result<Access, String> {
         }
     };
     let port = u16::try_from(number(place)?).map_err(|_| "ports end at 0xffff".to_owned())?;
-    Ok(Access::Port {
+    let request = PortRequest {
         port,
         width,
-        is_write,
-    })
+        write: is_write.then_some(0),
+    };
+    Ok(Access::Port { request, index: 0 })
 }
 
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
     let check = match &arguments.command {
         Subcommands::Check(check) => check,
         Subcommands::Learn(arguments) => return super::learn::main(arguments),
+        Subcommands::Schema => {
+            let schema = json_schema();
+            return match Output::new(false).result(&schema, &schema) {
+                Ok(()) => ExitCode::Success,
+                Err(_) => ExitCode::CommandFailed,
+            };
+        }
     };
     let mut output = Output::new(check.json);
     let policy = match Policy::from_path(&check.file) {
         Ok(policy) => policy,
         Err(error) => return output.error(ExitCode::Usage, &error_chain(&error)),
     };
-    let (ports, memory) = (policy.port_rules().len(), policy.memory_rules().len());
-    let text = format!(
-        "{}: well formed, {ports} port rule(s), {memory} memory rule(s)",
-        policy.file()
-    );
-    let object = json!({"ok": true, "port_rules": ports, "memory_rules": memory});
-    if output.result(&text, &object).is_err() {
-        return ExitCode::CommandFailed;
+    let mut accesses = check.access.clone();
+    match check.query.access() {
+        Ok(access) => accesses.extend(access),
+        Err(message) => return output.error(ExitCode::Usage, &message),
     }
-    for access in &check.access {
-        let (text, is_allowed) = explain(&policy, *access);
-        let object = json!({"allowed": is_allowed, "text": text});
-        if output.result(&text, &object).is_err() {
-            return ExitCode::CommandFailed;
-        }
+    match report(&policy, &accesses, &mut output) {
+        Ok(()) => ExitCode::Success,
+        Err(_) => ExitCode::CommandFailed,
     }
-    ExitCode::Success
 }
 
-fn explain(policy: &Policy, access: Access) -> (String, Option<bool>) {
-    match access {
-        Access::Port {
-            port,
-            width,
-            is_write,
-        } => {
-            let request = PortRequest {
-                port,
-                width,
-                write: is_write.then_some(0),
-            };
-            (
-                policy.explain_port(&request, 0),
-                Some(policy.decide_port(&request, 0).is_allowed()),
-            )
+fn report(policy: &Policy, accesses: &[Access], output: &mut Output) -> Result<(), Closed> {
+    let counts = [
+        ("port_rules", "port rule(s)", policy.port_rules().len()),
+        ("index_pairs", "index pair(s)", policy.index_pairs().len()),
+        (
+            "memory_rules",
+            "memory rule(s)",
+            policy.memory_rules().len(),
+        ),
+        ("pci_rules", "PCI rule(s)", policy.pci_rules().len()),
+        ("msr_rules", "MSR rule(s)", policy.msr_rules().len()),
+        ("resources", "resource(s)", policy.device().resources.len()),
+    ];
+    let mut text = format!("{}: well formed", policy.file());
+    let mut object = json!({"ok": true});
+    for (key, words, count) in counts {
+        object[key] = json!(count);
+        // The first policies had only these two.
+        if count > 0 || matches!(key, "port_rules" | "memory_rules") {
+            text += &format!(", {count} {words}");
         }
-        Access::Memory {
-            address,
-            bytes,
-            is_write,
-        } => (policy.explain_memory(address, bytes, is_write), None),
     }
+    let mut warnings = policy.warnings().to_vec();
+    if let Err(PolicyError::Invalid(found)) = policy.check_host(&HostFacts::read()) {
+        // The policy may be for another machine.
+        warnings.extend(found);
+    }
+    object["warnings"] = warnings
+        .iter()
+        .map(|warning| json!({"line": warning.line, "column": warning.column, "message": warning.message}))
+        .collect();
+    for warning in &warnings {
+        text += &format!("\nwarning: {warning}");
+    }
+    output.result(&text, &object)?;
+    for access in accesses {
+        let (text, object) = access.explain(policy);
+        output.result(&text, &object)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -169,18 +183,21 @@ mod tests {
         assert_eq!(
             parse_access("outw:0x378").unwrap(),
             Access::Port {
-                port: 0x378,
-                width: Width::Word,
-                is_write: true
+                request: PortRequest {
+                    port: 0x378,
+                    width: Width::Word,
+                    write: Some(0)
+                },
+                index: 0
             }
         );
         assert_eq!(
             parse_access("mapro:0xa0000+4096").unwrap(),
-            Access::Memory {
+            Access::Memory(MemoryRequest {
                 address: 0xA_0000,
                 bytes: 4096,
                 is_write: false
-            }
+            })
         );
         for bad in ["", "outb", "frob:1", "inb:0x10000", "map:1", "inb:x"] {
             assert!(parse_access(bad).is_err(), "{bad}");

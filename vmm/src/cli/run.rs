@@ -75,6 +75,9 @@ pub(super) struct Arguments {
     /// Do not check it: the default
     #[arg(long = "no-verify", overrides_with = "verify")]
     no_verify: bool,
+    /// Give PnP drivers their device (AddDevice) but do not start it: `pnp start` does
+    #[arg(long)]
+    no_pnp_start: bool,
     /// Serve `ringfence ctl` at this path
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
@@ -304,6 +307,9 @@ fn prepare(arguments: &Arguments, record: Option<&Path>) -> Result<Prepared, Str
     policy
         .check_guest_memory(arguments.memory)
         .map_err(|error| error_chain(&error))?;
+    for warning in policy.warnings() {
+        tracing::warn!("{warning}");
+    }
     if let Some(path) = &arguments.save_registry {
         crate::registry::check_name(path).map_err(|error| error_chain(&error))?;
     }
@@ -353,11 +359,13 @@ fn prepare(arguments: &Arguments, record: Option<&Path>) -> Result<Prepared, Str
             timeout: arguments.timeout,
             trace,
             recorder,
+            save_registry: arguments.save_registry.clone(),
             registry,
             files: arguments.files.as_deref().map(FilesOption::parse),
             is_strict: arguments.strict,
             windows: arguments.windows,
             is_verifying: arguments.verify && !arguments.no_verify,
+            is_pnp_held: arguments.no_pnp_start,
         },
         server,
         interrupt,
@@ -379,12 +387,14 @@ fn start_failed(error: &StartError, output: &mut Output) -> ExitCode {
         | StartError::Files { .. }
         | StartError::NoFile(_)
         | StartError::NoDriver
+        | StartError::NoDeviceDriver(_)
         | StartError::Windows(_)
         | StartError::Ring0Unavailable => ExitCode::Usage,
         StartError::Create(_)
         | StartError::Ports(_)
         | StartError::Memory(_)
         | StartError::Registry(_)
+        | StartError::Device(_)
         | StartError::Thread(_) => ExitCode::CommandFailed,
     };
     output.error(code, &escape(&error_chain(error)))

@@ -332,3 +332,25 @@ fn a_guest_may_ask_for_anything() {
         Err(TOO_MANY_OPENED_FILES)
     );
 }
+
+#[test]
+fn a_doomed_file_is_nobodys_and_goes_with_its_last_handle() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a"), "x").unwrap();
+    let mut files = files(folder.path(), false);
+    let first = open(&mut files, "a", READ, OPEN, open_flag::DELETE_ON_CLOSE).unwrap();
+    let second = open(&mut files, "A", READ, OPEN, 0).unwrap();
+    let none = &mut Vec::new();
+    assert_eq!(call(&mut files, FileCall::Cleanup, first, 0, none)[0], 0);
+    assert_eq!(open(&mut files, "a", READ, OPEN, 0), Err(DELETE_PENDING));
+    assert_eq!(
+        call(&mut files, FileCall::Read, first, 0, &mut vec![0])[1],
+        1
+    );
+    assert_eq!(call(&mut files, FileCall::Cleanup, second, 0, none)[0], 0);
+    assert!(!folder.path().join("a").exists());
+    assert_eq!(call(&mut files, FileCall::Close, first, 0, none)[0], 0);
+    assert_eq!(call(&mut files, FileCall::Close, second, 0, none)[0], 0);
+    let again = call(&mut files, FileCall::Cleanup, second, 0, none)[0];
+    assert_eq!(again, u64::from(INVALID_HANDLE));
+}

@@ -137,6 +137,10 @@ pub trait Backend {
     fn file(&mut self, _arguments: [u64; 6], _buffer: &mut Vec<u8>) -> [u64; 4] {
         [STATUS_OBJECT_PATH_NOT_FOUND, 0, 0, 0]
     }
+    /// A driver has flushed a key: the registry's contents ([`crate::registry::save`] takes them); returns an NTSTATUS.
+    fn save_registry(&mut self, _contents: &[u8]) -> u64 {
+        0
+    }
     /// Take the trace ring's records.
     fn drain_trace(&mut self, guest: &GuestView<'_>);
 }

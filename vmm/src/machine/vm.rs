@@ -295,6 +295,7 @@ impl Vm {
             }
             Call::SetProcessIoAccessMap => backend.process_io_access_map(first, second),
             Call::File => page.results = self.file(backend, page.arguments),
+            Call::SaveRegistry => page.results[0] = self.save_registry(backend, first, second),
             Call::ArmTimer => self.watchdog.arm(self.until(first)),
         }
         self.view().write_shared(Shared::CALL_PAGE, &page)?;
@@ -320,6 +321,18 @@ impl Vm {
             return [STATUS_INVALID_PARAMETER, 0, 0, 0];
         }
         results
+    }
+
+    /// A copy of the registry's contents is handed on; returns an NTSTATUS.
+    fn save_registry(&self, backend: &mut dyn Backend, address: u64, bytes: u64) -> u64 {
+        if bytes > abi::doorbell::REGISTRY_MAX {
+            return STATUS_INVALID_PARAMETER;
+        }
+        let mut contents = vec![0; super::convert::to_usize(bytes)];
+        if self.view().read(address, &mut contents).is_err() {
+            return STATUS_INVALID_PARAMETER;
+        }
+        backend.save_registry(&contents)
     }
 
     /// Time from now to an interrupt time (100 ns units since boot).

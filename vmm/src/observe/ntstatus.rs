@@ -13,6 +13,11 @@ impl NtStatus {
     pub const SUCCESS: Self = Self(0);
     /// STATUS_INVALID_HANDLE.
     pub const INVALID_HANDLE: Self = Self(0xC000_0008);
+    /// STATUS_NO_SUCH_DEVICE.
+    pub const NO_SUCH_DEVICE: Self = Self(0xC000_000E);
+    /// STATUS_INVALID_DEVICE_STATE.
+    #[cfg(test)]
+    pub const INVALID_DEVICE_STATE: Self = Self(0xC000_0184);
     /// STATUS_OBJECT_NAME_NOT_FOUND.
     pub const OBJECT_NAME_NOT_FOUND: Self = Self(0xC000_0034);
     /// STATUS_PRIVILEGED_INSTRUCTION: what a process gets for a port access that its IOPM denies.
@@ -97,6 +102,7 @@ const TABLE: &[(u32, &str, &str)] = &[
     (0x8000_0005, "STATUS_BUFFER_OVERFLOW", "the output buffer holds only a part of the data"),
     (0x8000_0006, "STATUS_NO_MORE_FILES", "there are no more entries"),
     (0x8000_000D, "STATUS_PARTIAL_COPY", "only a part of the data was copied"),
+    (0x8000_000F, "STATUS_DEVICE_POWERED_OFF", "the device is in a low power state"),
     (0x8000_0011, "STATUS_DEVICE_BUSY", "the device is in use"),
     (0x8000_0014, "STATUS_EA_LIST_INCONSISTENT", "extended attributes are malformed"),
     (0x8000_001A, "STATUS_NO_MORE_ENTRIES", "there are no more entries"),
@@ -164,6 +170,7 @@ const TABLE: &[(u32, &str, &str)] = &[
     (0xC000_007C, "STATUS_NO_TOKEN", "the thread impersonates nobody"),
     (0xC000_007E, "STATUS_RANGE_NOT_LOCKED", "no lock covers exactly that range"),
     (0xC000_007F, "STATUS_DISK_FULL", "the volume is full"),
+    (0xC000_0088, "STATUS_NOT_MAPPED_DATA", "the view is not of a file"),
     (0xC000_008C, "STATUS_ARRAY_BOUNDS_EXCEEDED", "an array bound was exceeded"),
     (0xC000_0094, "STATUS_INTEGER_DIVIDE_BY_ZERO", "an integer was divided by zero"),
     (0xC000_0095, "STATUS_INTEGER_OVERFLOW", "an integer operation overflowed"),
@@ -205,10 +212,12 @@ const TABLE: &[(u32, &str, &str)] = &[
     (0xC000_0106, "STATUS_NAME_TOO_LONG", "the name is too long"),
     (0xC000_010A, "STATUS_PROCESS_IS_TERMINATING", "the process is ending"),
     (0xC000_010E, "STATUS_IMAGE_ALREADY_LOADED", "the driver is loaded already"),
+    (0xC000_011E, "STATUS_MAPPED_FILE_SIZE_ZERO", "the file is empty"),
     (0xC000_011F, "STATUS_TOO_MANY_OPENED_FILES", "too many files are open"),
     (0xC000_0120, "STATUS_CANCELLED", "the request was cancelled"),
     (0xC000_0121, "STATUS_CANNOT_DELETE", "the object cannot be deleted"),
     (0xC000_0128, "STATUS_FILE_CLOSED", "the handle was closed"),
+    (0xC000_012D, "STATUS_COMMITMENT_LIMIT", "there is no room for what is to be committed"),
     (0xC000_0139, "STATUS_ENTRYPOINT_NOT_FOUND", "the function does not exist"),
     (0xC000_0141, "STATUS_INVALID_ADDRESS", "the address is not valid"),
     (0xC000_0162, "STATUS_UNMAPPABLE_CHARACTER", "A character has no counterpart in the code page"),

@@ -131,17 +131,7 @@ impl Policy {
             Origin::IndexPair { index, .. } => self.index_pairs()[index].denied_read,
             _ => self.defaults().denied_read,
         } & width.mask();
-        if let Some(reason) = decision.reason {
-            let _ = writeln!(text, "  {}", reason.text());
-        }
-        let consequence = match (decision.action, is_write) {
-            (Action::Allowed, _) => return text,
-            (Action::Ignored, true) => "the write is dropped".to_owned(),
-            (Action::Ignored, false) => format!("the read returns {denied_read:#x}"),
-            (Action::Fault, _) => "the guest gets a general-protection fault (#GP)".to_owned(),
-            (Action::Stop, _) => "the guest is stopped".to_owned(),
-        };
-        let _ = writeln!(text, "  so {consequence}; it is counted and logged");
+        super::explain_registers::consequence(&mut text, &decision, is_write, denied_read.into());
         text
     }
 
@@ -191,6 +181,16 @@ impl Policy {
             rule.last,
             rule.backend.name()
         )
+    }
+
+    /// Whether a mapping is allowed, the line that says so (`None`: no rule does), and why it is denied.
+    #[must_use]
+    pub fn decide_memory(&self, request: &MemoryRequest) -> (bool, Option<usize>, Option<String>) {
+        let line = |index: &usize| self.memory_rules()[*index].line;
+        match MemorySpace::decide(self, request) {
+            Ok(rules) => (true, rules.first().map(line), None),
+            Err(denial) => (false, denial.rule.as_ref().map(line), Some(denial.reason)),
+        }
     }
 
     /// Says what happens when a driver maps `bytes` bytes of physical memory at `address`.

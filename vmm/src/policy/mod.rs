@@ -6,8 +6,10 @@
 //! The reference for owners is docs/policy.md.
 
 mod danger;
+pub mod device;
 mod diagnostic;
 mod explain;
+mod explain_registers;
 mod fields;
 pub(crate) mod gate;
 mod host;
@@ -23,6 +25,7 @@ mod values;
 use std::path::Path;
 
 pub use diagnostic::{Diagnostic, PolicyError, RelatedLine};
+pub use explain_registers::action_name;
 pub use host::HostFacts;
 pub use limiter::{LogLimiter, LogVerdict};
 pub use memory_space::{
@@ -66,6 +69,7 @@ pub struct Policy {
     msr_rules: Vec<MsrRule>,
     msr_segments: Segments,
     defaults: Defaults,
+    device: device::Device,
     warnings: Vec<Diagnostic>,
 }
 
@@ -84,6 +88,7 @@ impl Policy {
             msr_rules: Vec::new(),
             msr_segments: Segments::default(),
             defaults: Defaults::default(),
+            device: device::Device::default(),
             warnings: Vec::new(),
         }
     }
@@ -215,5 +220,7 @@ impl Policy {
     }
 }
 
+#[cfg(test)]
+mod rule_tests;
 #[cfg(test)]
 mod tests;

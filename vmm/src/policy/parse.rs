@@ -2,6 +2,7 @@
 
 pub(super) mod choices;
 mod common;
+pub(super) mod device;
 mod index_pair;
 mod memory;
 mod msr;
@@ -45,7 +46,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Policy, PolicyError> {
         text: text.to_owned(),
         ..Policy::deny_all()
     };
-    if let Some(table) = single_table(&mut context, &top, "default") {
+    if let Some(table) = single_table(&mut context, &top, "default", DEFAULT.title) {
         policy.defaults = parse_defaults(&mut context, &table);
     }
     let defaults = policy.defaults;
@@ -69,10 +70,13 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Policy, PolicyError> {
         let rule = msr::parse_msr(&mut context, &fields, &defaults);
         policy.msr_rules.extend(rule);
     }
+    policy.device = device::parse(&mut context, &top);
     overlap::between_rules(&policy, &context.source, &mut context.diagnostics);
     danger::refuse(&policy, &context.source, &mut context.diagnostics);
     if context.diagnostics.is_empty() {
         policy.warnings = overlap::warnings(&policy, &context.source);
+        let of_device = super::device::warnings(&policy, &context.source);
+        policy.warnings.extend(of_device);
         policy.memory_segments = Segments::new(
             policy
                 .memory_rules
@@ -106,11 +110,16 @@ fn key_of_a_rule(key: &str) -> Option<String> {
         })
 }
 
-fn single_table<'t>(context: &mut Context<'_>, top: &Fields<'t>, key: &str) -> Option<Fields<'t>> {
+fn single_table<'t>(
+    context: &mut Context<'_>,
+    top: &Fields<'t>,
+    key: &str,
+    title: &'static str,
+) -> Option<Fields<'t>> {
     let value = top.table.get(key)?;
     match value.get_ref() {
         DeValue::Table(table) => Some(Fields {
-            title: DEFAULT.title,
+            title,
             table,
             span: value.span(),
         }),

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::ports::{PortRequest, Width};
 
-fn ok(text: &str) -> Policy {
+pub(super) fn ok(text: &str) -> Policy {
     match Policy::from_str("p.toml", text) {
         Ok(policy) => policy,
         Err(error) => panic!("{error}"),
@@ -20,7 +20,7 @@ fn diagnostics(text: &str) -> Vec<Diagnostic> {
 
 /// The one mistake of a policy: line, column, and what message and remedy say.
 #[track_caller]
-fn rejects(text: &str, line: usize, column: usize, message: &str, allowed: &str) {
+pub(super) fn rejects(text: &str, line: usize, column: usize, message: &str, allowed: &str) {
     let found = diagnostics(text);
     assert_eq!(found.len(), 1, "{found:#?}");
     let diagnostic = &found[0];

@@ -249,6 +249,22 @@ pub enum Origin {
     PastLastPort,
 }
 
+impl Origin {
+    /// The line of the policy that decides.
+    #[must_use]
+    pub const fn line(self) -> Option<usize> {
+        match self {
+            Self::Rule { line, .. }
+            | Self::IndexPair { line, .. }
+            | Self::Pci { line, .. }
+            | Self::Msr { line, .. } => Some(line),
+            Self::ConfigMechanism | Self::AbsentFunction | Self::Default | Self::PastLastPort => {
+                None
+            }
+        }
+    }
+}
+
 /// What the machine has to do about an access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {

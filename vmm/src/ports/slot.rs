@@ -154,7 +154,7 @@ impl Slot {
                     .find(|width| {
                         *width <= self.width_max
                             && width.bytes() <= bytes - done
-                            && at % width.bytes() == 0
+                            && at.is_multiple_of(width.bytes())
                     })
                     .unwrap_or(Width::Byte)
             });

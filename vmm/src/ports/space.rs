@@ -2,6 +2,8 @@
 
 mod denial;
 #[cfg(test)]
+mod rule_tests;
+#[cfg(test)]
 mod tests;
 
 use std::fmt;
@@ -301,7 +303,7 @@ impl PortSpace {
                     let slot = &self.pairs[pair];
                     let written = index_written
                         .filter(|(written_pair, _)| *written_pair == pair)
-                        .map_or(slot.written(), |(_, index)| index);
+                        .map_or_else(|| slot.written(), |(_, index)| index);
                     let value = value.map(|value| value.to_le_bytes()[0]);
                     if let Err(reason) = decide_data(&slot.rule, written, value) {
                         let origin = Origin::IndexPair {
@@ -483,10 +485,12 @@ fn pieces(port: u16, bytes: u16) -> impl Iterator<Item = (u16, Width)> {
     std::iter::from_fn(move || {
         let left = bytes.checked_sub(done).filter(|left| *left > 0)?;
         let at = port + done;
-        let width = whole.unwrap_or(if left >= 2 && at % 2 == 0 {
-            Width::Word
-        } else {
-            Width::Byte
+        let width = whole.unwrap_or_else(|| {
+            if left >= 2 && at.is_multiple_of(2) {
+                Width::Word
+            } else {
+                Width::Byte
+            }
         });
         done += width.bytes();
         Some((at, width))

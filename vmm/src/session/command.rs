@@ -1,6 +1,7 @@
 //! The commands that drive a driver: `open`, `ioctl`, `outb` and the others. Parsed from arguments, scripts and
 //! sockets, so the text is hostile: lengths are bounded and nothing is guessed.
 
+use super::device::{PnpStep, PowerState};
 use super::driver::PortWidth;
 use crate::observe::hex;
 use std::fmt;
@@ -73,6 +74,22 @@ pub enum Action {
     },
     /// Counters.
     Stats,
+    /// Show the device tree.
+    Devices,
+    /// Do a step of plug and play.
+    Pnp {
+        /// Which.
+        step: PnpStep,
+        /// With which device: its instance path or driver; `None`: the only one.
+        device: Option<String>,
+    },
+    /// Send a power state.
+    Power {
+        /// Which.
+        state: PowerState,
+        /// To which device; `None`: the only one, or with a system state all.
+        device: Option<String>,
+    },
     /// Unload the driver.
     Unload,
     /// Show the commands.
@@ -147,9 +164,25 @@ impl fmt::Display for Action {
                 write!(f, "out{} {port:#x} {value:#x}", suffix(width))
             }
             Self::Stats => f.write_str("stats"),
+            Self::Devices => f.write_str("pnp list"),
+            Self::Pnp { step, device } => {
+                write!(f, "pnp {}", step.name())?;
+                write_device(f, device.as_deref())
+            }
+            Self::Power { state, device } => {
+                write!(f, "power {}", state.name())?;
+                write_device(f, device.as_deref())
+            }
             Self::Unload => f.write_str("unload"),
             Self::Help => f.write_str("help"),
         }
+    }
+}
+
+fn write_device(f: &mut fmt::Formatter<'_>, device: Option<&str>) -> fmt::Result {
+    match device {
+        Some(device) => write!(f, " {}", crate::observe::escape::Escaped(device)),
+        None => Ok(()),
     }
 }
 
@@ -166,6 +199,8 @@ impl Action {
             Self::PortIn { .. } => "in",
             Self::PortOut { .. } => "out",
             Self::Stats => "stats",
+            Self::Devices | Self::Pnp { .. } => "pnp",
+            Self::Power { .. } => "power",
             Self::Unload => "unload",
             Self::Help => "help",
         }
@@ -182,6 +217,10 @@ Commands:
   write DATA [at OFFSET]     write bytes
   inb|inw|ind PORT           read a port as the client process, under its I/O permission map
   outb|outw|outd PORT VALUE  write a port in the same way
+  pnp list                   show PnP devices: state, resources, interfaces (`open` takes their names)
+  pnp STEP [DEVICE]          start, stop, query-stop, cancel-stop, query-remove, cancel-remove, remove or
+                             surprise-remove; DEVICE is an instance path or a driver's name
+  power STATE [DEVICE]       D0 to D3 for a device, S0 to S5 for the system (all devices, if none is named)
   stats                      show counters
   unload                     unload the driver
   help                       show this

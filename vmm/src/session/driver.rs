@@ -1,6 +1,7 @@
 //! A running driver as a client sees it: the seam between what drives a driver (commands, sockets) and the
 //! machine that runs it.
 
+use super::device::{Device, PnpStep, PowerState};
 use crate::observe::crash::CrashReport;
 use crate::observe::ntstatus::NtStatus;
 use serde::Serialize;
@@ -172,10 +173,26 @@ pub trait RunningDriver: Send {
     /// # Errors
     /// The machine's end.
     fn stats(&mut self) -> Result<Stats, DriverError>;
+    /// The PnP devices that there are.
+    ///
+    /// # Errors
+    /// The machine's end.
+    fn devices(&mut self) -> Result<Vec<Device>, DriverError>;
+    /// Does a step of plug and play with the device of that number; what it came to, also a failure.
+    ///
+    /// # Errors
+    /// The machine's end.
+    fn pnp(&mut self, device: u64, step: PnpStep) -> Result<NtStatus, DriverError>;
+    /// Sends the stack of the device of that number a power state; what it came to, also a failure.
+    ///
+    /// # Errors
+    /// The machine's end.
+    fn power(&mut self, device: u64, state: PowerState) -> Result<NtStatus, DriverError>;
     /// Calls DriverUnload of each driver, the last started first; returns what they leaked (objects and pool blocks).
     ///
     /// # Errors
-    /// STATUS_INVALID_DEVICE_REQUEST when one has no DriverUnload, STATUS_PENDING when files are open (it is called when
+    /// STATUS_INVALID_DEVICE_REQUEST when one has no DriverUnload, what the driver answered when its device cannot be
+    /// removed, STATUS_PENDING when files are open (it is called when
     /// the last is closed), or the machine's end.
     fn unload(&mut self) -> Result<u64, DriverError>;
 }

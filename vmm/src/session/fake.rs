@@ -1,5 +1,6 @@
 //! A driver and a machine that exist only in memory, for unit tests of what drives them.
 
+use super::device::{Device, PnpStep, PowerState};
 use super::driver::{
     DriverError, Handle, IoResult, PortWidth, RunningDriver, RunningMachine, Stats,
 };
@@ -22,6 +23,7 @@ pub(crate) struct Fake {
     opened: u64,
     ports: HashMap<u16, u32>,
     live: Arc<AtomicU64>,
+    state: (&'static str, String),
 }
 
 impl Fake {
@@ -145,6 +147,34 @@ impl RunningDriver for Fake {
         })
     }
 
+    fn devices(&mut self) -> Result<Vec<Device>, DriverError> {
+        Ok(vec![Device {
+            number: 7,
+            instance: r"ROOT\FAKE\0000".into(),
+            service: "fake".into(),
+            state: self.state.0.into(),
+            power: Some(self.state.1.clone()),
+            ..Device::default()
+        }])
+    }
+
+    fn pnp(&mut self, device: u64, step: PnpStep) -> Result<NtStatus, DriverError> {
+        assert_eq!(device, 7);
+        let state = match (self.state.0, step) {
+            ("started", PnpStep::Stop) => "stopped",
+            ("stopped", PnpStep::Start) => "started",
+            _ => return Ok(NtStatus::INVALID_DEVICE_STATE),
+        };
+        self.state.0 = state;
+        Ok(NtStatus::SUCCESS)
+    }
+
+    fn power(&mut self, device: u64, state: PowerState) -> Result<NtStatus, DriverError> {
+        assert_eq!(device, 7);
+        self.state.1 = state.name();
+        Ok(NtStatus::SUCCESS)
+    }
+
     fn unload(&mut self) -> Result<u64, DriverError> {
         Ok(2)
     }
@@ -176,6 +206,7 @@ impl RunningMachine for FakeMachine {
             opened: 0,
             ports: HashMap::new(),
             live: Arc::clone(&self.live),
+            state: ("started", "D0".into()),
         }))
     }
 

@@ -165,6 +165,23 @@ fn resolve(
     None
 }
 
+/// Why an import from `dll` is not bound, and what can be done.
+fn unbound_reason(before: &[Placed<'_>], dll: &str) -> String {
+    if before.iter().any(|placed| placed.driver.is_called(dll)) {
+        return "is not exported by that driver".to_owned();
+    }
+    let is_kernel = kernel_shim::table::EXPORTS
+        .iter()
+        .any(|export| export.module.accepts(dll));
+    if is_kernel {
+        "is not implemented".to_owned()
+    } else {
+        format!(
+            "is missing, as {dll} is not here: name {dll} before this driver on the command line"
+        )
+    }
+}
+
 /// Places a driver and binds its imports. Those that nothing has are appended to `unbound`: DLL and name.
 pub(super) fn place<'a>(
     builder: &mut VmBuilder,
@@ -208,7 +225,8 @@ pub(super) fn place<'a>(
     }
     for (dll, name) in unbound.iter().skip(first_unbound) {
         let path = &driver.path;
-        tracing::warn!("{path}: {dll}!{name} is not implemented; a call stops the guest");
+        let why = unbound_reason(before, dll);
+        tracing::warn!("{path}: {dll}!{name} {why}; a call stops the guest");
     }
     builder.place_driver(slot, &mapped.memory, |page| {
         mapped

@@ -1,5 +1,7 @@
 //! Executes commands against a running driver and says what came of them.
 
+mod device;
+
 use super::command::{Action, Command, CommandError, HELP};
 use super::driver::{DriverError, Handle, IoResult, RunningDriver};
 use super::exit_code::ExitCode;
@@ -252,6 +254,13 @@ impl Interpreter {
                     fields: fields(json!({"stats": stats})),
                 })
             }
+            Action::Devices => device::list(&mut *self.driver),
+            Action::Pnp { step, device } => {
+                device::step(&mut *self.driver, *step, device.as_deref())
+            }
+            Action::Power { state, device } => {
+                device::power(&mut *self.driver, *state, device.as_deref())
+            }
             Action::Unload => {
                 let leaks = self.driver.unload()?;
                 let mut more = status_fields(NtStatus::SUCCESS);
@@ -409,6 +418,41 @@ mod tests {
         assert!(outcomes[2].is_success());
         assert_eq!(outcomes[3].exit, ExitCode::CommandFailed);
         assert_eq!(outcomes[3].text, "! inb 0x1: 0x00; it was expected to fail");
+    }
+
+    #[test]
+    fn devices_are_listed_stepped_and_powered() {
+        let outcomes = run(&[
+            "pnp list",
+            "pnp stop",
+            "pnp stop fake.sys",
+            "power D3",
+            "power S0",
+            "pnp start nobody",
+        ]);
+        assert!(
+            outcomes[0]
+                .text
+                .starts_with("pnp list: 1 device\n  ROOT\\FAKE\\0000 (driver fake): started, D0\n"),
+            "{}",
+            outcomes[0].text
+        );
+        assert_eq!(outcomes[0].object()["devices"][0]["service"], "fake");
+        assert_eq!(
+            outcomes[1].text,
+            r"pnp stop: STATUS_SUCCESS, ROOT\FAKE\0000 is stopped"
+        );
+        assert_eq!(outcomes[1].object()["state"], "stopped");
+        assert_eq!(outcomes[2].exit, ExitCode::CommandFailed);
+        assert_eq!(
+            outcomes[2].object()["status"],
+            "STATUS_INVALID_DEVICE_STATE"
+        );
+        assert_eq!(outcomes[3].object()["power"], "D3");
+        assert_eq!(outcomes[4].object()["power"], "S0");
+        assert!(outcomes[5].text.ends_with(
+            r"STATUS_NO_SUCH_DEVICE: no device is called nobody; there is ROOT\FAKE\0000"
+        ));
     }
 
     #[test]

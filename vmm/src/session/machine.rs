@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use abi::channel::Operation;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::device::{Device, PnpStep, PowerState};
 use super::driver::{
     DriverError, Handle, IoResult, PortWidth, RunningDriver, RunningMachine, Stats,
 };
@@ -29,7 +30,9 @@ const PROCESS_STEP: u32 = 8;
 const DESIRED_ACCESS: u64 = 0x0012_0089 | 0x0012_0116;
 
 /// The most bytes of registry contents that are taken from a guest.
-const REGISTRY_MAX: u64 = 1 << 20;
+const REGISTRY_MAX: u64 = abi::doorbell::REGISTRY_MAX;
+/// The most bytes of a device tree that are taken from a guest.
+const DEVICES_MAX: u64 = 1 << 20;
 /// STATUS_INSUFFICIENT_RESOURCES.
 const STATUS_INSUFFICIENT_RESOURCES: u32 = 0xC000_009A;
 
@@ -498,6 +501,34 @@ impl RunningDriver for Process {
         answer.recv().map_err(|_| self.link.fate.error())?
     }
 
+    fn devices(&mut self) -> Result<Vec<Device>, DriverError> {
+        let ask = self.call(Operation::ListDevices, [0; 6]);
+        let size = self.link.call_checked(ask)?.value;
+        if size == 0 {
+            return Ok(Vec::new());
+        }
+        // The guest's number.
+        if size > DEVICES_MAX {
+            return Err(DriverError::Status(NtStatus(STATUS_INSUFFICIENT_RESOURCES)));
+        }
+        let mut call = self.call(Operation::ListDevices, [0, size, 0, 0, 0, 0]);
+        call.output = Some((0, size));
+        super::device::parse_tree(&self.link.call_checked(call)?.output)
+    }
+
+    fn pnp(&mut self, device: u64, step: PnpStep) -> Result<NtStatus, DriverError> {
+        let arguments = [device, step.number(), 0, 0, 0, 0];
+        let done = self.link.call(self.call(Operation::Pnp, arguments))?;
+        Ok(NtStatus(done.status))
+    }
+
+    fn power(&mut self, device: u64, state: PowerState) -> Result<NtStatus, DriverError> {
+        let (kind, value) = state.numbers();
+        let arguments = [device, kind, value, 0, 0, 0];
+        let done = self.link.call(self.call(Operation::Power, arguments))?;
+        Ok(NtStatus(done.status))
+    }
+
     fn unload(&mut self) -> Result<u64, DriverError> {
         let drivers = {
             let mut drivers = self
@@ -510,10 +541,17 @@ impl RunningDriver for Process {
             std::mem::replace(&mut *drivers, first.into_iter().collect())
         };
         let (mut leaks, mut waits) = (0, false);
-        for driver in drivers.into_iter().rev() {
-            let arguments = [driver, 0, 0, 0, 0, 0];
+        for (index, driver) in drivers.iter().enumerate().rev() {
+            let arguments = [*driver, 0, 0, 0, 0, 0];
             let call = Call::new(Operation::UnloadDriver, self.id, arguments);
-            let done = self.link.call_checked(call)?;
+            let done = self.link.call(call)?;
+            // A device that cannot be removed: STATUS_DEVICE_BUSY is a warning.
+            if !NtStatus(done.status).is_success() {
+                // It and those below it may be unloaded later.
+                let left = drivers.get(..=index).unwrap_or_default();
+                lock(&self.link.drivers).clone_from(&left.to_vec());
+                return Err(DriverError::Status(NtStatus(done.status)));
+            }
             if done.status == STATUS_PENDING {
                 waits = true;
             } else {

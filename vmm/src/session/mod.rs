@@ -8,6 +8,7 @@
 //! | `channel`, `client_memory` | requests in shared memory, and their buffers |
 //! | `responder` | answers exits: policy, devices, trace |
 //! | `driver` | the seam to whoever drives a driver |
+//! | `device` | the device tree, plug and play, power |
 //! | `command` | the grammar of session commands |
 //! | `interpreter` | executes commands and says what came of them |
 //! | `server`, `protocol` | the control socket |
@@ -16,6 +17,7 @@
 mod channel;
 mod client_memory;
 pub mod command;
+pub mod device;
 pub mod driver;
 mod engine;
 pub mod exit_code;
@@ -25,6 +27,7 @@ mod image;
 pub mod interpreter;
 pub mod interrupt;
 mod machine;
+mod prepared_device;
 pub mod protocol;
 mod responder;
 pub mod server;

@@ -1,5 +1,7 @@
 //! Answers a guest's exits: policy and devices decide, the observer is told.
 
+use std::path::PathBuf;
+
 use abi::channel::State;
 use abi::layout::{PAGE_SIZE, Shared};
 use abi::trace::{TRACE_ENTRIES, TraceKind, TraceRecord, TraceRing};
@@ -14,6 +16,8 @@ use crate::policy::{MemoryDecision, MemoryRequest, MemorySpace};
 use crate::ports::iopm::Mirror;
 use crate::ports::{Action, PortOutcome, PortRequest, PortSpace, Width};
 
+const STATUS_SUCCESS: u64 = 0;
+const STATUS_REGISTRY_IO_FAILED: u64 = 0xC000_014D;
 /// STATUS_ACCESS_DENIED.
 const STATUS_ACCESS_DENIED: u32 = 0xC000_0022;
 
@@ -26,6 +30,8 @@ pub(super) struct Responder {
     pub(super) observer: Observer,
     /// The guest's files, if it has any.
     pub(super) files: Option<crate::files::Files>,
+    /// Where the registry is kept, if it is.
+    pub(super) registry: Option<PathBuf>,
     pub(super) exits: u64,
     /// Added to the host's time-stamp counter gives the guest's.
     pub(super) tsc_offset: u64,
@@ -42,6 +48,7 @@ impl Responder {
             mirror: Mirror::new(),
             observer,
             files: None,
+            registry: None,
             exits: 0,
             tsc_offset: 0,
             last_tsc: 0,
@@ -199,6 +206,20 @@ impl Backend for Responder {
             Some(files) => files.call(arguments, buffer),
             // Of these calls only "is there a directory" is made then, and this answers it.
             None => [0; 4],
+        }
+    }
+
+    fn save_registry(&mut self, contents: &[u8]) -> u64 {
+        self.exits += 1;
+        let Some(path) = &self.registry else {
+            return STATUS_SUCCESS;
+        };
+        match crate::registry::save(path, contents) {
+            Ok(()) => STATUS_SUCCESS,
+            Err(error) => {
+                tracing::error!("a flushed key is not saved: {}", crate::error_chain(&error));
+                STATUS_REGISTRY_IO_FAILED
+            }
         }
     }
 

@@ -17,6 +17,7 @@ use super::engine::{Engine, Fate, Identity, Message};
 use super::image::{DriverImage, Load, Placed, place, symbols};
 use super::interrupt::Interrupt;
 use super::machine::{Call, Link, Machine};
+use super::prepared_device::PreparedDevice;
 use super::responder::{Responder, window_offsets};
 use crate::files::{Files, FilesOption};
 use crate::loader::report::ImportStatus;
@@ -49,6 +50,8 @@ pub struct Launch {
     pub timeout: Duration,
     /// Where the trace goes, if one is wanted, and whether as JSON.
     pub trace: Option<(TraceOutput, bool)>,
+    /// Where the registry is written when a driver flushes a key; see [`Machine::save_registry_to`] for the end.
+    pub save_registry: Option<std::path::PathBuf>,
     /// Where accesses are recorded, if they are.
     pub recorder: Option<Recorder>,
     /// Registry contents to add before the driver starts, encoded ([`crate::registry::read`]).
@@ -61,6 +64,8 @@ pub struct Launch {
     pub windows: Option<Windows>,
     /// Verify drivers' use of the pool, as Driver Verifier's special pool does.
     pub is_verifying: bool,
+    /// PnP drivers get their device, but it is not started.
+    pub is_pnp_held: bool,
 }
 
 /// Why a driver does not run.
@@ -134,6 +139,10 @@ pub enum StartError {
     },
     /// the guest refuses the registry's contents: {0}
     Registry(NtStatus),
+    /// the policy's [device] is for the driver {0}, which is not started here
+    NoDeviceDriver(String),
+    /// the guest refuses the policy's [device]: {0}
+    Device(NtStatus),
     /// DriverEntry of {driver} failed: {status}
     DriverEntry {
         /// The driver's name.
@@ -204,6 +213,7 @@ pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Mach
             refuse_unbound(image, images.get(..index).unwrap_or_default())?;
         }
     }
+    let device = PreparedDevice::new(&launch, &images)?;
     let timeout = launch.timeout;
     let registry = launch.registry.clone();
     let fate = Arc::new(Fate::default());
@@ -251,7 +261,9 @@ pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Mach
         load_driver(&machine, Operation::OfferDriver, load, interrupt)?;
     }
     for load in loads.iter().filter(|load| load.is_started) {
+        device.prepare(&machine, &load.name, interrupt)?;
         load_driver(&machine, Operation::LoadDriver, load, interrupt)?;
+        device.check(&machine, &load.name, interrupt)?;
     }
     Ok(machine)
 }
@@ -375,7 +387,9 @@ fn prepare(
     if let Some(recorder) = launch.recorder {
         observer = observer.with_recorder(recorder);
     }
+    let registry = launch.save_registry;
     let mut responder = Responder::new(ports, memory, observer);
+    responder.registry = registry;
     responder.files = launch
         .files
         .as_ref()

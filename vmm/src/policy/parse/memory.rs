@@ -98,7 +98,7 @@ fn passthrough(
         Some(MemorySource::PciResource(_)) => 0,
         Some(MemorySource::DevMem) | None => range.first,
     });
-    if source_first % abi::layout::PAGE_SIZE != 0 {
+    if !source_first.is_multiple_of(abi::layout::PAGE_SIZE) {
         context.error(
             &fields.span_of("remap"),
             "memory is mapped in whole pages of 4096 bytes",

@@ -105,6 +105,10 @@ fn kind(kind: Kind) -> Value {
         Kind::Bytes => json!({
             "type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 255}
         }),
+        Kind::Texts(count, length) => json!({
+            "type": "array", "maxItems": count,
+            "items": {"type": "string", "minLength": 1, "maxLength": length}
+        }),
         Kind::Table(inner) => table(inner),
         Kind::Tables(inner) => json!({"type": "array", "items": table(inner)}),
     }

@@ -3,9 +3,12 @@
 
 mod json;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 pub(super) use tables::{
-    DEFAULT, INDEX_PAIR, INDEX_REGISTER, MEMORY, MSR, PCI, PCI_REGISTER, PORT, TOP,
+    DEFAULT, DEVICE, INDEX_PAIR, INDEX_REGISTER, MEMORY, MSR, PCI, PCI_REGISTER, PORT, RESOURCE,
+    TOP,
 };
 
 /// What a key's value may be.
@@ -31,6 +34,8 @@ pub(super) enum Kind {
     ByteOrBytes,
     /// A list of bytes.
     Bytes,
+    /// A list of at most .0 texts, each of at most .1 characters.
+    Texts(usize, usize),
     /// A table.
     Table(&'static Table),
     /// A list of tables.
@@ -114,6 +119,8 @@ pub(super) fn all_keys() -> Vec<&'static str> {
         &PCI,
         &PCI_REGISTER,
         &MSR,
+        &DEVICE,
+        &RESOURCE,
     ]
     .iter()
     .flat_map(|table| table.names())

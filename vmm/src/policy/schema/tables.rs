@@ -5,6 +5,7 @@ use crate::policy::parse::choices::{
     ACCESS, CACHE, INDEX_PAIR_BACKENDS, MEMORY_BACKENDS, MEMORY_ON_DENY, MSR_BACKENDS, ON_DENY,
     ON_RATE, PCI_BACKENDS, PORT_BACKENDS,
 };
+use crate::policy::parse::device::{CHANNEL_MAX, ID_MAX, IDS_MAX, KINDS, LINE_MAX, MODES, SHARES};
 use crate::policy::{ADDRESS_MAX, LOG_RATE_MAX, RATE_MAX};
 
 const U32: u64 = 0xFFFF_FFFF;
@@ -115,6 +116,12 @@ pub(in crate::policy) static TOP: Table = Table {
             "PCI functions' configuration space",
         ),
         key("msr", Kind::Tables(&MSR), "model-specific registers"),
+        key("device", Kind::Table(&DEVICE), "the PnP driver's device"),
+        key(
+            "resource",
+            Kind::Tables(&RESOURCE),
+            "resources that the PnP driver is told of; they allow nothing",
+        ),
     ],
 };
 
@@ -423,5 +430,57 @@ pub(in crate::policy) static MSR: Table = Table {
         NAME,
         COMMENT,
         I_KNOW,
+    ],
+};
+
+/// `[device]`
+pub(in crate::policy) static DEVICE: Table = Table {
+    title: "[device]",
+    keys: &[
+        key("driver", Kind::Text(1, ID_MAX), "whose device it is"),
+        key(
+            "instance-id",
+            Kind::Form(r"^[^ ,\\/#]{1,199}$"),
+            "the last part of the instance path",
+        ),
+        key("description", Kind::Text(1, ID_MAX), "what it is called"),
+        key("hardware-ids", Kind::Texts(IDS_MAX, ID_MAX), "hardware ids"),
+        key(
+            "compatible-ids",
+            Kind::Texts(IDS_MAX, ID_MAX),
+            "compatible ids",
+        ),
+        COMMENT,
+    ],
+};
+
+/// `[[resource]]`
+pub(in crate::policy) static RESOURCE: Table = Table {
+    title: "[[resource]]",
+    keys: &[
+        required("type", Kind::Choice(&words(KINDS)), "what it is"),
+        key(
+            "range",
+            Kind::Range(ADDRESS_MAX),
+            "ports or physical addresses",
+        ),
+        key("line", Kind::Number(0, LINE_MAX as u64), "interrupt line"),
+        key(
+            "mode",
+            Kind::Choice(&words(MODES)),
+            "how the interrupt is triggered",
+        ),
+        key(
+            "channel",
+            Kind::Number(0, CHANNEL_MAX as u64),
+            "DMA channel",
+        ),
+        key(
+            "share",
+            Kind::Choice(&words(SHARES)),
+            "who may use it besides the device",
+        ),
+        NAME,
+        COMMENT,
     ],
 };

@@ -1,5 +1,6 @@
 //! From a line to a [`Command`].
 
+use super::super::device::{PnpStep, PowerState};
 use super::super::driver::PortWidth;
 use super::data;
 use super::{Action, Command, CommandError, LINE_MAX, TRANSFER_MAX};
@@ -36,7 +37,7 @@ pub(super) fn command(line: &str) -> Result<Command, CommandError> {
         cursor.at += 1;
     }
     let name = cursor.word(
-        "a command: open, close, ioctl, read, write, in[bwd], out[bwd], stats, unload or help",
+        "a command: open, close, ioctl, read, write, in[bwd], out[bwd], pnp, power, stats, unload or help",
     )?;
     let action = action(&mut cursor, name)?;
     if let Some(extra) = cursor.next_word() {
@@ -80,6 +81,8 @@ fn action(cursor: &mut Cursor<'_>, name: Word<'_>) -> Result<Action, CommandErro
                 value: u32::try_from(value).unwrap_or(u32::MAX),
             }
         }
+        "pnp" => pnp(cursor)?,
+        "power" => power(cursor)?,
         "stats" => Action::Stats,
         "unload" => Action::Unload,
         "help" => Action::Help,
@@ -87,10 +90,45 @@ fn action(cursor: &mut Cursor<'_>, name: Word<'_>) -> Result<Action, CommandErro
             return Err(cursor.error(
                 name.at,
                 &quoted(other),
-                "a command: open, close, ioctl, read, write, inb, inw, ind, outb, outw, outd, stats, unload or help",
+                "a command: open, close, ioctl, read, write, inb, inw, ind, outb, outw, outd, pnp, power, stats, unload or help",
             ));
         }
     })
+}
+
+fn pnp(cursor: &mut Cursor<'_>) -> Result<Action, CommandError> {
+    let expected = "list, or a step: start, stop, query-stop, cancel-stop, query-remove, cancel-remove, remove, surprise-remove";
+    let word = cursor.word(expected)?;
+    if word.text == "list" {
+        return Ok(Action::Devices);
+    }
+    let step = PnpStep::ALL
+        .into_iter()
+        .find(|step| step.name() == word.text)
+        .ok_or_else(|| cursor.error(word.at, &quoted(word.text), expected))?;
+    let device = device(cursor)?;
+    Ok(Action::Pnp { step, device })
+}
+
+fn power(cursor: &mut Cursor<'_>) -> Result<Action, CommandError> {
+    let expected = "a power state, D0 to D3 or S0 to S5";
+    let word = cursor.word(expected)?;
+    let state = PowerState::from_name(word.text)
+        .ok_or_else(|| cursor.error(word.at, &quoted(word.text), expected))?;
+    let device = device(cursor)?;
+    Ok(Action::Power { state, device })
+}
+
+/// A device's name, if there is one.
+fn device(cursor: &mut Cursor<'_>) -> Result<Option<String>, CommandError> {
+    if cursor.is_at_end() {
+        return Ok(None);
+    }
+    path_like(
+        cursor,
+        r"a device's instance path, such as ROOT\NAME\0000, or its driver's name",
+    )
+    .map(Some)
 }
 
 fn width(name: &str) -> PortWidth {
@@ -102,7 +140,13 @@ fn width(name: &str) -> PortWidth {
 }
 
 fn path(cursor: &mut Cursor<'_>) -> Result<String, CommandError> {
-    let expected = r"a device path such as \\.\giveio or \Device\giveio";
+    path_like(
+        cursor,
+        r"a device path such as \\.\giveio or \Device\giveio",
+    )
+}
+
+fn path_like(cursor: &mut Cursor<'_>, expected: &str) -> Result<String, CommandError> {
     cursor.skip_space();
     let start = cursor.at;
     // A path in quotes may hold spaces. Backslashes are never escapes in a path.

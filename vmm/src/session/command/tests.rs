@@ -75,6 +75,33 @@ fn ports_read_and_write() {
 }
 
 #[test]
+fn devices_are_stepped_and_powered() {
+    assert_eq!(action("pnp list"), Action::Devices);
+    let step = |step, device: Option<&str>| Action::Pnp {
+        step,
+        device: device.map(str::to_owned),
+    };
+    assert_eq!(action("pnp stop"), step(PnpStep::Stop, None));
+    for one in PnpStep::ALL {
+        let line = format!(r"pnp {} ROOT\A\0000", one.name());
+        assert_eq!(action(&line), step(one, Some(r"ROOT\A\0000")));
+        assert_eq!(action(&line).to_string(), line);
+    }
+    assert_eq!(
+        action(r#"power D3 "my driver""#),
+        Action::Power {
+            state: PowerState::Device(3),
+            device: Some("my driver".into())
+        }
+    );
+    assert_eq!(action("power s0").to_string(), "power S0");
+    assert!(error("pnp").starts_with("column 4: nothing; expected list, or a step"));
+    assert!(error("pnp list all").starts_with("column 10: `all`; expected the end"));
+    assert!(error("power S6").starts_with("column 7: `S6`; expected a power state"));
+    assert!(error("pnp stop a b").starts_with("column 12: `b`; expected the end"));
+}
+
+#[test]
 fn exclamation_mark_expects_failure() {
     assert!("! inb 1".parse::<Command>().unwrap().is_failure_expected);
     assert!("!inb 1".parse::<Command>().unwrap().is_failure_expected);

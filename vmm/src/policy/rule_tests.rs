@@ -1,0 +1,204 @@
+//! Dangers, overlaps and what new tables check.
+
+use super::tests::{ok, rejects};
+use super::*;
+
+fn passthrough(range: &str, access: &str) -> String {
+    format!("[[port]]\nrange = \"{range}\"\naccess = \"{access}\"\nbackend = \"passthrough\"\n")
+}
+
+#[test]
+fn dangerous_ports_are_refused_with_the_reason_unless_it_is_said() {
+    for (range, access, why) in [
+        ("0x20", "r", "interrupt controller"),
+        ("0x40-0x42", "rw", "timer"),
+        ("0x64", "w", "resets the machine"),
+        ("0x70-0x71", "rw", "CMOS"),
+        ("0xcf8-0xcff", "rw", "PCI configuration"),
+        ("0x3c0", "rw", "VGA"),
+    ] {
+        let text = passthrough(range, access);
+        rejects(&text, 1, 1, why, "i-know-what-this-does");
+        ok(&(text + "i-know-what-this-does = true\n"));
+    }
+    ok(&passthrough("0x61", "r"));
+    ok(&passthrough("0x80", "rw"));
+    // What counts is the machine's port.
+    rejects(
+        &(passthrough("0x378-0x37a", "rw") + "remap = 0x40\n"),
+        1,
+        1,
+        "0x40-0x42",
+        "",
+    );
+    ok(&(passthrough("0x40-0x42", "rw") + "remap = 0xe050\n"));
+}
+
+#[test]
+fn dangerous_memory_msrs_and_registers_are_refused() {
+    let memory = "[[memory]]\nrange = \"0xd0000-0xd0fff\"\naccess = \"rw\"\nbackend = \"passthrough\"\nsource = \"dev-mem\"\n";
+    ok(memory);
+    rejects(&format!("{memory}remap = 0xb8000\n"), 1, 1, "VGA", "");
+    rejects(
+        "[[msr]]\nregister = 0x1b\naccess = \"rw\"\nbackend = \"passthrough\"\n",
+        1,
+        1,
+        "0x1b is too dangerous",
+        "",
+    );
+    rejects(
+        "[[pci]]\ndevice = \"8086:100e\"\nbackend = \"passthrough\"\n[[pci.register]]\nrange = 4\naccess = \"rw\"\n",
+        4,
+        1,
+        "bus mastering",
+        "",
+    );
+    rejects(
+        "[[index-pair]]\nindex = 0x70\ndata = 0x71\nbackend = \"passthrough\"\n\
+         [[index-pair.register]]\nrange = 0x10\naccess = \"rw\"\n",
+        5,
+        1,
+        "firmware's settings",
+        "",
+    );
+}
+
+#[test]
+fn what_the_machine_uses_itself_is_refused_on_it() {
+    let policy = ok(&(passthrough("0x3f8-0x3ff", "rw")
+        + "[[memory]]\nrange = \"0x100000-0x100fff\"\naccess = \"r\"\nbackend = \"passthrough\"\nsource = \"dev-mem\"\n"));
+    policy.check_host(&HostFacts::default()).unwrap();
+    let facts = HostFacts {
+        system_ram: vec![(0x10_0000, 0x1FF_FFFF)],
+        ports: vec![(0x3F8, 0x3FF, "ttyS0, the machine's console".to_owned())],
+    };
+    let PolicyError::Invalid(found) = policy.check_host(&facts).unwrap_err() else {
+        panic!("readable");
+    };
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(found[0].message.contains("ttyS0"));
+    assert!(found[1].message.contains("own RAM"));
+}
+
+#[test]
+fn overlaps_show_both_lines() {
+    let text = "[[index-pair]]\nindex = 0x70\ndata = 0x71\nbackend = \"ram\"\n[[port]]\nrange = 0x71\nbackend = \"deny\"\n";
+    rejects(
+        text,
+        5,
+        1,
+        "the rule of line 1 both cover port 0x71-0x71",
+        "",
+    );
+    let shown = Policy::from_str("p.toml", text).unwrap_err().to_string();
+    assert!(shown.contains("\n 1 | [[index-pair]]"), "{shown}");
+    rejects(
+        &(passthrough("0x378", "rw") + "remap = 0xe050\n" + &passthrough("0xe050", "r")),
+        6,
+        1,
+        "both reach the machine's port 0xe050",
+        "",
+    );
+    rejects(
+        "[[pci]]\ndevice = \"8086:100e\"\nbackend = \"deny\"\n[[pci]]\ndevice = \"8086:100E\"\nbackend = \"deny\"\n",
+        4,
+        1,
+        "both about 8086:100e",
+        "",
+    );
+    rejects(
+        "[[msr]]\nregister = 1\nbackend = \"deny\"\n[[msr]]\nrange = \"0-5\"\naccess = \"r\"\nbackend = \"value\"\nvalue = 0\n",
+        4,
+        1,
+        "both cover MSR 0x1-0x1",
+        "",
+    );
+}
+
+#[test]
+fn rules_without_effect_are_warned_of() {
+    let policy = ok(&(passthrough("0x300-0x30f", "rw") + &passthrough("0x304", "rw")));
+    let [warning] = policy.warnings() else {
+        panic!("{:?}", policy.warnings());
+    };
+    assert_eq!(
+        (warning.line, warning.related.as_ref().unwrap().line),
+        (5, 1)
+    );
+    let policy = ok(
+        "[[pci]]\ndevice = \"8086:100e\"\nbackend = \"deny\"\n[[port]]\nrange = 0xcf9\nbackend = \"deny\"\n",
+    );
+    assert!(
+        policy.warnings()[0]
+            .message
+            .contains("no port access meets")
+    );
+}
+
+#[test]
+fn keys_that_need_others_say_so() {
+    let ram = "[[port]]\nrange = 1\nbackend = \"ram\"\naccess = ";
+    rejects(
+        &format!("{ram}\"rw\"\nburst = 2\n"),
+        5,
+        9,
+        "without `rate`",
+        "",
+    );
+    rejects(
+        &format!("{ram}\"rw\"\nwrite-fixed = 2\n"),
+        5,
+        15,
+        "without `write-mask`",
+        "",
+    );
+    rejects(
+        &format!("{ram}\"r\"\nvalues = [2]\n"),
+        5,
+        10,
+        "has no effect",
+        "",
+    );
+    rejects(
+        &(passthrough("0x378-0x37a", "rw") + "remap = 0xffff\n"),
+        5,
+        9,
+        "would end at port 0x10001",
+        "",
+    );
+    rejects(
+        "[[pci]]\ndevice = \"8086:100e\"\nbackend = \"deny\"\n[[pci.register]]\nrange = \"4-5\"\naccess = \"r\"\nread-mask = 0x10000\n",
+        7,
+        13,
+        "does not fit",
+        "",
+    );
+}
+
+#[test]
+fn explanations_name_rule_and_reason() {
+    let policy = ok(
+        "[[msr]]\nregister = 0x1b\naccess = \"r\"\nbackend = \"value\"\nvalue = 1\n[[pci]]\nbdf = \"00:03.0\"\nbackend = \"deny\"\n",
+    );
+    let denied = policy.explain_msr(0x1B, Some(1));
+    assert!(
+        denied.contains("p.toml:1") && denied.contains("#GP"),
+        "{denied}"
+    );
+    assert!(policy.explain_msr(0x1C, None).contains("no rule names it"));
+    let target = PciTarget {
+        address: PciAddress::parse("0000:00:03.0"),
+        id: None,
+    };
+    let request = crate::pci::PciRequest {
+        address: target.address.unwrap(),
+        register: 0,
+        width: crate::ports::Width::Word,
+        write: None,
+    };
+    let denied = policy.explain_pci(&target, &request);
+    assert!(
+        denied.contains("p.toml:6") && denied.contains("returns 0xffffffff"),
+        "{denied}"
+    );
+}
