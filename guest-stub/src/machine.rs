@@ -170,6 +170,10 @@ impl Platform for Machine {
         user::kernel_port(access)
     }
 
+    fn kernel_port_string(&self, port: u16, width: u8, buffer: u64, count: u32, is_write: bool) {
+        user::kernel_port_string(port, width, buffer, count, is_write);
+    }
+
     fn set_process_iopm(&self, map: Option<&[u8; 8192]>) {
         let Some(map) = map else {
             PROCESS_MAP.store(tss::NO_IOPM, Ordering::Relaxed);

@@ -189,3 +189,25 @@ pub(crate) fn kernel_port(access: PortAccess) -> u32 {
         }
     }
 }
+
+/// Executes `rep ins` or `rep outs` at the shim's own privilege level.
+pub(crate) fn kernel_port_string(port: u16, width: u8, buffer: u64, count: u32, is_write: bool) {
+    /// RDI, RSI and RCX move; the direction flag is clear, as the ABI has it.
+    macro_rules! string {
+        ($instruction:literal, $index:tt) => {
+            // SAFETY: a port access of the guest, which exits to the VMM; the memory is the driver's buffer, and a fault
+            // there is the driver's, as with any other access to what a driver passes.
+            unsafe {
+                asm!($instruction, in("dx") port, inout("rcx") u64::from(count) => _, inout($index) buffer => _, options(nostack, preserves_flags));
+            }
+        };
+    }
+    match (is_write, width) {
+        (false, 1) => string!("rep insb", "rdi"),
+        (false, 2) => string!("rep insw", "rdi"),
+        (false, _) => string!("rep insd", "rdi"),
+        (true, 1) => string!("rep outsb", "rsi"),
+        (true, 2) => string!("rep outsw", "rsi"),
+        (true, _) => string!("rep outsd", "rsi"),
+    }
+}

@@ -74,6 +74,9 @@ pub trait Platform: Sync {
     fn user_port(&self, access: PortAccess) -> Result<u32, PortDenied>;
     /// Executes `in`/`out` as the kernel; never denied inside the guest. A read's value, 0 for a write.
     fn kernel_port(&self, access: PortAccess) -> u32;
+    /// Executes `rep ins` or, for `is_write`, `rep outs` as the kernel: `count` accesses of `width` bytes to one port, with
+    /// memory at `buffer`.
+    fn kernel_port_string(&self, port: u16, width: u8, buffer: u64, count: u32, is_write: bool);
     /// Loads the bitmap that is in force while the ring-3 stub runs; `None` denies every port.
     fn set_process_iopm(&self, map: Option<&[u8; 8192]>);
     /// Puts the page of RAM at guest-physical `physical` at `address`, an absent page of the special pool. False: that

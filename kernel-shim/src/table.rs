@@ -199,6 +199,7 @@ modules! {
     fsrtl_notify => crate::fsrtl::notify::api_table;
     cc => crate::cc::api::api_table;
     hal_bus => crate::hal::bus::api_table;
+    hal_bus_data => crate::hal::bus_data::api_table;
     hal_dma => crate::hal::dma::api::api_table;
     hal_port => crate::hal::port::api_table;
     hal_register => crate::hal::register::api_table;

@@ -5,7 +5,7 @@
 )]
 
 use std::alloc::{Layout, alloc_zeroed};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -36,6 +36,8 @@ pub(crate) struct Fake {
     pub(crate) calls: Mutex<Vec<(Call, [u64; 6])>>,
     /// Accesses by the kernel; a read answers with the port's number.
     pub(crate) ports: Mutex<Vec<PortAccess>>,
+    /// A PCI bus: what port 0xCF8 was written last, and registers by that.
+    pub(crate) pci: Mutex<Option<(u32, BTreeMap<u32, u32>)>>,
     pub(crate) iopm: Mutex<Option<Box<[u8; 8192]>>>,
     pub(crate) iopm_loads: AtomicU64,
 }
@@ -118,10 +120,29 @@ impl Platform for Fake {
 
     fn kernel_port(&self, access: PortAccess) -> u32 {
         lock(&self.ports).push(access);
+        if let (0xCF8..=0xCFF, Some((address, registers))) = (access.port, lock(&self.pci).as_mut())
+        {
+            return pci_port(address, registers, access);
+        }
         if access.write.is_some() {
             0
         } else {
             u32::from(access.port)
+        }
+    }
+
+    fn kernel_port_string(&self, port: u16, width: u8, buffer: u64, count: u32, is_write: bool) {
+        for index in 0..u64::from(count) {
+            let at = Ptr::<u8>::new(buffer + index * u64::from(width));
+            let mut bytes = [0; 4];
+            let write = is_write.then(|| {
+                bytes[..width.into()].copy_from_slice(&at.read_slice(width.into()));
+                u32::from_le_bytes(bytes)
+            });
+            let value = self.kernel_port(PortAccess { port, width, write });
+            if !is_write {
+                at.write_bytes(&value.to_le_bytes()[..width.into()]);
+            }
         }
     }
 
@@ -144,6 +165,21 @@ impl Platform for Fake {
     fn halt(&self) -> ! {
         resume_unwind(Box::new(Halted))
     }
+}
+
+/// Mechanism #1: registers that are not there read as ones.
+fn pci_port(address: &mut u32, registers: &mut BTreeMap<u32, u32>, access: PortAccess) -> u32 {
+    if access.port < 0xCFC {
+        *address = access.write.unwrap_or(*address);
+        return *address;
+    }
+    let shift = 8 * u32::from(access.port - 0xCFC);
+    let old = registers.get(address).copied().unwrap_or(u32::MAX);
+    let mask = u32::MAX >> (32 - 8 * u32::from(access.width));
+    if let (Some(value), Some(register)) = (access.write, registers.get_mut(address)) {
+        *register = (old & !(mask << shift)) | (value & mask) << shift;
+    }
+    (old >> shift) & mask
 }
 
 /// As guest-stub's switch, without 32-bit calls.
@@ -225,6 +261,7 @@ fn fake() -> &'static Fake {
             base: (memory.expose_provenance() as u64).next_multiple_of(0x1000),
             calls: Mutex::default(),
             ports: Mutex::default(),
+            pci: Mutex::default(),
             iopm: Mutex::default(),
             iopm_loads: AtomicU64::new(0),
         }
@@ -258,6 +295,7 @@ fn boot(verify: u32) -> Machine {
     NOW.store(1000, Ordering::Relaxed);
     lock(&fake.calls).clear();
     lock(&fake.ports).clear();
+    *lock(&fake.pci) = None;
     let region = |virtual_address, physical_address, bytes, kind: RegionKind| Region {
         virtual_address,
         physical_address,

@@ -1,4 +1,4 @@
-//! Buses: translation of bus addresses, configuration data.
+//! Buses: translation of bus addresses.
 //!
 //! The guest's machine is a PC with one of each bus; addresses are the same on all of them.
 
@@ -21,11 +21,6 @@ const PORTS: u32 = 1;
 /// Port addresses end here.
 const PORTS_END: u64 = 0x1_0000;
 
-/// BUS_DATA_TYPE: PCIConfiguration.
-const PCI_CONFIGURATION: u32 = 4;
-/// PCI_INVALID_VENDOR_ID: what a slot without a device reads as.
-const INVALID_VENDOR: [u8; 2] = [0xFF; 2];
-
 /// Where a bus address is for the processor; `None` if there is no such bus, address space or port.
 fn translate(interface_type: u32, bus_number: u32, address: u64, space: u32) -> Option<u64> {
     let is_known = matches!(interface_type, INTERNAL | ISA | EISA | PCI_BUS) && bus_number == 0;
@@ -35,15 +30,6 @@ fn translate(interface_type: u32, bus_number: u32, address: u64, space: u32) -> 
         _ => false,
     };
     (is_known && is_there).then_some(address)
-}
-
-/// Writes what a slot without a device reads as; how many bytes that is.
-fn no_device(bus_data_type: u32, buffer: Ptr<u8>, length: u32) -> u32 {
-    if bus_data_type != PCI_CONFIGURATION || length < 2 {
-        return 0;
-    }
-    buffer.write_bytes(&INVALID_VENDOR);
-    2
 }
 
 nt_api! { module = hal_bus;
@@ -61,41 +47,6 @@ nt_api! { module = hal_bus;
             }
             None => false,
         }
-    }
-
-    /// Reads configuration data. There is no device on any bus: 2 bytes of PCI_INVALID_VENDOR_ID for a PCI slot, 0 for
-    /// any other bus.
-    hal both stdcall irql(ANY_LEVEL) partial("a policy cannot show PCI devices yet")
-    fn HalGetBusData(
-        bus_data_type: ULong, bus_number: ULong, slot_number: ULong, buffer: Ptr<u8>, length: ULong,
-    ) -> ULong {
-        no_device(bus_data_type, buffer, length)
-    }
-
-    /// Reads configuration data from an offset. There is no device on any bus: 2 bytes of PCI_INVALID_VENDOR_ID for
-    /// offset 0 of a PCI slot, 0 for anything else.
-    hal both stdcall irql(ANY_LEVEL) partial("a policy cannot show PCI devices yet")
-    fn HalGetBusDataByOffset(
-        bus_data_type: ULong, bus_number: ULong, slot_number: ULong, buffer: Ptr<u8>, offset: ULong, length: ULong,
-    ) -> ULong {
-        if offset == 0 { no_device(bus_data_type, buffer, length) } else { 0 }
-    }
-
-    /// Writes configuration data: 0 bytes, there is no device.
-    hal both stdcall irql(ANY_LEVEL) partial("a policy cannot show PCI devices yet")
-    fn HalSetBusData(
-        bus_data_type: ULong, bus_number: ULong, slot_number: ULong, buffer: Ptr<u8>, length: ULong,
-    ) -> ULong {
-        0
-    }
-
-    /// Writes configuration data to an offset: 0 bytes, there is no device.
-    hal both stdcall irql(ANY_LEVEL) partial("a policy cannot show PCI devices yet")
-    fn HalSetBusDataByOffset(
-        bus_data_type: ULong, bus_number: ULong, slot_number: ULong, buffer: Ptr<u8>, offset: ULong,
-        length: ULong,
-    ) -> ULong {
-        0
     }
 }
 
@@ -130,15 +81,5 @@ mod tests {
         assert_eq!(ask(u32::MAX, 0, 0x378, MEMORY), None);
         assert_eq!(ask(ISA, 0, 0x1_0000, PORTS), None);
         assert_eq!(ask(ISA, 0, 0x378, 2), None);
-    }
-
-    #[test]
-    fn an_empty_slot_reads_as_no_vendor() {
-        let mut buffer = [0_u8; 4];
-        let at = Ptr::of(&mut buffer[0]);
-        assert_eq!(HalGetBusData(PCI_CONFIGURATION, 0, 3, at, 4), 2);
-        assert_eq!(buffer, [0xFF, 0xFF, 0, 0]);
-        assert_eq!(HalGetBusData(0, 0, 0, at, 4), 0);
-        assert_eq!(HalGetBusDataByOffset(PCI_CONFIGURATION, 0, 3, at, 4, 4), 0);
     }
 }

@@ -30,6 +30,13 @@ fn write(port: u16, width: u8, value: u32) {
     });
 }
 
+/// One string instruction: as few exits as the machine makes of it, and the policy decides about each element in order.
+fn string(port: u16, width: u8, buffer: u64, count: u32, is_write: bool) {
+    if count > 0 {
+        platform().kernel_port_string(port, width, buffer, count, is_write);
+    }
+}
+
 nt_api! { module = hal_port;
     /// Reads a byte from a port.
     hal both stdcall irql(ANY_LEVEL) implemented
@@ -46,17 +53,13 @@ nt_api! { module = hal_port;
     /// Reads `count` times from one port into a buffer.
     hal both stdcall irql(ANY_LEVEL) implemented
     fn READ_PORT_BUFFER_UCHAR(port_address: Ptr<u8>, buffer: Ptr<u8>, count: ULong) {
-        for at in 0..i64::from(count) {
-            buffer.offset(at).write(READ_PORT_UCHAR(port_address));
-        }
+        string(port(port_address), 1, buffer.addr(), count, false);
     }
 
     /// Writes a buffer to one port, `count` times.
     hal both stdcall irql(ANY_LEVEL) implemented
     fn WRITE_PORT_BUFFER_UCHAR(port_address: Ptr<u8>, buffer: Ptr<u8>, count: ULong) {
-        for at in 0..i64::from(count) {
-            WRITE_PORT_UCHAR(port_address, buffer.offset(at).read());
-        }
+        string(port(port_address), 1, buffer.addr(), count, true);
     }
 
     /// Reads 2 bytes from a port.
@@ -74,17 +77,13 @@ nt_api! { module = hal_port;
     /// Reads `count` times from one port into a buffer.
     hal both stdcall irql(ANY_LEVEL) implemented
     fn READ_PORT_BUFFER_USHORT(port_address: Ptr<u16>, buffer: Ptr<u16>, count: ULong) {
-        for at in 0..i64::from(count) {
-            buffer.offset(at).write(READ_PORT_USHORT(port_address));
-        }
+        string(port(port_address), 2, buffer.addr(), count, false);
     }
 
     /// Writes a buffer to one port, `count` times.
     hal both stdcall irql(ANY_LEVEL) implemented
     fn WRITE_PORT_BUFFER_USHORT(port_address: Ptr<u16>, buffer: Ptr<u16>, count: ULong) {
-        for at in 0..i64::from(count) {
-            WRITE_PORT_USHORT(port_address, buffer.offset(at).read());
-        }
+        string(port(port_address), 2, buffer.addr(), count, true);
     }
 
     /// Reads 4 bytes from a port.
@@ -102,17 +101,13 @@ nt_api! { module = hal_port;
     /// Reads `count` times from one port into a buffer.
     hal both stdcall irql(ANY_LEVEL) implemented
     fn READ_PORT_BUFFER_ULONG(port_address: Ptr<u32>, buffer: Ptr<u32>, count: ULong) {
-        for at in 0..i64::from(count) {
-            buffer.offset(at).write(READ_PORT_ULONG(port_address));
-        }
+        string(port(port_address), 4, buffer.addr(), count, false);
     }
 
     /// Writes a buffer to one port, `count` times.
     hal both stdcall irql(ANY_LEVEL) implemented
     fn WRITE_PORT_BUFFER_ULONG(port_address: Ptr<u32>, buffer: Ptr<u32>, count: ULong) {
-        for at in 0..i64::from(count) {
-            WRITE_PORT_ULONG(port_address, buffer.offset(at).read());
-        }
+        string(port(port_address), 4, buffer.addr(), count, true);
     }
 }
 

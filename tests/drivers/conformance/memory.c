@@ -438,6 +438,23 @@ KTEST(routine_addresses)
 
 /* ---- What must end in a bugcheck. ---- */
 
+/* The family's policy has no rules for ports: what is read is ones, and there is no PCI bus. */
+KTEST(bus_data)
+{
+    UCHAR bytes[4] = {1, 2, 3, 4};
+    CHECK_EQ(HalGetBusDataByOffset(PCIConfiguration, 0, 0, bytes, 0, 4), 0);
+    CHECK_EQ(HalGetBusDataByOffset(PCIConfiguration, 300, 0, bytes, 0, 4), 0);
+    CHECK_EQ(HalSetBusDataByOffset(PCIConfiguration, 0, 0, bytes, 0, 4), 0);
+    CHECK_EQ(HalGetBusDataByOffset(EisaConfiguration, 0, 0, bytes, 0, 4), 0);
+    CHECK_EQ(HalGetBusDataByOffset(Cmos, 1, 0, bytes, 0, 4), 0);
+    CHECK_EQ(HalGetBusDataByOffset(Cmos, 0, 128, bytes, 0, 4), 0);
+    CHECK_EQ(bytes[0], 1);
+    CHECK_EQ(HalGetBusDataByOffset(Cmos, 0, 125, bytes, 0, 4), 3);
+    CHECK_EQ(bytes[2], 0xFF);
+    CHECK_EQ(bytes[3], 4);
+    CHECK_EQ(HalSetBusDataByOffset(Cmos, 0, 16, bytes, 0, 2), 2);
+}
+
 KTEST_BUGCHECK(contiguous_memory_freed_twice, 0x1A)
 {
     PVOID base = MmAllocateContiguousMemory(PAGE_SIZE, physical(ALL_ADDRESSES));
@@ -512,7 +529,7 @@ KTEST_FAMILY("memory", KTEST_ENTRY(contiguous_memory), KTEST_ENTRY(contiguous_me
              KTEST_ENTRY(mdl_created), KTEST_ENTRY(mdl_of_the_special_pool), KTEST_ENTRY(mdl_locked),
              KTEST_ENTRY(mdl_of_client_memory), KTEST_ENTRY(mdl_advanced), KTEST_ENTRY(mdl_protection),
              KTEST_ENTRY(pages_for_an_mdl), KTEST_ENTRY(reserved_mappings), KTEST_ENTRY(paging_of_drivers),
-             KTEST_ENTRY(routine_addresses), KTEST_BUGCHECK_ENTRY(contiguous_memory_freed_twice),
+             KTEST_ENTRY(routine_addresses), KTEST_ENTRY(bus_data), KTEST_BUGCHECK_ENTRY(contiguous_memory_freed_twice),
              KTEST_BUGCHECK_ENTRY(pool_freed_as_contiguous), KTEST_BUGCHECK_ENTRY(noncached_memory_freed_in_part),
              KTEST_BUGCHECK_ENTRY(unlocked_twice), KTEST_BUGCHECK_ENTRY(nonpaged_pool_unlocked),
              KTEST_BUGCHECK_ENTRY(mapped_without_lock), KTEST_BUGCHECK_ENTRY(unmapped_elsewhere),

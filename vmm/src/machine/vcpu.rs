@@ -323,15 +323,18 @@ impl Vcpu {
     ) -> Result<(), VcpuError> {
         self.complete_exit();
         let mut registers = self.registers()?;
-        // KVM has moved RIP past the instruction; it is one or two bytes, perhaps after an operand-size prefix.
-        let mut code = [0; 3];
-        let start = registers.rip.wrapping_sub(3);
+        // KVM has moved RIP past the instruction; it is one or two bytes, perhaps after prefixes. (In the middle of a
+        // string access it has not, and RIP stays.)
+        let mut code = [0; 4];
+        let start = registers.rip.wrapping_sub(4);
         if read_code(start, &mut code) {
             let length = match code {
-                [_, 0x66, 0xE4..=0xE7] => 2,
-                [0x66, 0xE4..=0xE7, _] => 3,
-                [_, 0xE4..=0xE7, _] => 2,
-                [_, 0x66, 0xEC..=0xEF | 0x6C..=0x6F] => 2,
+                [_, _, 0x66, 0xE4..=0xE7] => 2,
+                [_, 0x66, 0xE4..=0xE7, _] => 3,
+                [.., 0xE4..=0xE7, _] => 2,
+                [_, 0x66, 0xF2 | 0xF3, 0x6C..=0x6F] | [_, 0xF2 | 0xF3, 0x66, 0x6C..=0x6F] => 3,
+                [.., 0xF2 | 0xF3, 0x6C..=0x6F] => 2,
+                [.., 0x66, 0xEC..=0xEF | 0x6C..=0x6F] => 2,
                 [.., 0xEC..=0xEF | 0x6C..=0x6F] => 1,
                 _ => 0,
             };
