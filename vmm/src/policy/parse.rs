@@ -2,6 +2,8 @@
 
 pub(super) mod choices;
 mod common;
+mod device;
+pub(super) mod device_option;
 mod index_pair;
 mod memory;
 mod msr;
@@ -50,8 +52,10 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Policy, PolicyError> {
     }
     let defaults = policy.defaults;
     for fields in rule_tables(&mut context, &top, "port", PORT.title) {
-        let rule = port::parse_port(&mut context, &fields, &defaults);
-        policy.port_rules.extend(rule);
+        if let Some((rule, second)) = port::parse_port(&mut context, &fields, &defaults) {
+            policy.port_rules.push(rule);
+            policy.port_rules.extend(second);
+        }
     }
     for fields in rule_tables(&mut context, &top, "index-pair", INDEX_PAIR.title) {
         let rule = index_pair::parse_index_pair(&mut context, &fields, &defaults);

@@ -105,6 +105,9 @@ fn kind(kind: Kind) -> Value {
         Kind::Bytes => json!({
             "type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 255}
         }),
+        Kind::Texts => json!({
+            "type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}
+        }),
         Kind::Table(inner) => table(inner),
         Kind::Tables(inner) => json!({"type": "array", "items": table(inner)}),
     }

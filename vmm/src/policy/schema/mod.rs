@@ -33,6 +33,8 @@ pub(super) enum Kind {
     ByteOrBytes,
     /// A list of bytes.
     Bytes,
+    /// A list of texts, at least one.
+    Texts,
     /// A table.
     Table(&'static Table),
     /// A list of tables.
