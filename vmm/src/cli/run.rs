@@ -5,7 +5,7 @@ use crate::error_chain;
 use crate::files::FilesOption;
 use crate::observe::escape::escape;
 use crate::observe::output::TraceOutput;
-use crate::policy::Policy;
+use crate::policy::{Policy, device_help};
 use crate::recording::{Keep, Recorder};
 use crate::session::command::{Command, HELP, parse_script_line};
 use crate::session::driver::{DriverError, RunningMachine};
@@ -17,7 +17,7 @@ use crate::session::{Launch, Machine, StartError, start_unless};
 use abi::windows::Windows;
 use abi::{Privilege, layout};
 use std::fs::File;
-use std::io::{self, Error, ErrorKind, Read};
+use std::io::{self, Error, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +35,7 @@ const SCRIPT_MAX: u64 = 16 << 20;
 #[command(after_help = after_help())]
 pub(super) struct Arguments {
     /// The drivers' files (.sys), i386 or amd64, the lowest first; each may import from those before it
-    #[arg(required = true, value_name = "DRIVER")]
+    #[arg(required_unless_present = "device", value_name = "DRIVER")]
     drivers: Vec<PathBuf>,
     /// A driver that is not started, but that ZwLoadDriver may start; may be given several times
     #[arg(long, value_name = "FILE")]
@@ -43,6 +43,10 @@ pub(super) struct Arguments {
     /// What the driver may touch (TOML); without it everything is denied
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// A device model that the driver finds, such as lpt:base=0x378,irq=7,out=bytes.bin; may be given several times.
+    /// `--device help` lists the models and their keys
+    #[arg(long, value_name = "MODEL:KEY=VALUE,...")]
+    device: Vec<String>,
     /// Registry contents for the driver, a .toml or .reg file; keys without a hive are below its service key
     #[arg(long, value_name = "FILE")]
     registry: Option<PathBuf>,
@@ -244,6 +248,12 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
 /// As [`main`], with the accesses recorded in `record`.
 pub(super) fn main_recording(arguments: &Arguments, record: Option<&Path>) -> ExitCode {
     let mut output = Output::new(arguments.json);
+    if arguments.device.iter().any(|device| device == "help") {
+        return match write!(io::stdout(), "{}", device_help()) {
+            Ok(()) => ExitCode::Success,
+            Err(_) => ExitCode::CommandFailed,
+        };
+    }
     let prepared = match prepare(arguments, record) {
         Ok(prepared) => prepared,
         Err(message) => return output.error(ExitCode::Usage, &message),
@@ -304,6 +314,9 @@ fn prepare(arguments: &Arguments, record: Option<&Path>) -> Result<Prepared, Str
         None => Policy::deny_all(),
         Some(path) => Policy::from_path(path).map_err(|error| error_chain(&error))?,
     };
+    let policy = policy
+        .with_devices(&arguments.device)
+        .map_err(|error| error_chain(&error))?;
     policy
         .check_guest_memory(arguments.memory)
         .map_err(|error| error_chain(&error))?;

@@ -2,12 +2,15 @@
 //!
 //! A model is a [`PortDevice`]; [`crate::ports::PortSpace`] calls it only for accesses that the policy allows.
 
+mod ecp;
 mod lpt;
+mod output;
 mod ram;
 
 use std::fmt;
 
-pub use lpt::{Lpt, OutputError};
+pub use lpt::Lpt;
+pub use output::OutputError;
 pub use ram::Ram;
 
 use crate::ports::Width;
@@ -31,6 +34,11 @@ pub trait PortDevice: Send + fmt::Debug {
 
     /// What it is and where its data goes, for logs and statistics.
     fn describe(&self) -> String;
+
+    /// The device's second range of registers, which shares its state, if it has one.
+    fn second(&self) -> Option<Box<dyn PortDevice>> {
+        None
+    }
 
     /// Hands over everything that is still buffered. To be called when the guest goes idle, and at the end.
     ///

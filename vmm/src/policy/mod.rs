@@ -125,6 +125,15 @@ impl Policy {
         parse::parse(name, text)
     }
 
+    /// Adds the rules of `--device` arguments ([`device_help`]). In diagnostics and logs their lines follow the
+    /// policy's last.
+    ///
+    /// # Errors
+    /// [`PolicyError::Invalid`] with everything that is wrong, overlaps with the policy's rules included.
+    pub fn with_devices(self, arguments: &[String]) -> Result<Self, PolicyError> {
+        parse::device_option::add_devices(self, arguments)
+    }
+
     /// Checks what depends on the guest: no memory rule may cover guest RAM, `ram_bytes` from
     /// [`abi::layout::RAM_BASE`], since a driver's physical address there means its own memory.
     ///
@@ -220,6 +229,14 @@ impl Policy {
     }
 }
 
+/// What a `--device` argument may be: the models and their keys.
+#[must_use]
+pub fn device_help() -> String {
+    parse::device_option::help()
+}
+
+#[cfg(test)]
+mod device_tests;
 #[cfg(test)]
 mod rule_tests;
 #[cfg(test)]

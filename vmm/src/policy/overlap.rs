@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::diagnostic::{Diagnostic, Source};
 use super::fields::Context;
 use super::{
-    IndexPair, IndexRegister, LptOutput, MemoryBackend, MemoryRule, MsrBackendKind, MsrRule,
+    DeviceOutput, IndexPair, IndexRegister, MemoryBackend, MemoryRule, MsrBackendKind, MsrRule,
     PciRegister, Place, Policy, PortBackend, PortRule,
 };
 
@@ -151,9 +151,9 @@ pub(super) fn between_rules(
     same_host_ports(policy, source, diagnostics);
     same_functions(policy, source, diagnostics);
 
-    let mut writers: HashMap<&LptOutput, usize> = HashMap::new();
+    let mut writers: HashMap<&DeviceOutput, usize> = HashMap::new();
     for rule in &policy.port_rules {
-        let PortBackend::Lpt { output, .. } = &rule.backend else {
+        let Some(output) = rule.backend.exclusive_output() else {
             continue;
         };
         if let Some(line) = writers.insert(output, rule.line) {
@@ -163,7 +163,7 @@ pub(super) fn between_rules(
                     source,
                     rule.place(),
                     format!("the rule of line {line} writes to the same `output`"),
-                    "one output for each parallel port".to_owned(),
+                    "one output for each device".to_owned(),
                 )
             });
         }

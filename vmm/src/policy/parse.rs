@@ -3,8 +3,10 @@
 pub(super) mod choices;
 mod common;
 pub(super) mod device;
+pub(super) mod device_option;
 mod index_pair;
 mod memory;
+mod model;
 mod msr;
 mod pci;
 mod port;
@@ -51,8 +53,10 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Policy, PolicyError> {
     }
     let defaults = policy.defaults;
     for fields in rule_tables(&mut context, &top, "port", PORT.title) {
-        let rule = port::parse_port(&mut context, &fields, &defaults);
-        policy.port_rules.extend(rule);
+        if let Some((rule, second)) = port::parse_port(&mut context, &fields, &defaults) {
+            policy.port_rules.push(rule);
+            policy.port_rules.extend(second);
+        }
     }
     for fields in rule_tables(&mut context, &top, "index-pair", INDEX_PAIR.title) {
         let rule = index_pair::parse_index_pair(&mut context, &fields, &defaults);

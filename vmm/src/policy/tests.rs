@@ -109,10 +109,10 @@ file = "rom.bin"
     assert_eq!((lpt.first, lpt.last, lpt.port_count()), (0x378, 0x37A, 3));
     assert_eq!(
         lpt.backend,
-        PortBackend::Lpt {
-            output: LptOutput::File("out.bin".into()),
-            status: 0x80
-        }
+        PortBackend::Lpt(Box::new(LptSpec::new(
+            DeviceOutput::File("out.bin".into()),
+            0x80
+        )))
     );
     assert_eq!((lpt.line, lpt.column), (7, 1));
     assert_eq!(lpt.name.as_deref(), Some("printer"));

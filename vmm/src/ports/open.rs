@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::host::{HostPorts, HostPortsError, Passthrough};
 use super::index_pair::PairSlot;
 use crate::devices::{Lpt, OutputError, PortDevice, Ram};
+use crate::machine::InterruptLines;
 use crate::pci::{ConfigMechanism, PciBackend, PciSpace, PciStartError};
 use crate::policy::{IndexPairBackend, Policy, PortBackend, PortRule};
 
@@ -13,18 +14,22 @@ use crate::policy::{IndexPairBackend, Policy, PortBackend, PortRule};
 pub struct Backends {
     /// The machine's PCI functions, for `[[pci]]` rules with `passthrough`.
     pub pci: Option<Box<dyn PciBackend>>,
+    /// The guest's interrupt lines, for device models.
+    pub interrupts: InterruptLines,
 }
 
 /// A port rule's back end that cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An `lpt` output.
-    #[error("{file}:{line}: backend \"lpt\" cannot start")]
+    /// A device model's output.
+    #[error("{file}:{line}: backend \"{backend}\" cannot start")]
     Output {
         /// The policy.
         file: String,
         /// The rule's line.
         line: usize,
+        /// The model.
+        backend: &'static str,
         /// Why.
         source: OutputError,
     },
@@ -94,11 +99,39 @@ pub(super) fn open_mechanism(
     Ok(Some(ConfigMechanism::new(PciSpace::new(policy, backend)?)))
 }
 
-pub(super) fn open_device(
+/// All rules' back ends, in the rules' order.
+pub(super) fn open_devices(
+    policy: &Policy,
+    host: Option<&Arc<HostPorts>>,
+    lines: &InterruptLines,
+) -> Result<Vec<Option<Box<dyn PortDevice>>>, StartError> {
+    let mut second = None;
+    let rules = policy.port_rules().iter();
+    rules
+        .map(|rule| {
+            let device = open_device(policy, rule, host, lines, &mut second)?;
+            if let Some(device) = &device {
+                second = device.second();
+            }
+            Ok(device)
+        })
+        .collect()
+}
+
+/// `second` is that of the device of the rule before.
+fn open_device(
     policy: &Policy,
     rule: &PortRule,
     host: Option<&Arc<HostPorts>>,
+    lines: &InterruptLines,
+    second: &mut Option<Box<dyn PortDevice>>,
 ) -> Result<Option<Box<dyn PortDevice>>, StartError> {
+    let failed = |source| StartError::Output {
+        file: policy.file().to_owned(),
+        line: rule.line,
+        backend: rule.backend.name(),
+        source,
+    };
     Ok(match (&rule.backend, host) {
         (PortBackend::Deny, _) | (PortBackend::Passthrough, None) => None,
         (PortBackend::Passthrough, Some(host)) => Some(Box::new(Passthrough::new(
@@ -106,14 +139,11 @@ pub(super) fn open_device(
             rule.host_first,
             rule.host_last(),
         ))),
-        (PortBackend::Lpt { output, status }, _) => {
-            let lpt = Lpt::open(output, *status).map_err(|source| StartError::Output {
-                file: policy.file().to_owned(),
-                line: rule.line,
-                source,
-            })?;
-            Some(Box::new(lpt))
+        (PortBackend::Lpt(spec), _) => {
+            let line = spec.irq.and_then(|irq| lines.line(irq));
+            Some(Box::new(Lpt::open(spec, line).map_err(failed)?))
         }
+        (PortBackend::Second(_), _) => second.take(),
         (PortBackend::Ram { initial, fill }, _) => {
             let ports = usize::from(rule.last - rule.first) + 1;
             Some(Box::new(Ram::new(ports, initial, *fill)))

@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 use self::denial::Denial;
 use super::host::HostPorts;
 use super::index_pair::{PairSlot, decide_data};
-use super::open::{Backends, StartError, open_device, open_host, open_mechanism, open_pairs};
+use super::open::{Backends, StartError, open_devices, open_host, open_mechanism, open_pairs};
 use super::slot::Slot;
 use super::stats::{DeniedCounts, PortRuleStats, PortStats};
 use super::table::{CONFIG_PORTS, DecisionTable, Owner};
 use super::{Decision, DenialReason, Origin, PortOutcome, PortRequest, Width};
 use crate::devices::DeviceError;
+use crate::machine::InterruptLines;
 use crate::pci::ConfigMechanism;
 use crate::policy::{Defaults, LogLimiter, Policy};
 
@@ -101,22 +102,31 @@ impl PortSpace {
     /// [`StartError`] for the first back end that cannot be set up.
     pub fn with_backends(policy: &Policy, backends: Backends) -> Result<Self, StartError> {
         let start = Instant::now();
-        let mut space = Self::with_clock(policy, Box::new(move || start.elapsed()))?;
+        let clock = Box::new(move || start.elapsed());
+        let mut space = Self::with_lines(policy, clock, &backends.interrupts)?;
         space.mechanism = open_mechanism(policy, backends.pci)?;
         Ok(space)
     }
 
-    /// Without PCI functions, and with a clock that waiting does not move.
+    /// Without PCI functions and interrupts, and with a clock that waiting does not move.
+    #[cfg(test)]
     pub(super) fn with_clock(policy: &Policy, clock: Clock) -> Result<Self, StartError> {
+        Self::with_lines(policy, clock, &InterruptLines::default())
+    }
+
+    fn with_lines(
+        policy: &Policy,
+        clock: Clock,
+        lines: &InterruptLines,
+    ) -> Result<Self, StartError> {
         let host = open_host(policy)?;
+        let devices = open_devices(policy, host.as_ref(), lines)?;
         let slots = policy
             .port_rules()
             .iter()
-            .map(|rule| {
-                let device = open_device(policy, rule, host.as_ref())?;
-                Ok(Slot::new(rule.clone(), device))
-            })
-            .collect::<Result<_, StartError>>()?;
+            .zip(devices)
+            .map(|(rule, device)| Slot::new(rule.clone(), device))
+            .collect();
         Ok(Self {
             file: policy.file().to_owned(),
             defaults: *policy.defaults(),

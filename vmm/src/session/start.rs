@@ -23,13 +23,15 @@ use crate::files::{Files, FilesOption};
 use crate::loader::report::ImportStatus;
 use crate::loader::{Image, ImageError, MapError};
 use crate::machine::host::{self, KvmError, KvmKind};
-use crate::machine::{CreateError, PhysicalPiece, VmBuilder, VmConfig, WindowMemory};
+use crate::machine::{
+    CreateError, InterruptLines, PhysicalPiece, VmBuilder, VmConfig, WindowMemory,
+};
 use crate::observe::clock::Clock;
 use crate::observe::ntstatus::NtStatus;
 use crate::observe::output::TraceOutput;
 use crate::observe::trace::{Observer, TraceContext};
 use crate::policy::{HostFacts, MemorySpace, MemoryStartError, Policy};
-use crate::ports::{PortSpace, StartError as PortStartError};
+use crate::ports::{Backends, PortSpace, StartError as PortStartError};
 use crate::recording::Recorder;
 
 /// What to run, and how.
@@ -51,7 +53,7 @@ pub struct Launch {
     /// Where the trace goes, if one is wanted, and whether as JSON.
     pub trace: Option<(TraceOutput, bool)>,
     /// Where the registry is written when a driver flushes a key; see [`Machine::save_registry_to`] for the end.
-    pub save_registry: Option<std::path::PathBuf>,
+    pub save_registry: Option<PathBuf>,
     /// Where accesses are recorded, if they are.
     pub recorder: Option<Recorder>,
     /// Registry contents to add before the driver starts, encoded ([`crate::registry::read`]).
@@ -344,7 +346,12 @@ fn prepare(
         .policy
         .check_host(&HostFacts::read())
         .map_err(MemoryStartError::from)?;
-    let ports = PortSpace::new(&launch.policy)?;
+    let lines = InterruptLines::default();
+    let backends = Backends {
+        interrupts: lines.clone(),
+        ..Backends::default()
+    };
+    let ports = PortSpace::with_backends(&launch.policy, backends)?;
     let memory = MemorySpace::new(&launch.policy, launch.memory_bytes)?;
     let mut builder = VmBuilder::new(
         &kvm,
@@ -358,6 +365,7 @@ fn prepare(
             is_verifying: launch.is_verifying,
         },
     )?;
+    builder.set_interrupt_lines(lines);
     add_window_memory(&mut builder, &memory)?;
     let mut unbound = Vec::new();
     let mut placed: Vec<Placed<'_>> = Vec::new();

@@ -1,6 +1,9 @@
 //! The words of a policy.
 
-use crate::policy::{AccessMode, CacheMode, OnDeny, OnRate};
+use crate::policy::{AccessMode, CacheMode, EppPeer, OnDeny, OnRate};
+
+pub(in crate::policy) const EPP: &[(&str, EppPeer); 2] =
+    &[("peer", EppPeer::Present), ("no-peer", EppPeer::Absent)];
 
 pub(in crate::policy) const ACCESS: &[(&str, AccessMode); 3] = &[
     ("r", AccessMode::Read),
@@ -31,13 +34,15 @@ pub(in crate::policy) const CACHE: &[(&str, CacheMode); 3] = &[
 pub(in crate::policy) enum PortKind {
     Passthrough,
     Lpt,
+    Printer,
     Ram,
     Deny,
 }
 
-pub(in crate::policy) const PORT_BACKENDS: &[(&str, PortKind); 4] = &[
+pub(in crate::policy) const PORT_BACKENDS: &[(&str, PortKind); 5] = &[
     ("passthrough", PortKind::Passthrough),
     ("lpt", PortKind::Lpt),
+    ("printer", PortKind::Printer),
     ("ram", PortKind::Ram),
     ("deny", PortKind::Deny),
 ];

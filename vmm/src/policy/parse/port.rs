@@ -1,27 +1,19 @@
 //! `[[port]]` rules.
 
-use std::path::PathBuf;
-
 use super::choices::{ON_DENY, PORT_BACKENDS, PortKind};
 use super::common::{access, check_keys, check_mask_keys, comment, limits, name, required_backend};
+use super::model;
 use crate::policy::fields::{Context, Fields, SpannedRange};
 use crate::policy::schema::PORT;
-use crate::policy::{
-    ByteMask, Bytes, Defaults, LPT_STATUS_DEFAULT, LptOutput, PortBackend, PortRule, Widths,
-};
+use crate::policy::{ByteMask, Bytes, Defaults, PortBackend, PortRule, Widths};
 
 const PORT_RANGE: &str = "\"FIRST-LAST\" or one port, 0 to 0xffff, such as \"0x378-0x37a\"";
-/// A parallel port with its EPP registers.
-const LPT_PORTS_MAX: u64 = 8;
-/// Data, status, control.
-const LPT_PORTS_MIN: u64 = 3;
-
-/// Reads one rule; `None` when something is wrong with it.
+/// Reads one rule, and the one of its model's second range; `None` when something is wrong with it.
 pub(super) fn parse_port(
     context: &mut Context<'_>,
     fields: &Fields<'_>,
     defaults: &Defaults,
-) -> Option<PortRule> {
+) -> Option<(PortRule, Option<PortRule>)> {
     let found_before = context.diagnostics.len();
     let kind = required_backend(context, fields, PORT_BACKENDS);
     check_keys(context, fields, &PORT, kind.is_some());
@@ -45,10 +37,13 @@ pub(super) fn parse_port(
     let backend = match kind {
         Some(PortKind::Deny) => Some(PortBackend::Deny),
         Some(PortKind::Passthrough) => Some(PortBackend::Passthrough),
-        Some(PortKind::Lpt) => parse_lpt(context, fields, range.as_ref()),
         Some(PortKind::Ram) => parse_ram(context, fields, range.as_ref()),
+        Some(kind) => model::parse(context, fields, kind, range.as_ref()),
         None => None,
     };
+    let second = range.as_ref().zip(backend.as_ref());
+    let second =
+        second.and_then(|(range, backend)| model::second_range(context, fields, range, backend));
     let remap = remap(context, fields, range.as_ref());
     if context.diagnostics.len() > found_before {
         return None;
@@ -56,7 +51,7 @@ pub(super) fn parse_port(
     let range = range?;
     let first = u16::try_from(range.first).ok()?;
     let (line, column) = context.source.place(fields.span.start);
-    Some(PortRule {
+    let rule = PortRule {
         widths: widths.unwrap_or(Widths::ALL),
         write_mask,
         read_mask,
@@ -71,7 +66,21 @@ pub(super) fn parse_port(
         line,
         column,
         ..PortRule::new(first, u16::try_from(range.last).ok()?, access, backend?)
-    })
+    };
+    let second = second.map(|(first, last)| PortRule {
+        on_deny: rule.on_deny,
+        denied_read: rule.denied_read,
+        name: rule.name.clone(),
+        line,
+        column,
+        ..PortRule::new(
+            first,
+            last,
+            access,
+            PortBackend::Second(rule.backend.name()),
+        )
+    });
+    Some((rule, second))
 }
 
 /// Where a pass-through range begins on the machine.
@@ -144,52 +153,6 @@ fn check_length(
             "one byte for all ports, or an array of at most one byte a port",
         );
     }
-}
-
-fn parse_lpt(
-    context: &mut Context<'_>,
-    fields: &Fields<'_>,
-    range: Option<&SpannedRange>,
-) -> Option<PortBackend> {
-    if let Some(range) = range {
-        let ports = range.last - range.first + 1;
-        if !(LPT_PORTS_MIN..=LPT_PORTS_MAX).contains(&ports) {
-            context.error(
-                &range.span,
-                format!("backend \"lpt\" cannot have {ports} port(s): its registers are data, status, control"),
-                format!(
-                    "{LPT_PORTS_MIN} to {LPT_PORTS_MAX} ports, such as \"{:#x}-{:#x}\"",
-                    range.first.min(0xFFFD),
-                    range.first.min(0xFFFD) + 2
-                ),
-            );
-        }
-    }
-    let allowed = "a file's path, or \"-\" for standard output";
-    let status = fields.number(context, "status", 0xFF);
-    if fields.table.get("output").is_none() {
-        fields.missing(context, "output", allowed.to_owned());
-        return None;
-    }
-    let (text, span) = fields.string(context, "output", allowed)?;
-    let output = match text {
-        "-" => LptOutput::Stdout,
-        "" => {
-            context.error(&span, "`output` is empty", allowed);
-            return None;
-        }
-        path if path.contains('\0') => {
-            context.error(&span, "`output` has a NUL character", allowed);
-            return None;
-        }
-        path => LptOutput::File(PathBuf::from(path)),
-    };
-    Some(PortBackend::Lpt {
-        output,
-        status: status
-            .and_then(|status| u8::try_from(status).ok())
-            .unwrap_or(LPT_STATUS_DEFAULT),
-    })
 }
 
 fn parse_ram(

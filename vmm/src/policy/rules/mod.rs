@@ -1,6 +1,7 @@
 //! The rules of a policy, as data: what its owner wrote, checked and with every default filled in.
 
 mod checks;
+mod device;
 mod index_pair;
 mod memory;
 mod msr;
@@ -8,11 +9,12 @@ mod pci;
 mod port;
 
 pub use checks::{BitMasks, ByteMask, Bytes, Limits, OnRate, Rate, ValueSet, Widths};
+pub use device::{DeviceOutput, EppPeer, LptSpec};
 pub use index_pair::{IndexPair, IndexPairBackend, IndexRegister};
 pub use memory::{CacheMode, MemoryBackend, MemoryRule, MemorySource};
 pub use msr::{MsrBackendKind, MsrRule};
 pub use pci::{PciAddress, PciBackendKind, PciId, PciRegister, PciRule, PciTarget};
-pub use port::{LptOutput, PortBackend, PortRule};
+pub use port::{PortBackend, PortRule};
 
 /// Which directions a rule allows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

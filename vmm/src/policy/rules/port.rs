@@ -1,17 +1,6 @@
 //! `[[port]]`
 
-use std::path::PathBuf;
-
-use super::{AccessMode, ByteMask, Limits, OnDeny, Place, ValueSet, Widths};
-
-/// Where the bytes of an `lpt` go.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum LptOutput {
-    /// The VMM's standard output (`"-"`).
-    Stdout,
-    /// A file, created (or emptied) at start.
-    File(PathBuf),
-}
+use super::{AccessMode, ByteMask, DeviceOutput, Limits, LptSpec, OnDeny, Place, ValueSet, Widths};
 
 /// What stands behind a port range.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,13 +9,10 @@ pub enum PortBackend {
     Deny,
     /// The machine's real ports.
     Passthrough,
-    /// The parallel port model.
-    Lpt {
-        /// Where strobed bytes go.
-        output: LptOutput,
-        /// The status register's value while all is well.
-        status: u8,
-    },
+    /// The parallel port model, or the printer.
+    Lpt(Box<LptSpec>),
+    /// The second range of the model of the rule before this one: its name.
+    Second(&'static str),
     /// The register file for tests.
     Ram {
         /// Initial bytes from the range's first port on.
@@ -43,8 +29,22 @@ impl PortBackend {
         match self {
             Self::Deny => "deny",
             Self::Passthrough => "passthrough",
-            Self::Lpt { .. } => "lpt",
+            Self::Lpt(spec) if spec.is_printer => "printer",
+            Self::Lpt(_) => "lpt",
+            Self::Second(name) => name,
             Self::Ram { .. } => "ram",
+        }
+    }
+
+    /// Where its bytes go, if that is a place that no other device may use.
+    pub(in crate::policy) const fn exclusive_output(&self) -> Option<&DeviceOutput> {
+        let output = match self {
+            Self::Lpt(spec) => &spec.output,
+            _ => return None,
+        };
+        match output {
+            DeviceOutput::Stdout | DeviceOutput::File(_) => Some(output),
+            DeviceOutput::Pty | DeviceOutput::Command(_) => None,
         }
     }
 }

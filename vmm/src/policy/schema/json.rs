@@ -105,8 +105,8 @@ fn kind(kind: Kind) -> Value {
         Kind::Bytes => json!({
             "type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 255}
         }),
-        Kind::Texts(count, length) => json!({
-            "type": "array", "maxItems": count,
+        Kind::Texts(least, most, length) => json!({
+            "type": "array", "minItems": least, "maxItems": most,
             "items": {"type": "string", "minLength": 1, "maxLength": length}
         }),
         Kind::Table(inner) => table(inner),

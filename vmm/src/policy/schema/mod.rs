@@ -34,8 +34,8 @@ pub(super) enum Kind {
     ByteOrBytes,
     /// A list of bytes.
     Bytes,
-    /// A list of at most .0 texts, each of at most .1 characters.
-    Texts(usize, usize),
+    /// A list of .0 to .1 texts, each of at most .2 characters.
+    Texts(usize, usize, usize),
     /// A table.
     Table(&'static Table),
     /// A list of tables.

@@ -2,14 +2,18 @@
 
 use super::{Key, Kind, Table, words};
 use crate::policy::parse::choices::{
-    ACCESS, CACHE, INDEX_PAIR_BACKENDS, MEMORY_BACKENDS, MEMORY_ON_DENY, MSR_BACKENDS, ON_DENY,
-    ON_RATE, PCI_BACKENDS, PORT_BACKENDS,
+    ACCESS, CACHE, EPP, INDEX_PAIR_BACKENDS, MEMORY_BACKENDS, MEMORY_ON_DENY, MSR_BACKENDS,
+    ON_DENY, ON_RATE, PCI_BACKENDS, PORT_BACKENDS,
 };
 use crate::policy::parse::device::{CHANNEL_MAX, ID_MAX, IDS_MAX, KINDS, LINE_MAX, MODES, SHARES};
 use crate::policy::{ADDRESS_MAX, LOG_RATE_MAX, RATE_MAX};
 
 const U32: u64 = 0xFFFF_FFFF;
 const REAL: &[&str] = &["passthrough"];
+const PARALLEL: &[&str] = &["lpt", "printer"];
+const OUTPUTS: &[&str] = &["lpt", "printer"];
+const INTERRUPTS: &[&str] = &["lpt", "printer"];
+const INPUTS: &[&str] = &["lpt"];
 
 /// A key of rules with any back end.
 const fn key(name: &'static str, kind: Kind, meaning: &'static str) -> Key {
@@ -198,12 +202,42 @@ pub(in crate::policy) static PORT: Table = Table {
             "the machine's port that the range begins at",
         ),
         I_KNOW,
-        only(&["lpt"], "output", Kind::Text(1, 4096), "where bytes go"),
         only(
-            &["lpt"],
+            OUTPUTS,
+            "output",
+            Kind::Text(1, 4096),
+            "where bytes go: a path, \"-\" or \"pty\"",
+        ),
+        only(
+            PARALLEL,
+            "command",
+            Kind::Texts(1, 256, 4096),
+            "the program, and its arguments, whose standard input gets the bytes",
+        ),
+        only(INTERRUPTS, "irq", Kind::Number(0, 63), "the interrupt line"),
+        only(
+            INPUTS,
+            "input",
+            Kind::Bytes,
+            "what the device at the connector sends",
+        ),
+        only(
+            PARALLEL,
             "status",
             Kind::Number(0, 0xFF),
             "what the status register reads",
+        ),
+        only(
+            &["lpt"],
+            "epp",
+            Kind::Choice(&words(EPP)),
+            "EPP registers, and whether a device answers",
+        ),
+        only(
+            &["lpt"],
+            "ecp",
+            Kind::Flag,
+            "ECP registers, 0x400 above the range",
         ),
         only(&["ram"], "initial", Kind::ByteOrBytes, "values at start"),
     ],
@@ -444,10 +478,14 @@ pub(in crate::policy) static DEVICE: Table = Table {
             "the last part of the instance path",
         ),
         key("description", Kind::Text(1, ID_MAX), "what it is called"),
-        key("hardware-ids", Kind::Texts(IDS_MAX, ID_MAX), "hardware ids"),
+        key(
+            "hardware-ids",
+            Kind::Texts(0, IDS_MAX, ID_MAX),
+            "hardware ids",
+        ),
         key(
             "compatible-ids",
-            Kind::Texts(IDS_MAX, ID_MAX),
+            Kind::Texts(0, IDS_MAX, ID_MAX),
             "compatible ids",
         ),
         COMMENT,

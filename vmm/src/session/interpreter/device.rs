@@ -62,9 +62,9 @@ fn describe(text: &mut String, device: &Device) {
 }
 
 /// What makes a command that names no device fail.
-fn refused(text: String) -> Done {
+fn refused(text: &str) -> Done {
     let mut more = status_fields(NtStatus::NO_SUCH_DEVICE);
-    more.insert("error".into(), text.clone().into());
+    more.insert("error".into(), text.into());
     Done {
         status: NtStatus::NO_SUCH_DEVICE,
         text: format!("{}: {text}", NtStatus::NO_SUCH_DEVICE),
@@ -97,12 +97,12 @@ fn find(
         .cloned()
         .collect();
     Ok(match found.len() {
-        0 => Err(refused(format!(
+        0 => Err(refused(&format!(
             "no device is called {}; there is {there}",
             escape(name)
         ))),
         1 => Ok(found),
-        _ => Err(refused(format!(
+        _ => Err(refused(&format!(
             "several devices are called {}; there is {there}",
             escape(name)
         ))),
@@ -120,13 +120,13 @@ fn find_one(
     };
     if found.len() > 1 {
         let there: Vec<&str> = found.iter().map(|device| &*device.instance).collect();
-        return Ok(Err(refused(format!(
+        return Ok(Err(refused(&format!(
             "there are {} devices, name one: {}",
             there.len(),
             escape(&there.join(", "))
         ))));
     }
-    Ok(found.pop().ok_or_else(|| refused(String::new())))
+    Ok(found.pop().ok_or_else(|| refused("")))
 }
 
 /// What a step came to, with what became of the device.
