@@ -28,9 +28,9 @@ const ALTERNATIVE: u8 = 8;
 /// Bytes of a CM_PARTIAL_RESOURCE_DESCRIPTOR.
 const DESCRIPTOR_BYTES: usize = if cfg!(nt_i386) { 16 } else { 20 };
 /// Bytes of an IO_RESOURCE_REQUIREMENTS_LIST before its first list.
-const REQUIREMENTS_HEAD: u64 = 32;
+const REQUIREMENTS_HEAD: usize = 32;
 /// Bytes of an IO_RESOURCE_DESCRIPTOR.
-const REQUIREMENT_BYTES: u64 = 32;
+const REQUIREMENT_BYTES: usize = 32;
 /// The longest requirements list that is read.
 const REQUIREMENTS_MAX: u32 = 0x1_0000;
 
@@ -204,7 +204,7 @@ struct Requirement {
 }
 
 impl Requirement {
-    fn read(memory: &[u8; REQUIREMENT_BYTES as usize]) -> Self {
+    fn read(memory: &[u8; REQUIREMENT_BYTES]) -> Self {
         let [option, kind, share, _, low, high, ..] = *memory;
         let (bytes, alignment, lowest, highest) = match kind {
             PORT | MEMORY => (
@@ -321,8 +321,11 @@ fn assign(owner: Owner, wanted: Ptr<u8>) -> Result<Ptr<u8>, NtStatus> {
     let memory: Vec<u8> = wanted.read_slice(bytes as usize);
     let (interface_type, bus) = (dword(&memory, 4), dword(&memory, 8));
     let lists = dword(&memory, 28);
-    let start = usize::try_from(REQUIREMENTS_HEAD).unwrap_or_default();
-    let mut reader = Reader(memory.get(start..).ok_or(NtStatus::INVALID_PARAMETER)?);
+    let mut reader = Reader(
+        memory
+            .get(REQUIREMENTS_HEAD..)
+            .ok_or(NtStatus::INVALID_PARAMETER)?,
+    );
     for _ in 0..lists {
         // Version and revision.
         let _: [u8; 4] = reader.take()?;
