@@ -339,7 +339,8 @@ mod tests {
     use std::sync::Mutex;
 
     /// Context, operation, kernel handle, access or granted access, call context.
-    static SEEN: Mutex<Vec<(u64, u32, u32, u32, Word)>> = Mutex::new(Vec::new());
+    type Seen = (u64, u32, u32, u32, Word);
+    static SEEN: Mutex<Vec<Seen>> = Mutex::new(Vec::new());
 
     extern "win64-unwind" fn before(context: u64, information: u64) -> u64 {
         let at = Ptr::<PreInformation>::new(information);
@@ -408,10 +409,10 @@ mod tests {
         let status =
             ObOpenObjectByPointer(process.cast(), attributes, null, desired, null, mode, at);
         assert_eq!(status, NtStatus::SUCCESS);
-        let access = handles::lookup(shared::current_process(), from_word(at.read()))
+        let handle = from_word(at.read());
+        handles::lookup(shared::current_process(), handle)
             .unwrap()
-            .access;
-        access
+            .access
     }
 
     #[test]
