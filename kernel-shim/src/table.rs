@@ -79,6 +79,7 @@ modules! {
     ke_processor => crate::ke::processor::api_table;
     ke_queued_lock => crate::ke::queued_lock::api_table;
     ex_callback => crate::ex::callback::api_table;
+    ex_firmware => crate::ex::firmware::api_table;
     ex_fast_mutex => crate::ex::fast_mutex::api_table;
     ex_interlocked => crate::ex::interlocked::api_table;
     ex_interlocked_list => crate::ex::interlocked_list::api_table;
@@ -108,9 +109,11 @@ modules! {
     io_error_log => crate::io::error_log::api_table;
     io_file_system => crate::io::file_system::api_table;
     io_misc => crate::io::misc::api_table;
+    io_resources => crate::io::resources::api_table;
     io_shutdown => crate::io::shutdown::api_table;
     io_start_io => crate::io::start_io::api_table;
     io_timer => crate::io::timer::api_table;
+    ob_callbacks => crate::ob::callbacks::api_table;
     ob_directory => crate::ob::directory::api_table;
     ob_event => crate::ob::event::api_table;
     ob_query => crate::ob::query::api_table;

@@ -78,6 +78,10 @@ pub mod irq {
     pub const SPIN: u32 = 0x0022_2010;
     /// u32 loops: spins synchronized with the interrupt; out u32: interrupts meanwhile.
     pub const HOLD: u32 = 0x0022_2014;
+    /// As CONNECT, by IoConnectInterruptEx.
+    pub const CONNECT_EX: u32 = 0x0022_2018;
+    /// u32: 1 IoReportInterruptActive, 0 IoReportInterruptInactive.
+    pub const ACTIVE: u32 = 0x0022_201C;
 }
 
 /// tests/drivers/include/portio.h

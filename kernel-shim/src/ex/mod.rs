@@ -2,6 +2,7 @@
 
 pub mod callback;
 pub mod fast_mutex;
+pub mod firmware;
 pub mod interlocked;
 pub mod interlocked_list;
 pub mod lookaside;

@@ -207,3 +207,167 @@ nt_api! { module = io_interrupt_ex;
         report(parameters, false);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::interrupt::run_chain;
+    use crate::nt::DRIVER_OBJECT;
+    use crate::pnp::identity::Identity;
+    use crate::shared;
+    use crate::test_platform::machine;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+
+    extern "win64-unwind" fn service(_: u64, context: u64) -> u64 {
+        CALLS.fetch_add(context, Ordering::Relaxed);
+        1
+    }
+
+    fn calls_of(line: u32) -> u64 {
+        CALLS.store(0, Ordering::Relaxed);
+        run_chain(line);
+        CALLS.load(Ordering::Relaxed)
+    }
+
+    fn device(line: Option<u32>) -> Ptr<DEVICE_OBJECT> {
+        let resources = line
+            .map(|line| Resource::of_line(line, true))
+            .into_iter()
+            .collect();
+        let driver = Ptr::<DRIVER_OBJECT>::null();
+        pnp::create(driver, "test", (Identity::default(), resources))
+            .unwrap()
+            .pdo
+    }
+
+    fn full(version: u32, vector: u32) -> (NtStatus, Interrupt) {
+        let mut object = Interrupt::null();
+        let object_at = Ptr::of(&mut object);
+        let mut parameters = IO_CONNECT_INTERRUPT_FULLY_SPECIFIED_PARAMETERS {
+            Version: version,
+            PhysicalDeviceObject: Ptr::null(),
+            InterruptObject: object_at,
+            ServiceRoutine: Ptr::new(service as *const () as u64),
+            ServiceContext: Ptr::new(5),
+            SpinLock: Ptr::null(),
+            SynchronizeIrql: 10,
+            FloatingSave: 0,
+            ShareVector: 0,
+            Vector: vector,
+            Irql: 3,
+            InterruptMode: 1,
+            ProcessorEnableMask: 1,
+            Group: 0,
+        };
+        let at = Ptr::of(&mut parameters);
+        let status = IoConnectInterruptEx(at.cast());
+        (status, object_at.read())
+    }
+
+    /// Status, the version that is left, and the interrupt.
+    fn by_line(
+        version: u32,
+        pdo: Ptr<DEVICE_OBJECT>,
+        fall_back: bool,
+    ) -> (NtStatus, u32, Interrupt) {
+        let mut object = Interrupt::null();
+        let object_at = Ptr::of(&mut object);
+        let routine = Ptr::new(service as *const () as u64);
+        let mut parameters = IO_CONNECT_INTERRUPT_LINE_BASED_PARAMETERS {
+            Version: version,
+            PhysicalDeviceObject: pdo,
+            InterruptObject: object_at,
+            ServiceRoutine: routine,
+            ServiceContext: Ptr::new(7),
+            SpinLock: Ptr::null(),
+            SynchronizeIrql: 0,
+            FloatingSave: 0,
+            FallBackServiceRoutine: if fall_back { routine } else { Ptr::null() },
+        };
+        let at = Ptr::of(&mut parameters);
+        let status = IoConnectInterruptEx(at.cast());
+        (status, at.read().Version, object_at.read())
+    }
+
+    fn named(interrupt: Interrupt) -> IO_DISCONNECT_INTERRUPT_PARAMETERS {
+        IO_DISCONNECT_INTERRUPT_PARAMETERS {
+            Version: FULLY_SPECIFIED,
+            InterruptObject: interrupt,
+        }
+    }
+
+    #[test]
+    fn fully_specified_interrupts() {
+        let _machine = machine();
+        let (vector, _) = vector_of(4).unwrap();
+        for version in [FULLY_SPECIFIED, FULLY_SPECIFIED_GROUP] {
+            let (status, interrupt) = full(version, vector);
+            assert_eq!(status, NtStatus::SUCCESS);
+            assert_eq!(calls_of(4), 5);
+            assert_eq!(
+                full(version, vector).0,
+                NtStatus::INVALID_PARAMETER,
+                "it is taken"
+            );
+            let mut named = named(interrupt);
+            let at = Ptr::of(&mut named);
+            IoReportInterruptInactive(at);
+            assert_eq!(calls_of(4), 0);
+            IoReportInterruptActive(at);
+            assert_eq!(calls_of(4), 5);
+            IoDisconnectInterruptEx(at);
+            assert_eq!(calls_of(4), 0);
+            // It is gone: nothing happens.
+            IoReportInterruptInactive(at);
+        }
+        assert_eq!(full(1, 0x2F).0, NtStatus::INVALID_PARAMETER);
+        assert_eq!(shared::irql(), 0);
+    }
+
+    #[test]
+    fn an_unknown_version_becomes_the_highest() {
+        let _machine = machine();
+        for version in [0, 5, u32::MAX] {
+            let (status, left, interrupt) = by_line(version, Ptr::null(), false);
+            assert_eq!(
+                (status, left),
+                (NtStatus::NOT_SUPPORTED, FULLY_SPECIFIED_GROUP)
+            );
+            assert!(interrupt.is_null());
+        }
+    }
+
+    #[test]
+    fn lines_are_those_of_the_device() {
+        let _machine = machine();
+        let pdo = device(Some(6));
+        let (status, version, interrupt) = by_line(LINE_BASED, pdo, false);
+        assert_eq!((status, version), (NtStatus::SUCCESS, LINE_BASED));
+        let (vector, level) = vector_of(6).unwrap();
+        let object = interrupt.read();
+        assert_eq!(
+            (object.Vector, object.Irql, object.SynchronizeIrql),
+            (vector, level, level)
+        );
+        assert_eq!((object.Mode, calls_of(6)), (LATCHED, 7));
+        let (status, ..) = by_line(LINE_BASED, device(None), false);
+        assert_eq!(status, NtStatus::NOT_FOUND);
+        let (status, ..) = by_line(LINE_BASED, Ptr::null(), false);
+        assert_eq!(status, NtStatus::INVALID_PARAMETER);
+    }
+
+    #[test]
+    fn without_messages_the_fall_back_gets_the_line() {
+        let _machine = machine();
+        let pdo = device(Some(9));
+        assert_eq!(by_line(MESSAGE_BASED, pdo, false).0, NtStatus::NOT_FOUND);
+        let (status, version, interrupt) = by_line(MESSAGE_BASED, pdo, true);
+        assert_eq!((status, version), (NtStatus::SUCCESS, LINE_BASED));
+        assert_eq!(calls_of(9), 7);
+        let mut named = named(interrupt);
+        IoDisconnectInterruptEx(Ptr::of(&mut named));
+        assert_eq!(calls_of(9), 0);
+    }
+}

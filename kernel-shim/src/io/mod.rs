@@ -25,6 +25,7 @@ pub mod open;
 pub mod partial_mdl;
 pub mod remove_lock;
 pub mod request;
+pub mod resources;
 pub mod routine;
 pub mod shutdown;
 pub mod start_io;
@@ -36,6 +37,7 @@ pub mod work_item;
 pub(crate) fn initialize() {
     driver::initialize();
     request::initialize();
+    resources::initialize();
     cancel::initialize();
     remove_lock::initialize();
     build::initialize();

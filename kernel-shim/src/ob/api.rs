@@ -1,7 +1,7 @@
 //! References and handles as drivers use them.
 
 use super::attributes::Attributes;
-use super::{ObjectType, handles, names, types};
+use super::{ObjectType, callbacks, handles, names, types};
 use crate::api::nt_api;
 use crate::nt::{DISPATCHER_HEADER, FILE_OBJECT, NtStatus, OBJECT_HANDLE_INFORMATION};
 use crate::raw::{Ptr, Word, to_word, unicode_text};
@@ -324,6 +324,11 @@ struct Duplicate {
     options: u32,
 }
 
+/// A process's object, for object callbacks.
+fn process_body(process: u32) -> u64 {
+    crate::ps::process::by_id(process).map_or(0, Ptr::addr)
+}
+
 /// The process behind a handle.
 fn process_of(handle: u64) -> Result<u32, NtStatus> {
     let entry = entry_of(handle).ok_or(NtStatus::INVALID_HANDLE)?;
@@ -360,12 +365,22 @@ fn duplicate(
         } else {
             handles::SYSTEM
         };
-        let number = handles::insert(table, entry.body, access);
+        let told = callbacks::Making {
+            operation: callbacks::DUPLICATE,
+            kind,
+            body: entry.body,
+            access,
+            is_kernel: table == handles::SYSTEM,
+            processes: [source_id, target_id].map(process_body),
+        }
+        .ask();
+        let number = handles::insert(table, entry.body, told.access);
         handles::set_attributes(
             table,
             number,
             wanted.attributes & super::attributes::OBJ_INHERIT,
         );
+        told.tell();
         target.write(to_word(number));
     }
     if wanted.options & CLOSE_SOURCE != 0 {

@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 
-use super::{ObjectType, handles, lookup, type_of};
+use super::{ObjectType, callbacks, handles, lookup, type_of};
 use crate::nt::{NtStatus, OBJECT_ATTRIBUTES};
 use crate::raw::{Ptr, from_word, unicode_text};
 use crate::shared;
@@ -82,8 +82,18 @@ impl Attributes {
     #[must_use]
     pub fn insert_handle(&self, body: u64, kind: ObjectType, desired: u32) -> u64 {
         let process = self.process();
-        let handle = handles::insert(process, body, super::types::map_access(kind, desired));
+        let told = callbacks::Making {
+            operation: callbacks::CREATE,
+            kind,
+            body,
+            access: super::types::map_access(kind, desired),
+            is_kernel: self.flags & OBJ_KERNEL_HANDLE != 0,
+            processes: [0; 2],
+        }
+        .ask();
+        let handle = handles::insert(process, body, told.access);
         handles::set_attributes(process, handle, self.flags & OBJ_INHERIT);
+        told.tell();
         handle
     }
 }

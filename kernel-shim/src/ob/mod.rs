@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod attributes;
+pub mod callbacks;
 pub mod directory;
 pub mod event;
 pub mod handles;
@@ -131,6 +132,7 @@ pub fn initialize() {
     names::initialize();
     directory::initialize();
     types::initialize();
+    callbacks::initialize();
 }
 
 /// Makes an object with a zeroed body of `bytes` and one reference. `None` when the pool is exhausted.

@@ -67,6 +67,13 @@ impl Resource {
         })
     }
 
+    /// An interrupt line.
+    #[cfg(test)]
+    pub(crate) fn of_line(line: u32, is_latched: bool) -> Self {
+        let words = [INTERRUPT.into(), line.into(), 0, is_latched.into(), 1, 1];
+        Self::from_words(words).unwrap()
+    }
+
     /// Line of an interrupt, and whether it is latched.
     #[must_use]
     pub fn interrupt(&self) -> Option<(u32, bool)> {
@@ -199,6 +206,7 @@ pub(crate) fn free(address: u64) {
 mod tests {
     use super::*;
     use crate::test_platform::machine;
+    use abi::interrupt::LINES;
 
     fn resource(words: [u64; 6]) -> Resource {
         Resource::from_words(words).unwrap()
@@ -246,7 +254,7 @@ mod tests {
             [1, u64::MAX, 1, 0, 0, 0],
             [1, 0, 1, 0x1_0000, 0, 0],
             [1, 0, 1, 0, 0, 4],
-            [2, 64, 0, 0, 0, 0],
+            [2, LINES.into(), 0, 0, 0, 0],
             [2, 1 << 32, 0, 0, 0, 0],
             [3, 1 << 52, 1, 0, 0, 0],
             [3, 0, 1 << 33, 0, 0, 0],

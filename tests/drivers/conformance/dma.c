@@ -647,11 +647,11 @@ KTEST(list_in_the_drivers_memory)
     CHECK_STATUS(table->CalculateScatterGatherList(adapter, buffer.mdl, buffer.va, length, &bytes, &count),
                  STATUS_SUCCESS);
     CHECK_EQ(count, 2);
-    CHECK(bytes >= sizeof(SCATTER_GATHER_LIST) + sizeof(SCATTER_GATHER_ELEMENT));
+    CHECK(bytes >= FIELD_OFFSET(SCATTER_GATHER_LIST, Elements[1]));
     ULONG pages_bytes = 0;
     CHECK_STATUS(table->CalculateScatterGatherList(adapter, NULL, (PVOID)0x800, length, &pages_bytes, NULL),
                  STATUS_SUCCESS);
-    CHECK(pages_bytes >= sizeof(SCATTER_GATHER_LIST) + 2 * sizeof(SCATTER_GATHER_ELEMENT));
+    CHECK(pages_bytes >= FIELD_OFFSET(SCATTER_GATHER_LIST, Elements[2]));
     CHECK_STATUS(table->CalculateScatterGatherList(adapter, NULL, NULL, 0x100000, &pages_bytes, NULL),
                  STATUS_INSUFFICIENT_RESOURCES);
     PSCATTER_GATHER_LIST list = ExAllocatePool(NonPagedPool, bytes);

@@ -31,5 +31,9 @@ struct irq_counts {
 /* 0x00222014: in rf_u32 loops; looks so many times as the interrupt's lock is held; out rf_u32, how many interrupts were
  * seen meanwhile. */
 #define IRQ_HOLD RF_CODE(0x805u, RF_BUFFERED)
+/* 0x00222018: as IRQ_CONNECT, by IoConnectInterruptEx; IRQ_DISCONNECT disconnects it by IoDisconnectInterruptEx. */
+#define IRQ_CONNECT_EX RF_CODE(0x806u, RF_BUFFERED)
+/* 0x0022201C: in rf_u32: IoReportInterruptActive (1) or IoReportInterruptInactive (0). */
+#define IRQ_ACTIVE RF_CODE(0x807u, RF_BUFFERED)
 
 #endif

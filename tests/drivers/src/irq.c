@@ -6,7 +6,11 @@
 NTHALAPI ULONG NTAPI HalGetInterruptVector(INTERFACE_TYPE type, ULONG bus, ULONG level, ULONG vector, PKIRQL irql,
                                            PKAFFINITY affinity);
 
+/* Nor these. */
+typedef VOID NTAPI report_routine(PIO_DISCONNECT_INTERRUPT_PARAMETERS parameters);
+
 static PKINTERRUPT interrupt;
+static BOOLEAN is_ex;
 static KIRQL interrupt_irql;
 static BOOLEAN disclaims;
 static KEVENT served;
@@ -42,7 +46,24 @@ static VOID NTAPI deferred(PKDPC dpc, PDEVICE_OBJECT device, PIRP irp, PVOID con
     KeSetEvent(&served, IO_NO_INCREMENT, FALSE);
 }
 
-static NTSTATUS connect(PDEVICE_OBJECT device, const struct irq_connect *wanted)
+static NTSTATUS connect_ex(PDEVICE_OBJECT device, ULONG vector, KAFFINITY processors, BOOLEAN is_latched)
+{
+    IO_CONNECT_INTERRUPT_PARAMETERS parameters;
+    RtlZeroMemory(&parameters, sizeof(parameters));
+    parameters.Version = CONNECT_FULLY_SPECIFIED;
+    parameters.FullySpecified.PhysicalDeviceObject = device;
+    parameters.FullySpecified.InterruptObject = &interrupt;
+    parameters.FullySpecified.ServiceRoutine = service;
+    parameters.FullySpecified.ServiceContext = device;
+    parameters.FullySpecified.SynchronizeIrql = interrupt_irql;
+    parameters.FullySpecified.Vector = vector;
+    parameters.FullySpecified.Irql = interrupt_irql;
+    parameters.FullySpecified.InterruptMode = is_latched ? Latched : LevelSensitive;
+    parameters.FullySpecified.ProcessorEnableMask = processors;
+    return IoConnectInterruptEx(&parameters);
+}
+
+static NTSTATUS connect(PDEVICE_OBJECT device, const struct irq_connect *wanted, BOOLEAN by_ex)
 {
     KAFFINITY processors;
     if (interrupt != NULL) {
@@ -55,16 +76,36 @@ static NTSTATUS connect(PDEVICE_OBJECT device, const struct irq_connect *wanted)
     disclaims = wanted->disclaims != 0;
     interrupts = dpcs = last_irql = 0;
     KeClearEvent(&served);
+    is_ex = by_ex;
+    if (by_ex) {
+        return connect_ex(device, vector, processors, wanted->mode != 0);
+    }
     return IoConnectInterrupt(&interrupt, service, device, NULL, vector, interrupt_irql, interrupt_irql,
                               wanted->mode != 0 ? Latched : LevelSensitive, FALSE, processors, FALSE);
 }
 
 static VOID disconnect(VOID)
 {
-    if (interrupt != NULL) {
+    if (interrupt != NULL && is_ex) {
+        IO_DISCONNECT_INTERRUPT_PARAMETERS parameters = {CONNECT_FULLY_SPECIFIED, {interrupt}};
+        IoDisconnectInterruptEx(&parameters);
+    } else if (interrupt != NULL) {
         IoDisconnectInterrupt(interrupt);
-        interrupt = NULL;
     }
+    interrupt = NULL;
+}
+
+static NTSTATUS report(BOOLEAN is_active)
+{
+    UNICODE_STRING name;
+    RtlInitUnicodeString(&name, is_active ? L"IoReportInterruptActive" : L"IoReportInterruptInactive");
+    report_routine *routine = (report_routine *)(ULONG_PTR)MmGetSystemRoutineAddress(&name);
+    if (routine == NULL || interrupt == NULL) {
+        return STATUS_NOT_SUPPORTED;
+    }
+    IO_DISCONNECT_INTERRUPT_PARAMETERS parameters = {CONNECT_FULLY_SPECIFIED, {interrupt}};
+    routine(&parameters);
+    return STATUS_SUCCESS;
 }
 
 static VOID spin(KIRQL irql)
@@ -110,10 +151,18 @@ static NTSTATUS NTAPI control(PDEVICE_OBJECT device, PIRP irp)
     PVOID buffer = irp->AssociatedIrp.SystemBuffer;
     switch (stack->Parameters.DeviceIoControl.IoControlCode) {
     case IRQ_CONNECT:
+    case IRQ_CONNECT_EX: {
         if (input < sizeof(struct irq_connect)) {
             return complete(irp, STATUS_BUFFER_TOO_SMALL, 0);
         }
-        return complete(irp, connect(device, buffer), 0);
+        BOOLEAN by_ex = stack->Parameters.DeviceIoControl.IoControlCode == IRQ_CONNECT_EX;
+        return complete(irp, connect(device, buffer, by_ex), 0);
+    }
+    case IRQ_ACTIVE:
+        if (input < sizeof(ULONG)) {
+            return complete(irp, STATUS_BUFFER_TOO_SMALL, 0);
+        }
+        return complete(irp, report(*(ULONG *)buffer != 0), 0);
     case IRQ_DISCONNECT:
         disconnect();
         return complete(irp, STATUS_SUCCESS, 0);

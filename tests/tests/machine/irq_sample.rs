@@ -17,6 +17,7 @@ machine_tests!(
     a_line_that_nobody_claims_does_not_hang_the_guest,
     synchronized_code_is_not_interrupted,
     disconnected_lines_are_ignored,
+    interrupts_connected_by_resource_can_be_inactive,
 );
 
 const PATH: &str = r"\\.\irq";
@@ -191,4 +192,31 @@ fn disconnected_lines_are_ignored(target: Target) {
     assert_eq!(now(&mut client).interrupts, 0);
     line.pulse();
     until(&mut client, |counts| counts.interrupts == 1);
+}
+
+fn interrupts_connected_by_resource_can_be_inactive(target: Target) {
+    let machine = target.start_sample("irq", "");
+    let mut client = Client::open(&machine, PATH);
+    client.control(irq::CONNECT_EX, &fields!(LINE, LATCHED, 0_u32), 0);
+    let line = machine.interrupt_line(LINE).unwrap();
+
+    line.pulse();
+    let counts = until(&mut client, |counts| counts.interrupts == 1);
+    assert_eq!(counts.irql, counts.expected);
+
+    client.control(irq::ACTIVE, &fields!(0_u32), 0);
+    line.pulse();
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(now(&mut client).interrupts, 1);
+
+    client.control(irq::ACTIVE, &fields!(1_u32), 0);
+    let before = now(&mut client).interrupts;
+    line.pulse();
+    until(&mut client, |counts| counts.interrupts > before);
+
+    client.control(irq::DISCONNECT, &[], 0);
+    let last = now(&mut client).interrupts;
+    line.pulse();
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(now(&mut client).interrupts, last);
 }

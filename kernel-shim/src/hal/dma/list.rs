@@ -72,7 +72,7 @@ pub(super) fn needs(
         .map_or(pages, |pieces| pages.max(pieces.len() as u64 + 1));
     with(adapter, |adapter| {
         let (registers, is_copied) =
-            pieces.map_or((low32(pages), false), |pieces| adapter.wanted(&pieces));
+            pieces.map_or_else(|| (low32(pages), false), |pieces| adapter.wanted(&pieces));
         if registers > adapter.registers_max {
             return Err(NtStatus::INSUFFICIENT_RESOURCES);
         }

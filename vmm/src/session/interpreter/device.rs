@@ -80,7 +80,7 @@ fn find(
     let devices = driver.devices()?;
     if devices.is_empty() {
         return Ok(Err(refused(
-            "there is no PnP device: no driver has AddDevice".to_owned(),
+            "there is no PnP device: no driver has AddDevice",
         )));
     }
     let Some(name) = name else {
