@@ -5,13 +5,22 @@
 mod ecp;
 mod lpt;
 mod output;
+mod pit;
 mod ram;
+mod rtc;
+mod small;
+mod uart;
+mod uart_chip;
 
 use std::fmt;
 
 pub use lpt::Lpt;
 pub use output::OutputError;
+pub use pit::Pit;
 pub use ram::Ram;
+pub use rtc::Rtc;
+pub use small::{Gameport, Pio8255};
+pub use uart::Uart;
 
 use crate::ports::Width;
 

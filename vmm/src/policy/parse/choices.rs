@@ -35,14 +35,24 @@ pub(in crate::policy) enum PortKind {
     Passthrough,
     Lpt,
     Printer,
+    Uart,
+    Rtc,
+    Pit,
+    Gameport,
+    Pio,
     Ram,
     Deny,
 }
 
-pub(in crate::policy) const PORT_BACKENDS: &[(&str, PortKind); 5] = &[
+pub(in crate::policy) const PORT_BACKENDS: &[(&str, PortKind); 10] = &[
     ("passthrough", PortKind::Passthrough),
     ("lpt", PortKind::Lpt),
     ("printer", PortKind::Printer),
+    ("uart16550", PortKind::Uart),
+    ("rtc", PortKind::Rtc),
+    ("pit", PortKind::Pit),
+    ("gameport", PortKind::Gameport),
+    ("pio8255", PortKind::Pio),
     ("ram", PortKind::Ram),
     ("deny", PortKind::Deny),
 ];

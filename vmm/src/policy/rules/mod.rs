@@ -9,7 +9,7 @@ mod pci;
 mod port;
 
 pub use checks::{BitMasks, ByteMask, Bytes, Limits, OnRate, Rate, ValueSet, Widths};
-pub use device::{DeviceOutput, EppPeer, LptSpec};
+pub use device::{DeviceOutput, DeviceSpec, EppPeer, LptSpec, RtcSpec, UartLink, UartSpec};
 pub use index_pair::{IndexPair, IndexPairBackend, IndexRegister};
 pub use memory::{CacheMode, MemoryBackend, MemoryRule, MemorySource};
 pub use msr::{MsrBackendKind, MsrRule};
