@@ -2,6 +2,7 @@
 //!
 //! A model is a [`PortDevice`]; [`crate::ports::PortSpace`] calls it only for accesses that the policy allows.
 
+mod adc12;
 mod ecp;
 mod lpt;
 mod output;
@@ -14,6 +15,7 @@ mod uart_chip;
 
 use std::fmt;
 
+pub use adc12::Adc12;
 pub use lpt::Lpt;
 pub use output::OutputError;
 pub use pit::Pit;

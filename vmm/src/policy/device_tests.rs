@@ -118,10 +118,11 @@ fn every_model_starts_from_its_defaults() {
         "uart16550:base=0x2f8,out=pty",
         "printer:out=pty",
         "lpt:base=0x278,command=[\"cat\"]",
-        "ram",
+        "ram:base=0x318",
+        "adc12:base=0x300,wave=ramp frequency=0.5 amplitude=100,irq=5,digital-inputs=7",
     ];
     let policy = with("", &arguments).unwrap();
-    assert_eq!(policy.port_rules().len(), 10, "and port 0x61");
+    assert_eq!(policy.port_rules().len(), 11, "and port 0x61");
     let mut space = PortSpace::new(&policy).unwrap();
     let mut read = |port| {
         let write = None;
@@ -134,6 +135,7 @@ fn every_model_starts_from_its_defaults() {
     assert_eq!([read(0x310), read(0x311), read(0x312)], [1, 2, 0xFF]);
     assert_eq!((read(0x3FD), read(0x3F8)), (0x61, 0x41));
     assert_eq!(read(0x2FE), 0xB0);
+    assert_eq!((read(0x302), read(0x303)), (0, 7));
     assert_eq!((read(0x379), read(0x279)), (0xD8, 0xD8));
     for (argument, message) in [
         (
@@ -143,6 +145,9 @@ fn every_model_starts_from_its_defaults() {
         ("uart16550:range=0x3f8,out=-", "8 port(s), such as"),
         ("rtc:offset=soon", "`offset` cannot be"),
         ("gameport:axes=[1,2,3,4,5]", "at most 4 bytes"),
+        ("adc12:wave=sine frequency=1.2345", "`wave` cannot be"),
+        ("adc12:wave=saw", "`wave` cannot be"),
+        ("adc12:conversion-us=0", "`conversion-us` cannot be 0"),
         ("pit:speaker=0x43", "both cover port 0x43"),
     ] {
         let error = with("", &[argument]).unwrap_err();

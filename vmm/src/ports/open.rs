@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::host::{HostPorts, HostPortsError, Passthrough};
 use super::index_pair::PairSlot;
-use crate::devices::{Gameport, Lpt, OutputError, Pio8255, Pit, PortDevice, Ram, Rtc, Uart};
+use crate::devices::{Adc12, Gameport, Lpt, OutputError, Pio8255, Pit, PortDevice, Ram, Rtc, Uart};
 use crate::machine::InterruptLines;
 use crate::pci::{ConfigMechanism, PciBackend, PciSpace, PciStartError};
 use crate::policy::{DeviceSpec, IndexPairBackend, Policy, PortBackend, PortRule};
@@ -147,6 +147,10 @@ fn open_device(
             DeviceSpec::Uart(spec) => {
                 let line = spec.irq.and_then(|irq| lines.line(irq));
                 Box::new(Uart::open(spec, line).map_err(failed)?)
+            }
+            DeviceSpec::Adc(spec) => {
+                let line = spec.irq.and_then(|irq| lines.line(irq));
+                Box::new(Adc12::open(spec, line).map_err(failed)?)
             }
             DeviceSpec::Rtc(spec) => Box::new(Rtc::open(spec).map_err(failed)?),
             DeviceSpec::Pit { .. } => Box::new(Pit::default()),

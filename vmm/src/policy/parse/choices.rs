@@ -40,11 +40,12 @@ pub(in crate::policy) enum PortKind {
     Pit,
     Gameport,
     Pio,
+    Adc,
     Ram,
     Deny,
 }
 
-pub(in crate::policy) const PORT_BACKENDS: &[(&str, PortKind); 10] = &[
+pub(in crate::policy) const PORT_BACKENDS: &[(&str, PortKind); 11] = &[
     ("passthrough", PortKind::Passthrough),
     ("lpt", PortKind::Lpt),
     ("printer", PortKind::Printer),
@@ -53,6 +54,7 @@ pub(in crate::policy) const PORT_BACKENDS: &[(&str, PortKind); 10] = &[
     ("pit", PortKind::Pit),
     ("gameport", PortKind::Gameport),
     ("pio8255", PortKind::Pio),
+    ("adc12", PortKind::Adc),
     ("ram", PortKind::Ram),
     ("deny", PortKind::Deny),
 ];

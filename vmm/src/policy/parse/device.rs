@@ -9,7 +9,8 @@ use super::common::string_of;
 use crate::policy::fields::{Context, Fields, SpannedRange};
 use crate::policy::schema::PORT;
 use crate::policy::{
-    DeviceOutput, DeviceSpec, LPT_STATUS_DEFAULT, LptSpec, PortBackend, RtcSpec, UartLink, UartSpec,
+    AdcSpec, DeviceOutput, DeviceSpec, LPT_STATUS_DEFAULT, LptSpec, PortBackend, RtcSpec, Shape,
+    UartLink, UartSpec, Wave,
 };
 
 /// How far an ECP port's extended registers are from its data register.
@@ -34,6 +35,7 @@ pub(super) fn parse(
         PortKind::Pit | PortKind::Gameport | PortKind::Pio => {
             parse_small(context, fields, kind, range)
         }
+        PortKind::Adc => parse_adc(context, fields, range),
         PortKind::Passthrough | PortKind::Ram | PortKind::Deny => None,
     }
 }
@@ -312,4 +314,74 @@ fn parse_small(
         _ => return None,
     };
     Some(PortBackend::Device(Box::new(spec)))
+}
+
+fn parse_adc(
+    context: &mut Context<'_>,
+    fields: &Fields<'_>,
+    range: Option<&SpannedRange>,
+) -> Option<PortBackend> {
+    check_ports(context, range, "adc12", (8, 8), "eight bytes");
+    let irq = irq(context, fields);
+    let micros = fields.bounded(context, &PORT, "conversion-us");
+    let digital_in = byte(context, fields, "digital-inputs").unwrap_or(0);
+    let allowed = "\"sine\", \"square\", \"triangle\" or \"ramp\", then such as amplitude=1000 frequency=50 \
+                   offset=2048; or \"csv:PATH\"";
+    let wave = match fields.string(context, "wave", allowed) {
+        None => parse_wave("sine"),
+        Some((text, span)) => {
+            let wave = parse_wave(text);
+            if wave.is_none() {
+                context.error(&span, format!("`wave` cannot be \"{text}\""), allowed);
+            }
+            wave
+        }
+    };
+    let spec = DeviceSpec::Adc(AdcSpec {
+        irq,
+        wave: wave?,
+        conversion_micros: micros
+            .and_then(|micros| u32::try_from(micros).ok())
+            .unwrap_or(10),
+        digital_in,
+    });
+    Some(PortBackend::Device(Box::new(spec)))
+}
+
+fn parse_wave(text: &str) -> Option<Wave> {
+    if let Some(path) = text.strip_prefix("csv:") {
+        let is_path = !path.is_empty() && !path.contains('\0');
+        return is_path.then(|| Wave::Csv(PathBuf::from(path)));
+    }
+    let mut words = text.split_whitespace();
+    let shape = match words.next()? {
+        "sine" => Shape::Sine,
+        "square" => Shape::Square,
+        "triangle" => Shape::Triangle,
+        "ramp" => Shape::Ramp,
+        _ => return None,
+    };
+    let (mut amplitude, mut offset, mut millihertz) = (2047, 2048, 50_000);
+    let code = |value: &str| value.parse().ok().filter(|code: &u16| *code <= 4095);
+    for word in words {
+        match word.split_once('=')? {
+            ("amplitude", value) => amplitude = code(value)?,
+            ("offset", value) => offset = code(value)?,
+            ("frequency", value) => {
+                // Hertz with up to three decimals.
+                let (whole, part) = value.split_once('.').unwrap_or((value, ""));
+                let is_part = part.len() <= 3 && part.bytes().all(|byte| byte.is_ascii_digit());
+                let part: u32 = format!("{part:0<3}").parse().ok().filter(|_| is_part)?;
+                let whole: u32 = whole.parse().ok()?;
+                millihertz = whole.checked_mul(1000)?.checked_add(part)?;
+            }
+            _ => return None,
+        }
+    }
+    Some(Wave::Formula {
+        shape,
+        amplitude,
+        offset,
+        millihertz,
+    })
 }

@@ -67,6 +67,12 @@ const MODELS: &[Model] = &[
         about: "an 8255",
     },
     Model {
+        name: "adc12",
+        base: 0x300,
+        ports: 8,
+        about: "a 12-bit data acquisition card",
+    },
+    Model {
         name: "ram",
         base: 0x300,
         ports: 8,

@@ -92,6 +92,50 @@ pub struct RtcSpec {
     pub nvram: Option<PathBuf>,
 }
 
+/// A waveform's shape.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shape {
+    /// From the middle up.
+    Sine,
+    /// High for the first half.
+    Square,
+    /// From the middle up.
+    Triangle,
+    /// From the bottom up, then down at once.
+    Ramp,
+}
+
+/// What an analog input sees.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Wave {
+    /// `offset` + `amplitude` times the shape, in codes of the converter, cut at 0 and 4095.
+    Formula {
+        /// Its shape.
+        shape: Shape,
+        /// From the middle to the top.
+        amplitude: u16,
+        /// The middle.
+        offset: u16,
+        /// Frequency in thousandths of a hertz.
+        millihertz: u32,
+    },
+    /// A table: a row for each conversion of a channel, a column for each channel.
+    Csv(PathBuf),
+}
+
+/// An `adc12`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AdcSpec {
+    /// The interrupt line of the end of a conversion.
+    pub irq: Option<u32>,
+    /// The signal at channels 0 to 13.
+    pub wave: Wave,
+    /// How long a conversion takes.
+    pub conversion_micros: u32,
+    /// The digital inputs.
+    pub digital_in: u8,
+}
+
 /// A model with registers of its own.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum DeviceSpec {
@@ -99,6 +143,8 @@ pub enum DeviceSpec {
     Uart(UartSpec),
     /// A CMOS clock.
     Rtc(RtcSpec),
+    /// A data acquisition card.
+    Adc(AdcSpec),
     /// An interval timer.
     Pit {
         /// The port of the speaker's gate.
@@ -127,6 +173,7 @@ impl DeviceSpec {
         match self {
             Self::Uart(_) => "uart16550",
             Self::Rtc(_) => "rtc",
+            Self::Adc(_) => "adc12",
             Self::Pit { .. } => "pit",
             Self::Gameport { .. } => "gameport",
             Self::Pio { .. } => "pio8255",

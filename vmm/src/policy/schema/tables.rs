@@ -11,7 +11,7 @@ const U32: u64 = 0xFFFF_FFFF;
 const REAL: &[&str] = &["passthrough"];
 const PARALLEL: &[&str] = &["lpt", "printer"];
 const OUTPUTS: &[&str] = &["lpt", "printer", "uart16550"];
-const INTERRUPTS: &[&str] = &["lpt", "printer", "uart16550"];
+const INTERRUPTS: &[&str] = &["lpt", "printer", "uart16550", "adc12"];
 const INPUTS: &[&str] = &["lpt", "uart16550"];
 
 /// A key of rules with any back end.
@@ -273,6 +273,24 @@ pub(in crate::policy) static PORT: Table = Table {
             "loop",
             Kind::Flag,
             "port B's lines are wired to port A's",
+        ),
+        only(
+            &["adc12"],
+            "wave",
+            Kind::Text(1, 4096),
+            "the signal: a shape, amplitude=, frequency=, offset=; or csv:PATH",
+        ),
+        only(
+            &["adc12"],
+            "conversion-us",
+            Kind::Number(1, 1_000_000),
+            "how long a conversion takes, in microseconds",
+        ),
+        only(
+            &["adc12"],
+            "digital-inputs",
+            Kind::Number(0, 0xFF),
+            "what the digital inputs read",
         ),
         only(&["ram"], "initial", Kind::ByteOrBytes, "values at start"),
     ],
