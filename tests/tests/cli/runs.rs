@@ -52,6 +52,62 @@ fn port_is_denied_before_and_allowed_after_open() {
 }
 
 #[test]
+fn devices_of_the_command_line_take_bytes() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let [printed, sent] = ["printed", "sent"].map(|name| folder.path().join(name));
+    let lpt = format!("lpt:base=0x378,irq=7,out={}", printed.display());
+    let uart = format!("uart16550:out={},input=[0x5a]", sent.display());
+    let ended = run(&[
+        "run",
+        &driver("ioperm"),
+        "--device",
+        &lpt,
+        "--device",
+        &uart,
+        "-c",
+        r"open \\.\ioperm",
+        "-c",
+        "outb 0x378 0x41",
+        "-c",
+        "outb 0x37a 0x0d",
+        "-c",
+        "outb 0x3f8 0x42",
+        "-c",
+        "inb 0x3fd",
+        "-c",
+        "inb 0x3f8",
+        "-c",
+        "inb 0x3fd",
+    ]);
+    ended.assert_code(0);
+    let lines: Vec<&str> = ended.stdout.lines().collect();
+    let read = lines.get(4..).unwrap_or_default();
+    for (line, value) in read.iter().zip(["0x61", "0x5a", "0x60"]) {
+        assert!(line.contains(value), "{}", ended.stdout);
+    }
+    assert_eq!(read.len(), 3, "{}", ended.stdout);
+    assert_eq!(std::fs::read(printed).unwrap(), b"A");
+    assert_eq!(std::fs::read(sent).unwrap(), b"B");
+}
+
+#[test]
+fn devices_are_listed_and_mistakes_in_them_are_refused() {
+    let ended = run(&["run", "--device", "help"]);
+    ended.assert_code(0);
+    assert!(ended.stdout.contains("uart16550: "), "{}", ended.stdout);
+    let ended = run(&["run", "none.sys", "--device", "lpt:base=0x378,irq=99"]);
+    ended.assert_code(2);
+    assert!(
+        ended.stderr.contains("--device:1:29: `irq`"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
 fn every_memory_size_starts() {
     if !has_kvm() {
         return;

@@ -2,16 +2,27 @@
 //!
 //! A model is a [`PortDevice`]; [`crate::ports::PortSpace`] calls it only for accesses that the policy allows.
 
+mod adc12;
 mod ecp;
 mod lpt;
 mod output;
+mod pit;
 mod ram;
+mod rtc;
+mod small;
+mod uart;
+mod uart_chip;
 
 use std::fmt;
 
+pub use adc12::Adc12;
 pub use lpt::Lpt;
 pub use output::OutputError;
+pub use pit::Pit;
 pub use ram::Ram;
+pub use rtc::Rtc;
+pub use small::{Gameport, Pio8255};
+pub use uart::Uart;
 
 use crate::ports::Width;
 

@@ -95,6 +95,7 @@ fn help_lists_every_model_with_its_keys() {
     let help = device_help();
     for word in [
         "\nlpt:",
+        "\nrtc:",
         "\nprinter:",
         "\nram:",
         "command",
@@ -102,5 +103,54 @@ fn help_lists_every_model_with_its_keys() {
         "peer or no-peer",
     ] {
         assert!(help.contains(word), "{word}");
+    }
+}
+
+#[test]
+fn every_model_starts_from_its_defaults() {
+    use crate::ports::{PortRequest, PortSpace, Width};
+    let arguments = [
+        "rtc:offset=-3600",
+        "pit:speaker=0x61",
+        "gameport:axes=[0,255],buttons=3",
+        "pio8255:base=0x310,inputs=[1,2],loop",
+        "uart16550:out=tcp:0,irq=4,input=[0x41]",
+        "uart16550:base=0x2f8,out=pty",
+        "printer:out=pty",
+        "lpt:base=0x278,command=[\"cat\"]",
+        "ram:base=0x318",
+        "adc12:base=0x300,wave=ramp frequency=0.5 amplitude=100,irq=5,digital-inputs=7",
+    ];
+    let policy = with("", &arguments).unwrap();
+    assert_eq!(policy.port_rules().len(), 11, "and port 0x61");
+    let mut space = PortSpace::new(&policy).unwrap();
+    let mut read = |port| {
+        let write = None;
+        let width = Width::Byte;
+        space.access(PortRequest { port, width, write }).value
+    };
+    assert_eq!(read(0x71), 0x80, "the RTC's register D");
+    assert_eq!(read(0x61) & 0x0F, 0);
+    assert_eq!(read(0x201), 0xC0);
+    assert_eq!([read(0x310), read(0x311), read(0x312)], [1, 2, 0xFF]);
+    assert_eq!((read(0x3FD), read(0x3F8)), (0x61, 0x41));
+    assert_eq!(read(0x2FE), 0xB0);
+    assert_eq!((read(0x302), read(0x303)), (0, 7));
+    assert_eq!((read(0x379), read(0x279)), (0xD8, 0xD8));
+    for (argument, message) in [
+        (
+            "uart16550:out=tcp:70000",
+            "`output` cannot be \"tcp:70000\"",
+        ),
+        ("uart16550:range=0x3f8,out=-", "8 port(s), such as"),
+        ("rtc:offset=soon", "`offset` cannot be"),
+        ("gameport:axes=[1,2,3,4,5]", "at most 4 bytes"),
+        ("adc12:wave=sine frequency=1.2345", "`wave` cannot be"),
+        ("adc12:wave=saw", "`wave` cannot be"),
+        ("adc12:conversion-us=0", "`conversion-us` cannot be 0"),
+        ("pit:speaker=0x43", "both cover port 0x43"),
+    ] {
+        let error = with("", &[argument]).unwrap_err();
+        assert!(error.contains(message), "{error}");
     }
 }

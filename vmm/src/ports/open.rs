@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::host::{HostPorts, HostPortsError, Passthrough};
 use super::index_pair::PairSlot;
-use crate::devices::{Lpt, OutputError, PortDevice, Ram};
+use crate::devices::{Adc12, Gameport, Lpt, OutputError, Pio8255, Pit, PortDevice, Ram, Rtc, Uart};
 use crate::machine::InterruptLines;
 use crate::pci::{ConfigMechanism, PciBackend, PciSpace, PciStartError};
-use crate::policy::{IndexPairBackend, Policy, PortBackend, PortRule};
+use crate::policy::{DeviceSpec, IndexPairBackend, Policy, PortBackend, PortRule};
 
 /// The ways to the machine that are not this module's own.
 #[derive(Debug, Default)]
@@ -143,6 +143,20 @@ fn open_device(
             let line = spec.irq.and_then(|irq| lines.line(irq));
             Some(Box::new(Lpt::open(spec, line).map_err(failed)?))
         }
+        (PortBackend::Device(spec), _) => Some(match &**spec {
+            DeviceSpec::Uart(spec) => {
+                let line = spec.irq.and_then(|irq| lines.line(irq));
+                Box::new(Uart::open(spec, line).map_err(failed)?)
+            }
+            DeviceSpec::Adc(spec) => {
+                let line = spec.irq.and_then(|irq| lines.line(irq));
+                Box::new(Adc12::open(spec, line).map_err(failed)?)
+            }
+            DeviceSpec::Rtc(spec) => Box::new(Rtc::open(spec).map_err(failed)?),
+            DeviceSpec::Pit { .. } => Box::new(Pit::default()),
+            DeviceSpec::Gameport { axes, buttons } => Box::new(Gameport::new(*axes, *buttons)),
+            DeviceSpec::Pio { inputs, is_looped } => Box::new(Pio8255::new(*inputs, *is_looped)),
+        }),
         (PortBackend::Second(_), _) => second.take(),
         (PortBackend::Ram { initial, fill }, _) => {
             let ports = usize::from(rule.last - rule.first) + 1;

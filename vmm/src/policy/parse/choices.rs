@@ -35,14 +35,26 @@ pub(in crate::policy) enum PortKind {
     Passthrough,
     Lpt,
     Printer,
+    Uart,
+    Rtc,
+    Pit,
+    Gameport,
+    Pio,
+    Adc,
     Ram,
     Deny,
 }
 
-pub(in crate::policy) const PORT_BACKENDS: &[(&str, PortKind); 5] = &[
+pub(in crate::policy) const PORT_BACKENDS: &[(&str, PortKind); 11] = &[
     ("passthrough", PortKind::Passthrough),
     ("lpt", PortKind::Lpt),
     ("printer", PortKind::Printer),
+    ("uart16550", PortKind::Uart),
+    ("rtc", PortKind::Rtc),
+    ("pit", PortKind::Pit),
+    ("gameport", PortKind::Gameport),
+    ("pio8255", PortKind::Pio),
+    ("adc12", PortKind::Adc),
     ("ram", PortKind::Ram),
     ("deny", PortKind::Deny),
 ];

@@ -37,6 +37,42 @@ const MODELS: &[Model] = &[
         about: "a parallel port with a printer's handshake",
     },
     Model {
+        name: "uart16550",
+        base: 0x3f8,
+        ports: 8,
+        about: "a serial port",
+    },
+    Model {
+        name: "rtc",
+        base: 0x70,
+        ports: 2,
+        about: "a CMOS clock",
+    },
+    Model {
+        name: "pit",
+        base: 0x40,
+        ports: 4,
+        about: "an interval timer",
+    },
+    Model {
+        name: "gameport",
+        base: 0x201,
+        ports: 1,
+        about: "a game port",
+    },
+    Model {
+        name: "pio8255",
+        base: 0x300,
+        ports: 4,
+        about: "an 8255",
+    },
+    Model {
+        name: "adc12",
+        base: 0x300,
+        ports: 8,
+        about: "a 12-bit data acquisition card",
+    },
+    Model {
         name: "ram",
         base: 0x300,
         ports: 8,

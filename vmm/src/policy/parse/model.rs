@@ -5,9 +5,13 @@ use std::path::PathBuf;
 use toml::de::DeValue;
 
 use super::choices::{EPP, PortKind};
+use super::common::string_of;
 use crate::policy::fields::{Context, Fields, SpannedRange};
 use crate::policy::schema::PORT;
-use crate::policy::{DeviceOutput, LPT_STATUS_DEFAULT, LptSpec, PortBackend};
+use crate::policy::{
+    AdcSpec, DeviceOutput, DeviceSpec, LPT_STATUS_DEFAULT, LptSpec, PortBackend, RtcSpec, Shape,
+    UartLink, UartSpec, Wave,
+};
 
 /// How far an ECP port's extended registers are from its data register.
 const ECP_OFFSET: u64 = 0x400;
@@ -26,6 +30,12 @@ pub(super) fn parse(
         PortKind::Lpt | PortKind::Printer => {
             parse_lpt(context, fields, kind == PortKind::Printer, range)
         }
+        PortKind::Uart => parse_uart(context, fields, range),
+        PortKind::Rtc => parse_rtc(context, fields, range),
+        PortKind::Pit | PortKind::Gameport | PortKind::Pio => {
+            parse_small(context, fields, kind, range)
+        }
+        PortKind::Adc => parse_adc(context, fields, range),
         PortKind::Passthrough | PortKind::Ram | PortKind::Deny => None,
     }
 }
@@ -33,7 +43,6 @@ pub(super) fn parse(
 /// The ports that a model has besides those of its range.
 pub(super) fn second_range(
     context: &mut Context<'_>,
-    _fields: &Fields<'_>,
     range: &SpannedRange,
     backend: &PortBackend,
 ) -> Option<(u16, u16)> {
@@ -51,6 +60,10 @@ pub(super) fn second_range(
             }
             second
         }
+        PortBackend::Device(spec) => match **spec {
+            DeviceSpec::Pit { speaker } => speaker.map(|port| (port, port)),
+            _ => None,
+        },
         _ => None,
     }
 }
@@ -193,4 +206,182 @@ fn parse_lpt(
         is_ecp,
         is_printer,
     })))
+}
+
+fn parse_uart(
+    context: &mut Context<'_>,
+    fields: &Fields<'_>,
+    range: Option<&SpannedRange>,
+) -> Option<PortBackend> {
+    check_ports(context, range, "uart16550", (8, 8), "eight bytes");
+    let irq = irq(context, fields);
+    let input = input(context, fields);
+    let given = string_of(fields, "output");
+    let link = match given {
+        Some("stdio") => UartLink::Stdio,
+        Some("pty") => UartLink::Pty,
+        Some(text) if text.starts_with("tcp:") => {
+            let port = text.strip_prefix("tcp:").and_then(|port| port.parse().ok());
+            let Some(port) = port else {
+                context.error(
+                    &fields.span_of("output"),
+                    format!("`output` cannot be \"{text}\""),
+                    "\"tcp:PORT\", 0 to 65535: it listens on 127.0.0.1",
+                );
+                return None;
+            };
+            UartLink::Tcp(port)
+        }
+        _ => UartLink::Output(parse_output(context, fields)?),
+    };
+    let spec = DeviceSpec::Uart(UartSpec { link, input, irq });
+    Some(PortBackend::Device(Box::new(spec)))
+}
+
+fn parse_rtc(
+    context: &mut Context<'_>,
+    fields: &Fields<'_>,
+    range: Option<&SpannedRange>,
+) -> Option<PortBackend> {
+    check_ports(context, range, "rtc", (2, 2), "an index and its data");
+    let allowed = "seconds as text, such as \"-3600\"";
+    let offset = match fields.string(context, "offset", allowed) {
+        None => 0,
+        Some((text, span)) => {
+            let offset = text.parse().ok();
+            let Some(offset) = offset.filter(|offset: &i64| offset.unsigned_abs() < 10_000_000_000)
+            else {
+                context.error(&span, format!("`offset` cannot be \"{text}\""), allowed);
+                return None;
+            };
+            offset
+        }
+    };
+    let nvram = match fields.string(context, "nvram", "a file's path") {
+        Some((text, span)) if text.is_empty() || text.contains('\0') => {
+            context.error(&span, "`nvram` is no path", "a file's path");
+            return None;
+        }
+        other => other.map(|(text, _)| PathBuf::from(text)),
+    };
+    let spec = DeviceSpec::Rtc(RtcSpec { offset, nvram });
+    Some(PortBackend::Device(Box::new(spec)))
+}
+
+/// A list of at most `N` bytes; the rest is `rest`.
+fn few_bytes<const N: usize>(
+    context: &mut Context<'_>,
+    fields: &Fields<'_>,
+    key: &str,
+    rest: u8,
+) -> [u8; N] {
+    let mut bytes = [rest; N];
+    let given = fields.bytes(context, key, N).unwrap_or_default();
+    for (byte, given) in bytes.iter_mut().zip(given) {
+        *byte = given;
+    }
+    bytes
+}
+
+fn parse_small(
+    context: &mut Context<'_>,
+    fields: &Fields<'_>,
+    kind: PortKind,
+    range: Option<&SpannedRange>,
+) -> Option<PortBackend> {
+    let spec = match kind {
+        PortKind::Pit => {
+            check_ports(context, range, "pit", (4, 4), "three counters and control");
+            let speaker = fields.bounded(context, &PORT, "speaker");
+            DeviceSpec::Pit {
+                speaker: speaker.and_then(|port| u16::try_from(port).ok()),
+            }
+        }
+        PortKind::Gameport => {
+            check_ports(context, range, "gameport", (1, 8), "one that repeats");
+            DeviceSpec::Gameport {
+                axes: few_bytes(context, fields, "axes", 128),
+                buttons: byte(context, fields, "buttons").unwrap_or(0),
+            }
+        }
+        PortKind::Pio => {
+            check_ports(context, range, "pio8255", (4, 4), "A, B, C and control");
+            DeviceSpec::Pio {
+                inputs: few_bytes(context, fields, "inputs", 0xFF),
+                is_looped: fields.flag(context, "loop"),
+            }
+        }
+        _ => return None,
+    };
+    Some(PortBackend::Device(Box::new(spec)))
+}
+
+fn parse_adc(
+    context: &mut Context<'_>,
+    fields: &Fields<'_>,
+    range: Option<&SpannedRange>,
+) -> Option<PortBackend> {
+    check_ports(context, range, "adc12", (8, 8), "eight bytes");
+    let irq = irq(context, fields);
+    let micros = fields.bounded(context, &PORT, "conversion-us");
+    let digital_in = byte(context, fields, "digital-inputs").unwrap_or(0);
+    let allowed = "\"sine\", \"square\", \"triangle\" or \"ramp\", then such as amplitude=1000 frequency=50 \
+                   offset=2048; or \"csv:PATH\"";
+    let wave = match fields.string(context, "wave", allowed) {
+        None => parse_wave("sine"),
+        Some((text, span)) => {
+            let wave = parse_wave(text);
+            if wave.is_none() {
+                context.error(&span, format!("`wave` cannot be \"{text}\""), allowed);
+            }
+            wave
+        }
+    };
+    let spec = DeviceSpec::Adc(AdcSpec {
+        irq,
+        wave: wave?,
+        conversion_micros: micros
+            .and_then(|micros| u32::try_from(micros).ok())
+            .unwrap_or(10),
+        digital_in,
+    });
+    Some(PortBackend::Device(Box::new(spec)))
+}
+
+fn parse_wave(text: &str) -> Option<Wave> {
+    if let Some(path) = text.strip_prefix("csv:") {
+        let is_path = !path.is_empty() && !path.contains('\0');
+        return is_path.then(|| Wave::Csv(PathBuf::from(path)));
+    }
+    let mut words = text.split_whitespace();
+    let shape = match words.next()? {
+        "sine" => Shape::Sine,
+        "square" => Shape::Square,
+        "triangle" => Shape::Triangle,
+        "ramp" => Shape::Ramp,
+        _ => return None,
+    };
+    let (mut amplitude, mut offset, mut millihertz) = (2047, 2048, 50_000);
+    let code = |value: &str| value.parse().ok().filter(|code: &u16| *code <= 4095);
+    for word in words {
+        match word.split_once('=')? {
+            ("amplitude", value) => amplitude = code(value)?,
+            ("offset", value) => offset = code(value)?,
+            ("frequency", value) => {
+                // Hertz with up to three decimals.
+                let (whole, part) = value.split_once('.').unwrap_or((value, ""));
+                let is_part = part.len() <= 3 && part.bytes().all(|byte| byte.is_ascii_digit());
+                let part: u32 = format!("{part:0<3}").parse().ok().filter(|_| is_part)?;
+                let whole: u32 = whole.parse().ok()?;
+                millihertz = whole.checked_mul(1000)?.checked_add(part)?;
+            }
+            _ => return None,
+        }
+    }
+    Some(Wave::Formula {
+        shape,
+        amplitude,
+        offset,
+        millihertz,
+    })
 }

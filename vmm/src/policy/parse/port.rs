@@ -42,8 +42,7 @@ pub(super) fn parse_port(
         None => None,
     };
     let second = range.as_ref().zip(backend.as_ref());
-    let second =
-        second.and_then(|(range, backend)| model::second_range(context, fields, range, backend));
+    let second = second.and_then(|(range, backend)| model::second_range(context, range, backend));
     let remap = remap(context, fields, range.as_ref());
     if context.diagnostics.len() > found_before {
         return None;

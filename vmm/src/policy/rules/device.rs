@@ -58,3 +58,125 @@ impl LptSpec {
         }
     }
 }
+
+/// What is at the other end of a UART's line.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum UartLink {
+    /// Something that only takes bytes.
+    Output(DeviceOutput),
+    /// The VMM's standard input and output (`"stdio"`).
+    Stdio,
+    /// A pseudo terminal (`"pty"`).
+    Pty,
+    /// One client at a time, on 127.0.0.1 (`"tcp:PORT"`; 0: a free one, which the log tells).
+    Tcp(u16),
+}
+
+/// A `uart16550`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UartSpec {
+    /// The line.
+    pub link: UartLink,
+    /// What has been received at start.
+    pub input: Vec<u8>,
+    /// The interrupt line.
+    pub irq: Option<u32>,
+}
+
+/// A CMOS clock, `rtc`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RtcSpec {
+    /// Its time minus the machine's UTC, in seconds.
+    pub offset: i64,
+    /// Where bytes 14 to 127 are kept.
+    pub nvram: Option<PathBuf>,
+}
+
+/// A waveform's shape.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shape {
+    /// From the middle up.
+    Sine,
+    /// High for the first half.
+    Square,
+    /// From the middle up.
+    Triangle,
+    /// From the bottom up, then down at once.
+    Ramp,
+}
+
+/// What an analog input sees.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Wave {
+    /// `offset` + `amplitude` times the shape, in codes of the converter, cut at 0 and 4095.
+    Formula {
+        /// Its shape.
+        shape: Shape,
+        /// From the middle to the top.
+        amplitude: u16,
+        /// The middle.
+        offset: u16,
+        /// Frequency in thousandths of a hertz.
+        millihertz: u32,
+    },
+    /// A table: a row for each conversion of a channel, a column for each channel.
+    Csv(PathBuf),
+}
+
+/// An `adc12`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AdcSpec {
+    /// The interrupt line of the end of a conversion.
+    pub irq: Option<u32>,
+    /// The signal at channels 0 to 13.
+    pub wave: Wave,
+    /// How long a conversion takes.
+    pub conversion_micros: u32,
+    /// The digital inputs.
+    pub digital_in: u8,
+}
+
+/// A model with registers of its own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DeviceSpec {
+    /// A serial port.
+    Uart(UartSpec),
+    /// A CMOS clock.
+    Rtc(RtcSpec),
+    /// A data acquisition card.
+    Adc(AdcSpec),
+    /// An interval timer.
+    Pit {
+        /// The port of the speaker's gate.
+        speaker: Option<u16>,
+    },
+    /// A game port.
+    Gameport {
+        /// Positions of the four potentiometers, 0 to 255.
+        axes: [u8; 4],
+        /// Buttons that are pressed, bits 0-3.
+        buttons: u8,
+    },
+    /// An 8255 with what is at its three ports.
+    Pio {
+        /// Ports A, B and C, as far as they are inputs.
+        inputs: [u8; 3],
+        /// Whether port A's lines are wired to port B's.
+        is_looped: bool,
+    },
+}
+
+impl DeviceSpec {
+    /// The policy's spelling.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Uart(_) => "uart16550",
+            Self::Rtc(_) => "rtc",
+            Self::Adc(_) => "adc12",
+            Self::Pit { .. } => "pit",
+            Self::Gameport { .. } => "gameport",
+            Self::Pio { .. } => "pio8255",
+        }
+    }
+}

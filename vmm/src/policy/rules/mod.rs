@@ -9,7 +9,9 @@ mod pci;
 mod port;
 
 pub use checks::{BitMasks, ByteMask, Bytes, Limits, OnRate, Rate, ValueSet, Widths};
-pub use device::{DeviceOutput, EppPeer, LptSpec};
+pub use device::{
+    AdcSpec, DeviceOutput, DeviceSpec, EppPeer, LptSpec, RtcSpec, Shape, UartLink, UartSpec, Wave,
+};
 pub use index_pair::{IndexPair, IndexPairBackend, IndexRegister};
 pub use memory::{CacheMode, MemoryBackend, MemoryRule, MemorySource};
 pub use msr::{MsrBackendKind, MsrRule};

@@ -1,6 +1,9 @@
 //! `[[port]]`
 
-use super::{AccessMode, ByteMask, DeviceOutput, Limits, LptSpec, OnDeny, Place, ValueSet, Widths};
+use super::{
+    AccessMode, ByteMask, DeviceOutput, DeviceSpec, Limits, LptSpec, OnDeny, Place, UartLink,
+    ValueSet, Widths,
+};
 
 /// What stands behind a port range.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -11,6 +14,8 @@ pub enum PortBackend {
     Passthrough,
     /// The parallel port model, or the printer.
     Lpt(Box<LptSpec>),
+    /// Another model.
+    Device(Box<DeviceSpec>),
     /// The second range of the model of the rule before this one: its name.
     Second(&'static str),
     /// The register file for tests.
@@ -31,6 +36,7 @@ impl PortBackend {
             Self::Passthrough => "passthrough",
             Self::Lpt(spec) if spec.is_printer => "printer",
             Self::Lpt(_) => "lpt",
+            Self::Device(spec) => spec.name(),
             Self::Second(name) => name,
             Self::Ram { .. } => "ram",
         }
@@ -40,6 +46,13 @@ impl PortBackend {
     pub(in crate::policy) const fn exclusive_output(&self) -> Option<&DeviceOutput> {
         let output = match self {
             Self::Lpt(spec) => &spec.output,
+            Self::Device(spec) => match &**spec {
+                DeviceSpec::Uart(spec) => match &spec.link {
+                    UartLink::Output(output) => output,
+                    _ => return None,
+                },
+                _ => return None,
+            },
             _ => return None,
         };
         match output {

@@ -11,9 +11,9 @@ use crate::policy::{ADDRESS_MAX, LOG_RATE_MAX, RATE_MAX};
 const U32: u64 = 0xFFFF_FFFF;
 const REAL: &[&str] = &["passthrough"];
 const PARALLEL: &[&str] = &["lpt", "printer"];
-const OUTPUTS: &[&str] = &["lpt", "printer"];
-const INTERRUPTS: &[&str] = &["lpt", "printer"];
-const INPUTS: &[&str] = &["lpt"];
+const OUTPUTS: &[&str] = &["lpt", "printer", "uart16550"];
+const INTERRUPTS: &[&str] = &["lpt", "printer", "uart16550", "adc12"];
+const INPUTS: &[&str] = &["lpt", "uart16550"];
 
 /// A key of rules with any back end.
 const fn key(name: &'static str, kind: Kind, meaning: &'static str) -> Key {
@@ -206,10 +206,10 @@ pub(in crate::policy) static PORT: Table = Table {
             OUTPUTS,
             "output",
             Kind::Text(1, 4096),
-            "where bytes go: a path, \"-\" or \"pty\"",
+            "where bytes go: a path, \"-\", \"pty\"; of a uart16550 also \"stdio\" or \"tcp:PORT\"",
         ),
         only(
-            PARALLEL,
+            OUTPUTS,
             "command",
             Kind::Texts(1, 256, 4096),
             "the program, and its arguments, whose standard input gets the bytes",
@@ -238,6 +238,66 @@ pub(in crate::policy) static PORT: Table = Table {
             "ecp",
             Kind::Flag,
             "ECP registers, 0x400 above the range",
+        ),
+        only(
+            &["rtc"],
+            "offset",
+            Kind::Form("^[+-]?[0-9]{1,10}$"),
+            "seconds from the machine's UTC to its time",
+        ),
+        only(
+            &["rtc"],
+            "nvram",
+            Kind::Text(1, 4096),
+            "the file that keeps its memory",
+        ),
+        only(
+            &["pit"],
+            "speaker",
+            Kind::Number(0, 0xFFFF),
+            "the port of counter 2's gate, usually 0x61",
+        ),
+        only(
+            &["gameport"],
+            "axes",
+            Kind::Bytes,
+            "positions of up to four axes, 0 to 255",
+        ),
+        only(
+            &["gameport"],
+            "buttons",
+            Kind::Number(0, 0xF),
+            "a bit for each button that is pressed",
+        ),
+        only(
+            &["pio8255"],
+            "inputs",
+            Kind::Bytes,
+            "what drives ports A, B and C while they are inputs",
+        ),
+        only(
+            &["pio8255"],
+            "loop",
+            Kind::Flag,
+            "port B's lines are wired to port A's",
+        ),
+        only(
+            &["adc12"],
+            "wave",
+            Kind::Text(1, 4096),
+            "the signal: a shape, amplitude=, frequency=, offset=; or csv:PATH",
+        ),
+        only(
+            &["adc12"],
+            "conversion-us",
+            Kind::Number(1, 1_000_000),
+            "how long a conversion takes, in microseconds",
+        ),
+        only(
+            &["adc12"],
+            "digital-inputs",
+            Kind::Number(0, 0xFF),
+            "what the digital inputs read",
         ),
         only(&["ram"], "initial", Kind::ByteOrBytes, "values at start"),
     ],
