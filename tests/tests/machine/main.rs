@@ -13,5 +13,6 @@ mod irq_sample;
 mod kmdf_sample;
 mod portio_sample;
 mod real_drivers;
+mod real_hardware;
 mod real_port;
 mod two_drivers;

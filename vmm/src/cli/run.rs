@@ -384,6 +384,7 @@ fn start_failed(error: &StartError, output: &mut Output) -> ExitCode {
         StartError::Create(_)
         | StartError::Ports(_)
         | StartError::Memory(_)
+        | StartError::Interrupts(_)
         | StartError::Registry(_)
         | StartError::Thread(_) => ExitCode::CommandFailed,
     };

@@ -19,6 +19,7 @@ use super::interrupt::Interrupt;
 use super::machine::{Call, Link, Machine};
 use super::responder::{Responder, window_offsets};
 use crate::files::{Files, FilesOption};
+use crate::hardware::{InterruptStartError, OpenInterrupts, SysfsPci};
 use crate::loader::report::ImportStatus;
 use crate::loader::{Image, ImageError, MapError};
 use crate::machine::host::{self, KvmError, KvmKind};
@@ -28,7 +29,7 @@ use crate::observe::ntstatus::NtStatus;
 use crate::observe::output::TraceOutput;
 use crate::observe::trace::{Observer, TraceContext};
 use crate::policy::{HostFacts, MemorySpace, MemoryStartError, Policy};
-use crate::ports::{PortSpace, StartError as PortStartError};
+use crate::ports::{Backends, PortSpace, StartError as PortStartError};
 use crate::recording::Recorder;
 
 /// What to run, and how.
@@ -122,6 +123,8 @@ pub enum StartError {
     Ports(#[from] PortStartError),
     /// the policy's memory rules cannot be set up
     Memory(#[from] MemoryStartError),
+    /// the policy's interrupt rules cannot be set up
+    Interrupts(#[from] InterruptStartError),
     /// cannot start a thread
     Thread(#[source] std::io::Error),
     /// cannot open the directory {path} for --files
@@ -206,6 +209,7 @@ pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Mach
     }
     let timeout = launch.timeout;
     let registry = launch.registry.clone();
+    let sources = OpenInterrupts::new(&launch.policy)?;
     let fate = Arc::new(Fate::default());
     let (sender, inbox) = channel();
     let (report, outcome) = channel();
@@ -238,7 +242,9 @@ pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Mach
             "its thread ended".to_owned(),
         )))
     })?;
+    let host_interrupts = sources.start(&interrupts).map_err(StartError::Thread)?;
     let machine = Machine {
+        host_interrupts: Mutex::new(Some(host_interrupts)),
         link: Arc::new(Link::new(sender, fate, timeout, stopper)),
         engine: Mutex::new(Some(engine)),
         registry: Mutex::default(),
@@ -332,7 +338,10 @@ fn prepare(
         .policy
         .check_host(&HostFacts::read())
         .map_err(MemoryStartError::from)?;
-    let ports = PortSpace::new(&launch.policy)?;
+    let backends = Backends {
+        pci: Some(Box::new(SysfsPci::default())),
+    };
+    let ports = PortSpace::with_backends(&launch.policy, backends)?;
     let memory = MemorySpace::new(&launch.policy, launch.memory_bytes)?;
     let mut builder = VmBuilder::new(
         &kvm,
@@ -409,7 +418,7 @@ fn add_window_memory(builder: &mut VmBuilder, memory: &MemorySpace) -> Result<()
                 bytes: backing.bytes(),
             },
             // Page-table entries decide for each rule's part of it.
-            is_writable: true,
+            is_writable: backing.is_writable,
         };
         // SAFETY: the backing lives as long as the `MemorySpace`, which the responder owns; `Engine` drops its VM
         // before its responder.

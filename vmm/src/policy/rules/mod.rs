@@ -2,6 +2,7 @@
 
 mod checks;
 mod index_pair;
+mod interrupt;
 mod memory;
 mod msr;
 mod pci;
@@ -9,6 +10,7 @@ mod port;
 
 pub use checks::{BitMasks, ByteMask, Bytes, Limits, OnRate, Rate, ValueSet, Widths};
 pub use index_pair::{IndexPair, IndexPairBackend, IndexRegister};
+pub use interrupt::{InterruptRule, InterruptSource, UioDevice};
 pub use memory::{CacheMode, MemoryBackend, MemoryRule, MemorySource};
 pub use msr::{MsrBackendKind, MsrRule};
 pub use pci::{PciAddress, PciBackendKind, PciId, PciRegister, PciRule, PciTarget};

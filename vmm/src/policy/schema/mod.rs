@@ -7,7 +7,7 @@ mod tables;
 mod tests;
 
 pub(super) use tables::{
-    DEFAULT, INDEX_PAIR, INDEX_REGISTER, MEMORY, MSR, PCI, PCI_REGISTER, PORT, TOP,
+    DEFAULT, INDEX_PAIR, INDEX_REGISTER, INTERRUPT, MEMORY, MSR, PCI, PCI_REGISTER, PORT, TOP,
 };
 
 /// What a key's value may be.
@@ -116,6 +116,7 @@ pub(super) fn all_keys() -> Vec<&'static str> {
         &PCI,
         &PCI_REGISTER,
         &MSR,
+        &INTERRUPT,
     ]
     .iter()
     .flat_map(|table| table.names())
