@@ -84,6 +84,18 @@ pub mod irq {
     pub const ACTIVE: u32 = 0x0022_201C;
 }
 
+/// tests/drivers/include/edu.h
+pub mod edu {
+    /// u64 physical address, u32 line, u32 0.
+    pub const START: u32 = 0x0022_2000;
+    /// u32 offset, u32 times; out u32: the last value.
+    pub const READ: u32 = 0x0022_2004;
+    /// u32 offset, u32 value.
+    pub const WRITE: u32 = 0x0022_2008;
+    /// Waits for a DPC; out: interrupts, DPCs, all statuses, runs that disclaimed; each u32.
+    pub const WAIT: u32 = 0x0022_200C;
+}
+
 /// tests/drivers/include/portio.h
 pub mod portio {
     /// u32 port, u32 width.

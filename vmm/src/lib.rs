@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod devices;
 pub mod files;
+pub mod hardware;
 pub mod learn;
 pub mod machine;
 pub mod msr;

@@ -14,5 +14,6 @@ mod kmdf_sample;
 mod pnp_sample;
 mod portio_sample;
 mod real_drivers;
+mod real_hardware;
 mod real_port;
 mod two_drivers;

@@ -406,6 +406,7 @@ fn start_failed(error: &StartError, output: &mut Output) -> ExitCode {
         StartError::Create(_)
         | StartError::Ports(_)
         | StartError::Memory(_)
+        | StartError::Interrupts(_)
         | StartError::Registry(_)
         | StartError::Device(_)
         | StartError::Thread(_) => ExitCode::CommandFailed,

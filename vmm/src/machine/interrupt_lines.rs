@@ -148,6 +148,15 @@ impl InterruptLine {
         self.interrupt();
     }
 
+    /// Whether the guest has looked since the line last interrupted. It may have put the interrupt off until its IRQL
+    /// drops.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        self.shared.edges.load(Ordering::Acquire) & self.bit() == 0
+            && !self.shared.is_changed.load(Ordering::Acquire)
+            && !self.shared.is_offered.load(Ordering::Acquire)
+    }
+
     fn bit(&self) -> u64 {
         1 << self.number
     }

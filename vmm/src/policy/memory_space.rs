@@ -11,11 +11,14 @@ use serde::Serialize;
 use vm_memory::{MmapRegion, VolatileMemory};
 
 use super::values::read_limited;
-use super::{LogLimiter, LogVerdict, MemoryBackend, MemoryRule, OnDeny, Policy, PolicyError};
+use super::{
+    AccessMode, LogLimiter, LogVerdict, MemoryBackend, MemoryRule, OnDeny, Policy, PolicyError,
+};
+use crate::hardware::{HostMapping, MappingError, Wish};
 use crate::ports::Action;
 
 const PAGE_MASK: u64 = abi::layout::PAGE_SIZE - 1;
-/// Most memory that `ram` rules may have together, in bytes: what the guest's I/O window can map.
+/// Most memory that `ram` and `passthrough` rules may have together, in bytes: what the guest's I/O window can map.
 const RAM_BYTES_MAX: u64 = abi::layout::IO_WINDOW_SIZE;
 
 /// A driver's wish to map physical memory ([`abi::doorbell::Call::MapPhysical`]).
@@ -32,8 +35,8 @@ pub struct MemoryRequest {
 /// What becomes of a [`MemoryRequest`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum MemoryDecision {
-    /// Map this.
-    Allowed(MemoryMapping),
+    /// Map these pieces, one after the other. There is at least one.
+    Allowed(Vec<MemoryMapping>),
     /// Map nothing: the driver gets NULL, or the guest is stopped if `action` is [`Action::Stop`].
     Denied {
         /// The rule that denies, an index into [`Policy::memory_rules`]; `None`: no rule covers an address.
@@ -45,8 +48,8 @@ pub enum MemoryDecision {
     },
 }
 
-/// The memory behind an allowed request: whole pages, from the page of the request's address to the page of its
-/// last byte.
+/// Memory behind an allowed request: whole pages. All pieces together reach from the page of the request's address to
+/// the page of its last byte.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MemoryMapping {
     /// Index into [`MemorySpace::backings`].
@@ -76,9 +79,10 @@ pub enum MemoryStartError {
     /// The policy does not fit the guest.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// All `ram` rules together are too large.
+    /// All rules together are too large.
     #[error(
-        "{file}:{line}: with this rule, \"ram\" memory has {bytes} bytes: at most {RAM_BYTES_MAX} can be mapped"
+        "{file}:{line}: with this rule, \"ram\" and \"passthrough\" memory has {bytes} bytes: at most {RAM_BYTES_MAX} \
+         can be mapped"
     )]
     TooLarge {
         /// The policy.
@@ -89,15 +93,14 @@ pub enum MemoryStartError {
         bytes: u64,
     },
     /// The machine's memory cannot be passed through.
-    #[error(
-        "{file}:{line}: backend \"passthrough\" cannot start: this version passes no physical memory through; \
-         \"ram\" is memory of the run's own"
-    )]
+    #[error("{file}:{line}: backend \"passthrough\" cannot start")]
     Passthrough {
         /// The policy.
         file: String,
         /// The rule's line.
         line: usize,
+        /// Why.
+        source: MappingError,
     },
     /// The initial contents cannot be read.
     #[error(
@@ -129,31 +132,49 @@ pub enum MemoryStartError {
     },
 }
 
-/// Host memory behind `ram` rules without a gap between them; the machine makes KVM memory slots of it.
+/// Host memory behind `ram` rules without a gap between them, or behind a `passthrough` rule; the machine makes KVM
+/// memory slots of it.
 #[derive(Debug)]
 pub struct MemoryBacking {
     /// The physical address that drivers know its first byte by; a multiple of 4096.
     pub physical: u64,
-    region: MmapRegion,
+    /// Whether any rule allows stores to it.
+    pub is_writable: bool,
+    memory: Memory,
+}
+
+#[derive(Debug)]
+enum Memory {
+    Ram(MmapRegion),
+    Host(HostMapping),
 }
 
 impl MemoryBacking {
     /// Host-virtual address of the first byte, page-aligned; valid as long as the [`MemorySpace`] lives.
     #[must_use]
     pub fn host_address(&self) -> u64 {
-        self.region.as_ptr().addr() as u64
+        match &self.memory {
+            Memory::Ram(region) => region.as_ptr().addr() as u64,
+            Memory::Host(mapping) => mapping.address(),
+        }
     }
 
     /// Bytes; a multiple of 4096.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.region.size() as u64
+        match &self.memory {
+            Memory::Ram(region) => region.size() as u64,
+            Memory::Host(mapping) => mapping.bytes(),
+        }
     }
 
-    /// The memory itself.
+    /// The memory itself; `None` for the machine's, which only the guest accesses.
     #[must_use]
-    pub fn region(&self) -> &MmapRegion {
-        &self.region
+    pub fn region(&self) -> Option<&MmapRegion> {
+        match &self.memory {
+            Memory::Ram(region) => Some(region),
+            Memory::Host(_) => None,
+        }
     }
 }
 
@@ -222,16 +243,6 @@ impl MemorySpace {
         clock: Clock,
     ) -> Result<Self, MemoryStartError> {
         policy.check_guest_memory(ram_bytes)?;
-        let real = policy
-            .memory_rules()
-            .iter()
-            .find(|rule| matches!(rule.backend, MemoryBackend::Passthrough { .. }));
-        if let Some(rule) = real {
-            return Err(MemoryStartError::Passthrough {
-                file: policy.file().to_owned(),
-                line: rule.line,
-            });
-        }
         let rules = policy.memory_rules();
         Ok(Self {
             backings: allocate(policy)?,
@@ -256,7 +267,7 @@ impl MemorySpace {
         })
     }
 
-    /// The memory behind `ram` rules, by ascending physical address.
+    /// The memory behind rules, by ascending physical address.
     #[must_use]
     pub fn backings(&self) -> &[MemoryBacking] {
         &self.backings
@@ -271,12 +282,12 @@ impl MemorySpace {
     /// Decides a mapping; counts it, and logs it when it is denied.
     pub fn map(&mut self, request: &MemoryRequest) -> MemoryDecision {
         let denial = match Self::decide(&self.policy, request) {
-            Ok(rules) => match self.mapping(request) {
-                Some(mapping) => {
+            Ok(rules) => match self.mappings(request) {
+                Some(mappings) => {
                     for index in &rules {
                         self.stats.rules[*index].mapped += 1;
                     }
-                    return MemoryDecision::Allowed(mapping);
+                    return MemoryDecision::Allowed(mappings);
                 }
                 None => Denial {
                     rule: rules.first().copied(),
@@ -382,20 +393,28 @@ impl MemorySpace {
         }
     }
 
-    /// Where the memory of an allowed request is. The rules are adjacent, so one backing has all of it.
-    fn mapping(&self, request: &MemoryRequest) -> Option<MemoryMapping> {
-        let (first, last) = pages(request)?;
-        let (index, backing) = self.backings.iter().enumerate().find(|(_, backing)| {
-            backing.physical <= first && last - backing.physical < backing.bytes()
-        })?;
-        let offset = first - backing.physical;
-        Some(MemoryMapping {
-            backing: index,
-            offset,
-            host_address: backing.host_address() + offset,
-            bytes: last - first + 1,
-            is_writable: request.is_write,
-        })
+    /// Where the memory of an allowed request is; `None` if some of it has none.
+    fn mappings(&self, request: &MemoryRequest) -> Option<Vec<MemoryMapping>> {
+        let (mut at, last) = pages(request)?;
+        let mut pieces = Vec::new();
+        loop {
+            let (index, backing) = self.backings.iter().enumerate().find(|(_, backing)| {
+                backing.physical <= at && at - backing.physical < backing.bytes()
+            })?;
+            let offset = at - backing.physical;
+            let bytes = (last - at + 1).min(backing.bytes() - offset);
+            pieces.push(MemoryMapping {
+                backing: index,
+                offset,
+                host_address: backing.host_address() + offset,
+                bytes,
+                is_writable: request.is_write,
+            });
+            at += bytes;
+            if at > last {
+                return Some(pieces);
+            }
+        }
     }
 }
 
@@ -405,12 +424,12 @@ fn pages(request: &MemoryRequest) -> Option<(u64, u64)> {
     Some((request.address & !PAGE_MASK, last | PAGE_MASK))
 }
 
-/// Allocates the memory of `ram` rules, one backing for each run of adjacent ones, and fills it.
+/// The memory of all rules: of adjacent `ram` rules together, filled; of each `passthrough` rule by itself.
 fn allocate(policy: &Policy) -> Result<Vec<MemoryBacking>, MemoryStartError> {
     let mut rules: Vec<&MemoryRule> = policy
         .memory_rules()
         .iter()
-        .filter(|rule| matches!(rule.backend, MemoryBackend::Ram { .. }))
+        .filter(|rule| !matches!(rule.backend, MemoryBackend::Deny))
         .collect();
     rules.sort_by_key(|rule| rule.first);
     let mut total = 0_u64;
@@ -425,9 +444,47 @@ fn allocate(policy: &Policy) -> Result<Vec<MemoryBacking>, MemoryStartError> {
         }
     }
     rules
-        .chunk_by(|rule, next| rule.last + 1 == next.first)
-        .map(|run| allocate_run(policy, run))
+        .chunk_by(|rule, next| {
+            let is_ram = |rule: &MemoryRule| matches!(rule.backend, MemoryBackend::Ram { .. });
+            is_ram(rule) && is_ram(next) && rule.last + 1 == next.first
+        })
+        .map(|run| match run {
+            [rule] if matches!(rule.backend, MemoryBackend::Passthrough { .. }) => {
+                map_host(policy, rule)
+            }
+            _ => allocate_run(policy, run),
+        })
         .collect()
+}
+
+fn map_host(policy: &Policy, rule: &MemoryRule) -> Result<MemoryBacking, MemoryStartError> {
+    let MemoryBackend::Passthrough {
+        source,
+        source_first,
+        cache,
+    } = &rule.backend
+    else {
+        unreachable!("the caller has looked");
+    };
+    let is_writable = rule.access.is_some_and(AccessMode::allows_write);
+    let mapping = HostMapping::open(&Wish {
+        source,
+        first: *source_first,
+        bytes: rule.bytes(),
+        cache: *cache,
+        is_writable,
+        is_danger_accepted: rule.is_danger_accepted,
+    })
+    .map_err(|source| MemoryStartError::Passthrough {
+        file: policy.file().to_owned(),
+        line: rule.line,
+        source,
+    })?;
+    Ok(MemoryBacking {
+        physical: rule.first,
+        is_writable,
+        memory: Memory::Host(mapping),
+    })
 }
 
 fn allocate_run(policy: &Policy, run: &[&MemoryRule]) -> Result<MemoryBacking, MemoryStartError> {
@@ -467,7 +524,11 @@ fn allocate_run(policy: &Policy, run: &[&MemoryRule]) -> Result<MemoryBacking, M
     }
     Ok(MemoryBacking {
         physical: first.first,
-        region,
+        is_writable: run
+            .iter()
+            .filter_map(|rule| rule.access)
+            .any(AccessMode::allows_write),
+        memory: Memory::Ram(region),
     })
 }
 

@@ -67,6 +67,7 @@ pub struct Policy {
     memory_segments: Segments,
     pci_rules: Vec<PciRule>,
     msr_rules: Vec<MsrRule>,
+    interrupt_rules: Vec<InterruptRule>,
     msr_segments: Segments,
     defaults: Defaults,
     device: device::Device,
@@ -86,6 +87,7 @@ impl Policy {
             memory_segments: Segments::default(),
             pci_rules: Vec::new(),
             msr_rules: Vec::new(),
+            interrupt_rules: Vec::new(),
             msr_segments: Segments::default(),
             defaults: Defaults::default(),
             device: device::Device::default(),
@@ -208,6 +210,12 @@ impl Policy {
     #[must_use]
     pub fn msr_rules(&self) -> &[MsrRule] {
         &self.msr_rules
+    }
+
+    /// The rules for interrupts, in the file's order.
+    #[must_use]
+    pub fn interrupt_rules(&self) -> &[InterruptRule] {
+        &self.interrupt_rules
     }
 
     /// The memory rule that covers an address, as its place among [`Policy::memory_rules`].

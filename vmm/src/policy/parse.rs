@@ -5,6 +5,7 @@ mod common;
 pub(super) mod device;
 pub(super) mod device_option;
 mod index_pair;
+mod interrupt;
 mod memory;
 mod model;
 mod msr;
@@ -17,7 +18,7 @@ use toml::de::{DeTable, DeValue};
 use self::choices::{MEMORY_ON_DENY, ON_DENY};
 use super::diagnostic::Source;
 use super::fields::{Context, Fields};
-use super::schema::{DEFAULT, INDEX_PAIR, MEMORY, MSR, PCI, PORT, TOP};
+use super::schema::{DEFAULT, INDEX_PAIR, INTERRUPT, MEMORY, MSR, PCI, PORT, TOP};
 use super::{
     Defaults, OnDeny, Policy, PolicyError, RULES_MAX, danger, overlap, segments::Segments,
 };
@@ -75,6 +76,10 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Policy, PolicyError> {
         policy.msr_rules.extend(rule);
     }
     policy.device = device::parse(&mut context, &top);
+    for fields in rule_tables(&mut context, &top, "interrupt", INTERRUPT.title) {
+        let rule = interrupt::parse_interrupt(&mut context, &fields, &policy.interrupt_rules);
+        policy.interrupt_rules.extend(rule);
+    }
     overlap::between_rules(&policy, &context.source, &mut context.diagnostics);
     danger::refuse(&policy, &context.source, &mut context.diagnostics);
     if context.diagnostics.is_empty() {
@@ -102,7 +107,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Policy, PolicyError> {
 }
 
 fn key_of_a_rule(key: &str) -> Option<String> {
-    [&PORT, &INDEX_PAIR, &MEMORY, &PCI, &MSR]
+    [&PORT, &INDEX_PAIR, &MEMORY, &PCI, &MSR, &INTERRUPT]
         .iter()
         .any(|table| table.key(key).is_some())
         .then(|| {

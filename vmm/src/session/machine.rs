@@ -16,6 +16,7 @@ use super::driver::{
 };
 use super::engine::{Done, Fate, Job, Message};
 use super::interrupt::Interrupt;
+use crate::hardware::HostInterrupts;
 use crate::machine::{InterruptLine, InterruptLines, PortExit, Stopper};
 use crate::observe::ntstatus::NtStatus;
 
@@ -210,6 +211,8 @@ pub struct Machine {
     pub(super) engine: Mutex<Option<JoinHandle<()>>>,
     pub(super) registry: Mutex<RegistryOutput>,
     pub(super) interrupts: InterruptLines,
+    /// Threads that hand the machine's interrupts on, while it runs.
+    pub(super) host_interrupts: Mutex<Option<HostInterrupts>>,
 }
 
 impl Machine {
@@ -330,6 +333,13 @@ impl RunningMachine for Machine {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
+        // They have nobody to interrupt any more.
+        drop(
+            self.host_interrupts
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
         if let Some(engine) = engine {
             // A panic of the engine has been printed by then.
             let _ = engine.join().is_ok();

@@ -12,7 +12,7 @@ use crate::observe::ports::{Direction, PortRecord};
 use crate::observe::symbols::{Module, ModuleKind};
 use crate::observe::trace::Observer;
 
-use crate::policy::{MemoryDecision, MemoryRequest, MemorySpace};
+use crate::policy::{MemoryDecision, MemoryMapping, MemoryRequest, MemorySpace};
 use crate::ports::iopm::Mirror;
 use crate::ports::{Action, PortOutcome, PortRequest, PortSpace, Width};
 
@@ -169,14 +169,13 @@ impl Backend for Responder {
             recorder.mapping(tsc, rip, address, bytes, direction, verdict);
         }
         match decision {
-            MemoryDecision::Allowed(mapping) => {
-                let window_offset = window_offsets(&self.memory)
-                    .nth(mapping.backing)
-                    .unwrap_or(0);
-                PhysicalAnswer::Mapped(vec![PhysicalPiece {
-                    window_offset: window_offset + mapping.offset,
+            MemoryDecision::Allowed(mappings) => {
+                let offsets: Vec<u64> = window_offsets(&self.memory).collect();
+                let piece = |mapping: &MemoryMapping| PhysicalPiece {
+                    window_offset: offsets[mapping.backing] + mapping.offset,
                     bytes: mapping.bytes,
-                }])
+                };
+                PhysicalAnswer::Mapped(mappings.iter().map(piece).collect())
             }
             MemoryDecision::Denied {
                 action: Action::Stop,

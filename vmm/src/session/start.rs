@@ -20,6 +20,7 @@ use super::machine::{Call, Link, Machine};
 use super::prepared_device::PreparedDevice;
 use super::responder::{Responder, window_offsets};
 use crate::files::{Files, FilesOption};
+use crate::hardware::{InterruptStartError, OpenInterrupts, SysfsPci};
 use crate::loader::report::ImportStatus;
 use crate::loader::{Image, ImageError, MapError};
 use crate::machine::host::{self, KvmError, KvmKind};
@@ -129,6 +130,8 @@ pub enum StartError {
     Ports(#[from] PortStartError),
     /// the policy's memory rules cannot be set up
     Memory(#[from] MemoryStartError),
+    /// the policy's interrupt rules cannot be set up
+    Interrupts(#[from] InterruptStartError),
     /// cannot start a thread
     Thread(#[source] std::io::Error),
     /// cannot open the directory {path} for --files
@@ -218,6 +221,7 @@ pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Mach
     let device = PreparedDevice::new(&launch, &images)?;
     let timeout = launch.timeout;
     let registry = launch.registry.clone();
+    let sources = OpenInterrupts::new(&launch.policy)?;
     let fate = Arc::new(Fate::default());
     let (sender, inbox) = channel();
     let (report, outcome) = channel();
@@ -250,7 +254,9 @@ pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Mach
             "its thread ended".to_owned(),
         )))
     })?;
+    let host_interrupts = sources.start(&interrupts).map_err(StartError::Thread)?;
     let machine = Machine {
+        host_interrupts: Mutex::new(Some(host_interrupts)),
         link: Arc::new(Link::new(sender, fate, timeout, stopper)),
         engine: Mutex::new(Some(engine)),
         registry: Mutex::default(),
@@ -349,7 +355,7 @@ fn prepare(
     let lines = InterruptLines::default();
     let backends = Backends {
         interrupts: lines.clone(),
-        ..Backends::default()
+        pci: Some(Box::new(SysfsPci::default())),
     };
     let ports = PortSpace::with_backends(&launch.policy, backends)?;
     let memory = MemorySpace::new(&launch.policy, launch.memory_bytes)?;
@@ -431,7 +437,7 @@ fn add_window_memory(builder: &mut VmBuilder, memory: &MemorySpace) -> Result<()
                 bytes: backing.bytes(),
             },
             // Page-table entries decide for each rule's part of it.
-            is_writable: true,
+            is_writable: backing.is_writable,
         };
         // SAFETY: the backing lives as long as the `MemorySpace`, which the responder owns; `Engine` drops its VM
         // before its responder.

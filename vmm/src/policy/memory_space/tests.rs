@@ -44,7 +44,10 @@ const TWO_NEIGHBOURS: &str = r#"
 #[track_caller]
 fn allowed(space: &mut MemorySpace, request: &MemoryRequest) -> MemoryMapping {
     match space.map(request) {
-        MemoryDecision::Allowed(mapping) => mapping,
+        MemoryDecision::Allowed(mappings) => match mappings[..] {
+            [mapping] => mapping,
+            _ => panic!("{mappings:?}"),
+        },
         denied @ MemoryDecision::Denied { .. } => panic!("{denied:?}"),
     }
 }
@@ -182,6 +185,7 @@ fn contents_come_from_the_file_and_the_rest_is_zero() {
     let mut bytes = [1; 8192];
     space.backings()[0]
         .region()
+        .unwrap()
         .as_volatile_slice()
         .copy_to(&mut bytes);
     let (before, rom) = bytes.split_at(4096);

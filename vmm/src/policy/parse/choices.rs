@@ -84,6 +84,17 @@ pub(in crate::policy) const INDEX_PAIR_BACKENDS: &[(&str, IndexPairKind); 2] = &
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::policy) enum InterruptKind {
+    Uio,
+    EventFd,
+}
+
+pub(in crate::policy) const INTERRUPT_BACKENDS: &[(&str, InterruptKind); 2] = &[
+    ("uio", InterruptKind::Uio),
+    ("eventfd", InterruptKind::EventFd),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::policy) enum PciKind {
     Passthrough,
     Model,

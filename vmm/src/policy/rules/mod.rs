@@ -3,6 +3,7 @@
 mod checks;
 mod device;
 mod index_pair;
+mod interrupt;
 mod memory;
 mod msr;
 mod pci;
@@ -13,6 +14,7 @@ pub use device::{
     AdcSpec, DeviceOutput, DeviceSpec, EppPeer, LptSpec, RtcSpec, Shape, UartLink, UartSpec, Wave,
 };
 pub use index_pair::{IndexPair, IndexPairBackend, IndexRegister};
+pub use interrupt::{InterruptRule, InterruptSource, UioDevice};
 pub use memory::{CacheMode, MemoryBackend, MemoryRule, MemorySource};
 pub use msr::{MsrBackendKind, MsrRule};
 pub use pci::{PciAddress, PciBackendKind, PciId, PciRegister, PciRule, PciTarget};

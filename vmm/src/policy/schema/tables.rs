@@ -2,8 +2,8 @@
 
 use super::{Key, Kind, Table, words};
 use crate::policy::parse::choices::{
-    ACCESS, CACHE, EPP, INDEX_PAIR_BACKENDS, MEMORY_BACKENDS, MEMORY_ON_DENY, MSR_BACKENDS,
-    ON_DENY, ON_RATE, PCI_BACKENDS, PORT_BACKENDS,
+    ACCESS, CACHE, EPP, INDEX_PAIR_BACKENDS, INTERRUPT_BACKENDS, MEMORY_BACKENDS, MEMORY_ON_DENY,
+    MSR_BACKENDS, ON_DENY, ON_RATE, PCI_BACKENDS, PORT_BACKENDS,
 };
 use crate::policy::parse::device::{CHANNEL_MAX, ID_MAX, IDS_MAX, KINDS, LINE_MAX, MODES, SHARES};
 use crate::policy::{ADDRESS_MAX, LOG_RATE_MAX, RATE_MAX};
@@ -125,6 +125,11 @@ pub(in crate::policy) static TOP: Table = Table {
             "resource",
             Kind::Tables(&RESOURCE),
             "resources that the PnP driver is told of; they allow nothing",
+        ),
+        key(
+            "interrupt",
+            Kind::Tables(&INTERRUPT),
+            "interrupts from outside",
         ),
     ],
 };
@@ -470,6 +475,39 @@ pub(in crate::policy) static PCI: Table = Table {
             Kind::Bytes,
             "values at start, from register 0 on",
         ),
+    ],
+};
+
+/// `[[interrupt]]`
+pub(in crate::policy) static INTERRUPT: Table = Table {
+    title: "[[interrupt]]",
+    keys: &[
+        required(
+            "line",
+            Kind::Number(0, abi::interrupt::LINES as u64 - 1),
+            "the guest's interrupt line",
+        ),
+        required(
+            "backend",
+            Kind::Choice(&words(INTERRUPT_BACKENDS)),
+            "where it comes from",
+        ),
+        only(
+            &["uio"],
+            "device",
+            Kind::Form(
+                "^(/dev/uio[0-9]{1,4}|([0-9A-Fa-f]{4}:)?[0-9A-Fa-f]{2}:[01][0-9A-Fa-f][.][0-7])$",
+            ),
+            "the machine's device",
+        ),
+        only(
+            &["eventfd"],
+            "fd",
+            Kind::Number(3, i32::MAX as u64),
+            "the eventfd's number in this process",
+        ),
+        NAME,
+        COMMENT,
     ],
 };
 

@@ -1,0 +1,153 @@
+/* edu.sys: see ../include/edu.h. */
+#include "driver.h"
+#include "../include/edu.h"
+
+/* Not in mingw-w64's amd64 headers. */
+NTHALAPI ULONG NTAPI HalGetInterruptVector(INTERFACE_TYPE type, ULONG bus, ULONG level, ULONG vector, PKIRQL irql,
+                                           PKAFFINITY affinity);
+
+#define BAR_BYTES 4096u
+#define INTERRUPT_STATUS 0x24u
+#define INTERRUPT_ACKNOWLEDGE 0x64u
+
+static volatile ULONG *registers;
+static PKINTERRUPT interrupt;
+static KEVENT served;
+static volatile struct edu_counts counts;
+
+static BOOLEAN NTAPI service(PKINTERRUPT object, PVOID context)
+{
+    (VOID)object;
+    PDEVICE_OBJECT device = context;
+    ULONG status = registers[INTERRUPT_STATUS / 4];
+    if (status == 0) {
+        counts.disclaimed++;
+        return FALSE;
+    }
+    registers[INTERRUPT_ACKNOWLEDGE / 4] = status;
+    counts.interrupts++;
+    counts.status |= status;
+    IoRequestDpc(device, NULL, NULL);
+    return TRUE;
+}
+
+static VOID NTAPI deferred(PKDPC dpc, PDEVICE_OBJECT device, PIRP irp, PVOID context)
+{
+    (VOID)dpc;
+    (VOID)device;
+    (VOID)irp;
+    (VOID)context;
+    counts.dpcs++;
+    KeSetEvent(&served, IO_NO_INCREMENT, FALSE);
+}
+
+static VOID stop(VOID)
+{
+    if (interrupt != NULL) {
+        IoDisconnectInterrupt(interrupt);
+        interrupt = NULL;
+    }
+    if (registers != NULL) {
+        MmUnmapIoSpace((PVOID)registers, BAR_BYTES);
+        registers = NULL;
+    }
+}
+
+static NTSTATUS start(PDEVICE_OBJECT device, const struct edu_start *wanted)
+{
+    PHYSICAL_ADDRESS address;
+    KAFFINITY processors;
+    KIRQL irql;
+    if (registers != NULL) {
+        return STATUS_DEVICE_BUSY;
+    }
+    address.QuadPart = (LONGLONG)wanted->address;
+    registers = MmMapIoSpace(address, BAR_BYTES, MmNonCached);
+    if (registers == NULL) {
+        return STATUS_INSUFFICIENT_RESOURCES;
+    }
+    ULONG vector = HalGetInterruptVector(Isa, 0, wanted->line, wanted->line, &irql, &processors);
+    NTSTATUS status = vector == 0 ? STATUS_INVALID_PARAMETER
+                                  : IoConnectInterrupt(&interrupt, service, device, NULL, vector, irql, irql,
+                                                       LevelSensitive, TRUE, processors, FALSE);
+    if (!NT_SUCCESS(status)) {
+        interrupt = NULL;
+        stop();
+    }
+    return status;
+}
+
+static NTSTATUS NTAPI control(PDEVICE_OBJECT device, PIRP irp)
+{
+    PIO_STACK_LOCATION stack = IoGetCurrentIrpStackLocation(irp);
+    ULONG input = stack->Parameters.DeviceIoControl.InputBufferLength;
+    ULONG output = stack->Parameters.DeviceIoControl.OutputBufferLength;
+    ULONG code = stack->Parameters.DeviceIoControl.IoControlCode;
+    PVOID buffer = irp->AssociatedIrp.SystemBuffer;
+    switch (code) {
+    case EDU_START:
+        if (input < sizeof(struct edu_start)) {
+            return complete(irp, STATUS_BUFFER_TOO_SMALL, 0);
+        }
+        return complete(irp, start(device, buffer), 0);
+    case EDU_READ:
+    case EDU_WRITE: {
+        struct edu_access *access = buffer;
+        if (input < sizeof(*access) || (code == EDU_READ && output < sizeof(ULONG))) {
+            return complete(irp, STATUS_BUFFER_TOO_SMALL, 0);
+        }
+        if (registers == NULL || access->offset >= BAR_BYTES || (access->offset & 3) != 0) {
+            return complete(irp, STATUS_INVALID_PARAMETER, 0);
+        }
+        volatile ULONG *target = &registers[access->offset / 4];
+        if (code == EDU_WRITE) {
+            *target = access->value;
+            return complete(irp, STATUS_SUCCESS, 0);
+        }
+        ULONG value = 0;
+        for (ULONG i = 0; i < access->value; i++) {
+            value = *target;
+        }
+        *(ULONG *)buffer = value;
+        return complete(irp, STATUS_SUCCESS, sizeof(ULONG));
+    }
+    case EDU_WAIT:
+        if (output < sizeof(struct edu_counts)) {
+            return complete(irp, STATUS_BUFFER_TOO_SMALL, 0);
+        }
+        KeWaitForSingleObject(&served, Executive, KernelMode, FALSE, NULL);
+        *(struct edu_counts *)buffer = counts;
+        return complete(irp, STATUS_SUCCESS, sizeof(struct edu_counts));
+    default:
+        return complete(irp, STATUS_INVALID_DEVICE_REQUEST, 0);
+    }
+}
+
+static NTSTATUS NTAPI create_close(PDEVICE_OBJECT device, PIRP irp)
+{
+    (VOID)device;
+    return complete(irp, STATUS_SUCCESS, 0);
+}
+
+static VOID NTAPI unload(PDRIVER_OBJECT driver)
+{
+    stop();
+    delete_device(driver->DeviceObject, L"\\DosDevices\\edu");
+}
+
+NTSTATUS NTAPI DriverEntry(PDRIVER_OBJECT driver, PUNICODE_STRING registry_path)
+{
+    PDEVICE_OBJECT device;
+    (VOID)registry_path;
+    NTSTATUS status = create_device(driver, 0, L"\\Device\\edu", L"\\DosDevices\\edu", &device);
+    if (!NT_SUCCESS(status)) {
+        return status;
+    }
+    KeInitializeEvent(&served, SynchronizationEvent, FALSE);
+    IoInitializeDpcRequest(device, deferred);
+    driver->MajorFunction[IRP_MJ_CREATE] = create_close;
+    driver->MajorFunction[IRP_MJ_CLOSE] = create_close;
+    driver->MajorFunction[IRP_MJ_DEVICE_CONTROL] = control;
+    driver->DriverUnload = unload;
+    return STATUS_SUCCESS;
+}

@@ -1,0 +1,340 @@
+//! Real hardware, in the SVM lane only: devices of its QEMU (scripts/svm-lane), passed through by a policy. What the
+//! serial port sends lands in a file, in which scripts/test-svm-lane looks for the lines that these tests print.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use integration_tests::codes::{edu, portio};
+use integration_tests::{Client, Target, fields, is_lane, machine_tests};
+use vmm::session::Machine;
+use vmm::session::driver::RunningDriver;
+
+machine_tests!(
+    serial_port_loops_and_prints,
+    clock_is_read_through_its_index,
+    timer_counts,
+    configuration_space_is_read,
+    registers_are_mapped_without_exits,
+    device_memory_is_mapped_by_its_address,
+    interrupt_reaches_service_routine_and_dpc,
+);
+
+/// QEMU's `edu` device.
+const EDU: &str = "/sys/bus/pci/devices/0000:00:10.0";
+/// What its identification register says: version 1.0 and the magic.
+const IDENTIFICATION: u32 = 0x0100_00ED;
+/// Where the driver believes its registers to be.
+const REGISTERS: u64 = 0xD000_0000;
+const LINE: u32 = 11;
+/// Device and function on bus 0, as mechanism #1 addresses it.
+const EDU_FUNCTION: u32 = 0x10 << 3;
+
+/// Each device is driven by one test at a time.
+static SERIAL: Mutex<()> = Mutex::new(());
+static DEVICE: Mutex<()> = Mutex::new(());
+
+fn alone(device: &'static Mutex<()>) -> MutexGuard<'static, ()> {
+    device.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The portio sample under a policy.
+struct Ports {
+    _machine: Machine,
+    client: Client,
+}
+
+impl Ports {
+    fn start(target: Target, policy: &str) -> Self {
+        let machine = target.start_sample("portio", policy);
+        Self {
+            client: Client::open(&machine, r"\\.\portio"),
+            _machine: machine,
+        }
+    }
+
+    fn read(&mut self, port: u32, width: u32) -> u32 {
+        self.client
+            .control_u32(portio::READ_PORT, &fields!(port, width))
+    }
+
+    fn write(&mut self, port: u32, width: u32, value: u32) {
+        self.client
+            .control(portio::WRITE_PORT, &fields!(port, width, value), 0);
+    }
+}
+
+fn serial_port_loops_and_prints(target: Target) {
+    if !is_lane() {
+        return;
+    }
+    // The driver's COM2 is the machine's 0x3e8.
+    let mut ports = Ports::start(
+        target,
+        r#"
+        [[port]]
+        range = "0x2f8-0x2ff"
+        access = "rw"
+        backend = "passthrough"
+        remap = 0x3e8
+        "#,
+    );
+    let _alone = alone(&SERIAL);
+    let wait = |ports: &mut Ports, bit: u32| {
+        for _ in 0..1000 {
+            if ports.read(0x2FD, 1) & bit != 0 {
+                return;
+            }
+        }
+        panic!("the line status never showed {bit:#x}");
+    };
+    // 8 bits, no interrupts; loop.
+    ports.write(0x2FB, 1, 3);
+    ports.write(0x2F9, 1, 0);
+    ports.write(0x2FC, 1, 0x10);
+    for byte in [0x55, 0xAA, 0x00, 0xFF] {
+        ports.write(0x2F8, 1, byte);
+        wait(&mut ports, 1);
+        assert_eq!(ports.read(0x2F8, 1), byte);
+    }
+    // Modem control's outputs are modem status's inputs: RTS is CTS, DTR is DSR.
+    ports.write(0x2FC, 1, 0x12);
+    assert_eq!(ports.read(0x2FE, 1) & 0xF0, 0x10);
+    ports.write(0x2FC, 1, 0x11);
+    assert_eq!(ports.read(0x2FE, 1) & 0xF0, 0x20);
+    ports.write(0x2FC, 1, 0);
+    let line = format!("serial {} {}\n", target.privilege.name(), target.abi.name());
+    for byte in line.bytes() {
+        wait(&mut ports, 0x20);
+        ports.write(0x2F8, 1, byte.into());
+    }
+    // The last one has left.
+    wait(&mut ports, 0x40);
+    assert_eq!(ports.client.process.stats().unwrap().port_denied, 0);
+}
+
+fn clock_is_read_through_its_index(target: Target) {
+    if !is_lane() {
+        return;
+    }
+    let mut ports = Ports::start(
+        target,
+        r#"
+        [[index-pair]]
+        index = 0x70
+        data = 0x71
+        backend = "passthrough"
+        index-mask = 0x7f
+        denied-read = 0xee
+
+        [[index-pair.register]]
+        range = "0x00-0x0d"
+        access = "r"
+        "#,
+    );
+    let mut register = |index: u32| {
+        ports.write(0x70, 1, index);
+        ports.read(0x71, 1)
+    };
+    // Valid RAM and time.
+    assert_eq!(register(0x0D), 0x80);
+    // Seconds, in BCD as the machine's firmware has it.
+    let seconds = register(0);
+    assert!(seconds & 0xF < 10 && seconds >> 4 < 6, "{seconds:#x}");
+    let month = register(8);
+    assert!((1..=0x12).contains(&month), "{month:#x}");
+    // CMOS memory beyond the rule, and every write.
+    assert_eq!(register(0x10), 0xEE);
+    ports.write(0x70, 1, 8);
+    ports.write(0x71, 1, 0x99);
+    assert_eq!(ports.read(0x71, 1), month);
+}
+
+fn timer_counts(target: Target) {
+    if !is_lane() {
+        return;
+    }
+    // Counter 0 may be latched and read, and nothing else.
+    let mut ports = Ports::start(
+        target,
+        r#"
+        [[port]]
+        range = 0x40
+        access = "r"
+        backend = "passthrough"
+        i-know-what-this-does = true
+
+        [[port]]
+        range = 0x43
+        access = "w"
+        values = [0]
+        backend = "passthrough"
+        i-know-what-this-does = true
+        "#,
+    );
+    let mut count = || {
+        ports.write(0x43, 1, 0);
+        ports.read(0x40, 1) | (ports.read(0x40, 1) << 8)
+    };
+    let first = count();
+    assert!((0..1000).any(|_| count() != first), "{first:#x} for ever");
+    assert_eq!(ports.client.process.stats().unwrap().port_denied, 0);
+    // A mode is not a latch.
+    ports.write(0x43, 1, 0x34);
+    assert_eq!(ports.client.process.stats().unwrap().port_denied, 1);
+}
+
+/// Physical address of the device's BAR 0.
+fn bar() -> u64 {
+    let lines = std::fs::read_to_string(Path::new(EDU).join("resource")).unwrap();
+    let start = lines.split_whitespace().next().unwrap();
+    u64::from_str_radix(start.trim_start_matches("0x"), 16).unwrap()
+}
+
+fn configuration_space_is_read(target: Target) {
+    if !is_lane() {
+        return;
+    }
+    let mut ports = Ports::start(
+        target,
+        r#"
+        [[pci]]
+        device = "1234:11e8"
+        backend = "passthrough"
+        access = "r"
+        "#,
+    );
+    let mut register = |function: u32, register: u32| {
+        ports.write(0xCF8, 4, 0x8000_0000 | (function << 8) | register);
+        ports.read(0xCFC, 4)
+    };
+    assert_eq!(register(EDU_FUNCTION, 0), 0x11E8_1234);
+    assert_eq!(u64::from(register(EDU_FUNCTION, 0x10) & !0xF), bar());
+    // pci-testdev is there, but not for this driver.
+    assert_eq!(register(0x11 << 3, 0), u32::MAX);
+    ports.write(0xCF8, 4, 0x8000_0010 | (EDU_FUNCTION << 8));
+    ports.write(0xCFC, 4, u32::MAX);
+    assert_eq!(u64::from(ports.read(0xCFC, 4) & !0xF), bar());
+}
+
+/// The edu sample, whose registers the policy's `source` has.
+fn start_edu(target: Target, source: &str) -> (Machine, Client) {
+    bind_uio();
+    let machine = target.start_sample(
+        "edu",
+        &format!(
+            r#"
+            [[memory]]
+            range = "{REGISTERS:#x}-{:#x}"
+            access = "rw"
+            backend = "passthrough"
+            {source}
+
+            [[interrupt]]
+            line = {LINE}
+            backend = "uio"
+            device = "0000:00:10.0"
+            "#,
+            REGISTERS + 0xFFF
+        ),
+    );
+    let mut client = Client::open(&machine, r"\\.\edu");
+    client.control(edu::START, &fields!(REGISTERS, LINE, 0_u32), 0);
+    (machine, client)
+}
+
+fn by_resource_file() -> String {
+    format!("source = \"{EDU}/resource0\"")
+}
+
+/// Has uio_pci_generic take the device.
+fn bind_uio() {
+    static BOUND: Mutex<bool> = Mutex::new(false);
+    let mut is_bound = BOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    if *is_bound {
+        return;
+    }
+    let status = Command::new("load-module")
+        .arg("uio_pci_generic")
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let device = PathBuf::from(EDU);
+    std::fs::write(device.join("driver_override"), "uio_pci_generic").unwrap();
+    std::fs::write("/sys/bus/pci/drivers_probe", "0000:00:10.0").unwrap();
+    *is_bound = true;
+}
+
+fn read(client: &mut Client, offset: u32, times: u32) -> u32 {
+    client.control_u32(edu::READ, &fields!(offset, times))
+}
+
+fn write(client: &mut Client, offset: u32, value: u32) {
+    client.control(edu::WRITE, &fields!(offset, value), 0);
+}
+
+fn registers_are_mapped_without_exits(target: Target) {
+    if !is_lane() {
+        return;
+    }
+    let _alone = alone(&DEVICE);
+    let (_machine, mut client) = start_edu(target, &by_resource_file());
+    assert_eq!(read(&mut client, 0, 1), IDENTIFICATION);
+    // The liveness register is the complement of what is written.
+    write(&mut client, 4, 0x1234_5678);
+    assert_eq!(read(&mut client, 4, 1), !0x1234_5678);
+    // The factorial register: busy (status bit 0) while it computes.
+    write(&mut client, 8, 10);
+    for _ in 0..10_000 {
+        if read(&mut client, 0x20, 1) & 1 == 0 {
+            break;
+        }
+    }
+    assert_eq!(read(&mut client, 8, 1), 3_628_800);
+
+    let mut exits = |times| {
+        let before = client.process.stats().unwrap().exits;
+        assert_eq!(read(&mut client, 0, times), IDENTIFICATION);
+        client.process.stats().unwrap().exits - before
+    };
+    let one = exits(1);
+    let many = exits(2000);
+    // Beside the accesses there is the clock's tick.
+    assert!(
+        many < one + 500,
+        "{one} exits for one access, {many} for 2000"
+    );
+}
+
+fn device_memory_is_mapped_by_its_address(target: Target) {
+    if !is_lane() {
+        return;
+    }
+    let _alone = alone(&DEVICE);
+    let source = format!("source = \"dev-mem\"\nremap = {:#x}", bar());
+    let (_machine, mut client) = start_edu(target, &source);
+    assert_eq!(read(&mut client, 0, 1), IDENTIFICATION);
+}
+
+fn interrupt_reaches_service_routine_and_dpc(target: Target) {
+    if !is_lane() {
+        return;
+    }
+    let _alone = alone(&DEVICE);
+    let (_machine, mut client) = start_edu(target, &by_resource_file());
+    for (round, status) in [(1_u32, 0x1_u32), (2, 0x100), (3, 0x8000_0000)] {
+        write(&mut client, 0x60, status);
+        let counts: Vec<u32> = client
+            .control(edu::WAIT, &[], 16)
+            .chunks(4)
+            .map(|word| u32::from_le_bytes(word.try_into().unwrap()))
+            .collect();
+        let [interrupts, dpcs, statuses, _disclaimed] = counts[..] else {
+            panic!("{counts:?}");
+        };
+        assert_eq!((interrupts, dpcs), (round, round));
+        assert_eq!(statuses & status, status);
+        // Acknowledged.
+        assert_eq!(read(&mut client, 0x24, 1), 0);
+    }
+}

@@ -1,0 +1,342 @@
+//! Real memory, mapped into this process: /dev/mem, or the resource file of a PCI function's BAR.
+//!
+//! The cache type that a mapping has is the kernel's business, which is asked by how the file is opened: /dev/mem with
+//! O_SYNC is uncached, without it as the memory type range registers have it; `resourceN` is uncached, `resourceN_wc`
+//! write-combining. The guest's page tables and KVM have their word too: for memory that is no RAM, KVM on Intel makes
+//! every access uncached unless the guest's PAT says write-combining; on AMD the guest's PAT alone decides.
+
+#![expect(
+    unsafe_code,
+    reason = "mmap(2) and munmap(2) of device memory; this module is their only user"
+)]
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::ptr;
+
+use crate::policy::{CacheMode, MemorySource};
+
+const DEV_MEM: &str = "/dev/mem";
+const PAGE_SIZE: u64 = abi::layout::PAGE_SIZE;
+const WRITE_COMBINING: &str = "_wc";
+
+/// Memory of the machine that cannot be mapped.
+#[derive(Debug, thiserror::Error)]
+pub enum MappingError {
+    /// The file cannot be opened.
+    #[error(
+        "cannot open {path}: root or CAP_SYS_RAWIO is needed, and a kernel that is not locked down"
+    )]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is no BAR of memory.
+    #[error(
+        "{path} cannot be mapped: is it a BAR of ports? or does a driver of the machine hold it?"
+    )]
+    Map {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The rule is larger than the BAR.
+    #[error("{path} has {has:#x} bytes: the rule's range ends at {end:#x} of it")]
+    PastEnd {
+        /// The file.
+        path: PathBuf,
+        /// Its bytes.
+        has: u64,
+        /// The range's end in it.
+        end: u64,
+    },
+    /// The BAR shares a page.
+    #[error(
+        "{path} begins at {start:#x} and has {bytes:#x} bytes: its page may have other devices' registers as well; \
+         `i-know-what-this-does = true` maps it all the same"
+    )]
+    SharedPage {
+        /// The file.
+        path: PathBuf,
+        /// Physical address of the BAR.
+        start: u64,
+        /// Its bytes.
+        bytes: u64,
+    },
+    /// The source has no such cache type.
+    #[error("{path} cannot be mapped {cache}: {instead}")]
+    Cache {
+        /// The file.
+        path: PathBuf,
+        /// What was wanted.
+        cache: &'static str,
+        /// What there is.
+        instead: &'static str,
+    },
+}
+
+/// Pages of the machine's memory, mapped as long as this lives.
+#[derive(Debug)]
+pub(crate) struct HostMapping {
+    address: usize,
+    bytes: usize,
+}
+
+/// What to map.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish<'a> {
+    pub(crate) source: &'a MemorySource,
+    /// Where in the source; whole pages.
+    pub(crate) first: u64,
+    /// Whole pages.
+    pub(crate) bytes: u64,
+    pub(crate) cache: CacheMode,
+    pub(crate) is_writable: bool,
+    /// Whether a page may be mapped that has others' registers as well.
+    pub(crate) is_danger_accepted: bool,
+}
+
+impl HostMapping {
+    pub(crate) fn open(wish: &Wish<'_>) -> Result<Self, MappingError> {
+        let (path, flags) = match wish.source {
+            MemorySource::DevMem => (PathBuf::from(DEV_MEM), dev_mem_flags(wish.cache)?),
+            MemorySource::PciResource(path) => {
+                check_cache(path, wish.cache)?;
+                check_bar(path, wish)?;
+                (path.clone(), 0)
+            }
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(wish.is_writable)
+            .custom_flags(flags)
+            .open(&path)
+            .map_err(|source| MappingError::Open {
+                path: path.clone(),
+                source,
+            })?;
+        Self::map(&file, wish).map_err(|source| MappingError::Map { path, source })
+    }
+
+    fn map(file: &File, wish: &Wish<'_>) -> io::Result<Self> {
+        let bytes = usize::try_from(wish.bytes).map_err(io::Error::other)?;
+        let offset = i64::try_from(wish.first).map_err(io::Error::other)?;
+        let protection = if wish.is_writable {
+            libc::PROT_READ | libc::PROT_WRITE
+        } else {
+            libc::PROT_READ
+        };
+        // SAFETY: the kernel chooses an address where nothing is; the file is open. Nothing here makes a reference to
+        // this memory: only the guest accesses it.
+        let address = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                bytes,
+                protection,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                offset,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self {
+            address: address.expose_provenance(),
+            bytes,
+        })
+    }
+
+    /// Host-virtual address of the first byte.
+    pub(crate) fn address(&self) -> u64 {
+        self.address as u64
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes as u64
+    }
+}
+
+impl Drop for HostMapping {
+    fn drop(&mut self) {
+        // SAFETY: this is what `map` mapped, and whoever was told the address has promised not to outlive it.
+        // It fails for no such range.
+        let _ = unsafe { libc::munmap(ptr::with_exposed_provenance_mut(self.address), self.bytes) };
+    }
+}
+
+fn dev_mem_flags(cache: CacheMode) -> Result<i32, MappingError> {
+    match cache {
+        CacheMode::Uncached => Ok(libc::O_SYNC),
+        CacheMode::WriteBack => Ok(0),
+        CacheMode::WriteCombining => Err(MappingError::Cache {
+            path: PathBuf::from(DEV_MEM),
+            cache: cache.name(),
+            instead: "\"uncached\" or \"write-back\" (as the processor's memory type registers have it); a PCI \
+                      function's resourceN_wc can be write-combining",
+        }),
+    }
+}
+
+/// A resource file has one cache type, which its name says.
+fn check_cache(path: &Path, cache: CacheMode) -> Result<(), MappingError> {
+    let is_combining = path.to_string_lossy().ends_with(WRITE_COMBINING);
+    let instead = match cache {
+        CacheMode::Uncached if is_combining => {
+            "it is \"write-combining\"; the file without _wc is \"uncached\""
+        }
+        CacheMode::WriteCombining if !is_combining => {
+            "the file with _wc is, which prefetchable BARs have beside it"
+        }
+        CacheMode::WriteBack => {
+            "the kernel maps no BAR so: \"uncached\", or \"write-combining\" with _wc"
+        }
+        CacheMode::Uncached | CacheMode::WriteCombining => return Ok(()),
+    };
+    Err(MappingError::Cache {
+        path: path.to_owned(),
+        cache: cache.name(),
+        instead,
+    })
+}
+
+/// The range lies in the BAR, and its pages are the BAR's alone.
+fn check_bar(path: &Path, wish: &Wish<'_>) -> Result<(), MappingError> {
+    let opening = |source| MappingError::Open {
+        path: path.to_owned(),
+        source,
+    };
+    let bytes = std::fs::metadata(path).map_err(opening)?.len();
+    let end = wish.first.saturating_add(wish.bytes);
+    if bytes == 0 || end > bytes.next_multiple_of(PAGE_SIZE) {
+        return Err(MappingError::PastEnd {
+            path: path.to_owned(),
+            has: bytes,
+            end,
+        });
+    }
+    let start = bar_address(path).map_err(opening)?;
+    let is_alone = start.is_multiple_of(PAGE_SIZE) && bytes.is_multiple_of(PAGE_SIZE);
+    if !is_alone && !wish.is_danger_accepted {
+        return Err(MappingError::SharedPage {
+            path: path.to_owned(),
+            start,
+            bytes,
+        });
+    }
+    Ok(())
+}
+
+/// Where a BAR begins: the file `resource` beside has a line "START END FLAGS" for each.
+fn bar_address(path: &Path) -> io::Result<u64> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let number = name
+        .trim_start_matches("resource")
+        .trim_end_matches(WRITE_COMBINING)
+        .parse::<usize>()
+        .map_err(io::Error::other)?;
+    let text = std::fs::read_to_string(path.with_file_name("resource"))?;
+    text.lines()
+        .nth(number)
+        .and_then(|line| line.split_whitespace().next()?.strip_prefix("0x"))
+        .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+        .ok_or_else(|| io::Error::other("the file `resource` beside it has no line for it"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file as a BAR of three pages, with what stands in `resource`.
+    fn bar(start: &str, bytes: usize) -> (tempfile::TempDir, MemorySource) {
+        let folder = tempfile::tempdir().unwrap();
+        let line = format!("{start} 0x0 0x0\n");
+        std::fs::write(
+            folder.path().join("resource"),
+            format!("0x0 0x0 0x0\n{line}"),
+        )
+        .unwrap();
+        let path = folder.path().join("resource1");
+        let contents: Vec<u8> = (0..bytes)
+            .map(|at| (at / 4096 + 1).to_le_bytes()[0])
+            .collect();
+        std::fs::write(&path, contents).unwrap();
+        (folder, MemorySource::PciResource(path))
+    }
+
+    fn wish(source: &MemorySource) -> Wish<'_> {
+        Wish {
+            source,
+            first: 0x1000,
+            bytes: 0x2000,
+            cache: CacheMode::Uncached,
+            is_writable: true,
+            is_danger_accepted: false,
+        }
+    }
+
+    #[test]
+    fn a_bar_is_mapped_from_its_offset_and_shared() {
+        let (folder, source) = bar("0xfe000000", 0x3000);
+        let mapping = HostMapping::open(&wish(&source)).unwrap();
+        assert_eq!(mapping.bytes(), 0x2000);
+        let first: *mut u8 = ptr::with_exposed_provenance_mut(mapping.address);
+        // SAFETY: the mapping's first byte, which nobody else accesses.
+        assert_eq!(unsafe { first.read_volatile() }, 2);
+        // SAFETY: as above.
+        unsafe { first.write_volatile(0x55) };
+        let contents = std::fs::read(folder.path().join("resource1")).unwrap();
+        assert_eq!(contents[0x1000], 0x55);
+    }
+
+    #[test]
+    fn a_range_past_the_bar_and_a_shared_page_are_refused() {
+        let (_folder, source) = bar("0xfe000000", 0x3000);
+        let past = Wish {
+            bytes: 0x3000,
+            ..wish(&source)
+        };
+        let error = HostMapping::open(&past).unwrap_err();
+        assert!(matches!(
+            error,
+            MappingError::PastEnd {
+                has: 0x3000,
+                end: 0x4000,
+                ..
+            }
+        ));
+        for (start, bytes) in [("0xfe000100", 0x3000), ("0xfe000000", 0x2100)] {
+            let (_folder, source) = bar(start, bytes);
+            let error = HostMapping::open(&wish(&source)).unwrap_err();
+            assert!(matches!(error, MappingError::SharedPage { .. }), "{error}");
+            let accepted = Wish {
+                is_danger_accepted: true,
+                ..wish(&source)
+            };
+            HostMapping::open(&accepted).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_cache_type_that_the_source_does_not_have_is_refused() {
+        let (_folder, source) = bar("0xfe000000", 0x3000);
+        for (source, cache) in [
+            (&source, CacheMode::WriteBack),
+            (&source, CacheMode::WriteCombining),
+            (&MemorySource::DevMem, CacheMode::WriteCombining),
+        ] {
+            let wish = Wish {
+                cache,
+                ..wish(source)
+            };
+            let error = HostMapping::open(&wish).unwrap_err();
+            assert!(matches!(error, MappingError::Cache { .. }), "{error}");
+        }
+    }
+}

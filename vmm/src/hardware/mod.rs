@@ -1,0 +1,14 @@
+//! The machine's own hardware, as far as the policy passes it through: PCI configuration by sysfs, memory by
+//! /dev/mem and PCI resource files, interrupts by UIO and eventfds. Ports are [`crate::ports`]'s.
+//!
+//! Everything is opened when a guest starts, for exactly what the policy names.
+
+mod interrupts;
+mod mapping;
+mod sysfs_pci;
+mod uio;
+
+pub use interrupts::{HostInterrupts, InterruptStartError, OpenInterrupts};
+pub use mapping::MappingError;
+pub(crate) use mapping::{HostMapping, Wish};
+pub use sysfs_pci::SysfsPci;

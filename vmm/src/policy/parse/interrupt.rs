@@ -1,0 +1,92 @@
+//! `[[interrupt]]` rules.
+
+use std::path::PathBuf;
+
+use super::choices::{INTERRUPT_BACKENDS, InterruptKind};
+use super::common::{check_keys, comment, name, place, required_backend};
+use crate::policy::fields::{Context, Fields};
+use crate::policy::schema::INTERRUPT;
+use crate::policy::{InterruptRule, InterruptSource, PciAddress, UioDevice};
+
+const DEVICE: &str = "a PCI function such as \"0000:00:10.0\", or \"/dev/uio0\"";
+
+/// Reads one rule; `None` when something is wrong with it.
+pub(super) fn parse_interrupt(
+    context: &mut Context<'_>,
+    fields: &Fields<'_>,
+    before: &[InterruptRule],
+) -> Option<InterruptRule> {
+    let found_before = context.diagnostics.len();
+    let kind = required_backend(context, fields, INTERRUPT_BACKENDS);
+    check_keys(context, fields, &INTERRUPT, kind.is_some());
+    let mut required = |key, allowed: &str| {
+        if fields.table.get(key).is_none() {
+            fields.missing(context, key, allowed.to_owned());
+        }
+    };
+    required("line", "a whole number from 0 to 63");
+    match kind {
+        Some(InterruptKind::Uio) => required("device", DEVICE),
+        Some(InterruptKind::EventFd) => required("fd", "a file descriptor's number"),
+        None => {}
+    }
+    let line = fields.bounded(context, &INTERRUPT, "line");
+    let source = match kind {
+        Some(InterruptKind::Uio) => {
+            fields
+                .string(context, "device", DEVICE)
+                .and_then(|(text, span)| {
+                    let device = device(text);
+                    if device.is_none() {
+                        context.error(&span, format!("`device` cannot be \"{text}\""), DEVICE);
+                    }
+                    device.map(InterruptSource::Uio)
+                })
+        }
+        Some(InterruptKind::EventFd) => fields
+            .bounded(context, &INTERRUPT, "fd")
+            .and_then(|number| i32::try_from(number).ok())
+            .map(InterruptSource::EventFd),
+        None => None,
+    };
+    let name = name(context, fields);
+    let comment = comment(context, fields);
+    let line = line.and_then(|line| u32::try_from(line).ok());
+    for other in before {
+        for (key, is_same) in [
+            ("line", line == Some(other.line)),
+            ("device", source.as_ref() == Some(&other.source)),
+        ] {
+            if is_same {
+                context.error(
+                    &fields.span_of(key),
+                    format!(
+                        "the rule of line {} has this interrupt as well",
+                        other.place.line
+                    ),
+                    "one rule for each line and each source",
+                );
+            }
+        }
+    }
+    if context.diagnostics.len() > found_before {
+        return None;
+    }
+    Some(InterruptRule {
+        line: line?,
+        source: source?,
+        name,
+        comment,
+        place: place(context, fields),
+    })
+}
+
+fn device(text: &str) -> Option<UioDevice> {
+    if let Some(number) = text.strip_prefix("/dev/uio") {
+        let is_number = !number.is_empty()
+            && number.len() <= 4
+            && number.bytes().all(|digit| digit.is_ascii_digit());
+        return is_number.then(|| UioDevice::File(PathBuf::from(text)));
+    }
+    PciAddress::parse(text).map(UioDevice::Function)
+}
