@@ -340,7 +340,7 @@ impl PortDevice for Speaker {
     fn read(&mut self, _: u16, _: Width) -> u32 {
         let chip = locked(&self.chip);
         let now = (chip.ticks)();
-        let refresh = u8::from(now / REFRESH_TICKS % 2 != 0) << 4;
+        let refresh = u8::from(!(now / REFRESH_TICKS).is_multiple_of(2)) << 4;
         let output = u8::from(chip.counters[2].output(now)) << 5;
         (chip.speaker | refresh | output).into()
     }
@@ -404,7 +404,7 @@ mod tests {
                     count = if count == 1 { reload } else { count - 1 };
                     output = count != 1;
                 }
-                _ if count == 2 && output && reload % 2 != 0 && !is_odd_pause => {
+                _ if count == 2 && output && !reload.is_multiple_of(2) && !is_odd_pause => {
                     // The high half of an odd count is a tick longer; the count shows 0 there.
                     is_odd_pause = true;
                     count = 0;

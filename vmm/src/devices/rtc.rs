@@ -192,7 +192,7 @@ impl Rtc {
         if self.has(B_BINARY) {
             value
         } else {
-            value / 10 << 4 | value % 10
+            ((value / 10) << 4) | (value % 10)
         }
     }
 

@@ -95,7 +95,7 @@ impl Pio8255 {
             1 if is_set(B_INPUT) => 0xFF,
             2 => {
                 (if is_set(C_UPPER_INPUT) { 0xF0 } else { 0 })
-                    | u8::from(is_set(C_LOWER_INPUT)) * 0x0F
+                    | if is_set(C_LOWER_INPUT) { 0x0F } else { 0 }
             }
             _ => 0,
         }
