@@ -146,6 +146,8 @@ const TABLE: &[Bugcheck] = &[
         ["resource", "thread", "owner table", ""]),
     entry(0xE4, "WORKER_INVALID", "A work item was queued twice, or memory that holds a queued one was freed.",
         ["kind (1: initialized while queued)", "work item", "", ""]),
+    entry(0xE6, "DRIVER_VERIFIER_DMA_VIOLATION", "The driver broke the rules of DMA.",
+        ["kind of violation", "depends on the kind", "depends on the kind", "depends on the kind"]),
     entry(0xE7, "INVALID_FLOATING_POINT_STATE", "A saved floating-point state was restored wrongly.",
         ["what is wrong", "saved or current value", "expected value", ""]),
     entry(0xEA, "THREAD_STUCK_IN_DEVICE_DRIVER", "A thread of the driver does not end.", ["thread", "", "", ""]),

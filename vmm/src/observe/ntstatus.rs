@@ -137,6 +137,7 @@ const TABLE: &[(u32, &str, &str)] = &[
     (0xC000_0025, "STATUS_NONCONTINUABLE_EXCEPTION", "an exception cannot be continued from"),
     (0xC000_0026, "STATUS_INVALID_DISPOSITION", "an exception handler returned something unknown"),
     (0xC000_0027, "STATUS_UNWIND", "frames are being left"),
+    (0xC000_0028, "STATUS_BAD_STACK", "A registration is not on the stack, or not aligned"),
     (0xC000_0029, "STATUS_INVALID_UNWIND_TARGET", "the stack has no such frame"),
     (0xC000_002D, "STATUS_NOT_COMMITTED", "the memory is not committed"),
     (0xC000_0033, "STATUS_OBJECT_NAME_INVALID", "the object's name is not well formed"),
