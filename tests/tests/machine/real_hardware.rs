@@ -17,7 +17,6 @@ machine_tests!(
     configuration_space_is_read,
     registers_are_mapped_without_exits,
     device_memory_is_mapped_by_its_address,
-    interrupt_reaches_service_routine_and_dpc,
 );
 
 /// QEMU's `edu` device.
@@ -314,27 +313,4 @@ fn device_memory_is_mapped_by_its_address(target: Target) {
     let source = format!("source = \"dev-mem\"\nremap = {:#x}", bar());
     let (_machine, mut client) = start_edu(target, &source);
     assert_eq!(read(&mut client, 0, 1), IDENTIFICATION);
-}
-
-fn interrupt_reaches_service_routine_and_dpc(target: Target) {
-    if !is_lane() {
-        return;
-    }
-    let _alone = alone(&DEVICE);
-    let (_machine, mut client) = start_edu(target, &by_resource_file());
-    for (round, status) in [(1_u32, 0x1_u32), (2, 0x100), (3, 0x8000_0000)] {
-        write(&mut client, 0x60, status);
-        let counts: Vec<u32> = client
-            .control(edu::WAIT, &[], 16)
-            .chunks(4)
-            .map(|word| u32::from_le_bytes(word.try_into().unwrap()))
-            .collect();
-        let [interrupts, dpcs, statuses, _disclaimed] = counts[..] else {
-            panic!("{counts:?}");
-        };
-        assert_eq!((interrupts, dpcs), (round, round));
-        assert_eq!(statuses & status, status);
-        // Acknowledged.
-        assert_eq!(read(&mut client, 0x24, 1), 0);
-    }
 }
