@@ -4,7 +4,7 @@
 //! accesses ([`Filter`]) and writes them as text, JSON lines, VCD, Chrome trace events or a page for a browser
 //! ([`export`]). `ringfence policy learn` makes a policy of one ([`crate::learn`]).
 //!
-//! The file's form is in [`format`]; it is read as hostile input, for it may come from anywhere.
+//! The file's form is in [`mod@format`]; it is read as hostile input, for it may come from anywhere.
 
 pub mod export;
 mod filter;

@@ -144,9 +144,9 @@ pub enum StartError {
     },
     /// the guest refuses the registry's contents: {0}
     Registry(NtStatus),
-    /// the policy's [device] is for the driver {0}, which is not started here
+    /// the policy's `device` table is for the driver {0}, which is not started here
     NoDeviceDriver(String),
-    /// the guest refuses the policy's [device]: {0}
+    /// the guest refuses the policy's `device` table: {0}
     Device(NtStatus),
     /// DriverEntry of {driver} failed: {status}
     DriverEntry {
