@@ -315,13 +315,14 @@ KTEST_BUGCHECK(blocking_at_dispatch_level, 0x0A)
 {
     make_events(NotificationEvent);
     KeRaiseIrqlToDpcLevel();
-    wait(&events[0], MS(1));
+    /* Long enough not to be over at once on a slow machine. */
+    wait(&events[0], MS(10000));
 }
 
 KTEST_BUGCHECK(delay_at_dispatch_level, 0x0A)
 {
     KeRaiseIrqlToDpcLevel();
-    sleep_ms(1);
+    sleep_ms(10000);
 }
 
 KTEST(polling_at_dispatch_level)
