@@ -1,5 +1,7 @@
 /* DMA adapters: what a description gets, common buffers, channels and map registers, transfers with and without
- * scatter/gather, scatter/gather lists, the old exports, and what Driver Verifier says of mistakes. */
+ * scatter/gather, scatter/gather lists, the old exports, and what Driver Verifier says of mistakes.
+ *
+ * Long because a family is one driver and a driver one file: a list of independent tests. */
 /* Other prototypes for some old exports, which the headers make inline functions of. */
 #define HalGetAdapter header_HalGetAdapter
 #define IoMapTransfer header_IoMapTransfer
