@@ -1,4 +1,6 @@
-/* KMDF, bound by hand from a WDM driver: objects, memory, locks, timers, queues, requests. */
+/* KMDF, bound by hand from a WDM driver: objects, memory, locks, timers, queues, requests.
+ *
+ * Long because a family is one driver and a driver one file: a list of independent tests. */
 #include "ktest.h"
 #include "kmdf.h"
 
