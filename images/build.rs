@@ -4,11 +4,18 @@
 //! The nested build has target and build directories of its own (an inherited one would be locked by the
 //! outer cargo), a fixed profile, and none of the outer build's flags, wrappers or settings: an image's bytes
 //! depend on the sources and the compiler alone.
+//!
+//! With RINGFENCE_FAST_GUEST=1 in the environment the images are built incrementally and optimised less: seconds
+//! instead of minutes after a change of the kernel. Such images are slower and their bytes are not reproducible; they are
+//! for developing, never for measuring or releasing.
 
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
+use std::thread;
 
+/// Asks for images that are built quickly.
+const FAST_GUEST: &str = "RINGFENCE_FAST_GUEST";
 /// Separates flags in CARGO_ENCODED_RUSTFLAGS.
 const FLAG_SEPARATOR: &str = "\x1f";
 /// Settings of the outer cargo that the nested one needs too.
@@ -34,13 +41,17 @@ fn main() {
     ] {
         println!("cargo::rerun-if-changed={}", root.join(watched).display());
     }
-    for (abi, is_i386) in [("i386", true), ("amd64", false)] {
-        let variable = format!("RINGFENCE_GUEST_{}", abi.to_uppercase());
-        println!("cargo::rerun-if-env-changed={variable}");
-        let image = match env::var_os(&variable) {
-            Some(prebuilt) => PathBuf::from(prebuilt),
-            None => build(&root, abi, is_i386),
-        };
+    println!("cargo::rerun-if-env-changed={FAST_GUEST}");
+    let abis = ["i386", "amd64"];
+    // The compiler spends most of an image's time in one thread, so the two are built side by side.
+    let images = thread::scope(|scope| {
+        let builds = abis.map(|abi| {
+            let root = &root;
+            scope.spawn(move || image(root, abi))
+        });
+        builds.map(|build| build.join().unwrap_or_else(|_| fail("a build panicked")))
+    });
+    for (abi, image) in abis.iter().zip(images) {
         println!(
             "cargo::rustc-env=GUEST_IMAGE_{}={}",
             abi.to_uppercase(),
@@ -49,8 +60,20 @@ fn main() {
     }
 }
 
+/// The prebuilt image that the environment names, or one built now.
+fn image(root: &Path, abi: &str) -> PathBuf {
+    let variable = format!("RINGFENCE_GUEST_{}", abi.to_uppercase());
+    println!("cargo::rerun-if-env-changed={variable}");
+    match env::var_os(&variable) {
+        Some(prebuilt) => PathBuf::from(prebuilt),
+        None => build(root, abi, abi == "i386"),
+    }
+}
+
 fn build(root: &Path, abi: &str, is_i386: bool) -> PathBuf {
-    let target_dir = PathBuf::from(required("OUT_DIR")).join(format!("guest-{abi}"));
+    let is_fast = env::var_os(FAST_GUEST).is_some_and(|value| value == "1");
+    let suffix = if is_fast { "-fast" } else { "" };
+    let target_dir = PathBuf::from(required("OUT_DIR")).join(format!("guest-{abi}{suffix}"));
     let cargo_home = env::var("CARGO_HOME")
         .or_else(|_| env::var("HOME").map(|home| format!("{home}/.cargo")))
         .unwrap_or_default();
@@ -88,6 +111,13 @@ fn build(root: &Path, abi: &str, is_i386: bool) -> PathBuf {
         if is_setting && !KEPT_SETTINGS.contains(&text.as_ref()) {
             cargo.env_remove(&name);
         }
+    }
+    if is_fast {
+        cargo.envs([
+            ("CARGO_PROFILE_GUEST_OPT_LEVEL", "1"),
+            ("CARGO_PROFILE_GUEST_CODEGEN_UNITS", "256"),
+            ("CARGO_PROFILE_GUEST_INCREMENTAL", "true"),
+        ]);
     }
     let status = cargo
         .current_dir(root)
