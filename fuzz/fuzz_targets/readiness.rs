@@ -3,6 +3,8 @@
 //! Nothing may panic, hang, or take much more memory than the image and a bounded report.
 #![no_main]
 
+use std::time::Duration;
+
 use fuzz::counting_allocator::CountingAllocator;
 use libfuzzer_sys::fuzz_target;
 use loader::Image;
@@ -17,6 +19,10 @@ const FIXED_BYTES: usize = 64 << 20;
 
 /// Images above this size are not looked through: filling 64 MiB of zeros finds nothing and takes long.
 const IMAGE_BYTES_MAX: u32 = 1 << 20;
+
+/// How long the search may take: enough to get through what fuzzing makes up, and far from libFuzzer's limit for an
+/// input (scripts/fuzz), so that only what does not keep to it is found.
+const TIME_MAX: Duration = Duration::from_secs(2);
 
 fuzz_target!(|file: &[u8]| {
     let Ok(image) = Image::parse(file) else {
@@ -34,7 +40,7 @@ fuzz_target!(|file: &[u8]| {
 });
 
 fn run(image: &Image) {
-    let report = Readiness::new(image, |_, name| match name {
+    let report = Readiness::within(TIME_MAX, image, |_, name| match name {
         Some(name) if name.starts_with("Io") => ImportStatus::Implemented,
         _ => ImportStatus::Missing,
     });

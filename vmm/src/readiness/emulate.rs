@@ -8,6 +8,7 @@ mod execute;
 mod operand;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Instant;
 
 use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, OpKind, Register};
 
@@ -21,8 +22,12 @@ const STACK: u64 = 0x0010_0000_0000;
 const STACK_I386: u64 = 0x7000_0000;
 /// Room above the first stack pointer that belongs to the stack as well.
 const STACK_ROOM: u64 = 0x1000;
-/// Most forks of one run.
-const PATHS_MAX: usize = 4096;
+/// Most values on the stack that a path remembers: each fork copies them.
+const STACK_VALUES_MAX: usize = 256;
+/// Most forks that wait.
+const PATHS_MAX: usize = 1024;
+/// How often the clock is read, in instructions.
+const CLOCK_INTERVAL: u64 = 64;
 
 /// A number that is known, and whether it comes from the I/O control code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,12 +58,30 @@ struct State {
     returns: Vec<u64>,
 }
 
+impl State {
+    /// Remembers what is on the stack at an address; `None`: something unknown.
+    fn store(&mut self, address: u64, bytes: usize, value: Option<Value>) {
+        let Some(value) = value else {
+            self.stack.remove(&address);
+            return;
+        };
+        if self.stack.len() >= STACK_VALUES_MAX {
+            // No dispatch routine has so much in its frame: this is a loop, or hostile.
+            self.stack.clear();
+        }
+        self.stack.insert(address, (bytes, value));
+    }
+}
+
 /// Runs one routine for many codes.
 pub(super) struct Machine<'a, 'b> {
     pub(super) code: &'a mut Code<'b>,
     information: InstructionInfoFactory,
     /// Instructions that may still be run.
     pub(super) budget: u64,
+    deadline: Instant,
+    /// Whether the budget or the time was used up.
+    pub(super) is_over: bool,
     /// Whether a step of the current routine's runs depended on the code: if not, every code leads to the same places.
     pub(super) has_asked: bool,
     /// Instructions that the current routine's runs have come by, and those of them that nobody has taken.
@@ -81,11 +104,13 @@ fn sign_bit(bytes: usize) -> u64 {
 }
 
 impl<'a, 'b> Machine<'a, 'b> {
-    pub(super) fn new(code: &'a mut Code<'b>, budget: u64) -> Self {
+    pub(super) fn new(code: &'a mut Code<'b>, budget: u64, deadline: Instant) -> Self {
         Self {
             code,
             information: InstructionInfoFactory::new(),
             budget,
+            deadline,
+            is_over: false,
             has_asked: false,
             seen: HashSet::new(),
             new: Vec::new(),
@@ -141,7 +166,9 @@ impl<'a, 'b> Machine<'a, 'b> {
         let mut leaves = BTreeSet::new();
         let mut visited = HashSet::new();
         let mut paths = vec![state];
-        while let Some(path) = paths.pop() {
+        while !self.is_over
+            && let Some(path) = paths.pop()
+        {
             let leaf = self.run(path, &mut visited, &mut paths);
             leaves.extend(leaf);
         }
@@ -159,10 +186,9 @@ impl<'a, 'b> Machine<'a, 'b> {
             // A function may be called from several places, and goes on behind each of them.
             let caller = state.returns.last().copied();
             let is_new = visited.insert((state.next, state.returns.len(), caller));
-            if !is_new || self.budget == 0 {
+            if !is_new || !self.may_go_on() {
                 return state.leaf;
             }
-            self.budget -= 1;
             if self.seen.insert(state.next) {
                 self.new.push(state.next);
             }
@@ -242,6 +268,16 @@ impl<'a, 'b> Machine<'a, 'b> {
         }
     }
 
+    /// Counts an instruction; false when there is no budget or time for it.
+    fn may_go_on(&mut self) -> bool {
+        let is_late = self.budget.is_multiple_of(CLOCK_INTERVAL) && Instant::now() > self.deadline;
+        self.is_over |= is_late || self.budget == 0;
+        if !self.is_over {
+            self.budget -= 1;
+        }
+        !self.is_over
+    }
+
     /// Follows plain jumps, so that two ways to one place are one.
     fn settled(&mut self, mut address: u64) -> u64 {
         for _ in 0..4 {
@@ -267,10 +303,7 @@ impl<'a, 'b> Machine<'a, 'b> {
         self.adjust_stack(state, (word as u64).wrapping_neg());
         let place = state.registers.get(&Register::RSP).copied();
         if let Some(place) = place {
-            match value {
-                Some(value) => state.stack.insert(place.number, (word, value)),
-                None => state.stack.remove(&place.number),
-            };
+            state.store(place.number, word, value);
         }
     }
 

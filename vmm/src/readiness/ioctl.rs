@@ -87,13 +87,13 @@ pub(super) fn find(code: &mut Code<'_>, walk: &Walk, deadline: Instant) -> Searc
     let is_framework = imports(code, "WdfVersionBind");
     let mut found = BTreeSet::new();
     let mut is_complete = true;
-    let mut machine = Machine::new(code, INSTRUCTIONS_MAX);
+    let mut machine = Machine::new(code, INSTRUCTIONS_MAX, deadline);
     for routine in routines(walk) {
         for is_argument in [false, true] {
             if is_argument && !is_framework {
                 continue;
             }
-            let (codes, is_end) = handled(&mut machine, routine, is_argument, deadline);
+            let (codes, is_end) = handled(&mut machine, routine, is_argument);
             found.extend(codes);
             is_complete &= is_end;
         }
@@ -133,7 +133,6 @@ fn handled(
     machine: &mut Machine<'_, '_>,
     routine: u64,
     is_argument: bool,
-    deadline: Instant,
 ) -> (Vec<u32>, bool) {
     machine.begin_routine();
     let mut default = BTreeSet::new();
@@ -143,7 +142,7 @@ fn handled(
     let mut by_leaf: BTreeMap<Vec<u64>, Vec<u32>> = BTreeMap::new();
     let mut constants = BTreeSet::new();
     let mut tried = BTreeSet::new();
-    let mut is_complete = machine.budget != 0;
+    let mut is_complete = !machine.is_over;
     while machine.has_asked && is_complete {
         let mut candidates = BTreeSet::new();
         for address in machine.take_new() {
@@ -160,11 +159,11 @@ fn handled(
             break;
         }
         for candidate in candidates {
-            if machine.budget == 0 || tried.len() > CANDIDATES_MAX || Instant::now() > deadline {
+            let leaves = machine.leaves(routine, candidate, is_argument);
+            if machine.is_over || tried.len() > CANDIDATES_MAX {
                 is_complete = false;
                 break;
             }
-            let leaves = machine.leaves(routine, candidate, is_argument);
             let new: Vec<u64> = leaves.difference(&default).copied().collect();
             if !new.is_empty() {
                 by_leaf.entry(new).or_default().push(candidate);

@@ -130,7 +130,17 @@ impl Readiness {
     /// Looks through an image. `status` is asked for each import: its DLL, and its name unless imported by ordinal.
     #[must_use]
     pub fn new(image: &Image, status: impl Fn(&str, Option<&str>) -> ImportStatus) -> Self {
-        let deadline = Instant::now() + TIME_MAX;
+        Self::within(TIME_MAX, image, status)
+    }
+
+    /// As [`Self::new`], with a time limit of the caller's for the search.
+    #[must_use]
+    pub fn within(
+        time: Duration,
+        image: &Image,
+        status: impl Fn(&str, Option<&str>) -> ImportStatus,
+    ) -> Self {
+        let deadline = Instant::now() + time;
         let mut code = match Code::new(image) {
             Ok(code) => code,
             Err(error) => return Self::cannot_load(image, &error),

@@ -49,35 +49,32 @@ pub(super) fn find(code: &Code<'_>, references: &BTreeSet<u64>) -> Vec<ObjectNam
         .filter_map(|place| code.pointer(place))
         .collect();
     let mut names: BTreeSet<ObjectName> = BTreeSet::new();
-    for (at, _) in memory
-        .iter()
-        .enumerate()
-        .filter(|(_, byte)| **byte == b'\\')
+    let mut at = 0;
+    while names.len() < NAMES_MAX
+        && let Some(distance) = memory.iter().skip(at).position(|&byte| byte == b'\\')
     {
+        at += distance;
+        let bytes = memory.get(at..).unwrap_or_default();
+        let Some((kind, name, unit)) = [2, 1].into_iter().find_map(|unit| named(bytes, unit))
+        else {
+            at += 1;
+            continue;
+        };
+        // A compiler may copy a text in pieces.
+        let length = unit * name.len();
         let address = code.base + at as u64;
-        for unit in [2, 1] {
-            let Some(name) = text(memory.get(at..).unwrap_or_default(), unit) else {
-                continue;
-            };
-            let lower = name.to_ascii_lowercase();
-            let prefix = PREFIXES
-                .iter()
-                .find(|(prefix, _)| lower.starts_with(prefix) && lower.len() > prefix.len());
-            if let Some(&(_, kind)) = prefix {
-                // A compiler may copy a text in pieces.
-                let whole = address..address + (unit * name.len()) as u64;
-                let is_referenced =
-                    references.range(whole).next().is_some() || pointed.contains(&address);
-                names.insert(ObjectName {
-                    kind,
-                    name,
-                    is_referenced,
-                });
-            }
-        }
-        if names.len() >= NAMES_MAX {
-            break;
-        }
+        let is_referenced = references
+            .range(address..address + length as u64)
+            .next()
+            .is_some()
+            || pointed.contains(&address);
+        names.insert(ObjectName {
+            kind,
+            name,
+            is_referenced,
+        });
+        // What is inside a name is none of its own, and no byte is looked at again.
+        at += length;
     }
     let mut all: Vec<ObjectName> = names.into_iter().collect();
     // The same text twice: what matters is whether one of them is used.
@@ -86,6 +83,20 @@ pub(super) fn find(code: &Code<'_>, references: &BTreeSet<u64>) -> Vec<ObjectNam
     });
     all.dedup_by(|second, first| second.name == first.name);
     all
+}
+
+/// The name of a device or link at the start of `bytes`, in units of that many bytes.
+fn named(bytes: &[u8], unit: usize) -> Option<(NameKind, String, usize)> {
+    let begins_with = |prefix: &str| {
+        let mut units = bytes.chunks_exact(unit);
+        prefix.bytes().all(|wanted| {
+            let first = units.next().and_then(|one| one.first());
+            first.is_some_and(|byte| byte.eq_ignore_ascii_case(&wanted))
+        })
+    };
+    let (prefix, kind) = PREFIXES.iter().find(|(prefix, _)| begins_with(prefix))?;
+    let name = text(bytes, unit)?;
+    (name.len() > prefix.len()).then_some((*kind, name, unit))
 }
 
 /// The printable ASCII text at the start of `bytes`, in units of that many bytes.

@@ -222,6 +222,32 @@ fn a_search_for_codes_takes_few_steps() {
     assert!(count >= 2);
 }
 
+/// The search is over as soon as its time is, wherever it is then.
+#[test]
+fn a_search_that_is_late_runs_nothing_more() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let bytes = std::fs::read(root.join("images/drivers/amd64/echo.sys")).unwrap();
+    let image = Image::parse(&bytes).unwrap();
+    let mut code = Code::new(&image).unwrap();
+    let walk = Walk::new(&mut code, Instant::now() + Duration::from_secs(600));
+    let search = ioctl::find(&mut code, &walk, Instant::now() - Duration::from_secs(1));
+    assert!(!search.is_complete);
+    assert!(search.instructions < 64, "{}", search.instructions);
+}
+
+/// A name that is hidden in another one is none, and a page of backslashes costs one look a byte.
+#[test]
+fn names_inside_names_are_not_listed() {
+    let mut built = loader::builder::Builder::new(abi::DriverAbi::Amd64).build();
+    let at = built.raw(loader::builder::SectionIndex::Data, 0) as usize;
+    let text = b"\\\\\\\\\\Device\\One\\??\\Two\0";
+    built.bytes[at..at + text.len()].copy_from_slice(text);
+    let image = Image::parse(&built.bytes).unwrap();
+    let found = Readiness::new(&image, |_, _| ImportStatus::Implemented).names;
+    let names: Vec<&str> = found.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(names, ["\\Device\\One\\??\\Two"]);
+}
+
 #[test]
 fn codes_are_taken_apart() {
     let code = ControlCode::new(0x9C40_E007);

@@ -17,6 +17,8 @@ const INSTRUCTIONS_MAX: usize = 1_000_000;
 const TABLE_MAX: u64 = 1024;
 /// Bytes of text by which a text is known.
 const TEXT: u64 = 6;
+/// Most entries of all jump tables; real drivers have some hundreds.
+const ENTRIES_MAX: usize = 1 << 18;
 /// How many addresses are tried as that of a jump table.
 const RECENT: usize = 4;
 /// How often the clock is read, in instructions.
@@ -56,6 +58,8 @@ pub(super) struct Walk {
     /// The limits were reached: there may be more.
     pub(super) is_incomplete: bool,
     seen_imports: BTreeSet<usize>,
+    /// Entries of jump tables that were followed.
+    entries: usize,
     /// The last addresses that `lea` named.
     recent: VecDeque<u64>,
 }
@@ -143,7 +147,13 @@ impl Walk {
                 self.instructions.insert(address, from);
                 self.operands(code, &instruction, from);
                 self.stores(code, &instruction, &mut registers);
-                jump_table(code, &instruction, &self.recent, &mut pending);
+                let before = pending.len();
+                if self.entries < ENTRIES_MAX {
+                    jump_table(code, &instruction, &self.recent, &mut pending);
+                } else {
+                    self.is_incomplete = true;
+                }
+                self.entries += pending.len() - before;
                 next = flow(code, &instruction, &mut pending);
             }
         }

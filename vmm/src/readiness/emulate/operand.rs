@@ -161,13 +161,7 @@ impl Machine<'_, '_> {
             OpKind::Memory => {
                 let place = self.address(instruction, state);
                 if let Some(place) = place.filter(|place| self.is_stack(place.number)) {
-                    match value {
-                        Some(value) => {
-                            let bytes = instruction.memory_size().size();
-                            state.stack.insert(place.number, (bytes, value))
-                        }
-                        None => state.stack.remove(&place.number),
-                    };
+                    state.store(place.number, instruction.memory_size().size(), value);
                 }
             }
             _ => {}
