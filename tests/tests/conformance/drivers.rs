@@ -8,7 +8,8 @@ use integration_tests::{imports, skip};
 
 /// The families and where their images are.
 pub(crate) struct Drivers {
-    folder: PathBuf,
+    /// With a folder of images for each driver ABI.
+    pub(crate) folder: PathBuf,
     /// Names, sorted.
     pub(crate) families: Vec<String>,
     /// What the build said, if it failed.

@@ -3,6 +3,7 @@
 //!
 //! Trials are named FAMILY::PRIVILEGE_ABI. At the end come a line for each and the totals:
 //! `conformance: FAMILY ABI PRIVILEGE: N checks in M tests, K bugchecks`. RINGFENCE_LOG=info shows the drivers' DbgPrint.
+//! `--list` builds the drivers and says where they are, without KVM too: the SVM lane takes them from there.
 
 mod driver;
 mod drivers;
@@ -75,15 +76,22 @@ fn main() -> ExitCode {
         .with_env_filter(tracing_subscriber::EnvFilter::from_env("RINGFENCE_LOG"))
         .with_writer(std::io::stderr)
         .init();
+    let Some(drivers) = Drivers::find() else {
+        return ExitCode::SUCCESS;
+    };
+    if arguments.list {
+        println!("drivers: {}", drivers.folder.display());
+        if let Some(failure) = &drivers.build_failure {
+            eprintln!("{failure}");
+            return ExitCode::FAILURE;
+        }
+    }
     let privileges = match offered() {
         Ok(privileges) => privileges.clone(),
         Err(error) => {
             skip(&format!("the conformance suite needs KVM: {error}"));
             return ExitCode::SUCCESS;
         }
-    };
-    let Some(drivers) = Drivers::find() else {
-        return ExitCode::SUCCESS;
     };
     let drivers = Arc::new(drivers);
     let counts = Counts::default();

@@ -129,11 +129,7 @@ fn routines(walk: &Walk) -> Vec<u64> {
 }
 
 /// The codes that a routine tells apart, and whether no limit was in the way.
-fn handled(
-    machine: &mut Machine<'_, '_>,
-    routine: u64,
-    is_argument: bool,
-) -> (Vec<u32>, bool) {
+fn handled(machine: &mut Machine<'_, '_>, routine: u64, is_argument: bool) -> (Vec<u32>, bool) {
     machine.begin_routine();
     let mut default = BTreeSet::new();
     for nobodys in NOBODYS {
