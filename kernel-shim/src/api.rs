@@ -47,6 +47,9 @@
 //! drivers call so often that they would push everything else out of it.
 //! `leaf(PATH)` is for a function without parameters that only reads a variable: PATH returns the result, and calls
 //! are not recorded unless there is a complete trace.
+//! `entry(CODE)` is for the one or two functions where even a bare path is too much: CODE is a naked function of
+//! [`crate::raw`] with the export's number as its constant, which does the ordinary case and jumps to the ordinary path
+//! for all else. No shim code is marked as running, so it has to be right whatever interrupts it.
 //!
 //! Everything else follows: the entry code, argument decoding for both ABIs, trace, IRQL check, and the
 //! [`crate::export::Export`] entry that host tools read.
@@ -58,7 +61,7 @@ macro_rules! nt_api {
         $(
             $(#[doc = $doc:literal])*
             $dll:ident $machines:ident $convention:ident irql($irql:ident) $coverage:ident $(($lacks:literal))?
-            $(fast($fast:path))? $(bare($bare:path))? $(leaf($leaf:path))?
+            $(fast($fast:path))? $(bare($bare:path))? $(leaf($leaf:path))? $(entry($entry:ident))?
             fn $name:ident($($parameter:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block
         )*
     ) => {
@@ -115,7 +118,7 @@ macro_rules! nt_api {
                 $crate::api::nt_entry!(
                     $machines,
                     { $crate::table::base($crate::table::Slot::$module) + Position::$name as u32 },
-                    [$(fast $fast)? $(bare $bare)? $(leaf $leaf)?], $crate::nt::$irql, ($($parameter: $type),*)
+                    [$(fast $fast)? $(bare $bare)? $(leaf $leaf)? $(entry $entry)?], $crate::nt::$irql, ($($parameter: $type),*)
                 )
             ),*];
         }
@@ -308,6 +311,10 @@ macro_rules! nt_entry {
         const _: u32 = $index;
         $crate::raw::EntryPoint::NULL
     }};
+    ($machines:ident, $index:expr, [entry $entry:ident], $irql:expr, $parameters:tt) => {{
+        const _: u32 = $index;
+        $crate::raw::EntryPoint::NULL
+    }};
     ($machines:ident, $index:expr, [$speed:ident $fast:path], $irql:expr, ($($parameter:ident: $type:ty),*)) => {{
         // Used on amd64 only.
         let _ = $fast;
@@ -363,6 +370,9 @@ macro_rules! nt_entry {
         }
         $crate::raw::EntryPoint::new($crate::raw::fast_entry::<$index, COUNT, Path> as *const ())
     }};
+    ($machines:ident, $index:expr, [entry $entry:ident], $irql:expr, $parameters:tt) => {
+        $crate::raw::EntryPoint::new($crate::raw::$entry::<$index> as *const ())
+    };
     ($machines:ident, $index:expr, [leaf $leaf:path], $irql:expr, ()) => {{
         struct Path;
         impl $crate::raw::FastPath for Path {

@@ -41,7 +41,7 @@ pub(crate) use record::{trace_call, trace_return};
 
 static PLATFORM: spin::Once<&'static dyn Platform> = spin::Once::new();
 /// [`Platform::shared`], which every API call needs several times.
-static SHARED: AtomicU64 = AtomicU64::new(0);
+pub(crate) static SHARED: AtomicU64 = AtomicU64::new(0);
 /// 1: calls may take the fast path, since nobody wants a complete trace. The entry code reads it.
 pub(crate) static IS_FAST: AtomicU32 = AtomicU32::new(0);
 
@@ -215,13 +215,17 @@ pub(crate) fn set_masked_lines(masked: u64) {
     volatile_write(lines_address(offset_of!(InterruptLines, masked)), masked);
 }
 
+/// Where the shared pages lie in kernel space.
+pub(crate) const PAGES_IN_KERNEL: u64 = layout::SHARED;
+/// Bytes of the part of kernel space that is ever used.
+pub(crate) const KERNEL_BYTES: u64 = layout::THREAD_STACKS + layout::THREAD_STACKS_SIZE;
+
 /// Whether an address lies in the part of kernel space that is ever used: a fault there is a bugcheck, no handler of the
 /// driver's is asked. (One is for an address that is not canonical.)
 #[inline(always)]
 pub(crate) fn is_kernel(address: u64) -> bool {
-    const BYTES: u64 = layout::THREAD_STACKS + layout::THREAD_STACKS_SIZE;
-    let base = shared_pages().wrapping_sub(layout::SHARED);
-    address.wrapping_sub(base) < BYTES
+    let base = shared_pages().wrapping_sub(PAGES_IN_KERNEL);
+    address.wrapping_sub(base) < KERNEL_BYTES
 }
 
 /// The address of [`State::shim_depth`].

@@ -12,12 +12,12 @@ use super::region;
 use crate::api::nt_api;
 use core::mem::offset_of;
 
-use crate::ke::irql::{fast_lower, lower, raise};
+use crate::ke::irql::{lower, raise};
 use crate::ke::{apc, event, sched, waiters};
 use crate::nt::bugcheck::violation;
 use crate::nt::{APC_LEVEL, FAST_MUTEX, KEVENT, KTHREAD, dispatcher};
 use crate::raw::{Ptr, low8, volatile_read, volatile_write};
-use crate::value::{Boolean, Irql};
+use crate::value::Boolean;
 use crate::{ps, shared};
 
 /// Driver Verifier's numbers.
@@ -156,33 +156,14 @@ impl Fields {
     }
 }
 
+/// What is not free is the ordinary path's to report.
 #[inline(always)]
-fn fast_acquire(mutex: Ptr<FAST_MUTEX>) -> Option<()> {
+fn fast_try_to_acquire(mutex: Ptr<FAST_MUTEX>) -> Option<Boolean> {
     let fields = Fields::of(mutex)?;
     fields.take()?;
     fields.set(offset_of!(FAST_MUTEX, OldIrql), u32::from(shared::irql()));
     shared::set_irql(APC_LEVEL);
-    Some(())
-}
-
-/// What is not free is the ordinary path's to report.
-#[inline(always)]
-fn fast_try_to_acquire(mutex: Ptr<FAST_MUTEX>) -> Option<Boolean> {
-    fast_acquire(mutex)?;
     Some(true)
-}
-
-#[inline(always)]
-fn fast_release(mutex: Ptr<FAST_MUTEX>) -> Option<()> {
-    let fields = Fields::of(mutex)?;
-    if shared::irql() != APC_LEVEL || !fields.is_ours_alone() {
-        return None;
-    }
-    // Refuses while something waits for IRQL to fall.
-    let old: u32 = fields.get(offset_of!(FAST_MUTEX, OldIrql));
-    fast_lower(Irql(low8(old.into())))?;
-    fields.give();
-    Some(())
 }
 
 #[inline(always)]
@@ -220,7 +201,7 @@ fn fast_release_guarded(mutex: Ptr<FAST_MUTEX>) -> Option<()> {
 
 nt_api! { module = ex_fast_mutex;
     /// Raises IRQL to APC_LEVEL and acquires the mutex.
-    either both fastcall irql(APC_LEVEL) implemented bare(fast_acquire)
+    either both fastcall irql(APC_LEVEL) implemented entry(acquire_fast_mutex)
     fn ExAcquireFastMutex(mutex: Ptr<FAST_MUTEX>) {
         let old = raise(APC_LEVEL);
         acquire(mutex);
@@ -239,7 +220,7 @@ nt_api! { module = ex_fast_mutex;
     }
 
     /// Releases the mutex and restores IRQL.
-    either both fastcall irql(APC_LEVEL) implemented bare(fast_release)
+    either both fastcall irql(APC_LEVEL) implemented entry(release_fast_mutex)
     fn ExReleaseFastMutex(mutex: Ptr<FAST_MUTEX>) {
         let irql = shared::irql();
         if irql != APC_LEVEL {

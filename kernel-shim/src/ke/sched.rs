@@ -24,7 +24,7 @@ const PRIORITIES: usize = 32;
 
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-struct Scheduler {
+pub(crate) struct Scheduler {
     ready: [LIST_ENTRY; PRIORITIES],
     /// A bit for each queue that is not empty.
     summary: u32,
@@ -35,12 +35,16 @@ struct Scheduler {
     switches: u64,
 }
 
+/// Where [`SCHEDULER`] has the thread that runs, for entry code in assembly.
+#[cfg(not(nt_i386))]
+pub(crate) const CURRENT: usize = offset_of!(Scheduler, current);
+
 const NO_ENTRY: LIST_ENTRY = LIST_ENTRY {
     Flink: Ptr::null(),
     Blink: Ptr::null(),
 };
 
-static SCHEDULER: DataCell<Scheduler> = DataCell::new(Scheduler {
+pub(crate) static SCHEDULER: DataCell<Scheduler> = DataCell::new(Scheduler {
     ready: [NO_ENTRY; PRIORITIES],
     summary: 0,
     current: Ptr::null(),

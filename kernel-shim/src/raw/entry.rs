@@ -123,7 +123,7 @@ pub(crate) extern "win64" fn leaf_entry<const INDEX: u32, Path: FastPath>() {
 
 #[cfg(not(nt_i386))]
 #[unsafe(naked)]
-extern "win64" fn amd64_common() {
+pub(super) extern "win64" fn amd64_common() {
     naked_asm!(
         "mov [rsp + 8], rcx",
         "mov [rsp + 16], rdx",

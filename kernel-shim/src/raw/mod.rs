@@ -18,6 +18,8 @@ pub(crate) mod compiler;
 mod entry;
 pub mod fpu;
 mod list;
+#[cfg(not(nt_i386))]
+mod mutex;
 mod ptr;
 mod strings;
 
@@ -30,6 +32,9 @@ pub use entry::EntryPoint;
 pub(crate) use entry::{FastPath, api_entry, fast_entry, leaf_entry, saved_xmm};
 pub(crate) use entry::{fpu_state, saved_registers};
 pub use list::ListHead;
+#[cfg(not(nt_i386))]
+pub(crate) use mutex::{acquire_fast_mutex, release_fast_mutex};
+pub(crate) use ptr::prefetch;
 pub use ptr::{Ptr, Word, fault_at, volatile_read, volatile_write};
 pub use strings::{narrow_string, narrow_string_bytes, unicode_string, unicode_text, wide_string};
 

@@ -264,6 +264,15 @@ pub fn volatile_write<T: Copy>(address: u64, value: T) {
     unsafe { pointer.write_volatile(value) }
 }
 
+/// Has the processor fetch a cache line that is looked at soon; any address is right.
+#[inline]
+pub(crate) fn prefetch(address: u64) {
+    use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    let pointer: *const i8 = core::ptr::with_exposed_provenance(to_usize(address));
+    // SAFETY: a hint: it reads nothing, and never faults.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(pointer) }
+}
+
 impl<T> Clone for Ptr<T> {
     fn clone(&self) -> Self {
         *self
