@@ -113,11 +113,16 @@ fn build(root: &Path, abi: &str, is_i386: bool) -> PathBuf {
         }
     }
     if is_fast {
-        cargo.envs([
-            ("CARGO_PROFILE_GUEST_OPT_LEVEL", "1"),
-            ("CARGO_PROFILE_GUEST_CODEGEN_UNITS", "256"),
-            ("CARGO_PROFILE_GUEST_INCREMENTAL", "true"),
-        ]);
+        for setting in [
+            "opt-level=1",
+            "package.kernel-shim.opt-level=1",
+            "codegen-units=256",
+            "incremental=true",
+        ] {
+            cargo
+                .arg("--config")
+                .arg(format!("profile.guest.{setting}"));
+        }
     }
     let status = cargo
         .current_dir(root)
