@@ -6,6 +6,7 @@
 )]
 
 mod echo_sample;
+mod external_models;
 mod faulty_sample;
 mod ioperm_sample;
 mod iopm_property;
