@@ -5,7 +5,9 @@
     reason = "tests; clippy knows only functions with #[test] as such"
 )]
 
+mod device_models;
 mod echo_sample;
+mod external_models;
 mod faulty_sample;
 mod ioperm_sample;
 mod iopm_property;

@@ -274,22 +274,22 @@ impl Layout {
 }
 
 /// WinIo's codes.
-mod winio {
+pub(crate) mod winio {
     use super::*;
 
     pub(super) const MAP: u32 = 0x8010_2040;
     pub(super) const UNMAP: u32 = 0x8010_2044;
-    pub(super) const ENABLE_DIRECT: u32 = 0x8010_2048;
+    pub(crate) const ENABLE_DIRECT: u32 = 0x8010_2048;
     pub(super) const DISABLE_DIRECT: u32 = 0x8010_204C;
     const READ_PORT: u32 = 0x8010_2050;
     const WRITE_PORT: u32 = 0x8010_2054;
 
     /// u16 port, u32 value, u8 size, packed.
-    fn write(client: &mut Client, port: u16, value: u32, size: u8) {
+    pub(crate) fn write(client: &mut Client, port: u16, value: u32, size: u8) {
         client.control(WRITE_PORT, &fields!(port, value, size), 0);
     }
 
-    fn read(client: &mut Client, port: u16, size: u8) -> u32 {
+    pub(crate) fn read(client: &mut Client, port: u16, size: u8) -> u32 {
         let output = client.control(READ_PORT, &fields!(port, 0_u32, size), 4);
         u32::from_le_bytes(output.try_into().expect("4 bytes"))
     }
@@ -319,7 +319,7 @@ mod winio {
 }
 
 /// inpout's codes.
-mod inpout {
+pub(crate) mod inpout {
     use super::*;
 
     pub(super) const MAP: u32 = 0x9C40_201C;
@@ -331,7 +331,11 @@ mod inpout {
     const READ_U32: u32 = 0x9C40_2014;
     const WRITE_U32: u32 = 0x9C40_2018;
 
-    pub(super) fn write_byte(client: &mut Client, port: u16, value: u8) {
+    pub(crate) fn read_byte(client: &mut Client, port: u16) -> u8 {
+        client.control(READ_U8, &fields!(port), 1)[0]
+    }
+
+    pub(crate) fn write_byte(client: &mut Client, port: u16, value: u8) {
         client.control(WRITE_U8, &fields!(port, value), 0);
     }
 

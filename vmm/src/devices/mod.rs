@@ -4,6 +4,7 @@
 
 mod adc12;
 mod ecp;
+pub mod external;
 mod lpt;
 mod output;
 mod pit;
@@ -16,6 +17,7 @@ mod uart_chip;
 use std::fmt;
 
 pub use adc12::Adc12;
+pub use external::External;
 pub use lpt::Lpt;
 pub use output::OutputError;
 pub use pit::Pit;

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use super::host::{HostPorts, HostPortsError, Passthrough};
 use super::index_pair::PairSlot;
-use crate::devices::{Adc12, Gameport, Lpt, OutputError, Pio8255, Pit, PortDevice, Ram, Rtc, Uart};
+use crate::devices::external::ExternalError;
+use crate::devices::{
+    Adc12, External, Gameport, Lpt, OutputError, Pio8255, Pit, PortDevice, Ram, Rtc, Uart,
+};
 use crate::machine::InterruptLines;
 use crate::pci::{ConfigMechanism, PciBackend, PciSpace, PciStartError};
 use crate::policy::{DeviceSpec, IndexPairBackend, Policy, PortBackend, PortRule};
@@ -32,6 +35,16 @@ pub enum StartError {
         backend: &'static str,
         /// Why.
         source: OutputError,
+    },
+    /// A model that is a process of its own.
+    #[error("{file}:{line}: backend \"external\" cannot start")]
+    External {
+        /// The policy.
+        file: String,
+        /// The rule's line.
+        line: usize,
+        /// Why.
+        source: ExternalError,
     },
     /// The machine's ports.
     #[error("{file}:{line}: backend \"passthrough\" cannot start")]
@@ -151,6 +164,15 @@ fn open_device(
             DeviceSpec::Adc(spec) => {
                 let line = spec.irq.and_then(|irq| lines.line(irq));
                 Box::new(Adc12::open(spec, line).map_err(failed)?)
+            }
+            DeviceSpec::External(spec) => {
+                let line = spec.irq.and_then(|irq| lines.line(irq));
+                let device = External::open(spec, rule.first, rule.port_count(), line);
+                Box::new(device.map_err(|source| StartError::External {
+                    file: policy.file().to_owned(),
+                    line: rule.line,
+                    source,
+                })?)
             }
             DeviceSpec::Rtc(spec) => Box::new(Rtc::open(spec).map_err(failed)?),
             DeviceSpec::Pit { .. } => Box::new(Pit::default()),

@@ -41,11 +41,12 @@ pub(in crate::policy) enum PortKind {
     Gameport,
     Pio,
     Adc,
+    External,
     Ram,
     Deny,
 }
 
-pub(in crate::policy) const PORT_BACKENDS: &[(&str, PortKind); 11] = &[
+pub(in crate::policy) const PORT_BACKENDS: &[(&str, PortKind); 12] = &[
     ("passthrough", PortKind::Passthrough),
     ("lpt", PortKind::Lpt),
     ("printer", PortKind::Printer),
@@ -55,6 +56,7 @@ pub(in crate::policy) const PORT_BACKENDS: &[(&str, PortKind); 11] = &[
     ("gameport", PortKind::Gameport),
     ("pio8255", PortKind::Pio),
     ("adc12", PortKind::Adc),
+    ("external", PortKind::External),
     ("ram", PortKind::Ram),
     ("deny", PortKind::Deny),
 ];

@@ -73,6 +73,12 @@ const MODELS: &[Model] = &[
         about: "a 12-bit data acquisition card",
     },
     Model {
+        name: "external",
+        base: 0x300,
+        ports: 8,
+        about: "a process of its own (docs/external-models.md)",
+    },
+    Model {
         name: "ram",
         base: 0x300,
         ports: 8,

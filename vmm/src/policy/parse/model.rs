@@ -1,6 +1,7 @@
 //! Device models of `[[port]]` rules.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use toml::de::DeValue;
 
@@ -9,8 +10,8 @@ use super::common::string_of;
 use crate::policy::fields::{Context, Fields, SpannedRange};
 use crate::policy::schema::PORT;
 use crate::policy::{
-    AdcSpec, DeviceOutput, DeviceSpec, LPT_STATUS_DEFAULT, LptSpec, PortBackend, RtcSpec, Shape,
-    UartLink, UartSpec, Wave,
+    AdcSpec, DeviceOutput, DeviceSpec, ExternalSpec, LPT_STATUS_DEFAULT, LptSpec, PortBackend,
+    RtcSpec, Shape, UartLink, UartSpec, Wave,
 };
 
 /// How far an ECP port's extended registers are from its data register.
@@ -36,6 +37,7 @@ pub(super) fn parse(
             parse_small(context, fields, kind, range)
         }
         PortKind::Adc => parse_adc(context, fields, range),
+        PortKind::External => parse_external(context, fields),
         PortKind::Passthrough | PortKind::Ram | PortKind::Deny => None,
     }
 }
@@ -344,6 +346,40 @@ fn parse_adc(
             .and_then(|micros| u32::try_from(micros).ok())
             .unwrap_or(10),
         digital_in,
+    });
+    Some(PortBackend::Device(Box::new(spec)))
+}
+
+fn parse_external(context: &mut Context<'_>, fields: &Fields<'_>) -> Option<PortBackend> {
+    let irq = irq(context, fields);
+    let millis = fields.bounded(context, &PORT, "answer-ms").unwrap_or(1000);
+    let has = |key| fields.table.get(key).is_some();
+    let allowed = "a path of at most 107 bytes, where the model listens";
+    if !has("socket") && !has("command") {
+        fields.missing(context, "socket", format!("{allowed}; or `command`"));
+        return None;
+    }
+    let command = match has("command") {
+        true => Some(parse_command(context, fields)?),
+        false => None,
+    };
+    let socket = match has("socket") {
+        true => {
+            let (text, span) = fields.string(context, "socket", allowed)?;
+            // The size of a socket's address.
+            if text.is_empty() || text.len() > 107 || text.contains('\0') {
+                context.error(&span, "`socket` is no such path", allowed);
+                return None;
+            }
+            Some(PathBuf::from(text))
+        }
+        false => None,
+    };
+    let spec = DeviceSpec::External(ExternalSpec {
+        socket,
+        command,
+        answer_limit: Duration::from_millis(millis),
+        irq,
     });
     Some(PortBackend::Device(Box::new(spec)))
 }

@@ -1,6 +1,8 @@
 //! Device models of `[[port]]` rules, as data.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Where a model's bytes go.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -136,6 +138,30 @@ pub struct AdcSpec {
     pub digital_in: u8,
 }
 
+/// An `external` model: a process of its own. It has a socket, a command, or both.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ExternalSpec {
+    /// Where it listens. Without: the command's standard input is the connection.
+    pub socket: Option<PathBuf>,
+    /// The program that is started, and its arguments.
+    pub command: Option<Vec<String>>,
+    /// How long it may take for an answer.
+    pub answer_limit: Duration,
+    /// The interrupt line.
+    pub irq: Option<u32>,
+}
+
+impl fmt::Display for ExternalSpec {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "external model ")?;
+        match (&self.socket, &self.command) {
+            (Some(socket), _) => write!(formatter, "at {}", socket.display()),
+            (None, Some(words)) => write!(formatter, "{}", words.join(" ")),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
 /// A model with registers of its own.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum DeviceSpec {
@@ -145,6 +171,8 @@ pub enum DeviceSpec {
     Rtc(RtcSpec),
     /// A data acquisition card.
     Adc(AdcSpec),
+    /// A process of its own.
+    External(ExternalSpec),
     /// An interval timer.
     Pit {
         /// The port of the speaker's gate.
@@ -174,6 +202,7 @@ impl DeviceSpec {
             Self::Uart(_) => "uart16550",
             Self::Rtc(_) => "rtc",
             Self::Adc(_) => "adc12",
+            Self::External(_) => "external",
             Self::Pit { .. } => "pit",
             Self::Gameport { .. } => "gameport",
             Self::Pio { .. } => "pio8255",

@@ -11,7 +11,8 @@ mod port;
 
 pub use checks::{BitMasks, ByteMask, Bytes, Limits, OnRate, Rate, ValueSet, Widths};
 pub use device::{
-    AdcSpec, DeviceOutput, DeviceSpec, EppPeer, LptSpec, RtcSpec, Shape, UartLink, UartSpec, Wave,
+    AdcSpec, DeviceOutput, DeviceSpec, EppPeer, ExternalSpec, LptSpec, RtcSpec, Shape, UartLink,
+    UartSpec, Wave,
 };
 pub use index_pair::{IndexPair, IndexPairBackend, IndexRegister};
 pub use interrupt::{InterruptRule, InterruptSource, UioDevice};

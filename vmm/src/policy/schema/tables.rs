@@ -12,7 +12,8 @@ const U32: u64 = 0xFFFF_FFFF;
 const REAL: &[&str] = &["passthrough"];
 const PARALLEL: &[&str] = &["lpt", "printer"];
 const OUTPUTS: &[&str] = &["lpt", "printer", "uart16550"];
-const INTERRUPTS: &[&str] = &["lpt", "printer", "uart16550", "adc12"];
+const COMMANDS: &[&str] = &["lpt", "printer", "uart16550", "external"];
+const INTERRUPTS: &[&str] = &["lpt", "printer", "uart16550", "adc12", "external"];
 const INPUTS: &[&str] = &["lpt", "uart16550"];
 
 /// A key of rules with any back end.
@@ -214,10 +215,22 @@ pub(in crate::policy) static PORT: Table = Table {
             "where bytes go: a path, \"-\", \"pty\"; of a uart16550 also \"stdio\" or \"tcp:PORT\"",
         ),
         only(
-            OUTPUTS,
+            COMMANDS,
             "command",
             Kind::Texts(1, 256, 4096),
-            "the program, and its arguments, whose standard input gets the bytes",
+            "the program, and its arguments, whose standard input gets the bytes, or which is the external model",
+        ),
+        only(
+            &["external"],
+            "socket",
+            Kind::Text(1, 107),
+            "the path of the Unix socket that the model listens at",
+        ),
+        only(
+            &["external"],
+            "answer-ms",
+            Kind::Number(1, 10_000),
+            "how long the model may take for an answer, in milliseconds",
         ),
         only(INTERRUPTS, "irq", Kind::Number(0, 63), "the interrupt line"),
         only(

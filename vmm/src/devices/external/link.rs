@@ -1,0 +1,362 @@
+//! A connection to a model: what is sent and awaited, never for longer than the rule allows.
+//!
+//! Every call on the socket is one that does not wait (`MSG_DONTWAIT`); waiting is poll(2) with the time that is left.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown};
+
+use super::memory::SharedPage;
+use super::protocol::{
+    Access, Dialogue, FromModel, Hello, Inbox, MESSAGE_BYTES, Malformed, Signal, ToModel,
+};
+use crate::machine::InterruptLine;
+use crate::ports::Width;
+
+/// Messages that a model may send in a second without being asked, which are interrupts.
+const UNASKED_MAX: u32 = 100_000;
+/// Messages that are looked at before others get a turn.
+const BATCH: u32 = 256;
+/// How long Ringfence looks for the answer of a model that polls before it sleeps.
+const SPIN: Duration = Duration::from_micros(100);
+
+/// Why a connection is over.
+#[derive(Debug, thiserror::Error)]
+pub enum Lost {
+    /// The other end is closed: the model has ended, or crashed.
+    #[error("it has closed the connection")]
+    Closed,
+    /// As the model wanted.
+    #[error("it has said goodbye")]
+    Goodbye,
+    /// The time limit.
+    #[error("it has not answered {what} within {} ms", .limit.as_millis())]
+    Late {
+        /// What was asked.
+        what: String,
+        /// The limit.
+        limit: Duration,
+    },
+    /// Something that the protocol does not have.
+    #[error("it has sent {0}")]
+    Malformed(#[from] Malformed),
+    /// Too many messages.
+    #[error("it has sent more than {UNASKED_MAX} messages in a second that nobody asked for")]
+    Flood,
+    /// A model that comes back is another one.
+    #[error("it has come back with another widest access")]
+    Changed,
+    /// The socket, or the shared memory.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl From<Errno> for Lost {
+    fn from(error: Errno) -> Self {
+        match error {
+            Errno::PIPE | Errno::CONNRESET => Self::Closed,
+            error => Self::Io(error.into()),
+        }
+    }
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    socket: OwnedFd,
+    inbox: Inbox,
+    dialogue: Dialogue,
+    line: Option<InterruptLine>,
+    number: u32,
+    /// Where accesses go, if the model wants that.
+    page: Option<SharedPage>,
+    unasked: u32,
+    unasked_since: Instant,
+}
+
+impl Link {
+    /// Says hello and waits for the model's, then resets the device. The widest access that the model takes.
+    pub(super) fn open(
+        socket: OwnedFd,
+        mut hello: Hello,
+        line: Option<InterruptLine>,
+        limit: Duration,
+    ) -> Result<(Self, Width), Lost> {
+        let page = SharedPage::new()?;
+        hello.has_memory = true;
+        let mut link = Self {
+            socket,
+            inbox: Inbox::default(),
+            dialogue: Dialogue::new(true),
+            line,
+            number: 0,
+            page: None,
+            unasked: 0,
+            unasked_since: Instant::now(),
+        };
+        send_hello(&link.socket, &ToModel::Hello(hello).encode(), &page)?;
+        let end = Instant::now() + limit;
+        let late = || Lost::Late {
+            what: "Ringfence's hello".to_owned(),
+            limit,
+        };
+        loop {
+            match link.next()? {
+                Some(FromModel::Hello {
+                    width,
+                    takes_memory,
+                }) => {
+                    link.page = takes_memory.then_some(page);
+                    link.send(ToModel::Reset, end, limit)?;
+                    return Ok((link, width));
+                }
+                // Nothing else passes the dialogue.
+                Some(_) => {}
+                None => link.wait(PollFlags::IN, end, late)?,
+            }
+        }
+    }
+
+    /// Carries an access out. What was read; 0 for a write.
+    pub(super) fn access(&mut self, access: Access, limit: Duration) -> Result<u32, Lost> {
+        let end = Instant::now() + limit;
+        self.number = self.number.wrapping_add(1);
+        let number = self.number;
+        let value = match self.page.take() {
+            Some(page) => {
+                let value = self.access_by_page(&page, number, access, end, limit);
+                self.page = Some(page);
+                value
+            }
+            None => self.access_by_message(number, access, end, limit),
+        }?;
+        Ok(match access.write {
+            Some(_) => 0,
+            None => value,
+        })
+    }
+
+    fn access_by_message(
+        &mut self,
+        number: u32,
+        access: Access,
+        end: Instant,
+        limit: Duration,
+    ) -> Result<u32, Lost> {
+        self.dialogue.expect(number);
+        self.send(ToModel::Access { number, access }, end, limit)?;
+        loop {
+            match self.next()? {
+                Some(FromModel::Done { value, .. }) => return Ok(value),
+                Some(_) if Instant::now() > end => return Err(late(access, limit)),
+                Some(_) => {}
+                None => self.wait(PollFlags::IN, end, || late(access, limit))?,
+            }
+        }
+    }
+
+    fn access_by_page(
+        &mut self,
+        page: &SharedPage,
+        number: u32,
+        access: Access,
+        end: Instant,
+        limit: Duration,
+    ) -> Result<u32, Lost> {
+        page.set_polling(true);
+        if page.put(number, access) {
+            self.send(ToModel::Doorbell, end, limit)?;
+        } else {
+            let spin_end = end.min(Instant::now() + SPIN);
+            while page.answer(number).is_none() && Instant::now() < spin_end {
+                std::hint::spin_loop();
+            }
+        }
+        page.set_polling(false);
+        let value = loop {
+            if let Some(value) = page.answer(number) {
+                break value;
+            }
+            // A doorbell, an interrupt, or nothing.
+            if self.next()?.is_some() {
+                if Instant::now() > end {
+                    return Err(late(access, limit));
+                }
+                continue;
+            }
+            if page.answer(number).is_none() {
+                self.wait(PollFlags::IN, end, || late(access, limit))?;
+            }
+        };
+        // What the model did to its line before it answered is to be seen before the driver goes on.
+        while !self.listen()? {
+            if Instant::now() > end {
+                return Err(late(access, limit));
+            }
+        }
+        Ok(value)
+    }
+
+    /// Takes what the model has sent without being asked, up to a limit; whether that was all.
+    pub(super) fn listen(&mut self) -> Result<bool, Lost> {
+        for _ in 0..BATCH {
+            if self.next()?.is_none() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Says that the run is over. A model that does not take it is left alone.
+    pub(super) fn say_goodbye(&mut self) {
+        let bytes = ToModel::Goodbye.encode();
+        let _ = rustix::net::send(&self.socket, &bytes, SEND).is_ok();
+        self.close();
+    }
+
+    /// Closes both directions, whoever else has the descriptor.
+    pub(super) fn close(&self) {
+        // It fails when the model has closed its end already.
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both).is_ok();
+    }
+
+    /// The next message, with what it does to the line done; `None` if none is there.
+    fn next(&mut self) -> Result<Option<FromModel>, Lost> {
+        let message = loop {
+            if let Some(message) = self.inbox.next_message() {
+                break self.dialogue.judge(message?)?;
+            }
+            if !self.receive()? {
+                return Ok(None);
+            }
+        };
+        match message {
+            FromModel::Signal(signal) => {
+                self.count_unasked()?;
+                self.signal(signal);
+            }
+            FromModel::Doorbell => self.count_unasked()?,
+            FromModel::Goodbye => return Err(Lost::Goodbye),
+            FromModel::Hello { .. } | FromModel::Done { .. } => {}
+        }
+        Ok(Some(message))
+    }
+
+    /// Whether bytes have come.
+    fn receive(&mut self) -> Result<bool, Lost> {
+        loop {
+            match rustix::net::recv(&self.socket, self.inbox.room(), RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Err(Lost::Closed),
+                Ok((bytes, _)) => {
+                    self.inbox.filled(bytes);
+                    return Ok(true);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn count_unasked(&mut self) -> Result<(), Lost> {
+        self.unasked += 1;
+        if self.unasked > UNASKED_MAX {
+            if self.unasked_since.elapsed() < Duration::from_secs(1) {
+                return Err(Lost::Flood);
+            }
+            self.unasked = 0;
+            self.unasked_since = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn signal(&self, signal: Signal) {
+        // A model without a line may say what it likes about it.
+        let Some(line) = &self.line else { return };
+        match signal {
+            Signal::Assert => line.assert(),
+            Signal::Deassert => line.deassert(),
+            Signal::Pulse => line.pulse(),
+        }
+    }
+
+    fn send(&self, message: ToModel, end: Instant, limit: Duration) -> Result<(), Lost> {
+        let bytes = message.encode();
+        let mut sent = 0;
+        while sent < MESSAGE_BYTES {
+            match rustix::net::send(&self.socket, &bytes[sent..], SEND) {
+                Ok(count) => sent += count,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.wait(PollFlags::OUT, end, || Lost::Late {
+                    what: "anything: it does not read its messages".to_owned(),
+                    limit,
+                })?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the socket until `end`.
+    fn wait(&self, flags: PollFlags, end: Instant, late: impl Fn() -> Lost) -> Result<(), Lost> {
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(late());
+            }
+            if poll(&self.socket, flags, Some(left))? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+
+fn late(access: Access, limit: Duration) -> Lost {
+    let what = match access.write {
+        Some(value) => format!("a write of {value:#x} to offset {:#x}", access.offset),
+        None => format!("a read of offset {:#x}", access.offset),
+    };
+    Lost::Late { what, limit }
+}
+
+/// Waits for a socket; whether there is something to do, an error or the end included.
+pub(super) fn poll(
+    socket: &OwnedFd,
+    flags: PollFlags,
+    timeout: Option<Duration>,
+) -> io::Result<bool> {
+    let timeout = timeout.map(|time| Timespec {
+        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: time.subsec_nanos().into(),
+    });
+    match rustix::event::poll(&mut [PollFd::new(socket, flags)], timeout.as_ref()) {
+        Ok(count) => Ok(count != 0),
+        Err(Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn send_hello(
+    socket: &OwnedFd,
+    bytes: &[u8; MESSAGE_BYTES],
+    page: &SharedPage,
+) -> Result<(), Lost> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [page.descriptor()];
+    let has_room = ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+    debug_assert!(has_room, "the space is for one descriptor");
+    let sent = rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SEND)?;
+    if sent < MESSAGE_BYTES {
+        // A new socket has room for more than this.
+        return Err(Lost::Io(io::ErrorKind::WriteZero.into()));
+    }
+    Ok(())
+}
