@@ -201,6 +201,9 @@ modules! {
     fsrtl_oplock => crate::fsrtl::oplock::api_table;
     fsrtl_notify => crate::fsrtl::notify::api_table;
     cc => crate::cc::api::api_table;
+    cc_lazy => crate::cc::lazy::api_table;
+    cc_pin => crate::cc::pin::api_table;
+    cc_read_ahead => crate::cc::read_ahead::api_table;
     hal_bus => crate::hal::bus::api_table;
     hal_bus_data => crate::hal::bus_data::api_table;
     hal_dma => crate::hal::dma::api::api_table;

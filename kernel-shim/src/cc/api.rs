@@ -3,14 +3,17 @@
 use alloc::vec::Vec;
 
 use super::{
-    CACHE_MANAGER_CALLBACKS, CACHES, CC_FILE_SIZES, DIRTY_LIMIT, PAGE, SECTION_OBJECT_POINTERS,
-    close, copy, dirty_pages, flush, flush_lazily, key_of, open, purge, truncate_to, with,
+    CACHE_MANAGER_CALLBACKS, CC_FILE_SIZES, DIRTY_LIMIT, PAGE, SECTION_OBJECT_POINTERS, close,
+    copy, dirty_pages, flush, key_of, lazy, leave_all, open, purge, read_ahead, tear_down,
+    truncate_to, with,
 };
 use crate::api::nt_api;
+use crate::ex::pool;
 use crate::fsrtl::status::normalize;
+use crate::io::build::paging_io;
 use crate::ke::event::KeSetEvent;
-use crate::nt::{FILE_OBJECT, IO_STATUS_BLOCK, KEVENT, MDL, NtStatus};
-use crate::raw::{Global, Ptr, Word, to_word};
+use crate::nt::{FILE_OBJECT, IO_STATUS_BLOCK, IRP_MJ_WRITE, KEVENT, MDL, NtStatus};
+use crate::raw::{Global, Ptr, Word, low32, to_word};
 use crate::rtl::raise_status;
 use crate::shared;
 use crate::value::{Boolean, ULong};
@@ -29,14 +32,14 @@ pub(super) fn initialize() {
 }
 
 /// Raises what a file system driver's paging request came to.
-fn raised<T>(result: Result<T, NtStatus>) -> T {
+pub(super) fn raised<T>(result: Result<T, NtStatus>) -> T {
     match result {
         Ok(value) => value,
         Err(status) => raise_status(normalize(status, NtStatus::UNEXPECTED_IO_ERROR)),
     }
 }
 
-fn put(block: Ptr<IO_STATUS_BLOCK>, result: Result<u64, NtStatus>) {
+pub(super) fn put(block: Ptr<IO_STATUS_BLOCK>, result: Result<u64, NtStatus>) {
     if !block.is_null() {
         let (status, information) = match result {
             Ok(bytes) => (NtStatus::SUCCESS, bytes),
@@ -56,10 +59,7 @@ fn has_room(bytes: u32) -> bool {
 
 /// Writes everything that is dirty, and lets the writes begin that waited for that.
 fn make_room() {
-    let keys: Vec<u64> = CACHES.with(|caches| caches.keys().copied().collect());
-    for key in keys {
-        flush_lazily(key);
-    }
+    lazy::write_all();
     for [routine, first, second] in DEFERRED.with(core::mem::take) {
         shared::call_driver(Entry::Other, routine, &[first, second]);
     }
@@ -73,9 +73,30 @@ fn write(file: Ptr<FILE_OBJECT>, offset: u64, bytes: u32, buffer: Option<Ptr<u8>
     }
 }
 
+/// Most bytes of zeros in one request.
+const ZEROS: u64 = 0x1_0000;
+
+/// Writes zeros to a file that is not cached: non-cached requests, each waited for.
+fn write_zeros(file: Ptr<FILE_OBJECT>, start: u64, end: u64) -> Result<(), NtStatus> {
+    let room = end.saturating_sub(start).min(ZEROS);
+    if room == 0 {
+        return Ok(());
+    }
+    let zeros = pool::allocate_zeroed(room, *b"CcZr").ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
+    let mut at = start;
+    let mut result = Ok(());
+    while at < end && result.is_ok() {
+        let bytes = (end - at).min(room);
+        result = paging_io(file, IRP_MJ_WRITE, zeros, low32(bytes), at).map(drop);
+        at += bytes;
+    }
+    pool::free(zeros, 0);
+    result
+}
+
 nt_api! { module = cc;
     /// Starts to cache a file, whose SectionObjectPointer the driver has set; raises if it has none.
-    ntoskrnl both stdcall irql(APC_LEVEL) partial("no read-ahead; pin access is not provided")
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
     fn CcInitializeCacheMap(
         file_object: Ptr<FILE_OBJECT>,
         file_sizes: Ptr<CC_FILE_SIZES>,
@@ -122,6 +143,7 @@ nt_api! { module = cc;
             return false;
         }
         raised(copy::read(key, offset, bytes, buffer));
+        read_ahead::note(file_object, offset, bytes);
         put(io_status, Ok(bytes));
         true
     }
@@ -137,6 +159,7 @@ nt_api! { module = cc;
         io_status: Ptr<IO_STATUS_BLOCK>,
     ) {
         raised(copy::read(key_of(file_object), u64::from(file_offset), u64::from(length), buffer));
+        read_ahead::note(file_object, u64::from(file_offset), u64::from(length));
         put(io_status, Ok(u64::from(length)));
     }
 
@@ -176,8 +199,9 @@ nt_api! { module = cc;
         length <= WONT_FLUSH
     }
 
-    /// Writes zeros from one offset up to another. FALSE: it would have to wait and may not.
-    ntoskrnl both stdcall irql(APC_LEVEL) partial("files that are not cached")
+    /// Writes zeros from one offset up to another; to a file that is not cached by non-cached requests. FALSE: it would
+    /// have to wait and may not.
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
     fn CcZeroData(
         file_object: Ptr<FILE_OBJECT>,
         start_offset: Ptr<u64>,
@@ -185,6 +209,12 @@ nt_api! { module = cc;
         wait: Boolean,
     ) -> Boolean {
         let (start, end) = (start_offset.read(), end_offset.read());
+        if file_object.read().PrivateCacheMap == 0 {
+            if wait {
+                raised(write_zeros(file_object, start, end));
+            }
+            return wait;
+        }
         let bytes = end.saturating_sub(start);
         if !wait && !copy::is_writable_now(key_of(file_object), start, bytes) {
             return false;
@@ -207,7 +237,9 @@ nt_api! { module = cc;
         io_status: Ptr<IO_STATUS_BLOCK>,
     ) {
         let bytes = u64::from(length);
-        mdl_chain.write(raised(copy::map(key_of(file_object), file_offset.read(), bytes, false)));
+        let offset = file_offset.read();
+        mdl_chain.write(raised(copy::map(key_of(file_object), offset, bytes, false)));
+        read_ahead::note(file_object, offset, bytes);
         put(io_status, Ok(bytes));
     }
 
@@ -261,17 +293,27 @@ nt_api! { module = cc;
         put(io_status, flush(section_object_pointer.addr(), start.map(|start| (start, bytes))));
     }
 
-    /// Throws cached data away, in a range or everywhere. FALSE: some is in use.
-    ntoskrnl both stdcall irql(APC_LEVEL) partial("users stay (UninitializeCacheMaps)")
+    /// Throws cached data away, in a range or everywhere. FALSE: some is in use. With UninitializeCacheMaps (1) the files
+    /// are no longer cached either.
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
     fn CcPurgeCacheSection(
         section_object_pointer: Ptr<SECTION_OBJECT_POINTERS>,
         file_offset: Ptr<u64>,
         length: ULong,
         flags: ULong,
     ) -> Boolean {
+        let key = section_object_pointer.addr();
         let start = file_offset.non_null().map(Ptr::read);
         let bytes = if length == 0 { u64::MAX } else { u64::from(length) };
-        purge(section_object_pointer.addr(), start.map(|start| (start, bytes)))
+        let uninitialize = flags & 1 != 0;
+        if uninitialize {
+            leave_all(key);
+        }
+        let is_complete = purge(key, start.map(|start| (start, bytes)));
+        if uninitialize && is_complete {
+            tear_down(key);
+        }
+        is_complete
     }
 
     /// A file's sizes have changed; what is beyond a shorter file's end is forgotten.
@@ -326,17 +368,34 @@ nt_api! { module = cc;
         }
     }
 
-    /// Switches read-ahead and write-behind off for a file.
-    ntoskrnl both stdcall irql(APC_LEVEL) partial("there is no read-ahead, and write-behind is always late")
+    /// Switches read-ahead and write-behind on or off for a file.
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
     fn CcSetAdditionalCacheAttributes(
         file_object: Ptr<FILE_OBJECT>,
         disable_read_ahead: Boolean,
         disable_write_behind: Boolean,
-    ) {}
+    ) {
+        let has_dirty = with(key_of(file_object), |cache| {
+            cache.is_read_ahead = !disable_read_ahead;
+            cache.is_written_behind = !disable_write_behind;
+            cache.pages.values().any(|page| page.is_dirty)
+        });
+        if has_dirty == Some(true) && !disable_write_behind {
+            lazy::arm();
+        }
+    }
 
-    /// How much is read ahead at least.
-    ntoskrnl both stdcall irql(APC_LEVEL) partial("there is no read-ahead")
-    fn CcSetReadAheadGranularity(file_object: Ptr<FILE_OBJECT>, granularity: ULong) {}
+    /// How much is read ahead at least: a power of two, a page or more.
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    fn CcSetReadAheadGranularity(file_object: Ptr<FILE_OBJECT>, granularity: ULong) {
+        read_ahead::set_granularity(file_object, granularity);
+    }
+
+    /// Reads ahead of a reader whose reads form a pattern: this is one of them.
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    fn CcScheduleReadAhead(file_object: Ptr<FILE_OBJECT>, file_offset: Ptr<u64>, length: ULong) {
+        read_ahead::note(file_object, file_offset.read(), u64::from(length));
+    }
 
     /// The file that a cache's paging requests go to; NULL: not cached.
     ntoskrnl both stdcall irql(APC_LEVEL) implemented

@@ -49,16 +49,15 @@ pub(super) fn write(
     Ok(())
 }
 
-fn change_pins(key: u64, address: u64, change: impl FnOnce(&mut Page)) {
+/// Changes the page at an address; its number.
+fn change_page(key: u64, address: u64, change: impl FnOnce(&mut Page)) -> Option<u64> {
     with(key, |cache| {
-        if let Some(page) = cache
-            .pages
-            .values_mut()
-            .find(|page| page.address.addr() == address)
-        {
-            change(page);
-        }
-    });
+        let mut pages = cache.pages.iter_mut();
+        let (&index, page) = pages.find(|(_, page)| page.address.addr() == address)?;
+        change(page);
+        Some(index)
+    })
+    .flatten()
 }
 
 /// A chain of MDLs over a range, one for each page.
@@ -71,7 +70,7 @@ pub(super) fn map(key: u64, offset: u64, bytes: u64, is_write: bool) -> Result<P
             if list.is_null() || !mdl::lock(list) {
                 return Err(NtStatus::INSUFFICIENT_RESOURCES);
             }
-            change_pins(key, address.addr(), |page| page.pins += 1);
+            change_page(key, address.addr(), |page| page.pins += 1);
             Ok(list)
         });
         match made {
@@ -97,10 +96,12 @@ pub(super) fn unmap(key: u64, chain: Ptr<MDL>, is_written: bool) {
     while !next.is_null() {
         let list = next;
         let MDL { Next, StartVa, .. } = list.read();
-        change_pins(key, from_word(StartVa), |page| {
+        let index = change_page(key, from_word(StartVa), |page| {
             page.pins = page.pins.saturating_sub(1);
-            page.is_dirty |= is_written;
         });
+        if let Some(index) = index.filter(|_| is_written) {
+            set_dirty(key, index);
+        }
         mdl::free(list);
         next = Next;
     }

@@ -1,18 +1,25 @@
 //! The cache manager: pages of files, read and written by paging requests to the file system driver itself.
 //!
-//! Pages are blocks of pool. They are read when they are touched first, and written by a flush, by write-through, when
-//! too many are dirty, and when the last user of a cache goes. NT's lazy writer would do the latter in its own time.
+//! Pages are in blocks of pool, one or several in a block. They are read when they are touched first, or ahead of a reader
+//! that goes through the file ([`read_ahead`]), and written by a flush, by write-through, by the lazy writer ([`lazy`]),
+//! when too many are dirty, and when the last user of a cache goes.
 
 pub mod api;
 mod copy;
+pub mod lazy;
+pub mod pin;
+pub mod read_ahead;
 
 use alloc::collections::BTreeMap;
+use alloc::collections::btree_map;
 use alloc::vec::Vec;
 
 use crate::ex::pool::{self, Wanted};
 use crate::io::build::paging_io;
+use crate::ke::event;
 use crate::nt::{FILE_OBJECT, IRP_MJ_READ, IRP_MJ_WRITE, NtStatus};
-use crate::ob;
+use crate::ob::{self, ObjectType};
+use crate::ps;
 use crate::raw::{Global, Ptr, Word, from_word, low32};
 use crate::shared;
 use abi::trace::Entry;
@@ -64,9 +71,14 @@ pub struct CACHE_MANAGER_CALLBACKS {
 #[derive(Clone, Copy, Debug)]
 struct Page {
     address: Ptr<u8>,
+    /// The block of pool that it is in.
+    block: Ptr<u8>,
     is_dirty: bool,
-    /// MDLs over it.
+    /// MDLs and pinned or mapped ranges over it.
     pins: u32,
+    /// Requests that write it now, and the thread of the last.
+    writes: u32,
+    writer: u64,
 }
 
 #[derive(Debug)]
@@ -76,8 +88,34 @@ struct Cache {
     sizes: CC_FILE_SIZES,
     callbacks: CACHE_MANAGER_CALLBACKS,
     context: u64,
-    users: Vec<u64>,
+    /// By FILE_OBJECT, with what each has read.
+    users: BTreeMap<u64, read_ahead::Reader>,
     pages: BTreeMap<u64, Page>,
+    /// Blocks of several pages: how many of them are in use.
+    blocks: BTreeMap<u64, u64>,
+    is_read_ahead: bool,
+    is_written_behind: bool,
+}
+
+impl Cache {
+    /// Takes a page out; its block, if nothing else is in there, is to be freed.
+    fn take(&mut self, index: u64) -> Option<Ptr<u8>> {
+        let page = self.pages.remove(&index)?;
+        self.leave(page.block)
+    }
+
+    /// A page of a block is no longer in it; the block, if it was the last one.
+    fn leave(&mut self, block: Ptr<u8>) -> Option<Ptr<u8>> {
+        let Some(left) = self.blocks.get_mut(&block.addr()) else {
+            return Some(block);
+        };
+        *left -= 1;
+        if *left > 0 {
+            return None;
+        }
+        self.blocks.remove(&block.addr());
+        Some(block)
+    }
 }
 
 /// By the address of the file's SECTION_OBJECT_POINTERS.
@@ -87,6 +125,9 @@ static CACHES: Global<BTreeMap<u64, Cache>> = Global::new("file caches", BTreeMa
 pub(crate) fn initialize() {
     CACHES.with(BTreeMap::clear);
     api::initialize();
+    read_ahead::initialize();
+    lazy::initialize();
+    pin::initialize();
 }
 
 fn with<R>(key: u64, change: impl FnOnce(&mut Cache) -> R) -> Option<R> {
@@ -97,10 +138,12 @@ fn key_of(file: Ptr<FILE_OBJECT>) -> u64 {
     from_word(file.read().SectionObjectPointer)
 }
 
+/// Dirty pages that the lazy writer may write.
 fn dirty_pages() -> u64 {
     CACHES.with(|caches| {
         let dirty = |cache: &Cache| cache.pages.values().filter(|page| page.is_dirty).count();
-        caches.values().map(dirty).sum::<usize>() as u64
+        let caches = caches.values().filter(|cache| cache.is_written_behind);
+        caches.map(dirty).sum::<usize>() as u64
     })
 }
 
@@ -116,41 +159,74 @@ fn page(key: u64, index: u64, is_overwritten: bool) -> Result<Ptr<u8>, NtStatus>
     if let Some(address) = resident(key, index) {
         return Ok(address);
     }
-    let (file, valid) = with(key, |cache| (cache.file, cache.sizes.ValidDataLength))
-        .ok_or(NtStatus::INVALID_PARAMETER)?;
-    let address = pool::allocate_wanted(&Wanted {
-        bytes: PAGE,
+    let block = fetch(key, index, 1, is_overwritten)?;
+    adopt(key, index, 1, block);
+    resident(key, index).ok_or(NtStatus::INVALID_PARAMETER)
+}
+
+/// A new block for pages of a file.
+fn new_block(pages: u64) -> Result<Ptr<u8>, NtStatus> {
+    let bytes = pages * PAGE;
+    let block = pool::allocate_wanted(&Wanted {
+        bytes,
         tag: TAG,
         owner: pool::SHIM,
         is_paged: false,
         is_page_aligned: true,
     });
-    let address = address.non_null().ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
-    address.fill(0, PAGE);
-    if !is_overwritten && index * PAGE < valid {
-        let bytes = low32(PAGE);
-        match paging_io(file, IRP_MJ_READ, address, bytes, index * PAGE) {
-            Ok(_) | Err(NtStatus::END_OF_FILE) => {}
-            Err(status) => {
-                pool::free(address, TAG);
-                return Err(status);
+    let block = block.non_null().ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
+    block.fill(0, bytes);
+    Ok(block)
+}
+
+/// Reads pages into a new block, by one request, unless they are to be overwritten completely.
+fn fetch(key: u64, first: u64, count: u64, is_overwritten: bool) -> Result<Ptr<u8>, NtStatus> {
+    let (file, valid) = with(key, |cache| (cache.file, cache.sizes.ValidDataLength))
+        .ok_or(NtStatus::INVALID_PARAMETER)?;
+    let start = first * PAGE;
+    let block = new_block(count)?;
+    // What was never written reads as zeros.
+    let known = valid.saturating_sub(start).min(count * PAGE);
+    if is_overwritten || known == 0 {
+        return Ok(block);
+    }
+    let bytes = low32(known.next_multiple_of(PAGE));
+    match paging_io(file, IRP_MJ_READ, block, bytes, start) {
+        Ok(_) | Err(NtStatus::END_OF_FILE) => {}
+        Err(status) => {
+            pool::free(block, TAG);
+            return Err(status);
+        }
+    }
+    block.add_bytes(known).fill(0, count * PAGE - known);
+    Ok(block)
+}
+
+/// Makes the pages in a block the file's, but for those that another thread has brought in meanwhile.
+fn adopt(key: u64, first: u64, count: u64, block: Ptr<u8>) {
+    let used = with(key, |cache| {
+        let mut used = 0;
+        for number in 0..count {
+            if let btree_map::Entry::Vacant(place) = cache.pages.entry(first + number) {
+                place.insert(Page {
+                    address: block.add_bytes(number * PAGE),
+                    block,
+                    is_dirty: false,
+                    pins: 0,
+                    writes: 0,
+                    writer: 0,
+                });
+                used += 1;
             }
         }
-        // What was never written reads as zeros.
-        let known = (valid - index * PAGE).min(PAGE);
-        address.add_bytes(known).fill(0, PAGE - known);
+        if count > 1 && used > 0 {
+            cache.blocks.insert(block.addr(), used);
+        }
+        used
+    });
+    if used.unwrap_or(0) == 0 {
+        pool::free(block, TAG);
     }
-    // Another thread may have brought it in meanwhile.
-    let new = Page {
-        address,
-        is_dirty: false,
-        pins: 0,
-    };
-    let used = with(key, |cache| cache.pages.entry(index).or_insert(new).address);
-    if used != Some(address) {
-        pool::free(address, TAG);
-    }
-    used.ok_or(NtStatus::INVALID_PARAMETER)
 }
 
 /// The pages of a range with what of each is in it: number, offset in the page, bytes.
@@ -170,11 +246,42 @@ fn parts(offset: u64, bytes: u64) -> impl Iterator<Item = (u64, u64, u64)> {
 }
 
 fn set_dirty(key: u64, index: u64) {
-    with(key, |cache| {
+    let is_written_behind = with(key, |cache| {
         if let Some(page) = cache.pages.get_mut(&index) {
             page.is_dirty = true;
         }
+        cache.is_written_behind
     });
+    if is_written_behind == Some(true) {
+        lazy::arm();
+    }
+}
+
+/// A dirty page is about to be written: where it is. What is written to it meanwhile makes it dirty again.
+fn begin_write(key: u64, index: u64) -> Option<Ptr<u8>> {
+    let thread = ps::current_thread().addr();
+    with(key, |cache| {
+        let page = cache.pages.get_mut(&index).filter(|page| page.is_dirty)?;
+        page.is_dirty = false;
+        page.writes += 1;
+        page.writer = thread;
+        Some(page.address)
+    })
+    .flatten()
+}
+
+fn end_write(key: u64, index: u64, is_written: bool) {
+    with(key, |cache| {
+        if let Some(page) = cache.pages.get_mut(&index) {
+            page.writes = page.writes.saturating_sub(1);
+            page.is_dirty |= !is_written;
+        }
+        if is_written {
+            let end = ((index + 1) * PAGE).min(cache.sizes.FileSize);
+            cache.sizes.ValidDataLength = cache.sizes.ValidDataLength.max(end);
+        }
+    });
+    event::progress();
 }
 
 /// Writes the dirty pages of a range, `None` for all; the bytes that were written.
@@ -187,36 +294,22 @@ fn flush(key: u64, range: Option<(u64, u64)>) -> Result<u64, NtStatus> {
         };
         let pages = cache.pages.iter();
         let dirty = pages.filter(|&(&index, page)| page.is_dirty && is_meant(index));
-        (
-            cache.file,
-            dirty
-                .map(|(&index, page)| (index, page.address))
-                .collect::<Vec<_>>(),
-        )
+        let dirty: Vec<u64> = dirty.map(|(&index, _)| index).collect();
+        (cache.file, dirty)
     });
     let Some((file, dirty)) = dirty else {
         return Ok(0);
     };
     let mut written = 0;
-    for (index, address) in dirty {
-        let change = |is_dirty: bool| {
-            with(key, |cache| {
-                if let Some(page) = cache.pages.get_mut(&index) {
-                    page.is_dirty = is_dirty;
-                }
-            });
+    for index in dirty {
+        // Another thread may have written it meanwhile.
+        let Some(address) = begin_write(key, index) else {
+            continue;
         };
-        // What is written while the request is under way makes the page dirty again.
-        change(false);
-        if let Err(status) = paging_io(file, IRP_MJ_WRITE, address, low32(PAGE), index * PAGE) {
-            change(true);
-            return Err(status);
-        }
+        let result = paging_io(file, IRP_MJ_WRITE, address, low32(PAGE), index * PAGE);
+        end_write(key, index, result.is_ok());
+        result?;
         written += PAGE;
-        with(key, |cache| {
-            let end = ((index + 1) * PAGE).min(cache.sizes.FileSize);
-            cache.sizes.ValidDataLength = cache.sizes.ValidDataLength.max(end);
-        });
     }
     Ok(written)
 }
@@ -236,34 +329,36 @@ fn flush_lazily(key: u64) {
     }
 }
 
-/// Throws pages of a range away, `None` for all; those that are in use stay: false.
+/// Throws pages of a range away, `None` for all; those that are in use stay: false. Waits for writes that are under way.
 fn purge(key: u64, range: Option<(u64, u64)>) -> bool {
+    let (start, end) = range.map_or((0, u64::MAX), |(start, bytes)| {
+        (start, start.saturating_add(bytes))
+    });
+    let is_meant = move |index: u64| index * PAGE < end && (index + 1) * PAGE > start;
+    let thread = ps::current_thread().addr();
+    let is_written = || {
+        with(key, |cache| {
+            let mut pages = cache.pages.iter();
+            // A file system that purges what it is being asked to write would wait for itself.
+            pages.any(|(&index, page)| is_meant(index) && page.writes > 0 && page.writer != thread)
+        }) == Some(true)
+    };
+    if is_written() {
+        event::wait_until(u64::MAX, || !is_written());
+    }
     let (gone, is_complete) = with(key, |cache| {
-        let (start, end) = range.map_or((0, u64::MAX), |(start, bytes)| {
-            (start, start.saturating_add(bytes))
-        });
-        let is_meant = |index: u64| index * PAGE < end && (index + 1) * PAGE > start;
-        let meant: Vec<_> = cache
-            .pages
-            .iter()
-            .filter(|&(&index, _)| is_meant(index))
-            .map(|(&index, page)| (index, page.pins, page.address))
+        let pages = cache.pages.iter().filter(|&(&index, _)| is_meant(index));
+        let meant: Vec<(u64, bool)> = pages
+            .map(|(&index, page)| (index, page.pins > 0 || page.writes > 0))
             .collect();
-        let mut gone = Vec::new();
-        let mut is_complete = true;
-        for (index, pins, address) in meant {
-            if pins == 0 {
-                cache.pages.remove(&index);
-                gone.push(address);
-            } else {
-                is_complete = false;
-            }
-        }
+        let is_complete = meant.iter().all(|&(_, is_used)| !is_used);
+        let unused = meant.into_iter().filter(|&(_, is_used)| !is_used);
+        let gone: Vec<Ptr<u8>> = unused.filter_map(|(index, _)| cache.take(index)).collect();
         (gone, is_complete)
     })
     .unwrap_or((Vec::new(), true));
-    for address in gone {
-        pool::free(address, TAG);
+    for block in gone {
+        pool::free(block, TAG);
     }
     is_complete
 }
@@ -283,12 +378,13 @@ fn open(
             sizes,
             callbacks,
             context,
-            users: Vec::new(),
+            users: BTreeMap::new(),
             pages: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+            is_read_ahead: true,
+            is_written_behind: true,
         });
-        if !cache.users.contains(&file.addr()) {
-            cache.users.push(file.addr());
-        }
+        cache.users.entry(file.addr()).or_default();
         is_new
     });
     if is_new {
@@ -305,7 +401,7 @@ fn close(file: Ptr<FILE_OBJECT>, truncate: Option<u64>) -> bool {
     let key = key_of(file);
     file.with(|file| file.PrivateCacheMap = 0);
     let is_last = with(key, |cache| {
-        cache.users.retain(|&user| user != file.addr());
+        cache.users.remove(&file.addr());
         cache.users.is_empty()
     });
     if is_last != Some(true) {
@@ -314,7 +410,30 @@ fn close(file: Ptr<FILE_OBJECT>, truncate: Option<u64>) -> bool {
     if let Some(size) = truncate {
         truncate_to(key, size);
     }
+    tear_down(key)
+}
+
+/// All users go (UninitializeCacheMaps).
+fn leave_all(key: u64) {
+    let users = with(key, |cache| core::mem::take(&mut cache.users)).unwrap_or_default();
+    for &user in users.keys() {
+        if ob::type_of(user) == Some(ObjectType::File) {
+            Ptr::<FILE_OBJECT>::new(user).with(|file| file.PrivateCacheMap = 0);
+        }
+    }
+}
+
+/// Writes what is dirty and forgets a cache, if it has no users.
+fn tear_down(key: u64) -> bool {
+    let is_unused = || with(key, |cache| cache.users.is_empty()) == Some(true);
+    if !is_unused() {
+        return false;
+    }
     flush_lazily(key);
+    // The file may have been opened again meanwhile.
+    if !is_unused() {
+        return false;
+    }
     purge(key, None);
     let Some(cache) = CACHES.with(|caches| caches.remove(&key)) else {
         return false;
