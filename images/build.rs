@@ -118,6 +118,8 @@ fn build(root: &Path, abi: &str, is_i386: bool) -> PathBuf {
             ("CARGO_PROFILE_GUEST_CODEGEN_UNITS", "256"),
             ("CARGO_PROFILE_GUEST_INCREMENTAL", "true"),
         ]);
+        // The kernel has an opt-level of its own in Cargo.toml, which no variable reaches.
+        cargo.arg("--config=profile.guest.package.kernel-shim.opt-level=0");
     }
     let status = cargo
         .current_dir(root)
