@@ -256,17 +256,57 @@ static NTSTATUS scale_devices(ULONG count)
     return status;
 }
 
-static NTSTATUS scale_pool(ULONG count)
+/* Different sizes. */
+static ULONG block_bytes(ULONG i)
+{
+    return 16 + (i % 8) * 16;
+}
+
+static NTSTATUS make_blocks(ULONG count)
 {
     for (ULONG i = 0; i < count; i++) {
-        /* Different sizes. */
-        table[i] = ExAllocatePoolWithTag(NonPagedPool, 16 + (i % 8) * 16, TAG);
+        table[i] = ExAllocatePoolWithTag(NonPagedPool, block_bytes(i), TAG);
         if (table[i] == NULL) {
             return STATUS_INSUFFICIENT_RESOURCES;
         }
     }
+    return STATUS_SUCCESS;
+}
+
+static VOID free_blocks(ULONG count)
+{
+    for (ULONG i = 0; i < count; i++) {
+        ExFreePoolWithTag(table[i], TAG);
+    }
+}
+
+static NTSTATUS scale_pool(ULONG count)
+{
+    NTSTATUS status = make_blocks(count);
+    if (!NT_SUCCESS(status)) {
+        return status;
+    }
     for (ULONG i = 0; i < count; i++) {
         ExFreePoolWithTag(table[shuffled(i, count)], TAG);
+    }
+    return STATUS_SUCCESS;
+}
+
+/* What the memory alone costs: the first and last byte of the same blocks in the same order, and no pool. */
+static NTSTATUS scale_touched(ULONG count)
+{
+    for (ULONG i = 0; i < count; i++) {
+        volatile UCHAR *block = table[i];
+        block[0] = 1;
+        block[block_bytes(i) - 1] = 1;
+    }
+    for (ULONG i = 0; i < count; i++) {
+        ULONG which = shuffled(i, count);
+        volatile UCHAR *block = table[which];
+        if (block[0] != 1 || block[block_bytes(which) - 1] != 1) {
+            return STATUS_UNSUCCESSFUL;
+        }
+        block[0] = 2;
     }
     return STATUS_SUCCESS;
 }
@@ -319,6 +359,8 @@ static NTSTATUS measure(ULONG what, ULONG count)
         return scale_timers(count);
     case BENCH_THREADS:
         return scale_threads(count);
+    case BENCH_TOUCHED:
+        return scale_touched(count);
     default:
         return STATUS_INVALID_PARAMETER;
     }
@@ -346,9 +388,19 @@ static NTSTATUS NTAPI bench_control(PDEVICE_OBJECT device, PIRP irp)
             return ktest_complete(irp, STATUS_INSUFFICIENT_RESOURCES, 0);
         }
     }
+    NTSTATUS status = STATUS_SUCCESS;
+    if (request.what == BENCH_TOUCHED) {
+        status = make_blocks(request.count);
+        if (!NT_SUCCESS(status)) {
+            return ktest_complete(irp, status, 0);
+        }
+    }
     result->start = now();
-    NTSTATUS status = measure(request.what, request.count);
+    status = measure(request.what, request.count);
     result->end = now();
+    if (request.what == BENCH_TOUCHED) {
+        free_blocks(request.count);
+    }
     if (request.what >= BENCH_DEVICES) {
         ExFreePoolWithTag(table, TAG);
     }

@@ -18,7 +18,8 @@ enum {
     BENCH_DEVICES,       /* `count` named devices made, then all deleted */
     BENCH_POOL_BLOCKS,   /* `count` blocks allocated, then all freed */
     BENCH_TIMERS,        /* `count` timers set, then all cancelled */
-    BENCH_THREADS        /* `count` threads started, all waiting, then all ended */
+    BENCH_THREADS,       /* `count` threads started, all waiting, then all ended */
+    BENCH_TOUCHED        /* `count` blocks that are there written to, then read and written to in another order */
 };
 
 struct bench_request {

@@ -15,6 +15,7 @@ pub(crate) mod gate;
 mod host;
 mod limiter;
 mod memory_space;
+mod numbers;
 mod overlap;
 mod parse;
 mod rules;
@@ -36,6 +37,7 @@ pub use rules::*;
 pub use schema::json_schema;
 pub(crate) use values::{parse_number, parse_range};
 
+use numbers::Numbers;
 use segments::Segments;
 
 /// Largest policy file, in bytes. A larger file is not a policy.
@@ -68,7 +70,7 @@ pub struct Policy {
     pci_rules: Vec<PciRule>,
     msr_rules: Vec<MsrRule>,
     interrupt_rules: Vec<InterruptRule>,
-    msr_segments: Segments,
+    msr_numbers: Numbers,
     defaults: Defaults,
     device: device::Device,
     warnings: Vec<Diagnostic>,
@@ -88,7 +90,7 @@ impl Policy {
             pci_rules: Vec::new(),
             msr_rules: Vec::new(),
             interrupt_rules: Vec::new(),
-            msr_segments: Segments::default(),
+            msr_numbers: Numbers::default(),
             defaults: Defaults::default(),
             device: device::Device::default(),
             warnings: Vec::new(),
@@ -227,7 +229,7 @@ impl Policy {
     /// The rule for an MSR, as its place among [`Policy::msr_rules`].
     #[must_use]
     pub fn msr_rule_at(&self, number: u32) -> Option<usize> {
-        self.msr_segments.find(number.into())
+        self.msr_numbers.find(number)
     }
 
     /// What happens to accesses that no rule names.

@@ -20,7 +20,8 @@ use super::diagnostic::Source;
 use super::fields::{Context, Fields};
 use super::schema::{DEFAULT, INDEX_PAIR, INTERRUPT, MEMORY, MSR, PCI, PORT, TOP};
 use super::{
-    Defaults, OnDeny, Policy, PolicyError, RULES_MAX, danger, overlap, segments::Segments,
+    Defaults, OnDeny, Policy, PolicyError, RULES_MAX, danger, numbers::Numbers, overlap,
+    segments::Segments,
 };
 
 /// Reads and checks a policy.
@@ -92,12 +93,8 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Policy, PolicyError> {
                 .iter()
                 .map(|rule| (rule.first, rule.last)),
         );
-        policy.msr_segments = Segments::new(
-            policy
-                .msr_rules
-                .iter()
-                .map(|rule| (rule.first.into(), rule.last.into())),
-        );
+        policy.msr_numbers =
+            Numbers::new(policy.msr_rules.iter().map(|rule| (rule.first, rule.last)));
         return Ok(policy);
     }
     context

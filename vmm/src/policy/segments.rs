@@ -59,6 +59,13 @@ impl Segments {
         Self(segments)
     }
 
+    /// First and last number of each range, and its rule; ascending.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64, usize)> + '_ {
+        self.0
+            .iter()
+            .map(|segment| (segment.first, segment.last, segment.rule))
+    }
+
     /// The rule that covers a number.
     pub(crate) fn find(&self, number: u64) -> Option<usize> {
         let after = self.0.partition_point(|segment| segment.first <= number);
