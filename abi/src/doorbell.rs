@@ -40,6 +40,9 @@ pub enum Call {
     /// for `Operation::SaveRegistry`, at most [`REGISTRY_MAX`] of them. Result: an NTSTATUS; success if it is kept
     /// nowhere.
     SaveRegistry = 33,
+    /// A driver's `rdmsr` or `wrmsr` where the processor does not exit for it: `arguments` = the MSR's number, nonzero to
+    /// write, the value, the instruction's address. `results` = 0 and the value read, or 1: the instruction faults.
+    Msr = 40,
 }
 
 /// The most bytes of registry contents that are taken from a guest.
@@ -62,6 +65,7 @@ impl Call {
             10 => Self::MapStack,
             32 => Self::File,
             33 => Self::SaveRegistry,
+            40 => Self::Msr,
             _ => return None,
         })
     }

@@ -9,6 +9,7 @@ mod decode;
 mod load;
 
 use abi::Privilege;
+use abi::doorbell::Call;
 
 use crate::ke;
 use crate::platform::Trap;
@@ -21,6 +22,10 @@ const GENERAL_PROTECTION: u32 = 13;
 const PAGE_FAULT: u32 = 14;
 /// Longest instruction, in bytes.
 const INSTRUCTION_BYTES: usize = 15;
+/// Indices of registers in a trap.
+const RAX: usize = 0;
+const RCX: usize = 1;
+const RDX: usize = 2;
 /// PE | MP | ET | NE | WP | AM | PG: what NT runs with.
 const CR0: u64 = 0x8005_0033;
 /// PAE | OSFXSR | OSXMMEXCPT.
@@ -95,6 +100,20 @@ fn privileged(trap: &mut Trap, instruction: &Instruction) -> bool {
                 _ => return false,
             }
         }
+        (Map::Two, 0x30) => {
+            let value = low32(trap, RAX) | low32(trap, RDX) << 32;
+            if msr(trap, Some(value)).is_none() {
+                return false;
+            }
+        }
+        (Map::Two, 0x32) => {
+            let Some(value) = msr(trap, None) else {
+                return false;
+            };
+            // The upper halves are cleared in 64-bit code; in 32-bit code nobody sees them.
+            trap.registers.general[RAX] = value & 0xFFFF_FFFF;
+            trap.registers.general[RDX] = value >> 32;
+        }
         // Debug registers read as unused and ignore writes.
         (Map::Two, 0x21) => set_register(trap, instruction.rm, 0),
         (Map::Two, 0x23) => {}
@@ -102,6 +121,26 @@ fn privileged(trap: &mut Trap, instruction: &Instruction) -> bool {
     }
     trap.registers.rip += u64::from(instruction.length);
     true
+}
+
+/// Has the machine's owner's rules decide about an MSR; `None`: the instruction faults.
+fn msr(trap: &Trap, write: Option<u64>) -> Option<u64> {
+    let [failed, value, ..] = shared::platform().doorbell(
+        Call::Msr,
+        [
+            low32(trap, RCX),
+            u64::from(write.is_some()),
+            write.unwrap_or(0),
+            trap.registers.rip,
+            0,
+            0,
+        ],
+    );
+    (failed == 0).then_some(value)
+}
+
+fn low32(trap: &Trap, index: usize) -> u64 {
+    trap.registers.general[index] & 0xFFFF_FFFF
 }
 
 /// CR8 is the IRQL on amd64 (WDK, "Managing hardware priorities").

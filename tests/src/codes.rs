@@ -96,6 +96,14 @@ pub mod edu {
     pub const WAIT: u32 = 0x0022_200C;
 }
 
+/// tests/drivers/include/msr.h
+pub mod msr {
+    /// u64 0, u32 number, u32 0; out u64.
+    pub const READ: u32 = 0x0022_2000;
+    /// u64 value, u32 number, u32 0.
+    pub const WRITE: u32 = 0x0022_2004;
+}
+
 /// tests/drivers/include/portio.h
 pub mod portio {
     /// u32 port, u32 width.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::machine::MsrAnswer;
 use crate::policy::gate::Gate;
 use crate::policy::{LogLimiter, LogVerdict, MsrBackendKind, MsrRule, Policy};
 use crate::ports::{Action, Decision, DenialReason, Origin};
@@ -66,6 +67,16 @@ pub struct MsrOutcome {
     /// Who decided, and what. [`Action::Fault`] also for an MSR that is passed through and that the processor
     /// does not have.
     pub decision: Decision,
+}
+
+impl From<MsrOutcome> for MsrAnswer {
+    fn from(outcome: MsrOutcome) -> Self {
+        match outcome.decision.action {
+            Action::Allowed | Action::Ignored => Self::Value(outcome.value),
+            Action::Fault => Self::Fault,
+            Action::Stop => Self::Stop,
+        }
+    }
 }
 
 /// One rule's accesses.
@@ -168,6 +179,20 @@ impl MsrSpace {
     #[must_use]
     pub const fn unnamed_accesses(&self) -> u64 {
         self.unnamed
+    }
+
+    /// A decision in the form that traces and crash reports keep.
+    #[must_use]
+    pub fn record(&self, decision: Decision) -> crate::observe::ports::Decision {
+        let rule = match decision.origin {
+            Origin::Msr { index, .. } => self.policy.msr_rules().get(index),
+            _ => None,
+        };
+        crate::observe::ports::Decision {
+            allowed: decision.is_allowed(),
+            backend: rule.map_or("deny", |rule| rule.backend.name()),
+            rule_line: rule.and_then(|rule| u32::try_from(rule.place.line).ok()),
+        }
     }
 
     /// Decides an access and, when it is allowed, carries it out.

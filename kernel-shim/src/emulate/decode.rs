@@ -96,7 +96,7 @@ pub(super) fn decode(bytes: &[u8], is_64_bit: bool) -> Option<Instruction> {
         immediate: 0,
     };
     match (map, opcode) {
-        (Map::One, 0xFA | 0xFB | 0xF4) | (Map::Two, 0x06 | 0x08 | 0x09) => {}
+        (Map::One, 0xFA | 0xFB | 0xF4) | (Map::Two, 0x06 | 0x08 | 0x09 | 0x30 | 0x32) => {}
         // MOV with a 64-bit (32-bit) address in the instruction.
         (Map::One, 0xA0 | 0xA1) => {
             bytes.signed(if is_64_bit { 8 } else { 4 })?;
@@ -202,6 +202,10 @@ mod tests {
         assert_eq!(length(&[0xF7, 0x00, 1, 2, 3, 4]), Some(6));
         // cli; mov cr8, rcx; mov rax, cr8
         assert_eq!(length(&[0xFA]), Some(1));
+        // wrmsr; rdmsr; with a REX prefix that changes nothing
+        assert_eq!(length(&[0x0F, 0x30]), Some(2));
+        assert_eq!(length(&[0x0F, 0x32]), Some(2));
+        assert_eq!(length(&[0x48, 0x0F, 0x32]), Some(3));
         assert_eq!(length(&[0x44, 0x0F, 0x22, 0xC1]), Some(4));
         assert_eq!(decode(&[0x44, 0x0F, 0x20, 0xC0], true).unwrap().reg, 8);
     }

@@ -519,3 +519,59 @@ fn resources_without_rules_and_missing_exporters_are_warned_of() {
         alone.stderr
     );
 }
+
+/// Every thread of a process: its name, effective and permitted capabilities, and whether it may gain some.
+fn threads(process: u32) -> Vec<(String, String, String, String)> {
+    let field = |status: &str, name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
+    std::fs::read_dir(format!("/proc/{process}/task"))
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("status")).ok())
+        .map(|status| {
+            let [name, effective, permitted, no_new] =
+                ["Name:", "CapEff:", "CapPrm:", "NoNewPrivs:"].map(|name| field(&status, name));
+            (name, effective, permitted, no_new)
+        })
+        .collect()
+}
+
+#[test]
+fn no_thread_has_a_privilege_when_the_driver_runs() {
+    if !has_kvm() {
+        return;
+    }
+    let output = tempfile::NamedTempFile::new().unwrap();
+    let mut child = command(&["run", &driver("echo"), "--json"])
+        .stdin(Stdio::null())
+        .stdout(output.reopen().unwrap())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    // DriverEntry has returned.
+    while !std::fs::read_to_string(output.path())
+        .unwrap()
+        .contains("started")
+    {
+        assert!(start.elapsed() < patience(), "it never started");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let threads = threads(child.id());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for name in ["ringfence", "vcpu", "watchdog"] {
+        assert!(threads.iter().any(|thread| thread.0 == name), "{threads:?}");
+    }
+    for (name, effective, permitted, no_new) in threads {
+        assert_eq!(effective, "0000000000000000", "{name}");
+        assert_eq!(permitted, "0000000000000000", "{name}");
+        assert_eq!(no_new, "1", "{name}");
+    }
+}

@@ -13,6 +13,7 @@ mod ioperm_sample;
 mod iopm_property;
 mod irq_sample;
 mod kmdf_sample;
+mod msr_sample;
 mod pnp_sample;
 mod portio_sample;
 mod real_drivers;

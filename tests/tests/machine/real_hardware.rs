@@ -17,6 +17,9 @@ machine_tests!(
     configuration_space_is_read,
     registers_are_mapped_without_exits,
     device_memory_is_mapped_by_its_address,
+    interrupt_reaches_service_routine_and_dpc,
+    bus_master_without_iommu_is_refused,
+    kernels_parallel_port_prints,
 );
 
 /// QEMU's `edu` device.
@@ -313,4 +316,95 @@ fn device_memory_is_mapped_by_its_address(target: Target) {
     let source = format!("source = \"dev-mem\"\nremap = {:#x}", bar());
     let (_machine, mut client) = start_edu(target, &source);
     assert_eq!(read(&mut client, 0, 1), IDENTIFICATION);
+}
+
+fn interrupt_reaches_service_routine_and_dpc(target: Target) {
+    if !is_lane() {
+        return;
+    }
+    let _alone = alone(&DEVICE);
+    let (_machine, mut client) = start_edu(target, &by_resource_file());
+    for (round, status) in [(1_u32, 0x1_u32), (2, 0x100), (3, 0x8000_0000)] {
+        write(&mut client, 0x60, status);
+        let counts: Vec<u32> = client
+            .control(edu::WAIT, &[], 16)
+            .chunks(4)
+            .map(|word| u32::from_le_bytes(word.try_into().unwrap()))
+            .collect();
+        let [interrupts, dpcs, statuses, _disclaimed] = counts[..] else {
+            panic!("{counts:?}");
+        };
+        assert_eq!((interrupts, dpcs), (round, round));
+        assert_eq!(statuses & status, status);
+        // Acknowledged.
+        assert_eq!(read(&mut client, 0x24, 1), 0);
+    }
+}
+
+fn bus_master_without_iommu_is_refused(target: Target) {
+    if !is_lane() {
+        return;
+    }
+    let start = |mask: &str| {
+        let policy = format!(
+            r#"
+            [[pci]]
+            bdf = "0000:00:10.0"
+            backend = "passthrough"
+            access = "r"
+            i-know-what-this-does = true
+
+            [[pci.register]]
+            range = "0x04-0x05"
+            access = "rw"
+            {mask}
+            "#
+        );
+        vmm::session::start(target.launch(&target.sample("portio"), &policy)).map(drop)
+    };
+    let text = vmm::error_chain(&start("").unwrap_err());
+    assert!(
+        text.contains("bus master") && text.contains("no IOMMU"),
+        "{text}"
+    );
+    start("write-mask = 0x0003").unwrap();
+}
+
+fn kernels_parallel_port_prints(target: Target) {
+    if !is_lane() {
+        return;
+    }
+    // One at a time: the module tries the port when it is loaded, and a machine has it as long as it lives.
+    let _alone = alone(&super::real_port::PORT);
+    for module in ["parport_pc", "ppdev"] {
+        let status = Command::new("load-module").arg(module).status().unwrap();
+        assert!(status.success());
+    }
+    let mut ports = Ports::start(
+        target,
+        r#"
+        [[port]]
+        range = "0x278-0x27a"
+        access = "rw"
+        backend = "ppdev"
+        device = "/dev/parport0"
+        exclusive = true
+        "#,
+    );
+    ports.write(0x278, 1, 0xA5);
+    assert_eq!(ports.read(0x278, 1), 0xA5);
+    // Select, acknowledge and error are high, and it is not busy: a printer that is ready.
+    assert_eq!(ports.read(0x279, 1) & 0xD8, 0xD8);
+    let line = format!(
+        "\nppdev {} {}\n",
+        target.privilege.name(),
+        target.abi.name()
+    );
+    for byte in line.bytes() {
+        ports.write(0x278, 1, byte.into());
+        ports.write(0x27A, 1, 0x0D);
+        ports.write(0x27A, 1, 0x0C);
+    }
+    assert_eq!(ports.read(0x27A, 1), 0xCC);
+    assert_eq!(ports.client.process.stats().unwrap().port_denied, 0);
 }

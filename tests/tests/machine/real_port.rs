@@ -7,7 +7,7 @@ use integration_tests::{Client, Target, fields, is_lane, machine_tests_for, thir
 use vmm::session::driver::{PortWidth, RunningDriver};
 
 /// There is one port: a line is printed without another one's bytes in between.
-static PORT: Mutex<()> = Mutex::new(());
+pub(super) static PORT: Mutex<()> = Mutex::new(());
 
 const POLICY: &str = r#"
     [[port]]

@@ -13,7 +13,7 @@ use crate::session::exit_code::ExitCode;
 use crate::session::interpreter::{Interpreter, Outcome};
 use crate::session::interrupt::Interrupt;
 use crate::session::server::Server;
-use crate::session::{Launch, Machine, StartError, start_unless};
+use crate::session::{Confinement, Launch, Machine, StartError, start_confined};
 use abi::windows::Windows;
 use abi::{Privilege, layout};
 use std::fs::File;
@@ -259,7 +259,16 @@ pub(super) fn main_recording(arguments: &Arguments, record: Option<&Path>) -> Ex
         Err(message) => return output.error(ExitCode::Usage, &message),
     };
     let interrupt = prepared.interrupt;
-    let machine = match start_unless(prepared.launch, Some(interrupt)) {
+    // What is opened or removed later by a name that the user gave.
+    let names_files = arguments.files.is_some()
+        || arguments.save_registry.is_some()
+        || arguments.socket.is_some();
+    let confinement = if names_files {
+        Confinement::Files
+    } else {
+        Confinement::Nothing
+    };
+    let machine = match start_confined(prepared.launch, Some(interrupt), confinement) {
         Ok(machine) => machine,
         Err(error) => return start_failed(&error, &mut output),
     };
@@ -406,9 +415,11 @@ fn start_failed(error: &StartError, output: &mut Output) -> ExitCode {
         StartError::Create(_)
         | StartError::Ports(_)
         | StartError::Memory(_)
+        | StartError::Msrs(_)
         | StartError::Interrupts(_)
         | StartError::Registry(_)
         | StartError::Device(_)
+        | StartError::Privileges(_)
         | StartError::Thread(_) => ExitCode::CommandFailed,
     };
     output.error(code, &escape(&error_chain(error)))

@@ -1,14 +1,19 @@
 //! The machine's own hardware, as far as the policy passes it through: PCI configuration by sysfs, memory by
-//! /dev/mem and PCI resource files, interrupts by UIO and eventfds. Ports are [`crate::ports`]'s.
+//! /dev/mem and PCI resource files, MSRs by /dev/cpu/*/msr, interrupts by UIO and eventfds. Ports are [`crate::ports`]'s.
 //!
 //! Everything is opened when a guest starts, for exactly what the policy names.
 
+mod dev_cpu_msr;
+mod dma;
 mod interrupts;
 mod mapping;
+mod ppdev;
 mod sysfs_pci;
 mod uio;
 
+pub use dev_cpu_msr::DevCpuMsr;
 pub use interrupts::{HostInterrupts, InterruptStartError, OpenInterrupts};
 pub use mapping::MappingError;
 pub(crate) use mapping::{HostMapping, Wish};
+pub use ppdev::Ppdev;
 pub use sysfs_pci::SysfsPci;

@@ -89,6 +89,11 @@ impl PciBackend for SysfsPci {
         Ok(())
     }
 
+    fn check_bus_mastering(&mut self, address: PciAddress) -> io::Result<()> {
+        let folder = self.devices.join(address.to_string());
+        Err(io::Error::other(super::dma::refusal(&folder)))
+    }
+
     fn read(&mut self, address: PciAddress, register: u16, width: Width) -> u32 {
         let Some(file) = self.open.get(&address) else {
             return u32::MAX;

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use super::sysfs_pci::PCI_DEVICES;
 use crate::policy::UioDevice;
 
-/// The high byte of the PCI command register.
-const COMMAND_HIGH: u64 = 5;
-/// Interrupt Disable, bit 10 of the command register, in that byte (PCI Local Bus Specification 3.0, 6.2.2).
-const INTERRUPT_DISABLE: u8 = 0x04;
+/// The PCI command register.
+const COMMAND: u64 = 4;
+/// Interrupt Disable, bit 10 of the command register (PCI Local Bus Specification 3.0, 6.2.2).
+const INTERRUPT_DISABLE: u16 = 0x0400;
 
 /// An open /dev/uioN.
 #[derive(Debug)]
@@ -69,14 +69,16 @@ impl Uio {
     }
 }
 
+/// The whole register is written as one word, as kernels do it: there are devices (QEMU's PCI functions) that do not see
+/// the bit change when its byte is written alone, and whose line is wrong from then on.
 fn enable_by_config(config: &File) -> io::Result<()> {
-    let mut high = [0];
-    config.read_exact_at(&mut high, COMMAND_HIGH)?;
-    let [before] = high;
+    let mut bytes = [0; 2];
+    config.read_exact_at(&mut bytes, COMMAND)?;
+    let before = u16::from_le_bytes(bytes);
     if before & INTERRUPT_DISABLE == 0 {
         return Ok(());
     }
-    config.write_all_at(&[before & !INTERRUPT_DISABLE], COMMAND_HIGH)
+    config.write_all_at(&(before & !INTERRUPT_DISABLE).to_le_bytes(), COMMAND)
 }
 
 fn open(path: &Path, more: impl FnOnce(&mut OpenOptions) -> &mut OpenOptions) -> io::Result<File> {

@@ -69,6 +69,19 @@ pub fn learn(recording: &Recording, base: &Policy, options: &Options) -> Learned
         );
         learned.add(&rule, &range.users);
     }
+    for range in touched.msrs() {
+        // Registers for tests are a fixed number here: MSRs have no register file.
+        let backend = match options.backend.as_str() {
+            "ram" => "backend = \"value\"\nvalue = 0".to_owned(),
+            other => format!("backend = \"{other}\""),
+        };
+        let rule = format!(
+            "[[msr]]\nrange = \"{}\"\naccess = \"{}\"\n{backend}\n",
+            span(range.first, range.last),
+            range.uses.access(),
+        );
+        learned.add(&rule, &range.users);
+    }
     for (line, users) in &touched.denied_by_rule {
         learned.denied += 1;
         let _ = writeln!(

@@ -116,6 +116,11 @@ impl<'a> Touched<'a> {
         self.ranges(Space::Memory, PAGE)
     }
 
+    /// Ranges of MSRs, ascending.
+    pub(super) fn msrs(&self) -> Vec<Range> {
+        self.ranges(Space::Msr, 1)
+    }
+
     fn ranges(&self, space: Space, grain: u64) -> Vec<Range> {
         let accesses: Vec<&Access> = self
             .new
@@ -187,7 +192,7 @@ fn pieces(accesses: &[&Access], grain: u64) -> Vec<(u64, u64, Use)> {
 
 /// First and end, in grains.
 fn grains(access: &Access, grain: u64) -> (u64, u64) {
-    let last = access.address + (access.bytes.max(1) - 1);
+    let last = access.address + (access.extent() - 1);
     (access.address / grain, last / grain + 1)
 }
 
@@ -215,6 +220,8 @@ fn describe(counts: &Counts) -> Vec<String> {
                 (Space::Port, false) => "read",
                 (Space::Port, true) => "write",
                 (Space::Memory, _) => "mapping",
+                (Space::Msr, false) => "rdmsr",
+                (Space::Msr, true) => "wrmsr",
             };
             let bytes_text = if *bytes == 1 { "byte" } else { "bytes" };
             format!("{place}: {count} {what}{plural} of {bytes} {bytes_text} at {address:#x}")

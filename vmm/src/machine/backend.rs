@@ -33,6 +33,28 @@ pub enum PortAnswer {
     Stop,
 }
 
+/// A driver's `rdmsr` or `wrmsr`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MsrExit {
+    /// The MSR.
+    pub number: u32,
+    /// The value written; `None` reads.
+    pub write: Option<u64>,
+    /// Guest-virtual address of the instruction.
+    pub rip: u64,
+}
+
+/// What becomes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MsrAnswer {
+    /// It is done; the value read (ignored for a write).
+    Value(u64),
+    /// The instruction raises #GP.
+    Fault,
+    /// The guest is stopped.
+    Stop,
+}
+
 /// A piece of a mapped physical range: pages of the guest-physical I/O window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PhysicalPiece {
@@ -121,6 +143,10 @@ const STATUS_OBJECT_PATH_NOT_FOUND: u64 = 0xC000_003A;
 pub trait Backend {
     /// A port access by driver or client.
     fn port(&mut self, guest: &GuestView<'_>, access: PortExit) -> PortAnswer;
+    /// An access to an MSR by the driver. None reaches the guest's own: those are the VMM's.
+    fn msr(&mut self, _guest: &GuestView<'_>, _access: MsrExit) -> MsrAnswer {
+        MsrAnswer::Fault
+    }
     /// What lies behind a physical range.
     fn physical(
         &mut self,

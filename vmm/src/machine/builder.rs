@@ -8,8 +8,12 @@ use abi::layout::{self, PAGE_SIZE};
 use abi::windows::Windows;
 use abi::{DriverAbi, Privilege};
 use displaydoc::Display;
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, kvm_userspace_memory_region};
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use kvm_bindings::{
+    KVM_CAP_X86_USER_SPACE_MSR, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY,
+    KVM_MSR_EXIT_REASON_FILTER, KVM_MSR_EXIT_REASON_INVAL, KVM_MSR_EXIT_REASON_UNKNOWN,
+    kvm_enable_cap, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd};
 use thiserror::Error;
 
 use super::backend::PhysicalPiece;
@@ -45,6 +49,8 @@ pub enum CreateError {
         #[source]
         source: kvm_ioctls::Error,
     },
+    /// this machine's KVM does not hand the driver's rdmsr and wrmsr over (KVM_X86_SET_MSR_FILTER, Linux 5.10): use a newer kernel, or --privilege ring3
+    Msrs(#[source] kvm_ioctls::Error),
     /// cannot start the watchdog thread
     Watchdog(#[source] std::io::Error),
     /// guest memory of {0} bytes: it must be a multiple of 4096 between 8 MiB and 1 GiB
@@ -106,6 +112,9 @@ impl VmBuilder {
         }
         let kvm_error = |call| move |source| CreateError::Kvm { call, source };
         let vm = kvm.create_vm().map_err(kvm_error("KVM_CREATE_VM"))?;
+        if config.privilege == Privilege::Ring0 {
+            take_msrs(&vm)?;
+        }
         let image = GuestImage::parse(images::guest(config.abi), config.abi)?;
         let plan = Plan::new(
             &image,
@@ -270,6 +279,28 @@ impl VmBuilder {
             is_exit_wanted: false,
         })
     }
+}
+
+/// Has every `rdmsr` and `wrmsr` of the guest exit: it has no use for one itself, and the driver's are for the policy to
+/// decide. What the VMM sets up by KVM_SET_SREGS is not concerned.
+fn take_msrs(vm: &VmFd) -> Result<(), CreateError> {
+    let mut exits = kvm_enable_cap {
+        cap: KVM_CAP_X86_USER_SPACE_MSR,
+        ..Default::default()
+    };
+    exits.args[0] = u64::from(
+        KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER,
+    );
+    vm.enable_cap(&exits).map_err(CreateError::Msrs)?;
+    // A filter that denies everything has to name something that it denies.
+    let range = MsrFilterRange {
+        flags: MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE,
+        base: 0,
+        msr_count: 8,
+        bitmap: &[0],
+    };
+    vm.set_msr_filter(MsrFilterDefaultAction::DENY, &[range])
+        .map_err(CreateError::Msrs)
 }
 
 /// Makes a host range a memslot.

@@ -35,7 +35,10 @@ mod vcpu;
 mod version_resource;
 mod vm;
 
-pub use backend::{Backend, GuestView, PhysicalAnswer, PhysicalPiece, PortAnswer, PortExit, Stop};
+pub use backend::{
+    Backend, GuestView, MsrAnswer, MsrExit, PhysicalAnswer, PhysicalPiece, PortAnswer, PortExit,
+    Stop,
+};
 pub use builder::{CreateError, VmBuilder, VmConfig, WindowMemory};
 pub use image::{GuestImage, ImageError};
 pub use interrupt_lines::{InterruptLine, InterruptLines, Waker};

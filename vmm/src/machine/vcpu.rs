@@ -8,8 +8,8 @@ use abi::DriverAbi;
 use abi::layout::{self, selector};
 use displaydoc::Display;
 use kvm_bindings::{
-    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVMIO, Msrs, kvm_interrupt, kvm_msr_entry, kvm_regs, kvm_segment,
-    kvm_sregs,
+    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVMIO, Msrs,
+    kvm_interrupt, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs,
 };
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 use thiserror::Error;
@@ -80,6 +80,18 @@ pub enum Exit {
     MmioRead {
         /// Guest-physical address.
         address: u64,
+    },
+    /// `rdmsr`; [`Vcpu::answer_msr`] says what it returns.
+    MsrRead {
+        /// The MSR.
+        number: u32,
+    },
+    /// `wrmsr`; [`Vcpu::answer_msr`] says whether it is done.
+    MsrWrite {
+        /// The MSR.
+        number: u32,
+        /// The value.
+        value: u64,
     },
     /// A signal came.
     Interrupted,
@@ -238,6 +250,11 @@ impl Vcpu {
                 into.fill(0xFF);
                 return Ok(Exit::MmioRead { address });
             }
+            Ok(VcpuExit::X86Rdmsr(exit)) => Exit::MsrRead { number: exit.index },
+            Ok(VcpuExit::X86Wrmsr(exit)) => Exit::MsrWrite {
+                number: exit.index,
+                value: exit.data,
+            },
             Ok(VcpuExit::Hlt) => Exit::Halt,
             Ok(VcpuExit::Shutdown) => Exit::Shutdown,
             Ok(VcpuExit::FailEntry(reason, _)) => Exit::FailEntry { reason },
@@ -287,6 +304,20 @@ impl Vcpu {
         // SAFETY: as above; the mapping lives as long as `self`, which is borrowed, and KVM does not touch it
         // until the next run.
         unsafe { std::slice::from_raw_parts_mut(data, usize::from(io.size)) }
+    }
+
+    /// Answers the MSR exit that [`Self::run`] just returned: what is read (of no meaning for a write), or `None` for #GP.
+    pub(super) fn answer_msr(&mut self, value: Option<u64>) {
+        let run = self.fd.get_kvm_run();
+        debug_assert!(matches!(
+            run.exit_reason,
+            KVM_EXIT_X86_RDMSR | KVM_EXIT_X86_WRMSR
+        ));
+        // SAFETY: callers call this after an MSR exit only, when this is the union's live variant; all of its bytes are
+        // plain numbers.
+        let msr = unsafe { &mut run.__bindgen_anon_1.msr };
+        msr.error = u8::from(value.is_none());
+        msr.data = value.unwrap_or(0);
     }
 
     /// General registers.

@@ -11,7 +11,9 @@ use abi::layout::{self, PAGE_SIZE, Shared};
 use kvm_bindings::kvm_regs;
 use kvm_ioctls::VmFd;
 
-use super::backend::{Backend, GuestView, PhysicalAnswer, PortAnswer, PortExit, Stop};
+use super::backend::{
+    Backend, GuestView, MsrAnswer, MsrExit, PhysicalAnswer, PortAnswer, PortExit, Stop,
+};
 use super::builder::CreateError;
 use super::interrupt_lines::InterruptLines;
 use super::kick::{Due, Stopper, Watchdog};
@@ -30,6 +32,11 @@ const STATUS_INVALID_PARAMETER: u64 = 0xC000_000D;
 enum Unmapped {
     Status(u64),
     Stop,
+}
+
+fn stopped_at_msr(number: u32, write: Option<u64>) -> Stop {
+    let what = if write.is_some() { "write" } else { "read" };
+    Stop::PolicyStop(format!("{what} of MSR {number:#x}"))
 }
 
 /// A guest with its vCPU. Everything happens on the thread that created it.
@@ -171,6 +178,8 @@ impl Vm {
             Exit::MmioRead { address } => Some(Stop::Failure(format!(
                 "the guest read guest-physical address {address:#x}, where no memory is"
             ))),
+            Exit::MsrRead { number } => self.msr_exit(backend, number, None),
+            Exit::MsrWrite { number, value } => self.msr_exit(backend, number, Some(value)),
             Exit::Interrupted => self.interrupted()?,
             Exit::Halt => Some(Stop::Failure(
                 "the guest executed HLT outside the idle call".to_owned(),
@@ -239,6 +248,26 @@ impl Vm {
         Ok(None)
     }
 
+    /// `rdmsr` or `wrmsr` at CPL 0.
+    fn msr_exit(
+        &mut self,
+        backend: &mut dyn Backend,
+        number: u32,
+        write: Option<u64>,
+    ) -> Option<Stop> {
+        let access = MsrExit {
+            number,
+            write,
+            rip: self.vcpu.exit_rip(),
+        };
+        match backend.msr(&GuestView { plan: &self.plan }, access) {
+            MsrAnswer::Value(value) => self.vcpu.answer_msr(Some(value)),
+            MsrAnswer::Fault => self.vcpu.answer_msr(None),
+            MsrAnswer::Stop => return Some(stopped_at_msr(number, write)),
+        }
+        None
+    }
+
     fn doorbell(
         &mut self,
         backend: &mut dyn Backend,
@@ -296,6 +325,26 @@ impl Vm {
             Call::SetProcessIoAccessMap => backend.process_io_access_map(first, second),
             Call::File => page.results = self.file(backend, page.arguments),
             Call::SaveRegistry => page.results[0] = self.save_registry(backend, first, second),
+            Call::Msr => {
+                let write = (second != 0).then_some(third);
+                // A number that no instruction can have is the shim's bug or the driver's lie.
+                let answer = u32::try_from(first).map_or(MsrAnswer::Fault, |number| {
+                    let access = MsrExit {
+                        number,
+                        write,
+                        rip: fourth,
+                    };
+                    backend.msr(&GuestView { plan: &self.plan }, access)
+                });
+                page.results = match answer {
+                    MsrAnswer::Value(value) => [0, value, 0, 0],
+                    MsrAnswer::Fault => [1, 0, 0, 0],
+                    MsrAnswer::Stop => {
+                        let number = u32::try_from(first).unwrap_or(u32::MAX);
+                        return Ok(Some(stopped_at_msr(number, write)));
+                    }
+                };
+            }
             Call::ArmTimer => self.watchdog.arm(self.until(first)),
         }
         self.view().write_shared(Shared::CALL_PAGE, &page)?;

@@ -5,6 +5,7 @@
 //! arrive one by one as they exit. Both carry the guest's time-stamp counter, by which they are put in order.
 
 use super::clock::Clock;
+use super::msr::MsrRecord;
 use super::ports::PortRecord;
 use super::symbols::Symbols;
 use super::value;
@@ -22,6 +23,7 @@ pub const KEPT: usize = 32;
 pub struct Flight {
     calls: VecDeque<Call>,
     ports: VecDeque<PortRecord>,
+    msrs: VecDeque<MsrRecord>,
 }
 
 #[derive(Debug)]
@@ -89,6 +91,11 @@ impl Flight {
         keep(&mut self.ports, *record);
     }
 
+    /// Keeps an access to an MSR.
+    pub fn msr(&mut self, record: &MsrRecord) {
+        keep(&mut self.msrs, *record);
+    }
+
     /// The last [`KEPT`] calls and accesses, oldest first.
     #[must_use]
     pub fn history(&self, exports: &[Export], symbols: &Symbols, clock: Clock) -> Vec<HistoryLine> {
@@ -100,8 +107,13 @@ impl Flight {
             .ports
             .iter()
             .map(|record| (record.tsc, record.rip, record.to_string()));
+        let msrs = self
+            .msrs
+            .iter()
+            .map(|record| (record.tsc, record.rip, record.to_string()));
         let mut lines: Vec<(u64, HistoryLine)> = calls
             .chain(ports)
+            .chain(msrs)
             .map(|(tsc, address, text)| {
                 let line = HistoryLine {
                     t_us: clock.since_boot(tsc).0,

@@ -7,6 +7,7 @@ use super::clock::{Clock, Timestamp};
 use super::escape::escape;
 use super::flight::Flight;
 use super::log::{LineJoiner, RateLimit};
+use super::msr::MsrRecord;
 use super::output::TraceOutput;
 use super::ports::PortRecord;
 use super::symbols::Symbols;
@@ -115,7 +116,16 @@ impl Observer {
         self.narrate(|narrator| narrator.port(record));
     }
 
-    /// The recording, for what is no port access.
+    /// Takes an access to an MSR. The ring must have been drained before.
+    pub fn msr(&mut self, record: &MsrRecord) {
+        self.flight.msr(record);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.msr(record);
+        }
+        self.narrate(|narrator| narrator.msr(record));
+    }
+
+    /// The recording, for mappings.
     pub fn recorder(&mut self) -> Option<&mut Recorder> {
         self.recorder.as_mut()
     }

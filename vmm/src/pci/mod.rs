@@ -39,6 +39,14 @@ pub trait PciBackend: Send + fmt::Debug {
     /// It cannot be.
     fn attach(&mut self, address: PciAddress, is_writing: bool) -> io::Result<()>;
 
+    /// Whether a function may become a bus master: what it reads and writes then is confined to the guest's memory.
+    ///
+    /// # Errors
+    /// It may not; why.
+    fn check_bus_mastering(&mut self, _address: PciAddress) -> io::Result<()> {
+        Err(io::Error::other("nothing here confines its DMA"))
+    }
+
     /// Reads `width` bytes at `register`, 0 to 4095, of an attached function, as one access where the access is
     /// aligned; all ones when it fails. Bytes above the width are ignored.
     fn read(&mut self, address: PciAddress, register: u16, width: Width) -> u32;

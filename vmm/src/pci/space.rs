@@ -39,6 +39,21 @@ pub enum PciStartError {
         /// Why.
         source: io::Error,
     },
+    /// The rule lets the driver turn bus mastering on, or asks for DMA, and nothing would confine it.
+    #[error(
+        "{file}:{line}: the PCI function {address} cannot be passed through as a bus master (bit 2 of the command register, \
+         or `dma`); leave the bit out: `write-mask = 0x0003` for the range \"0x04-0x05\""
+    )]
+    BusMaster {
+        /// The policy.
+        file: String,
+        /// The line of the rule, or of the register's.
+        line: usize,
+        /// The function.
+        address: PciAddress,
+        /// Why.
+        source: io::Error,
+    },
     /// The machine has no such function.
     #[error(
         "{file}:{line}: this machine has no PCI function {target}: lspci -Dn lists those it has"
@@ -496,6 +511,18 @@ fn find(
                 .chain([rule.access])
                 .flatten()
                 .any(crate::policy::AccessMode::allows_write);
+            if rule.may_master_the_bus() {
+                for address in &found {
+                    host.check_bus_mastering(*address).map_err(|source| {
+                        PciStartError::BusMaster {
+                            file: file.clone(),
+                            line: rule.bus_master_line(),
+                            address: *address,
+                            source,
+                        }
+                    })?;
+                }
+            }
             for address in &found {
                 host.attach(*address, is_writing).map_err(failed)?;
             }

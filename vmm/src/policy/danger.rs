@@ -156,6 +156,25 @@ const PCI_REGISTERS: &[Danger] = &[
     ),
 ];
 
+/// MSRs that hold the machine's kernel's own addresses and mode: reads tell a driver where that kernel is.
+const MSRS: &[Danger] = &[
+    danger(
+        0x174,
+        0x176,
+        "the machine's kernel's entry for system calls: the driver learns where that kernel is",
+    ),
+    danger(
+        0xC000_0080,
+        0xC000_0084,
+        "the machine's EFER and system call entries, not the guest's: the driver learns where that kernel is",
+    ),
+    danger(
+        0xC000_0100,
+        0xC000_0102,
+        "the FS and GS bases of the machine's kernel, not the guest's: the driver learns where that kernel is",
+    ),
+];
+
 const ACCEPT: &str =
     "`i-know-what-this-does = true` in this rule, if it is meant; or a narrower rule";
 
@@ -279,6 +298,10 @@ fn refuse_pci_and_msrs(policy: &Policy, findings: &mut Findings<'_, '_>) {
                 rule.last.into(),
                 "a write changes how the machine's own processor works, below its kernel",
             );
+        }
+        if rule.backend == MsrBackendKind::Passthrough && !rule.is_danger_accepted {
+            let range = (rule.first.into(), rule.last.into());
+            findings.search(MSRS, rule.place, "MSR(s)", range, rule.allows(true));
         }
     }
 }

@@ -202,3 +202,82 @@ fn explanations_name_rule_and_reason() {
         "{denied}"
     );
 }
+
+#[test]
+fn a_pci_rule_that_lets_the_bus_master_bit_be_set_is_known() {
+    let rule = |register: &str| {
+        let text = format!(
+            "[[pci]]\ndevice = \"8086:100e\"\nbackend = \"passthrough\"\naccess = \"r\"\ni-know-what-this-does = true\n{register}"
+        );
+        let policy = Policy::from_str("p.toml", &text).unwrap();
+        let rule = &policy.pci_rules()[0];
+        (rule.may_master_the_bus(), rule.bus_master_line())
+    };
+    let register = "[[pci.register]]\naccess = \"rw\"\n";
+    assert_eq!(rule(""), (false, 1));
+    assert_eq!(rule("dma = \"vfio\"\n"), (true, 1));
+    assert_eq!(rule(&format!("{register}range = 4\n")), (true, 6));
+    assert!(!rule(&format!("{register}range = \"4-5\"\nwrite-mask = 0x0103\n")).0);
+    assert!(
+        rule(&format!(
+            "{register}range = \"4-5\"\nwrite-mask = 3\nwrite-fixed = 4\n"
+        ))
+        .0
+    );
+    // The bit is number 34 of this one.
+    assert!(
+        rule(&format!(
+            "{register}range = \"0-7\"\nwrite-mask = 0x400000000\n"
+        ))
+        .0
+    );
+    assert!(
+        !rule(&format!(
+            "{register}range = \"0-7\"\nwrite-mask = 0x3ffffffff\n"
+        ))
+        .0
+    );
+    assert!(!rule(&format!("{register}range = 5\n")).0);
+}
+
+#[test]
+fn reads_of_the_machines_kernels_addresses_are_dangerous() {
+    let rule = |number: &str, backend: &str| {
+        format!("[[msr]]\nregister = {number}\naccess = \"r\"\nbackend = {backend}\n")
+    };
+    rejects(
+        &rule("0xc0000082", "\"passthrough\""),
+        1,
+        1,
+        "where that kernel is",
+        "",
+    );
+    ok(&rule("0xc0000082", "\"value\"\nvalue = 1"));
+    ok(&rule("0x1b", "\"passthrough\""));
+}
+
+#[test]
+fn a_kernels_parallel_port_has_a_device_and_three_to_eight_registers() {
+    let rule = |range: &str, more: &str| {
+        format!("[[port]]\nrange = \"{range}\"\naccess = \"rw\"\nbackend = \"ppdev\"\n{more}")
+    };
+    ok(&rule(
+        "0x378-0x37a",
+        "device = \"/dev/parport0\"\nexclusive = true\n",
+    ));
+    rejects(&rule("0x378-0x37a", ""), 1, 1, "`device`", "parport0");
+    rejects(
+        &rule("0x378-0x379", "device = \"/dev/parport0\"\n"),
+        2,
+        9,
+        "registers",
+        "",
+    );
+    rejects(
+        &rule("0x378-0x37a", "device = \"/dev/mem\"\n"),
+        5,
+        10,
+        "/dev/mem",
+        "parport0",
+    );
+}

@@ -8,6 +8,7 @@ use crate::devices::external::ExternalError;
 use crate::devices::{
     Adc12, External, Gameport, Lpt, OutputError, Pio8255, Pit, PortDevice, Ram, Rtc, Uart,
 };
+use crate::hardware::Ppdev;
 use crate::machine::InterruptLines;
 use crate::pci::{ConfigMechanism, PciBackend, PciSpace, PciStartError};
 use crate::policy::{DeviceSpec, IndexPairBackend, Policy, PortBackend, PortRule};
@@ -55,6 +56,16 @@ pub enum StartError {
         line: usize,
         /// Why.
         source: HostPortsError,
+    },
+    /// A parallel port of the kernel's.
+    #[error("{file}:{line}: backend \"ppdev\" cannot start")]
+    Ppdev {
+        /// The policy.
+        file: String,
+        /// The rule's line.
+        line: usize,
+        /// Why.
+        source: std::io::Error,
     },
     /// PCI functions.
     #[error(transparent)]
@@ -175,6 +186,16 @@ fn open_device(
                 })?)
             }
             DeviceSpec::Rtc(spec) => Box::new(Rtc::open(spec).map_err(failed)?),
+            DeviceSpec::Ppdev {
+                device,
+                is_exclusive,
+            } => Box::new(Ppdev::open(device, *is_exclusive).map_err(|source| {
+                StartError::Ppdev {
+                    file: policy.file().to_owned(),
+                    line: rule.line,
+                    source,
+                }
+            })?),
             DeviceSpec::Pit { .. } => Box::new(Pit::default()),
             DeviceSpec::Gameport { axes, buttons } => Box::new(Gameport::new(*axes, *buttons)),
             DeviceSpec::Pio { inputs, is_looped } => Box::new(Pio8255::new(*inputs, *is_looped)),

@@ -57,6 +57,7 @@ impl Filter {
             _ if self.ports.is_empty() && self.memory.is_empty() => true,
             Space::Port => is_in(&self.ports),
             Space::Memory => is_in(&self.memory),
+            Space::Msr => false,
         };
         is_place
             && self

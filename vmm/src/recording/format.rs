@@ -12,7 +12,7 @@
 //!          4 bytes  line of the policy's rule; 0: none
 //!          8 bytes  time-stamp counter
 //!          8 bytes  address of the instruction
-//!          8 bytes  port, physical address, or a module's base
+//!          8 bytes  port, physical address, MSR, or a module's base
 //!          8 bytes  value, bytes mapped, or a module's size
 //! ```
 //!
@@ -36,6 +36,8 @@ pub(super) enum Kind {
     Port = 1,
     /// A mapping of physical memory.
     Memory = 2,
+    /// An access to an MSR.
+    Msr = 3,
     /// The name of a back end.
     Backend = 0x80,
     /// The name, base and size of an image in the guest.
@@ -44,9 +46,15 @@ pub(super) enum Kind {
 
 impl Kind {
     pub(super) fn from_number(number: u8) -> Option<Self> {
-        [Self::Port, Self::Memory, Self::Backend, Self::Module]
-            .into_iter()
-            .find(|kind| *kind as u8 == number)
+        [
+            Self::Port,
+            Self::Memory,
+            Self::Msr,
+            Self::Backend,
+            Self::Module,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == number)
     }
 }
 

@@ -29,6 +29,8 @@ pub enum Space {
     /// A range of physical memory, when it was mapped; the accesses to the mapping itself cost no exit and leave no
     /// record.
     Memory,
+    /// A model-specific register of the processor.
+    Msr,
 }
 
 impl Space {
@@ -38,6 +40,7 @@ impl Space {
         match self {
             Self::Port => "port",
             Self::Memory => "memory",
+            Self::Msr => "msr",
         }
     }
 }
@@ -51,9 +54,9 @@ pub struct Access {
     pub space: Space,
     /// Read or write; of a mapping whether it was asked for writing.
     pub direction: Direction,
-    /// Bytes: 1, 2 or 4 for a port; of a mapping its length.
+    /// Bytes: 1, 2 or 4 for a port, 8 for an MSR; of a mapping its length.
     pub bytes: u64,
-    /// First port, or physical address.
+    /// First port, physical address, or the MSR's number.
     pub address: u64,
     /// The value read or written; 0 for a mapping.
     pub value: u64,
@@ -79,10 +82,19 @@ impl Access {
         self.value.to_le_bytes().get(lane).copied()
     }
 
+    /// How many addresses it covers, at least 1.
+    #[must_use]
+    pub fn extent(&self) -> u64 {
+        match self.space {
+            Space::Msr => 1,
+            Space::Port | Space::Memory => self.bytes.max(1),
+        }
+    }
+
     /// Whether it covers any of these ports or addresses, both ends included.
     #[must_use]
     pub fn touches(&self, first: u64, last: u64) -> bool {
-        let end = self.address.saturating_add(self.bytes.max(1) - 1);
+        let end = self.address.saturating_add(self.extent() - 1);
         self.address <= last && end >= first
     }
 }

@@ -132,7 +132,7 @@ impl Recording {
             let kind = Kind::from_number(entry.kind)
                 .ok_or_else(|| damaged(format!("its kind, {:#x}, is none", entry.kind)))?;
             match kind {
-                Kind::Port | Kind::Memory => {
+                Kind::Port | Kind::Memory | Kind::Msr => {
                     let access = access(kind, &entry, clock).map_err(damaged)?;
                     if usize::from(access.backend) >= recording.backends.len() {
                         return Err(damaged("its back end was not named before".to_owned()));
@@ -204,15 +204,20 @@ impl Recording {
 }
 
 fn access(kind: Kind, entry: &Entry, clock: Clock) -> Result<Access, String> {
-    let (space, bytes, value) = if kind == Kind::Port {
-        if entry.width > 2 {
-            return Err(format!("a port access of 2^{} bytes", entry.width));
+    let (space, bytes, value) = match kind {
+        Kind::Port => {
+            if entry.width > 2 {
+                return Err(format!("a port access of 2^{} bytes", entry.width));
+            }
+            (Space::Port, 1 << entry.width, entry.value.get())
         }
-        (Space::Port, 1 << entry.width, entry.value.get())
-    } else {
-        (Space::Memory, entry.value.get(), 0)
+        Kind::Msr => (Space::Msr, 8, entry.value.get()),
+        _ => (Space::Memory, entry.value.get(), 0),
     };
     let address = entry.address.get();
+    if space == Space::Msr && address > u64::from(u32::MAX) {
+        return Err(format!("MSR {address:#x} is above 0xffffffff"));
+    }
     if space == Space::Port && address > 0xFFFF {
         return Err(format!("port {address:#x} is above 0xffff"));
     }

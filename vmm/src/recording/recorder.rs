@@ -10,6 +10,7 @@ use zerocopy::byteorder::little_endian::{U32, U64};
 
 use super::format::{ENTRY_BYTES, Entry, FLAG_ALLOWED, FLAG_WRITE, Header, Kind, MAGIC};
 use crate::observe::clock::Clock;
+use crate::observe::msr::MsrRecord;
 use crate::observe::ports::{Decision, Direction, PortRecord};
 use crate::observe::symbols::Symbols;
 
@@ -109,6 +110,22 @@ impl Recorder {
             rip: U64::new(record.rip),
             address: U64::new(u64::from(record.port)),
             value: U64::new(u64::from(record.value)),
+        };
+        self.access(entry);
+    }
+
+    /// An access to an MSR.
+    pub fn msr(&mut self, record: &MsrRecord) {
+        let entry = Entry {
+            kind: Kind::Msr as u8,
+            width: 3,
+            flags: flags(record.direction, &record.decision),
+            backend: self.backend(record.decision.backend),
+            rule_line: U32::new(record.decision.rule_line.unwrap_or(0)),
+            tsc: U64::new(record.tsc),
+            rip: U64::new(record.rip),
+            address: U64::new(u64::from(record.number)),
+            value: U64::new(record.value),
         };
         self.access(entry);
     }
@@ -300,6 +317,38 @@ mod tests {
         assert_eq!((last.address, last.value, last.bytes), (0x378, 2, 1));
         assert_eq!(recording.backend(last), "lpt");
         assert_eq!(recording.place(last.rip), "echo.sys+0x1000");
+    }
+
+    #[test]
+    fn an_msr_comes_back_with_all_its_bits() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut recorder = Recorder::create(file.path(), Keep::All).unwrap();
+        recorder.start(
+            Clock {
+                boot_tsc: 0,
+                tsc_khz: 1000,
+            },
+            &Symbols::default(),
+        );
+        recorder.msr(&MsrRecord {
+            tsc: 1,
+            rip: 2,
+            number: 0xC000_0080,
+            direction: Direction::Write,
+            value: u64::MAX - 1,
+            decision: Decision {
+                allowed: true,
+                backend: "value",
+                rule_line: Some(7),
+            },
+        });
+        drop(recorder);
+        let recording = Recording::from_path(file.path()).unwrap();
+        let access = &recording.accesses[0];
+        assert_eq!((access.space, access.bytes), (Space::Msr, 8));
+        assert_eq!((access.address, access.value), (0xC000_0080, u64::MAX - 1));
+        assert!(access.touches(0xC000_0080, 0xC000_0080));
+        assert!(!access.touches(0xC000_0081, 0xC000_0087));
     }
 
     #[test]

@@ -92,12 +92,18 @@ pub struct Stats {
     pub memory_mapped: u64,
     /// Physical ranges that the policy denied.
     pub memory_denied: u64,
+    /// `rdmsr` that were carried out.
+    pub msr_reads: u64,
+    /// `wrmsr` that were carried out.
+    pub msr_writes: u64,
+    /// Accesses to MSRs that the policy denied.
+    pub msr_denied: u64,
 }
 
 impl Stats {
     /// The counters by name, as people see them.
     #[must_use]
-    pub fn rows(&self) -> [(&'static str, u64); 9] {
+    pub fn rows(&self) -> [(&'static str, u64); 12] {
         [
             ("uptime (us)", self.uptime_us),
             ("exits", self.exits),
@@ -108,6 +114,9 @@ impl Stats {
             ("port accesses denied", self.port_denied),
             ("memory ranges mapped", self.memory_mapped),
             ("memory ranges denied", self.memory_denied),
+            ("MSR reads", self.msr_reads),
+            ("MSR writes", self.msr_writes),
+            ("MSR accesses denied", self.msr_denied),
         ]
     }
 }

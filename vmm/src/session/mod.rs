@@ -13,6 +13,7 @@
 //! | `interpreter` | executes commands and says what came of them |
 //! | `server`, `protocol` | the control socket |
 //! | `interrupt` | SIGINT and SIGTERM |
+//! | `privileges` | giving them up before the guest runs |
 
 mod channel;
 mod client_memory;
@@ -28,6 +29,7 @@ pub mod interpreter;
 pub mod interrupt;
 mod machine;
 mod prepared_device;
+mod privileges;
 pub mod protocol;
 mod responder;
 pub mod server;
@@ -35,4 +37,7 @@ mod start;
 
 pub use image::read_driver;
 pub use machine::{Machine, Process};
-pub use start::{Launch, StartError, import_status, service_name, start, start_unless};
+pub use privileges::Confinement;
+pub use start::{
+    Launch, StartError, import_status, service_name, start, start_confined, start_unless,
+};

@@ -7,7 +7,11 @@ use abi::layout::{PAGE_SIZE, Shared};
 use abi::trace::{TRACE_ENTRIES, TraceKind, TraceRecord, TraceRing};
 
 use crate::machine::convert::to_usize;
-use crate::machine::{Backend, GuestView, PhysicalAnswer, PhysicalPiece, PortAnswer, PortExit};
+use crate::machine::{
+    Backend, GuestView, MsrAnswer, MsrExit, PhysicalAnswer, PhysicalPiece, PortAnswer, PortExit,
+};
+use crate::msr::MsrSpace;
+use crate::observe::msr::MsrRecord;
 use crate::observe::ports::{Direction, PortRecord};
 use crate::observe::symbols::{Module, ModuleKind};
 use crate::observe::trace::Observer;
@@ -26,6 +30,7 @@ const STATUS_ACCESS_DENIED: u32 = 0xC000_0022;
 pub(super) struct Responder {
     pub(super) ports: PortSpace,
     pub(super) memory: MemorySpace,
+    pub(super) msrs: MsrSpace,
     pub(super) mirror: Mirror,
     pub(super) observer: Observer,
     /// The guest's files, if it has any.
@@ -41,10 +46,16 @@ pub(super) struct Responder {
 }
 
 impl Responder {
-    pub(super) fn new(ports: PortSpace, memory: MemorySpace, observer: Observer) -> Self {
+    pub(super) fn new(
+        ports: PortSpace,
+        memory: MemorySpace,
+        msrs: MsrSpace,
+        observer: Observer,
+    ) -> Self {
         Self {
             ports,
             memory,
+            msrs,
             mirror: Mirror::new(),
             observer,
             files: None,
@@ -140,6 +151,28 @@ impl Backend for Responder {
         }
         let rip = driver_address(guest, &self.observer, access.rip);
         self.access_for(access, rip).into()
+    }
+
+    fn msr(&mut self, guest: &GuestView<'_>, access: MsrExit) -> MsrAnswer {
+        self.exits += 1;
+        if self.observer.is_tracing() {
+            self.drain_trace(guest);
+        }
+        let outcome = self.msrs.access(access.number, access.write);
+        let record = MsrRecord {
+            tsc: self.time_stamp(),
+            rip: access.rip,
+            number: access.number,
+            direction: if access.write.is_some() {
+                Direction::Write
+            } else {
+                Direction::Read
+            },
+            value: access.write.unwrap_or(outcome.value),
+            decision: self.msrs.record(outcome.decision),
+        };
+        self.observer.msr(&record);
+        outcome.into()
     }
 
     fn physical(

@@ -18,15 +18,17 @@ use super::image::{DriverImage, Load, Placed, place, symbols};
 use super::interrupt::Interrupt;
 use super::machine::{Call, Link, Machine};
 use super::prepared_device::PreparedDevice;
+use super::privileges::{self, Confinement};
 use super::responder::{Responder, window_offsets};
 use crate::files::{Files, FilesOption};
-use crate::hardware::{InterruptStartError, OpenInterrupts, SysfsPci};
+use crate::hardware::{DevCpuMsr, InterruptStartError, OpenInterrupts, SysfsPci};
 use crate::loader::report::ImportStatus;
 use crate::loader::{Image, ImageError, MapError};
 use crate::machine::host::{self, KvmError, KvmKind};
 use crate::machine::{
     CreateError, InterruptLines, PhysicalPiece, VmBuilder, VmConfig, WindowMemory,
 };
+use crate::msr::{MsrSpace, MsrStartError};
 use crate::observe::clock::Clock;
 use crate::observe::ntstatus::NtStatus;
 use crate::observe::output::TraceOutput;
@@ -130,8 +132,12 @@ pub enum StartError {
     Ports(#[from] PortStartError),
     /// the policy's memory rules cannot be set up
     Memory(#[from] MemoryStartError),
+    /// the policy's MSR rules cannot be set up
+    Msrs(#[from] MsrStartError),
     /// the policy's interrupt rules cannot be set up
     Interrupts(#[from] InterruptStartError),
+    /// cannot give up privileges
+    Privileges(#[source] std::io::Error),
     /// cannot start a thread
     Thread(#[source] std::io::Error),
     /// cannot open the directory {path} for --files
@@ -195,6 +201,27 @@ pub fn start(launch: Launch) -> Result<Machine, StartError> {
 /// # Errors
 /// See [`StartError`].
 pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Machine, StartError> {
+    start_with(launch, interrupt, None)
+}
+
+/// As [`start_unless`]; when everything that the policy names is open, and before the guest's first instruction, **the whole
+/// process** gives up its privileges but for those of `confinement`.
+///
+/// # Errors
+/// See [`StartError`].
+pub fn start_confined(
+    launch: Launch,
+    interrupt: Option<Interrupt>,
+    confinement: Confinement,
+) -> Result<Machine, StartError> {
+    start_with(launch, interrupt, Some(confinement))
+}
+
+fn start_with(
+    launch: Launch,
+    interrupt: Option<Interrupt>,
+    confinement: Option<Confinement>,
+) -> Result<Machine, StartError> {
     let mut images = Vec::new();
     for (paths, is_started) in [(&launch.available, false), (&launch.drivers, true)] {
         for path in paths {
@@ -230,7 +257,15 @@ pub fn start_unless(launch: Launch, interrupt: Option<Interrupt>) -> Result<Mach
     let engine = std::thread::Builder::new()
         .name("vcpu".to_owned())
         .spawn(move || {
-            let set_up = prepare(launch, &images, inbox, engine_fate);
+            let set_up =
+                prepare(launch, &images, inbox, engine_fate).and_then(
+                    |prepared| match confinement {
+                        Some(confinement) => privileges::confine(confinement)
+                            .map(|()| prepared)
+                            .map_err(StartError::Privileges),
+                        None => Ok(prepared),
+                    },
+                );
             match set_up {
                 Ok((engine, loads)) => {
                     let lines = engine.interrupt_lines();
@@ -359,6 +394,7 @@ fn prepare(
     };
     let ports = PortSpace::with_backends(&launch.policy, backends)?;
     let memory = MemorySpace::new(&launch.policy, launch.memory_bytes)?;
+    let msrs = MsrSpace::new(&launch.policy, Some(Box::new(DevCpuMsr::default())))?;
     let mut builder = VmBuilder::new(
         &kvm,
         VmConfig {
@@ -402,7 +438,7 @@ fn prepare(
         observer = observer.with_recorder(recorder);
     }
     let registry = launch.save_registry;
-    let mut responder = Responder::new(ports, memory, observer);
+    let mut responder = Responder::new(ports, memory, msrs, observer);
     responder.registry = registry;
     responder.files = launch
         .files

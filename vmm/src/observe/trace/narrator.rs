@@ -3,6 +3,7 @@
 use super::super::clock::Timestamp;
 use super::super::escape::{escape, escape_bytes};
 use super::super::hex::Hex;
+use super::super::msr::MsrRecord;
 use super::super::ports::PortRecord;
 use super::super::symbols::Symbols;
 use super::super::value::{self, Argument};
@@ -78,6 +79,18 @@ impl Narrator {
 
     /// Takes a port access.
     pub fn port(&mut self, record: &PortRecord) {
+        self.flush_pending();
+        let time = self.context.clock.since_boot(record.tsc);
+        if self.json {
+            let line = serde_json::to_string(&record.json(time)).unwrap_or_default();
+            self.lines.push(line);
+        } else {
+            self.text_line(time, 0, &record.to_string());
+        }
+    }
+
+    /// Takes an access to an MSR.
+    pub fn msr(&mut self, record: &MsrRecord) {
         self.flush_pending();
         let time = self.context.clock.since_boot(record.tsc);
         if self.json {

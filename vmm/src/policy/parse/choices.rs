@@ -33,6 +33,7 @@ pub(in crate::policy) const CACHE: &[(&str, CacheMode); 3] = &[
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::policy) enum PortKind {
     Passthrough,
+    Ppdev,
     Lpt,
     Printer,
     Uart,
@@ -48,6 +49,7 @@ pub(in crate::policy) enum PortKind {
 
 pub(in crate::policy) const PORT_BACKENDS: &[(&str, PortKind); 12] = &[
     ("passthrough", PortKind::Passthrough),
+    ("ppdev", PortKind::Ppdev),
     ("lpt", PortKind::Lpt),
     ("printer", PortKind::Printer),
     ("uart16550", PortKind::Uart),
@@ -108,6 +110,9 @@ pub(in crate::policy) const PCI_BACKENDS: &[(&str, PciKind); 3] = &[
     ("model", PciKind::Model),
     ("deny", PciKind::Deny),
 ];
+
+/// How a device's DMA is confined.
+pub(in crate::policy) const DMA: &[(&str, ()); 1] = &[("vfio", ())];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::policy) enum MsrKind {

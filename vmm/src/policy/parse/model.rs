@@ -38,8 +38,36 @@ pub(super) fn parse(
         }
         PortKind::Adc => parse_adc(context, fields, range),
         PortKind::External => parse_external(context, fields),
+        PortKind::Ppdev => parse_ppdev(context, fields, range),
         PortKind::Passthrough | PortKind::Ram | PortKind::Deny => None,
     }
+}
+
+fn parse_ppdev(
+    context: &mut Context<'_>,
+    fields: &Fields<'_>,
+    range: Option<&SpannedRange>,
+) -> Option<PortBackend> {
+    const DEVICE: &str = "a parallel port of the kernel's, such as \"/dev/parport0\"";
+    let registers = "data, status, control and EPP's five";
+    check_ports(context, range, "ppdev", (3, 8), registers);
+    let is_exclusive = fields.flag(context, "exclusive");
+    if fields.table.get("device").is_none() {
+        fields.missing(context, "device", DEVICE.to_owned());
+        return None;
+    }
+    let (text, span) = fields.string(context, "device", DEVICE)?;
+    let is_port = text.strip_prefix("/dev/parport").is_some_and(|number| {
+        (1..=3).contains(&number.len()) && number.bytes().all(|digit| digit.is_ascii_digit())
+    });
+    if !is_port {
+        context.error(&span, format!("`device` cannot be \"{text}\""), DEVICE);
+        return None;
+    }
+    Some(PortBackend::Device(Box::new(DeviceSpec::Ppdev {
+        device: PathBuf::from(text),
+        is_exclusive,
+    })))
 }
 
 /// The ports that a model has besides those of its range.

@@ -1,6 +1,6 @@
 //! `[[pci]]` rules.
 
-use super::choices::{ACCESS, ON_DENY, PCI_BACKENDS, PciKind};
+use super::choices::{ACCESS, DMA, ON_DENY, PCI_BACKENDS, PciKind};
 use super::common::{
     access, bit_masks, check_keys, comment, limits, name, place, required_backend,
 };
@@ -34,6 +34,7 @@ pub(super) fn parse_pci(
     let widths = fields.widths(context, "widths");
     let limits = limits(context, fields, &PCI);
     let is_danger_accepted = fields.flag(context, "i-know-what-this-does");
+    let dma = fields.choice(context, "dma", DMA);
     let mut registers = Vec::new();
     for table in rule_tables(context, fields, "register", PCI_REGISTER.title) {
         registers.extend(parse_register(context, &table));
@@ -57,6 +58,7 @@ pub(super) fn parse_pci(
         widths: widths.unwrap_or(Widths::ALL),
         limits,
         registers,
+        asks_for_dma: dma.is_some(),
         is_danger_accepted,
         on_deny: on_deny.unwrap_or(defaults.pci_on_deny),
         denied_read: denied_read.unwrap_or(defaults.denied_read),

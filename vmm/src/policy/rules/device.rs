@@ -192,6 +192,13 @@ pub enum DeviceSpec {
         /// Whether port A's lines are wired to port B's.
         is_looped: bool,
     },
+    /// No model: a parallel port of the machine's, through the kernel's driver.
+    Ppdev {
+        /// /dev/parportN.
+        device: PathBuf,
+        /// Whether no other program may share it.
+        is_exclusive: bool,
+    },
 }
 
 impl DeviceSpec {
@@ -206,6 +213,7 @@ impl DeviceSpec {
             Self::Pit { .. } => "pit",
             Self::Gameport { .. } => "gameport",
             Self::Pio { .. } => "pio8255",
+            Self::Ppdev { .. } => "ppdev",
         }
     }
 }

@@ -163,6 +163,8 @@ pub struct PciRule {
     pub limits: Limits,
     /// Registers with rules of their own, in ascending order, none overlapping.
     pub registers: Vec<PciRegister>,
+    /// `dma = "vfio"`: the driver is to have the device's DMA, behind an IOMMU.
+    pub asks_for_dma: bool,
     /// `i-know-what-this-does`.
     pub is_danger_accepted: bool,
     /// What a denied access does.
@@ -194,4 +196,33 @@ impl PciRule {
         self.register(offset)
             .map_or(self.access, |register| register.access)
     }
+
+    /// Whether the driver can have the function become a bus master: it may set bit 2 of the command register (PCI Local Bus
+    /// Specification 3.0, 6.2.2), or the rule says so.
+    #[must_use]
+    pub fn may_master_the_bus(&self) -> bool {
+        let Some(access) = self.access_at(COMMAND) else {
+            return self.asks_for_dma;
+        };
+        let can_be_set = self.register(COMMAND).is_none_or(|register| {
+            // Masks have 64 bits; what lies beyond passes.
+            let bit = u32::from(COMMAND - register.first) * 8 + BUS_MASTER;
+            let is_in = |mask: u64| mask.checked_shr(bit).is_none_or(|mask| mask & 1 != 0);
+            is_in(register.masks.write) || register.masks.write_fixed.is_some_and(is_in)
+        });
+        self.asks_for_dma || (access.allows_write() && can_be_set)
+    }
+
+    /// The line that lets it.
+    #[must_use]
+    pub fn bus_master_line(&self) -> usize {
+        match self.register(COMMAND) {
+            Some(register) if !self.asks_for_dma => register.place.line,
+            _ => self.place.line,
+        }
+    }
 }
+
+/// Register of the command register's low byte, and the bit in it that makes a function a bus master.
+const COMMAND: u16 = 4;
+const BUS_MASTER: u32 = 2;

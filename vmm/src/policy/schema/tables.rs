@@ -2,8 +2,8 @@
 
 use super::{Key, Kind, Table, words};
 use crate::policy::parse::choices::{
-    ACCESS, CACHE, EPP, INDEX_PAIR_BACKENDS, INTERRUPT_BACKENDS, MEMORY_BACKENDS, MEMORY_ON_DENY,
-    MSR_BACKENDS, ON_DENY, ON_RATE, PCI_BACKENDS, PORT_BACKENDS,
+    ACCESS, CACHE, DMA, EPP, INDEX_PAIR_BACKENDS, INTERRUPT_BACKENDS, MEMORY_BACKENDS,
+    MEMORY_ON_DENY, MSR_BACKENDS, ON_DENY, ON_RATE, PCI_BACKENDS, PORT_BACKENDS,
 };
 use crate::policy::parse::device::{CHANNEL_MAX, ID_MAX, IDS_MAX, KINDS, LINE_MAX, MODES, SHARES};
 use crate::policy::{ADDRESS_MAX, LOG_RATE_MAX, RATE_MAX};
@@ -208,6 +208,18 @@ pub(in crate::policy) static PORT: Table = Table {
             "the machine's port that the range begins at",
         ),
         I_KNOW,
+        only(
+            &["ppdev"],
+            "device",
+            Kind::Form("^/dev/parport[0-9]{1,3}$"),
+            "the machine's parallel port",
+        ),
+        only(
+            &["ppdev"],
+            "exclusive",
+            Kind::Flag,
+            "no other program may share the port",
+        ),
         only(
             OUTPUTS,
             "output",
@@ -482,6 +494,12 @@ pub(in crate::policy) static PCI: Table = Table {
             "registers with rules of their own",
         ),
         I_KNOW,
+        only(
+            REAL,
+            "dma",
+            Kind::Choice(&words(DMA)),
+            "how the device's DMA is confined",
+        ),
         only(
             &["model"],
             "initial",

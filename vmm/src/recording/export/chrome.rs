@@ -11,6 +11,8 @@ use crate::observe::ports::Direction;
 
 /// The track of mappings; ports have their own numbers, from 0 to 0xffff.
 const MEMORY_TRACK: u64 = 0x1_0000;
+/// The first track of MSRs, which have 32-bit numbers.
+const MSR_TRACKS: u64 = 0x1_0000_0000;
 
 pub(super) fn write(
     recording: &Recording,
@@ -51,10 +53,12 @@ fn instant(recording: &Recording, access: &Access) -> Value {
         (Space::Memory, _) => "map",
         (Space::Port, Direction::Read) => "in",
         (Space::Port, Direction::Write) => "out",
+        (Space::Msr, Direction::Read) => "rdmsr",
+        (Space::Msr, Direction::Write) => "wrmsr",
     };
     let name = match (access.space, access.is_allowed) {
-        (Space::Port, true) => format!("{verb} {:#x}", access.value),
-        (Space::Port, false) => format!("{verb} {:#x} (denied)", access.value),
+        (Space::Port | Space::Msr, true) => format!("{verb} {:#x}", access.value),
+        (Space::Port | Space::Msr, false) => format!("{verb} {:#x} (denied)", access.value),
         (Space::Memory, true) => format!("{verb} {:#x}", access.address),
         (Space::Memory, false) => format!("{verb} {:#x} (denied)", access.address),
     };
@@ -74,6 +78,7 @@ fn track(access: &Access) -> u64 {
     match access.space {
         Space::Port => access.address,
         Space::Memory => MEMORY_TRACK,
+        Space::Msr => MSR_TRACKS + access.address,
     }
 }
 
@@ -81,6 +86,7 @@ fn name(access: &Access) -> String {
     match access.space {
         Space::Port => format!("port {:#06x}", access.address),
         Space::Memory => "memory mappings".to_owned(),
+        Space::Msr => format!("MSR {:#x}", access.address),
     }
 }
 

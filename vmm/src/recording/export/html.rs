@@ -48,7 +48,11 @@ fn data(recording: &Recording, accesses: &[&Access], signals: &[Signal]) -> Valu
             });
             json!([
                 access.time_ns,
-                u8::from(access.space == Space::Memory),
+                match access.space {
+                    Space::Port => 0,
+                    Space::Memory => 1,
+                    Space::Msr => 2,
+                },
                 u8::from(access.direction == Direction::Write),
                 access.address,
                 access.bytes,

@@ -34,6 +34,12 @@ fn line(recording: &Recording, access: &Access) -> String {
             access.value,
             width = digits(access)
         ),
+        (Space::Msr, Direction::Read) => {
+            format!("rdmsr {:#x} -> {:#x}", access.address, access.value)
+        }
+        (Space::Msr, Direction::Write) => {
+            format!("wrmsr {:#x} <- {:#x}", access.address, access.value)
+        }
         (Space::Memory, direction) => format!(
             "map {:#x}+{:#x} {}",
             access.address,
