@@ -11,6 +11,7 @@ mod pit;
 mod ram;
 mod rtc;
 mod small;
+mod ticker;
 mod uart;
 mod uart_chip;
 

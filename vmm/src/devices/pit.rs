@@ -1,11 +1,15 @@
 //! An 8254 interval timer at 1.193182 MHz, after Intel's data sheet, with the speaker's gate at port 0x61. Counts come
-//! from the host's clock; there is no interrupt. Modes 0, 2, 3 and 4; 1 and 5 count when the gate rises.
+//! from the host's clock. Counter 0's output interrupts when it rises, if there is a line. Modes 0, 2, 3 and 4; 1 and 5 count
+//! when the gate rises.
 
 use std::fmt;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::PortDevice;
+use super::ticker::Ticker;
+use crate::machine::InterruptLine;
 use crate::ports::Width;
 
 const HERTZ: u128 = 1_193_182;
@@ -90,6 +94,26 @@ impl Counter {
             (Some(elapsed), 3) => !self.gate || elapsed % reload < reload.div_ceil(2),
             (Some(elapsed), _) => elapsed != reload,
         }
+    }
+
+    /// How often the output has risen since the counter was loaded, and how many ticks it is to the next time.
+    fn rises(&self, now: u64) -> (u64, Option<u64>) {
+        let Some(elapsed) = self.elapsed(now) else {
+            return (0, None);
+        };
+        let reload = u64::from(self.reload);
+        let (rises, next) = match self.mode {
+            2 | 3 => (elapsed / reload, Some(reload - elapsed % reload)),
+            mode => {
+                // The strobe of modes 4 and 5 is low for one tick.
+                let at = reload + u64::from(mode > 1);
+                (u64::from(elapsed >= at), at.checked_sub(elapsed))
+            }
+        };
+        (
+            rises,
+            next.filter(|ticks| *ticks > 0 && self.held.is_none()),
+        )
     }
 
     fn encoded(&self, now: u64) -> u16 {
@@ -266,6 +290,32 @@ impl Chip {
 #[derive(Debug)]
 pub struct Pit {
     chip: Arc<Mutex<Chip>>,
+    ticker: Option<Ticker>,
+}
+
+/// What the thread of counter 0's interrupt has seen of it.
+#[derive(Debug, Default)]
+struct Seen {
+    start: Option<u64>,
+    rises: u64,
+}
+
+impl Seen {
+    /// Whether the output has risen since the last call, and the time until it does.
+    fn look(&mut self, counter: &Counter, now: u64) -> (bool, Option<Duration>) {
+        if self.start != counter.start {
+            self.start = counter.start;
+            self.rises = 0;
+        }
+        let (rises, next) = counter.rises(now);
+        let has_risen = rises > self.rises;
+        self.rises = rises;
+        let pause = next.map(|ticks| {
+            let nanoseconds = (u128::from(ticks) * 1_000_000_000).div_ceil(HERTZ);
+            Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+        });
+        (has_risen, pause)
+    }
 }
 
 /// Port 0x61 of a PC.
@@ -289,8 +339,32 @@ impl Default for Pit {
 }
 
 impl Pit {
+    /// A timer whose counter 0 interrupts.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn open(line: Option<InterruptLine>) -> io::Result<Self> {
+        let mut pit = Self::default();
+        pit.ticker = line
+            .map(|line| {
+                let chip = Arc::clone(&pit.chip);
+                let mut seen = Seen::default();
+                Ticker::start("pit", move || {
+                    let chip = locked(&chip);
+                    let (has_risen, pause) = seen.look(&chip.counters[0], (chip.ticks)());
+                    if has_risen {
+                        line.pulse();
+                    }
+                    pause
+                })
+            })
+            .transpose()?;
+        Ok(pit)
+    }
+
     fn with_ticks(ticks: Ticks) -> Self {
         Self {
+            ticker: None,
             chip: Arc::new(Mutex::new(Chip {
                 counters: [true, true, false].map(Counter::new),
                 speaker: 0,
@@ -318,6 +392,10 @@ impl PortDevice for Pit {
         match chip.counters.get_mut(usize::from(offset)) {
             Some(counter) => counter.write(value, now),
             None => chip.control(value),
+        }
+        drop(chip);
+        if let Some(ticker) = &self.ticker {
+            ticker.nudge();
         }
     }
 
@@ -485,5 +563,43 @@ mod tests {
         write(&mut *speaker, 0, 1);
         time.store(5001, Ordering::Relaxed);
         assert_eq!(read(&mut *speaker, 0) & 0x20, 0x20);
+    }
+
+    #[test]
+    fn counter_0_rises_as_its_output_does() {
+        for mode in [0, 2, 3, 4] {
+            let (mut pit, time) = pit();
+            write(&mut pit, 3, 0x30 | mode << 1);
+            let mut seen = Seen::default();
+            write(&mut pit, 0, 5);
+            write(&mut pit, 0, 0);
+            let mut before = locked(&pit.chip).counters[0].output(0);
+            let mut pause = None;
+            for now in 0..30 {
+                time.store(now, Ordering::Relaxed);
+                let chip = locked(&pit.chip);
+                let output = chip.counters[0].output(now);
+                let (has_risen, next) = seen.look(&chip.counters[0], now);
+                assert_eq!(has_risen, output && !before, "mode {mode}, tick {now}");
+                before = output;
+                pause = next;
+            }
+            assert_eq!(pause.is_some(), mode == 2 || mode == 3);
+        }
+    }
+
+    #[test]
+    fn line_interrupts_again_and_again() {
+        let lines = crate::machine::InterruptLines::default();
+        let mut pit = Pit::open(lines.line(0)).unwrap();
+        // 1 kHz.
+        for (offset, value) in [(3, 0x34), (0, 0xA9), (0, 0x04)] {
+            write(&mut pit, offset, value);
+        }
+        let start = Instant::now();
+        while !lines.is_wanted() {
+            assert!(start.elapsed() < Duration::from_secs(10));
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }

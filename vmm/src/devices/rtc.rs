@@ -1,14 +1,18 @@
 //! A CMOS clock behind an index and a data port: Motorola's MC146818 with 128 bytes, and the century at 0x32 as PCs
 //! have it. The time is the host's plus an offset, which a driver moves when it sets the clock. The flags of register C
-//! are kept; there is no interrupt line. The day of the week follows from the date.
+//! are kept, and with an interrupt line those that register B enables make it active until C is read. The day of the week
+//! follows from the date.
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::output::OutputError;
+use super::ticker::Ticker;
 use super::{DeviceError, PortDevice};
+use crate::machine::InterruptLine;
 use crate::policy::RtcSpec;
 use crate::ports::Width;
 
@@ -97,7 +101,82 @@ impl Date {
 }
 
 /// The clock.
+#[derive(Debug)]
 pub struct Rtc {
+    chip: Arc<Mutex<Chip>>,
+    line: Option<InterruptLine>,
+    ticker: Option<Ticker>,
+}
+
+fn locked(chip: &Mutex<Chip>) -> MutexGuard<'_, Chip> {
+    chip.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Rtc {
+    /// Reads the memory's file, if there is one; it need not exist yet. `line` is that of the spec's `irq`.
+    ///
+    /// # Errors
+    /// [`OutputError`] when it cannot be read, or no thread can be started.
+    pub fn open(spec: &RtcSpec, line: Option<InterruptLine>) -> Result<Self, OutputError> {
+        let chip = Arc::new(Mutex::new(Chip::open(spec)?));
+        let ticker = line.clone().map(|line| {
+            let chip = Arc::clone(&chip);
+            Ticker::start("rtc", move || {
+                let chip = locked(&chip);
+                let due = chip.due();
+                if due == Some(Duration::ZERO) {
+                    line.assert();
+                    // Until register C is read nothing changes.
+                    return None;
+                }
+                due
+            })
+        });
+        let ticker = ticker.transpose().map_err(|source| OutputError {
+            path: "rtc".to_owned(),
+            source,
+        })?;
+        Ok(Self { chip, line, ticker })
+    }
+
+    /// Does something with the chip that the interrupt may depend on.
+    fn with_chip<T>(&self, run: impl FnOnce(&mut Chip) -> T) -> T {
+        let mut chip = locked(&self.chip);
+        let result = run(&mut chip);
+        if let (Some(line), Some(ticker)) = (&self.line, &self.ticker) {
+            if chip.due() != Some(Duration::ZERO) {
+                line.deassert();
+            }
+            ticker.nudge();
+        }
+        result
+    }
+}
+
+impl PortDevice for Rtc {
+    fn read(&mut self, offset: u16, width: Width) -> u32 {
+        self.with_chip(|chip| chip.read(offset, width))
+    }
+
+    fn write(&mut self, offset: u16, width: Width, value: u32) {
+        self.with_chip(|chip| chip.write(offset, width, value));
+    }
+
+    fn width_max(&self) -> Width {
+        Width::Byte
+    }
+
+    fn describe(&self) -> String {
+        "rtc".to_owned()
+    }
+
+    fn flush(&mut self) -> Result<(), DeviceError> {
+        locked(&self.chip).flush()
+    }
+}
+
+/// Its registers.
+struct Chip {
     bytes: [u8; BYTES],
     index: usize,
     clock: Clock,
@@ -112,9 +191,9 @@ pub struct Rtc {
     failure: Option<String>,
 }
 
-impl fmt::Debug for Rtc {
+impl fmt::Debug for Chip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rtc")
+        f.debug_struct("Chip")
             .field("index", &self.index)
             .field("offset", &self.offset)
             .field("nvram", &self.nvram)
@@ -127,12 +206,8 @@ fn host_clock() -> i64 {
     since.map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(0))
 }
 
-impl Rtc {
-    /// Reads the memory's file, if there is one; it need not exist yet.
-    ///
-    /// # Errors
-    /// [`OutputError`] when it cannot be read.
-    pub fn open(spec: &RtcSpec) -> Result<Self, OutputError> {
+impl Chip {
+    fn open(spec: &RtcSpec) -> Result<Self, OutputError> {
         let mut rtc = Self::with_clock(spec.offset, Box::new(host_clock));
         if let Some(path) = &spec.nvram {
             match std::fs::read(path) {
@@ -290,19 +365,58 @@ impl Rtc {
         self.looked_at = self.now();
     }
 
+    /// How many periods of the periodic interrupt have begun until some time; `None` while it is off.
+    fn periods(&self, time: i64) -> Option<i128> {
+        let shift = self.period_shift()?;
+        Some((i128::from(time) * 32_768).div_euclid(i128::from(SECOND)) >> shift)
+    }
+
+    /// A period is 2^this / 32768 seconds.
+    fn period_shift(&self) -> Option<u8> {
+        let rate = self.bytes[A] & 0xF;
+        // 32768 Hz divided by 2^(rate - 1); 1 and 2 are as 8 and 9.
+        match rate {
+            0 => None,
+            1 | 2 => Some(rate + 6),
+            _ => Some(rate - 1),
+        }
+    }
+
+    /// How long it is until an interrupt that register B enables; zero: there is one, and register C was not read
+    /// since. `None`: nothing is enabled.
+    fn due(&self) -> Option<Duration> {
+        let now = self.now();
+        if self.flags(now) & C_INTERRUPT != 0 {
+            return Some(Duration::ZERO);
+        }
+        let mut pause: Option<i64> = None;
+        if self.has(C_PERIODIC)
+            && let (Some(shift), Some(periods)) = (self.period_shift(), self.periods(now))
+        {
+            // The first microsecond of the next period.
+            let next = (((periods + 1) << shift) * i128::from(SECOND) + 32_767).div_euclid(32_768);
+            pause = i64::try_from(next - i128::from(now)).ok();
+        }
+        if self.has(C_ALARM | C_UPDATE) && self.frozen.is_none() {
+            let second = SECOND - now.rem_euclid(SECOND);
+            pause = Some(pause.map_or(second, |pause| pause.min(second)));
+        }
+        pause.map(|pause| Duration::from_micros(u64::try_from(pause).unwrap_or(0).max(1)))
+    }
+
     /// Register C: what has happened since it was last read.
     fn take_flags(&mut self) -> u8 {
-        let (before, now) = (self.looked_at, self.now());
+        let now = self.now();
+        let flags = self.flags(now);
         self.looked_at = now;
+        flags
+    }
+
+    fn flags(&self, now: i64) -> u8 {
+        let before = self.looked_at;
         let mut flags = 0;
-        let rate = self.bytes[A] & 0xF;
-        if rate != 0 {
-            // 32768 Hz divided by 2^(rate - 1); 1 and 2 are as 8 and 9.
-            let shift = if rate < 3 { rate + 6 } else { rate - 1 };
-            let periods = |time: i64| (i128::from(time) * 32_768 / i128::from(SECOND)) >> shift;
-            if periods(before) != periods(now) {
-                flags |= C_PERIODIC;
-            }
+        if self.periods(before) != self.periods(now) {
+            flags |= C_PERIODIC;
         }
         let (from, to) = (before.div_euclid(SECOND), now.div_euclid(SECOND));
         if from != to && self.frozen.is_none() {
@@ -332,7 +446,7 @@ impl Rtc {
     }
 }
 
-impl PortDevice for Rtc {
+impl Chip {
     fn read(&mut self, offset: u16, _: Width) -> u32 {
         if offset == 0 {
             // The index port cannot be read.
@@ -351,14 +465,6 @@ impl PortDevice for Rtc {
         }
     }
 
-    fn width_max(&self) -> Width {
-        Width::Byte
-    }
-
-    fn describe(&self) -> String {
-        "rtc".to_owned()
-    }
-
     fn flush(&mut self) -> Result<(), DeviceError> {
         if let (true, Some(path)) = (std::mem::take(&mut self.is_dirty), &self.nvram)
             && let Err(error) = std::fs::write(path, &self.bytes[MEMORY..])
@@ -370,7 +476,7 @@ impl PortDevice for Rtc {
         }
         self.failure.clone().map_or(Ok(()), |message| {
             Err(DeviceError {
-                device: self.describe(),
+                device: "rtc".to_owned(),
                 message,
             })
         })
@@ -381,22 +487,21 @@ impl PortDevice for Rtc {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicI64, Ordering};
 
-    fn rtc(date: Date) -> (Rtc, Arc<AtomicI64>) {
+    fn rtc(date: Date) -> (Chip, Arc<AtomicI64>) {
         let time = Arc::new(AtomicI64::new(date.seconds() * SECOND));
         let clock = Arc::clone(&time);
-        let rtc = Rtc::with_clock(0, Box::new(move || clock.load(Ordering::Relaxed)));
+        let rtc = Chip::with_clock(0, Box::new(move || clock.load(Ordering::Relaxed)));
         (rtc, time)
     }
 
-    fn read(rtc: &mut Rtc, index: u32) -> u32 {
+    fn read(rtc: &mut Chip, index: u32) -> u32 {
         rtc.write(0, Width::Byte, index | 0x80);
         rtc.read(1, Width::Byte)
     }
 
-    fn write(rtc: &mut Rtc, index: u32, value: u32) {
+    fn write(rtc: &mut Chip, index: u32, value: u32) {
         rtc.write(0, Width::Byte, index);
         rtc.write(1, Width::Byte, value);
     }
@@ -441,7 +546,7 @@ mod tests {
     #[test]
     fn time_in_every_format_and_over_the_century() {
         let (mut rtc, time) = rtc(DATE);
-        let all = |rtc: &mut Rtc| [0, 2, 4, 6, 7, 8, 9, 0x32].map(|index| read(rtc, index));
+        let all = |rtc: &mut Chip| [0, 2, 4, 6, 7, 8, 9, 0x32].map(|index| read(rtc, index));
         assert_eq!(all(&mut rtc), [0x58, 0x59, 0x23, 6, 0x31, 0x12, 0x99, 0x19]);
         write(&mut rtc, 11, 0x06);
         assert_eq!(all(&mut rtc), [58, 59, 23, 6, 31, 12, 99, 19]);
@@ -504,15 +609,74 @@ mod tests {
         let spec = RtcSpec {
             offset: 0,
             nvram: Some(folder.path().join("cmos")),
+            irq: None,
         };
-        let mut first = Rtc::open(&spec).unwrap();
+        let mut first = Chip::open(&spec).unwrap();
         write(&mut first, 0x7F, 0xAB);
         first.flush().unwrap();
-        assert_eq!(read(&mut Rtc::open(&spec).unwrap(), 0x7F), 0xAB);
+        assert_eq!(read(&mut Chip::open(&spec).unwrap(), 0x7F), 0xAB);
         let lost = RtcSpec {
             nvram: Some(folder.path().to_owned()),
             ..spec
         };
-        assert!(Rtc::open(&lost).is_err());
+        assert!(Chip::open(&lost).is_err());
+    }
+
+    #[test]
+    fn interrupts_fall_due_as_register_b_enables_them() {
+        let (mut rtc, time) = rtc(DATE);
+        write(&mut rtc, 10, 0x26);
+        read(&mut rtc, 12);
+        assert_eq!(rtc.due(), None);
+        // Periodic: 1024 Hz, in whole microseconds.
+        write(&mut rtc, 11, 0x42);
+        assert_eq!(rtc.due(), Some(Duration::from_micros(977)));
+        time.fetch_add(976, Ordering::Relaxed);
+        assert_eq!(rtc.due(), Some(Duration::from_micros(1)));
+        time.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(rtc.due(), Some(Duration::ZERO));
+        assert_eq!(read(&mut rtc, 12), 0xC0);
+        assert_eq!(
+            rtc.due(),
+            Some(Duration::from_micros(977)),
+            "1954 from the start"
+        );
+        // Update: with the second.
+        write(&mut rtc, 11, 0x12);
+        assert_eq!(rtc.due(), Some(Duration::from_micros(1_000_000 - 977)));
+        // An alarm is looked for every second.
+        write(&mut rtc, 11, 0x22);
+        for (index, value) in [(1, 0x00), (3, 0xFF), (5, 0xFF)] {
+            write(&mut rtc, index, value);
+        }
+        time.fetch_add(SECOND, Ordering::Relaxed);
+        assert_eq!(rtc.due(), Some(Duration::from_micros(1_000_000 - 977)));
+        time.fetch_add(SECOND, Ordering::Relaxed);
+        assert_eq!(rtc.due(), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn line_is_active_from_an_interrupt_until_register_c_is_read() {
+        let spec = RtcSpec {
+            offset: 0,
+            nvram: None,
+            irq: Some(8),
+        };
+        let lines = crate::machine::InterruptLines::default();
+        let mut rtc = Rtc::open(&spec, lines.line(8)).unwrap();
+        let set = |rtc: &mut Rtc, index, value| {
+            rtc.write(0, Width::Byte, index);
+            rtc.write(1, Width::Byte, value);
+        };
+        set(&mut rtc, 10, 0x2F);
+        assert!(!lines.is_wanted());
+        set(&mut rtc, 11, 0x42);
+        let start = std::time::Instant::now();
+        while !lines.is_wanted() {
+            assert!(start.elapsed() < Duration::from_secs(10));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        rtc.write(0, Width::Byte, 12);
+        assert_eq!(rtc.read(1, Width::Byte) & 0xC0, 0xC0);
     }
 }

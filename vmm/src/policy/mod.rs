@@ -248,6 +248,8 @@ pub fn device_help() -> String {
 #[cfg(test)]
 mod device_tests;
 #[cfg(test)]
+mod property_tests;
+#[cfg(test)]
 mod rule_tests;
 #[cfg(test)]
 mod tests;

@@ -185,7 +185,6 @@ fn open_device(
                     source,
                 })?)
             }
-            DeviceSpec::Rtc(spec) => Box::new(Rtc::open(spec).map_err(failed)?),
             DeviceSpec::Ppdev {
                 device,
                 is_exclusive,
@@ -196,7 +195,18 @@ fn open_device(
                     source,
                 }
             })?),
-            DeviceSpec::Pit { .. } => Box::new(Pit::default()),
+            DeviceSpec::Rtc(spec) => {
+                let line = spec.irq.and_then(|irq| lines.line(irq));
+                Box::new(Rtc::open(spec, line).map_err(failed)?)
+            }
+            DeviceSpec::Pit { irq, .. } => {
+                let line = irq.and_then(|irq| lines.line(irq));
+                let pit = Pit::open(line).map_err(|source| OutputError {
+                    path: "pit".to_owned(),
+                    source,
+                });
+                Box::new(pit.map_err(failed)?)
+            }
             DeviceSpec::Gameport { axes, buttons } => Box::new(Gameport::new(*axes, *buttons)),
             DeviceSpec::Pio { inputs, is_looped } => Box::new(Pio8255::new(*inputs, *is_looped)),
         }),

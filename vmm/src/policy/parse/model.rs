@@ -91,7 +91,7 @@ pub(super) fn second_range(
             second
         }
         PortBackend::Device(spec) => match **spec {
-            DeviceSpec::Pit { speaker } => speaker.map(|port| (port, port)),
+            DeviceSpec::Pit { speaker, .. } => speaker.map(|port| (port, port)),
             _ => None,
         },
         _ => None,
@@ -274,6 +274,7 @@ fn parse_rtc(
     range: Option<&SpannedRange>,
 ) -> Option<PortBackend> {
     check_ports(context, range, "rtc", (2, 2), "an index and its data");
+    let irq = irq(context, fields);
     let allowed = "seconds as text, such as \"-3600\"";
     let offset = match fields.string(context, "offset", allowed) {
         None => 0,
@@ -294,7 +295,7 @@ fn parse_rtc(
         }
         other => other.map(|(text, _)| PathBuf::from(text)),
     };
-    let spec = DeviceSpec::Rtc(RtcSpec { offset, nvram });
+    let spec = DeviceSpec::Rtc(RtcSpec { offset, nvram, irq });
     Some(PortBackend::Device(Box::new(spec)))
 }
 
@@ -325,6 +326,7 @@ fn parse_small(
             let speaker = fields.bounded(context, &PORT, "speaker");
             DeviceSpec::Pit {
                 speaker: speaker.and_then(|port| u16::try_from(port).ok()),
+                irq: irq(context, fields),
             }
         }
         PortKind::Gameport => {

@@ -92,6 +92,8 @@ pub struct RtcSpec {
     pub offset: i64,
     /// Where bytes 14 to 127 are kept.
     pub nvram: Option<PathBuf>,
+    /// The interrupt line of the periodic, alarm and update interrupts.
+    pub irq: Option<u32>,
 }
 
 /// A waveform's shape.
@@ -177,6 +179,8 @@ pub enum DeviceSpec {
     Pit {
         /// The port of the speaker's gate.
         speaker: Option<u16>,
+        /// The interrupt line of counter 0.
+        irq: Option<u32>,
     },
     /// A game port.
     Gameport {
