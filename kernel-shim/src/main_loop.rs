@@ -78,8 +78,10 @@ fn serve_one_or_idle() {
 
 /// Lets the VMM have the processor until a request comes or a timer is due.
 fn idle() {
+    let since = time::interrupt_time();
     shared::platform().doorbell(Call::Idle, [timer::next_due(), 0, 0, 0, 0, 0]);
     time::update();
+    time::add_idle(time::interrupt_time().saturating_sub(since));
     timer::expire();
 }
 

@@ -5,13 +5,17 @@ use alloc::format;
 use alloc::string::String;
 
 use super::hive::Options;
-use super::{CONTROL, SERVICES, object, with};
+use super::{SERVICES, object, with};
 use crate::api::nt_api;
 use crate::nt::{DEVICE_OBJECT, DRIVER_OBJECT, NtStatus};
 use crate::ob::handles;
 use crate::raw::{Global, Ptr, Word, to_word, unicode_text};
 use crate::value::ULong;
 
+/// Where control sets are.
+const SYSTEM: &str = "\\Registry\\Machine\\System";
+/// The current hardware profile's control set, below the common one.
+const PROFILE: &str = "Hardware Profiles\\Current\\System\\CurrentControlSet";
 /// PLUGPLAY_REGKEY_DEVICE.
 const DEVICE: u32 = 1;
 /// PLUGPLAY_REGKEY_DRIVER.
@@ -64,11 +68,16 @@ pub fn open_device_key(
     let node = NODES
         .with(|nodes| nodes.get(&device.addr()).cloned())
         .ok_or(NtStatus::INVALID_DEVICE_REQUEST)?;
+    // What is set for the hardware profile lies in a control set of its own.
+    let set = if kind & HARDWARE_PROFILE == 0 {
+        format!("{SYSTEM}\\CurrentControlSet")
+    } else {
+        format!("{SYSTEM}\\CurrentControlSet\\{PROFILE}")
+    };
     let path = if kind & DEVICE != 0 {
-        let set = "\\Registry\\Machine\\System\\CurrentControlSet";
         format!("{set}\\Enum\\{}\\Device Parameters", node.instance)
     } else {
-        format!("{CONTROL}\\Class\\{}", node.driver)
+        format!("{set}\\Control\\Class\\{}", node.driver)
     };
     let id = with(|hive| hive.create_all(&path, Options::default()))?;
     object::handle_for(id, handles::SYSTEM, access)
@@ -85,9 +94,9 @@ fn answer(target: Ptr<Word>, handle: Result<u64, NtStatus>) -> NtStatus {
 }
 
 nt_api! { module = cm_device;
-    /// IoOpenDeviceRegistryKey: a key for what concerns a device or its driver. INVALID_DEVICE_REQUEST: the device
-    /// object is no physical one.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("hardware profiles: their keys are the common ones")
+    /// IoOpenDeviceRegistryKey: a key for what concerns a device or its driver, in general or in the current hardware
+    /// profile. INVALID_DEVICE_REQUEST: the device object is no physical one.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
     fn IoOpenDeviceRegistryKey(
         device_object: Ptr<DEVICE_OBJECT>, dev_inst_key_type: ULong, desired_access: ULong,
         dev_inst_reg_key: Ptr<Word>,

@@ -52,7 +52,7 @@ const KEYS: [&str; 12] = [
     "\\Registry\\Machine\\System\\ControlSet001\\Control\\Session Manager\\Environment",
     "\\Registry\\Machine\\System\\ControlSet001\\Control\\Session Manager\\Memory Management",
     "\\Registry\\Machine\\System\\ControlSet001\\Enum\\Root",
-    "\\Registry\\Machine\\System\\ControlSet001\\Hardware Profiles",
+    "\\Registry\\Machine\\System\\ControlSet001\\Hardware Profiles\\0001\\System\\CurrentControlSet",
     "\\Registry\\Machine\\System\\ControlSet001\\Services",
     "\\Registry\\User\\.Default",
     "\\Registry\\User\\S-1-5-18",
@@ -63,6 +63,20 @@ const VOLATILE_KEYS: [&str; 4] = [
     "\\Registry\\Machine\\Hardware\\DeviceMap\\PARALLEL PORTS",
     "\\Registry\\Machine\\Hardware\\DeviceMap\\SERIALCOMM",
     "\\Registry\\Machine\\Hardware\\ResourceMap",
+];
+
+/// Links: where they are, their names, where they lead.
+const LINKS: [(&str, &str, &str); 2] = [
+    (
+        "\\Registry\\Machine\\System",
+        "CurrentControlSet",
+        "\\Registry\\Machine\\System\\ControlSet001",
+    ),
+    (
+        "\\Registry\\Machine\\System\\ControlSet001\\Hardware Profiles",
+        "Current",
+        "\\Registry\\Machine\\System\\ControlSet001\\Hardware Profiles\\0001",
+    ),
 ];
 
 /// The registry.
@@ -116,11 +130,13 @@ fn populate(hive: &mut Hive) -> Result<(), NtStatus> {
         is_volatile: true,
         ..BUILT_IN
     };
-    let system = hive.resolve("\\Registry\\Machine\\System", false)?;
-    let (current, _) = hive.create(system, "CurrentControlSet", link)?;
-    let mut target = string_data("\\Registry\\Machine\\System\\ControlSet001");
-    target.truncate(target.len() - 2);
-    set_built_in(hive, current, "SymbolicLinkValue", REG_LINK, target)?;
+    for (folder, name, target) in LINKS {
+        let folder = hive.resolve(folder, false)?;
+        let (id, _) = hive.create(folder, name, link)?;
+        let mut target = string_data(target);
+        target.truncate(target.len() - 2);
+        set_built_in(hive, id, "SymbolicLinkValue", REG_LINK, target)?;
+    }
     let select = hive.resolve("\\Registry\\Machine\\System\\Select", false)?;
     for name in ["Current", "Default", "LastKnownGood"] {
         set_built_in(hive, select, name, REG_DWORD, 1_u32.to_le_bytes().to_vec())?;

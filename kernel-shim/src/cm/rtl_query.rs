@@ -10,6 +10,7 @@ use crate::api::nt_api;
 use crate::ex::pool;
 use crate::io::driver;
 use crate::nt::{NtStatus, UNICODE_STRING};
+use crate::ob::names::fold;
 use crate::raw::{Ptr, Word, from_word, low16, low32, to_usize};
 use crate::shared;
 use crate::value::{ULong, WideStringPtr};
@@ -25,7 +26,9 @@ const DELETE: u32 = 0x40;
 const TYPECHECK: u32 = 0x100;
 /// The byte of DefaultType that TYPECHECK compares.
 const TYPECHECK_SHIFT: u32 = 24;
-/// What environment variables stand for.
+/// Most characters of an environment block.
+const MAX_ENVIRONMENT: usize = 0x8000;
+/// What environment variables stand for without an environment block.
 const ENVIRONMENT: [(&str, &str); 4] = [
     ("SystemRoot", "C:\\Windows"),
     ("windir", "C:\\Windows"),
@@ -55,16 +58,47 @@ pub struct RTL_QUERY_REGISTRY_TABLE {
 
 const _: () = assert!(size_of::<RTL_QUERY_REGISTRY_TABLE>() == if cfg!(nt_i386) { 28 } else { 56 });
 
+/// Variables and their values.
+type Environment = Vec<(String, String)>;
+
+/// The variables of an environment block (`NAME=VALUE`, each closed by NUL, up to an empty one), or, without one, those
+/// of the system.
+fn environment(block: Ptr<u16>) -> Environment {
+    if block.is_null() {
+        let owned = |&(name, value): &(&str, &str)| (String::from(name), String::from(value));
+        return ENVIRONMENT.iter().map(owned).collect();
+    }
+    let mut variables = Vec::new();
+    let mut at = block;
+    let mut left = MAX_ENVIRONMENT;
+    while left > 0 {
+        let units = crate::raw::wide_string(at, left);
+        if units.is_empty() {
+            break;
+        }
+        at = at.add_bytes(2 * (units.len() as u64 + 1));
+        left = left.saturating_sub(units.len() + 1);
+        let text = String::from_utf16_lossy(&units);
+        // A name may begin with '=': what a drive's current folder is kept under.
+        let name_end = text.char_indices().skip(1).find(|&(_, unit)| unit == '=');
+        if let Some((end, _)) = name_end {
+            variables.push((String::from(&text[..end]), String::from(&text[end + 1..])));
+        }
+    }
+    variables
+}
+
 /// Replaces %NAME% by what it stands for; unknown ones stay.
-fn expand(text: &str) -> String {
+fn expand(text: &str, environment: &Environment) -> String {
     let mut result = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('%') {
         result += before;
         let known = after.split_once('%').and_then(|(name, behind)| {
-            let (_, value) = ENVIRONMENT
+            let folded = fold(name);
+            let (_, value) = environment
                 .iter()
-                .find(|(variable, _)| variable.eq_ignore_ascii_case(name))?;
+                .find(|(variable, _)| fold(variable) == folded)?;
             Some((value, behind))
         });
         match known {
@@ -154,6 +188,7 @@ fn store(entry: &RTL_QUERY_REGISTRY_TABLE, value_type: u32, data: &[u8]) -> NtSt
 
 struct Query {
     context: u64,
+    environment: Environment,
 }
 
 impl Query {
@@ -231,7 +266,8 @@ impl Query {
                 NtStatus::SUCCESS
             }
             REG_EXPAND_SZ if entry.Flags & NOEXPAND == 0 => {
-                self.deliver_one(entry, name, REG_SZ, &string_data(&expand(&text_of(data))))
+                let text = expand(&text_of(data), &self.environment);
+                self.deliver_one(entry, name, REG_SZ, &string_data(&text))
             }
             _ => self.deliver_one(entry, name, value_type, data),
         }
@@ -339,16 +375,16 @@ fn text_units(string: Ptr<u8>) -> u64 {
 
 nt_api! { module = cm_rtl_query;
     /// RtlQueryRegistryValues: a table of values that are handed to routines or stored.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("variables of the caller's own environment block")
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
     fn RtlQueryRegistryValues(
         relative_to: ULong, path: WideStringPtr, query_table: Ptr<RTL_QUERY_REGISTRY_TABLE>, context: Ptr<u8>,
-        environment: Ptr<u8>,
+        environment: Ptr<u16>,
     ) -> NtStatus {
         let top = match place(relative_to, path.0, false) {
             Ok(top) => top,
             Err(status) => return status,
         };
-        let query = Query { context: context.addr() };
+        let query = Query { context: context.addr(), environment: self::environment(environment) };
         let mut current = top;
         let mut next = query_table;
         loop {
@@ -370,8 +406,25 @@ mod tests {
 
     #[test]
     fn variables_are_expanded_and_unknown_ones_stay() {
-        assert_eq!(expand("%systemroot%\\x"), "C:\\Windows\\x");
-        assert_eq!(expand("100% of %none% %SystemDrive%"), "100% of %none% C:");
+        let system = environment(Ptr::null());
+        assert_eq!(expand("%systemroot%\\x", &system), "C:\\Windows\\x");
+        assert_eq!(
+            expand("100% of %none% %SystemDrive%", &system),
+            "100% of %none% C:"
+        );
+    }
+
+    #[test]
+    fn an_environment_block_is_all_there_is() {
+        let mut block: Vec<u16> = "=C:=C:\\x\0Who=me=you\0Empty=\0odd\0\0No=1\0"
+            .encode_utf16()
+            .collect();
+        let own = environment(Ptr::of(&mut block[0]));
+        assert_eq!(own.len(), 3);
+        assert_eq!(
+            expand("%WHO%%empty%|%SystemRoot%|%No%|%=c:%", &own),
+            "me=you|%SystemRoot%|%No%|C:\\x"
+        );
     }
 
     #[test]

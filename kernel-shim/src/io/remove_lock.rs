@@ -1,10 +1,11 @@
-//! Remove locks. A checked build's lock (its size says so) has a record of every acquisition: tag, file and line.
+//! Remove locks. A checked build's lock (its size says so) has a record of every acquisition: tag, file, line and time.
+//! Under `--verify` a free build's lock has them too if the driver said how long it is held at most.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use crate::api::nt_api;
-use crate::ke::{event, waiters};
+use crate::ke::{event, time, waiters};
 use crate::nt::bugcheck::{KMODE_EXCEPTION_NOT_HANDLED, bugcheck_with_text};
 use crate::nt::{
     DISPATCHER_HEADER, IO_REMOVE_LOCK, IO_REMOVE_LOCK_DBG_BLOCK, KEVENT, LIST_ENTRY, NtStatus,
@@ -22,18 +23,74 @@ const FILE_TEXT: usize = 128;
 /// 100 ns in a minute.
 const MINUTE: i64 = 600_000_000;
 
-/// One acquisition in a checked build.
+/// One acquisition.
 #[derive(Clone, Copy, Debug)]
 struct Record {
     tag: u64,
     file: Ptr<u8>,
     line: u32,
+    /// Tick count when the lock was acquired.
+    since: u64,
 }
 
 static RECORDS: Global<BTreeMap<u64, Vec<Record>>> = Global::new("remove locks", BTreeMap::new());
+/// The most ticks that free builds' locks may be held, under `--verify`.
+static VERIFIED: Global<BTreeMap<u64, u64>> = Global::new("verified remove locks", BTreeMap::new());
 
 pub(super) fn initialize() {
     RECORDS.with(BTreeMap::clear);
+    VERIFIED.with(BTreeMap::clear);
+}
+
+/// Takes away the record of an acquisition with that tag.
+fn forget(lock: Ptr<IO_REMOVE_LOCK>, tag: u64) -> Option<Record> {
+    RECORDS.with(|records| {
+        let records = records.get_mut(&lock.addr())?;
+        let position = records.iter().position(|record| record.tag == tag)?;
+        Some(records.swap_remove(position))
+    })
+}
+
+/// Remembers an acquisition.
+fn remember(lock: Ptr<IO_REMOVE_LOCK>, tag: u64, file: Ptr<u8>, line: u32) {
+    let record = Record {
+        tag,
+        file,
+        line,
+        since: time::tick_count(),
+    };
+    RECORDS.with(|records| records.entry(lock.addr()).or_default().push(record));
+}
+
+fn max_ticks(minutes: u32) -> i64 {
+    i64::from(minutes) * MINUTE / time::TICK.cast_signed()
+}
+
+impl Record {
+    /// Whether the lock has been held for longer than that; 0: there is no limit.
+    fn is_overdue(&self, max_ticks: u64) -> bool {
+        max_ticks != 0 && time::tick_count().saturating_sub(self.since) > max_ticks
+    }
+
+    fn place(&self) -> impl core::fmt::Display {
+        let file = narrow_string(self.file, FILE_TEXT);
+        alloc::format!("tag {:#x} ({file}, line {})", self.tag, self.line)
+    }
+}
+
+/// A free build's lock under `--verify`: an acquisition that has lasted too long is a finding.
+fn report_overdue(lock: Ptr<IO_REMOVE_LOCK>, record: &Record) {
+    let limit = VERIFIED.with(|limits| limits.get(&lock.addr()).copied().unwrap_or(0));
+    if record.is_overdue(limit) {
+        crate::main_loop::finding(
+            &[lock.addr(), record.tag],
+            &alloc::format!(
+                "remove lock {:#x} was held for longer than MaxLockedMinutes with {}",
+                lock.addr(),
+                record.place()
+            ),
+        );
+    }
 }
 
 fn is_checked(lock_bytes: u32) -> bool {
@@ -72,18 +129,24 @@ fn change(lock: Ptr<IO_REMOVE_LOCK>, difference: i32) -> i32 {
 
 fn release(lock: Ptr<IO_REMOVE_LOCK>, tag: u64, lock_bytes: u32) -> i32 {
     if is_checked(lock_bytes) {
-        let is_known = RECORDS.with(|records| {
-            let records = records.get_mut(&lock.addr())?;
-            let position = records.iter().position(|record| record.tag == tag)?;
-            records.swap_remove(position);
-            Some(())
-        });
-        if is_known.is_none() {
+        let Some(record) = forget(lock, tag) else {
             assertion(
                 lock,
                 format_args!("is released with tag {tag:#x}, which nobody acquired it with"),
             );
+        };
+        let limit = debug_block(lock).read().MaxLockedTicks;
+        if record.is_overdue(u64::try_from(limit).unwrap_or(0)) {
+            assertion(
+                lock,
+                format_args!(
+                    "was held for longer than {limit} ticks with {}",
+                    record.place()
+                ),
+            );
         }
+    } else if let Some(record) = forget(lock, tag) {
+        report_overdue(lock, &record);
     }
     let left = change(lock, -1);
     if left < 0 {
@@ -105,6 +168,13 @@ nt_api! { module = io_remove_lock;
         lock: Ptr<IO_REMOVE_LOCK>, allocate_tag: ULong, max_locked_minutes: ULong, high_watermark: ULong, lock_bytes: ULong,
     ) {
         RECORDS.with(|records| records.remove(&lock.addr()));
+        let limit = u64::try_from(max_ticks(max_locked_minutes)).unwrap_or(0);
+        VERIFIED.with(|limits| {
+            limits.remove(&lock.addr());
+            if shared::verify() != 0 && limit != 0 && !is_checked(lock_bytes) {
+                limits.insert(lock.addr(), limit);
+            }
+        });
         lock.write(IO_REMOVE_LOCK {
             Removed: 0,
             Reserved: [0; 3],
@@ -125,8 +195,7 @@ nt_api! { module = io_remove_lock;
             debug_block(lock).write(IO_REMOVE_LOCK_DBG_BLOCK {
                 Signature: SIGNATURE,
                 HighWatermark: high_watermark,
-                MaxLockedTicks: i64::from(max_locked_minutes) * MINUTE
-                    / crate::ke::time::TICK.cast_signed(),
+                MaxLockedTicks: max_ticks(max_locked_minutes),
                 AllocateTag: allocate_tag,
                 LockList: LIST_ENTRY { Flink: Ptr::null(), Blink: Ptr::null() },
                 Spin: 0,
@@ -138,8 +207,9 @@ nt_api! { module = io_remove_lock;
         }
     }
 
-    /// Holds the lock. STATUS_DELETE_PENDING: the device is being removed, and the lock is not held.
-    ntoskrnl both stdcall irql(DISPATCH_LEVEL) partial("MaxLockedMinutes is not watched")
+    /// Holds the lock. STATUS_DELETE_PENDING: the device is being removed, and the lock is not held. A checked build's
+    /// lock that is given back after more than MaxLockedMinutes is an assertion, a free build's under --verify a finding.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
     fn IoAcquireRemoveLockEx(
         lock: Ptr<IO_REMOVE_LOCK>, tag: Ptr<u8>, file: NarrowStringPtr, line: ULong, lock_bytes: ULong,
     ) -> NtStatus {
@@ -152,8 +222,9 @@ nt_api! { module = io_remove_lock;
             if highest != 0 && holders.unsigned_abs() > highest {
                 assertion(lock, format_args!("has {holders} holders, and its high watermark is {highest}"));
             }
-            let record = Record { tag: tag.addr(), file: file.0, line };
-            RECORDS.with(|records| records.entry(lock.addr()).or_default().push(record));
+            remember(lock, tag.addr(), file.0, line);
+        } else if VERIFIED.with(|limits| limits.contains_key(&lock.addr())) {
+            remember(lock, tag.addr(), file.0, line);
         }
         NtStatus::SUCCESS
     }
@@ -175,10 +246,13 @@ nt_api! { module = io_remove_lock;
         if change(lock, -1) > 0 {
             waiters::wait_for(event_of(lock).cast());
         }
+        VERIFIED.with(|limits| limits.remove(&lock.addr()));
         let forgotten = RECORDS.with(|records| records.remove(&lock.addr()));
-        if let Some(record) = forgotten.and_then(|records| records.first().copied()) {
-            assertion(lock, format_args!("is still held with tag {:#x} ({}, line {})",
-                record.tag, narrow_string(record.file, FILE_TEXT), record.line));
+        // Only a checked build has to give a lock back with the tag that it took it with.
+        if let Some(record) = forgotten.and_then(|records| records.first().copied())
+            && is_checked(lock_bytes)
+        {
+            assertion(lock, format_args!("is still held with {}", record.place()));
         }
     }
 }

@@ -13,7 +13,7 @@ use core::mem::offset_of;
 use crate::api::nt_api;
 use crate::ex::pool;
 use crate::ke::dispatcher::{end_wait, is_waiting};
-use crate::ke::{sched, wait};
+use crate::ke::{apc_state, sched, wait};
 use crate::nt::thread::field;
 use crate::nt::{
     APC_LEVEL, IO_STATUS_BLOCK, KAPC, KTHREAD, LIST_ENTRY, NtStatus, PASSIVE_LEVEL, dispatcher,
@@ -25,8 +25,10 @@ use abi::trace::Entry;
 
 /// In place of a kernel routine: the APC is a block of the shim's pool, and is freed.
 const FREES_ITSELF: u64 = 1;
-/// KAPC_ENVIRONMENT CurrentApcEnvironment.
+/// KAPC_ENVIRONMENT CurrentApcEnvironment: the one in which the APC is made.
 const CURRENT_ENVIRONMENT: u32 = 2;
+/// KAPC_ENVIRONMENT InsertApcEnvironment: the one in which it is queued.
+const INSERT_ENVIRONMENT: u8 = 3;
 
 #[inline]
 fn list(thread: Ptr<KTHREAD>, mode: u8) -> Ptr<LIST_ENTRY> {
@@ -50,6 +52,7 @@ fn of_link(entry: Ptr<LIST_ENTRY>) -> Ptr<KAPC> {
 pub(crate) fn initialize(thread: Ptr<KTHREAD>) {
     list(thread, 0).list_initialize();
     list(thread, 1).list_initialize();
+    apc_state::initialize(thread);
 }
 
 #[inline]
@@ -82,7 +85,7 @@ pub(crate) fn enable(thread: Ptr<KTHREAD>, count: i16) {
     }
 }
 
-fn look_again(thread: Ptr<KTHREAD>) {
+pub(super) fn look_again(thread: Ptr<KTHREAD>) {
     if !list(thread, 0).list_is_empty() {
         thread.with(|thread| thread.KernelApcPending = 1);
         sched::request_attention();
@@ -243,8 +246,9 @@ pub(crate) fn deliver_user() {
 
 /// A thread ends: what is queued is rundown. No more APCs can be queued.
 pub(crate) fn run_down(thread: Ptr<KTHREAD>) {
-    for mode in [0, 1] {
-        while let Some(entry) = list(thread, mode).list_pop() {
+    let saved = apc_state::saved(thread).cast::<LIST_ENTRY>();
+    for head in [list(thread, 0), list(thread, 1), saved, saved.offset(1)] {
+        while let Some(entry) = head.list_pop() {
             let apc = of_link(entry);
             let rundown = apc.with(|apc| {
                 apc.Inserted = 0;
@@ -265,7 +269,22 @@ fn insert(apc: Ptr<KAPC>, increment: i32) {
         apc.Inserted = 1;
         (apc.Thread, apc.ApcMode, apc.NormalRoutine == 0)
     });
-    let head = list(thread, mode);
+    let current = thread.with(|thread| thread.ApcStateIndex);
+    let environment = apc.with(|apc| {
+        if apc.ApcStateIndex == INSERT_ENVIRONMENT {
+            apc.ApcStateIndex = current;
+        }
+        apc.ApcStateIndex
+    });
+    let is_current = environment == current;
+    let head = if is_current {
+        list(thread, mode)
+    } else {
+        // It waits until the thread is in its process again.
+        apc_state::saved(thread)
+            .cast::<LIST_ENTRY>()
+            .offset(i64::from(mode.min(1)))
+    };
     let mut before = head;
     if is_special && mode == 0 {
         let mut entry = head.read().Flink;
@@ -276,6 +295,9 @@ fn insert(apc: Ptr<KAPC>, increment: i32) {
     }
     // Inserting at a list's tail puts an entry in front of the head; any entry can stand for the head.
     before.list_insert_tail(link(apc));
+    if !is_current {
+        return;
+    }
     if mode == 0 {
         thread.with(|thread| thread.KernelApcPending = 1);
         sched::request_attention();

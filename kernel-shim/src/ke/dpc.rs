@@ -1,7 +1,7 @@
 //! Deferred procedure calls.
 
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::api::nt_api;
 use crate::ke::{event, sched};
@@ -21,6 +21,15 @@ static QUEUES: DataCell<[LIST_ENTRY; 2]> = DataCell::new(
 
 /// DPCs are being run.
 static ACTIVE: AtomicBool = AtomicBool::new(false);
+
+/// Routines that were called since boot.
+static RUN: AtomicU32 = AtomicU32::new(0);
+
+/// How many DPCs have run since boot.
+#[must_use]
+pub fn count() -> u32 {
+    RUN.load(Ordering::Relaxed)
+}
 
 /// Whether a DPC runs.
 #[must_use]
@@ -53,6 +62,7 @@ pub(crate) fn initialize() {
     head(true).list_initialize();
     threaded::initialize();
     ACTIVE.store(false, Ordering::Relaxed);
+    RUN.store(0, Ordering::Relaxed);
 }
 
 /// Queues a DPC. False: it is queued already.
@@ -97,6 +107,7 @@ fn run_first(is_threaded: bool) -> bool {
         return false;
     };
     let dpc = of_link(entry);
+    RUN.fetch_add(1, Ordering::Relaxed);
     let (routine, arguments) = dpc.with(|dpc| {
         dpc.DpcData = 0;
         let words = [

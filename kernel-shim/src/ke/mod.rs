@@ -1,6 +1,7 @@
 //! The kernel proper: IRQL, spin locks, DPCs, timers, events, bugchecks, IOPMs.
 
 pub mod apc;
+pub(crate) mod apc_state;
 pub mod bugcheck;
 pub mod bugcheck_callback;
 pub mod data;

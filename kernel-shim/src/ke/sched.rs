@@ -116,6 +116,12 @@ pub fn switches() -> u64 {
     SCHEDULER.ptr().with(|scheduler| scheduler.switches)
 }
 
+/// The thread that runs when no other does.
+#[must_use]
+pub fn idle() -> Ptr<KTHREAD> {
+    SCHEDULER.ptr().with(|scheduler| scheduler.idle)
+}
+
 /// The shim's own part of a thread.
 #[must_use]
 #[inline]
@@ -235,7 +241,10 @@ pub(crate) fn boost(thread: Ptr<KTHREAD>, increment: i32) {
 
 /// A tick of the clock belongs to the running thread.
 pub(crate) fn on_tick() {
-    private(current()).with(|private| private.quantum -= 1);
+    private(current()).with(|private| {
+        private.quantum -= 1;
+        private.ticks = private.ticks.wrapping_add(1);
+    });
     request_attention();
 }
 

@@ -42,6 +42,20 @@ pub fn system_time() -> u64 {
     shared::system_time() + interrupt_time()
 }
 
+/// Time that the processor had nothing to do.
+static IDLE: AtomicU64 = AtomicU64::new(0);
+
+/// Time since boot that the processor had nothing to do, in 100 ns.
+#[must_use]
+pub fn idle_time() -> u64 {
+    IDLE.load(Ordering::Relaxed)
+}
+
+/// The processor had nothing to do for so long.
+pub(crate) fn add_idle(time: u64) {
+    IDLE.fetch_add(time, Ordering::Relaxed);
+}
+
 /// Ticks since boot.
 #[must_use]
 pub fn tick_count() -> u64 {
@@ -65,6 +79,7 @@ fn write_time(at: Ptr<KSYSTEM_TIME>, time: u64) {
 /// Fills the parts of KUSER_SHARED_DATA that concern time; the rest is [`crate::view::user_shared`]'s.
 pub(crate) fn initialize() {
     LAST.store(0, Ordering::Relaxed);
+    IDLE.store(0, Ordering::Relaxed);
     let word = |offset: u64, value: u32| Ptr::<u32>::new(page() + offset).write(value);
     word(user_shared::TICK_COUNT_MULTIPLIER, 0x0FA0_0000);
     word(

@@ -156,13 +156,17 @@ pub(crate) fn wait(
         if let Some(status) = alert(thread, wait) {
             return status;
         }
-        if wait.timeout == Some(0) || until != u64::MAX && until <= time::interrupt_time() {
+        if wait.timeout == Some(0) {
             return NtStatus::TIMEOUT;
         }
+        // Also when the time is over already: whether a driver is right does not depend on the clock.
         check_irql(
             "a wait",
             objects.clone().next().map_or(0, |object| object.addr()),
         );
+        if until != u64::MAX && until <= time::interrupt_time() {
+            return NtStatus::TIMEOUT;
+        }
         let kind = if wait.is_any { WAIT_ANY } else { WAIT_ALL };
         let first = blocks.non_null().unwrap_or_else(|| own_block(thread, 0));
         let mut last = Ptr::null();

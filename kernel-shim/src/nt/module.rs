@@ -81,6 +81,22 @@ pub struct RTL_PROCESS_MODULE_INFORMATION {
     pub FullPathName: [u8; 256],
 }
 
+/// RTL_PROCESS_MODULE_INFORMATION_EX: an element of SystemModuleInformationEx.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct RTL_PROCESS_MODULE_INFORMATION_EX {
+    /// Bytes to the next element; 0: there is none, nor this one.
+    pub NextOffset: u16,
+    /// What SystemModuleInformation says.
+    pub BaseInfo: RTL_PROCESS_MODULE_INFORMATION,
+    /// CheckSum.
+    pub ImageChecksum: u32,
+    /// TimeDateStamp.
+    pub TimeDateStamp: u32,
+    /// ImageBase.
+    pub DefaultBase: Word,
+}
+
 const _: () = {
     use core::mem::offset_of;
     macro_rules! at {
@@ -100,4 +116,7 @@ const _: () = {
     at!(LoadCount, 0x38, 0x6C);
     at!(CheckSum, 0x40, 0x78);
     assert!(size_of::<RTL_PROCESS_MODULE_INFORMATION>() == if cfg!(nt_i386) { 284 } else { 296 });
+    assert!(
+        size_of::<RTL_PROCESS_MODULE_INFORMATION_EX>() == if cfg!(nt_i386) { 300 } else { 320 }
+    );
 };

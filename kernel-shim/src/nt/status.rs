@@ -25,6 +25,8 @@ macro_rules! statuses {
 }
 
 statuses! {
+    /// There is no such logon session: a token has no linked one.
+    NO_SUCH_LOGON_SESSION = 0xC000_005F;
     /// No lock covers exactly that range.
     RANGE_NOT_LOCKED = 0xC000_007E;
     /// The range is locked already.
@@ -161,6 +163,8 @@ statuses! {
     HANDLE_NOT_CLOSABLE = 0xC000_0235;
     /// The object was not given a name of its type.
     WMI_GUID_NOT_FOUND = 0xC000_0295;
+    /// A WMI block has no instance of that name.
+    WMI_INSTANCE_NOT_FOUND = 0xC000_0297;
     /// The altitude of a callback is taken.
     FLT_INSTANCE_ALTITUDE_COLLISION = 0xC01C_0011;
     /// It failed.

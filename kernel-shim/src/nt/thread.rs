@@ -165,6 +165,8 @@ pub struct ThreadPrivate {
     pub wait_next: u32,
     /// PsTerminateSystemThread was called or its process ended.
     pub is_terminating: u32,
+    /// Ticks of the clock that found it running.
+    pub ticks: u32,
 }
 
 /// KTHREAD (Windows 7).

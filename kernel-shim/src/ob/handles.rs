@@ -119,6 +119,17 @@ pub fn close(process: u32, handle: u64) -> bool {
     true
 }
 
+/// Every handle: its process, its number and what it stands for.
+#[must_use]
+pub fn all() -> Vec<(u32, u64, Handle)> {
+    TABLES.with(|tables| {
+        let handles = tables.handles.iter();
+        handles
+            .map(|(&(process, number), &handle)| (process, number, handle))
+            .collect()
+    })
+}
+
 /// The handles of a process.
 #[must_use]
 pub fn of_process(process: u32) -> Vec<u64> {

@@ -113,6 +113,12 @@ pub fn object(kind: ObjectType) -> Ptr<u8> {
     Ptr::new(TYPES.with(|types| types.get(kind.name()).copied().unwrap_or(0)))
 }
 
+/// OBJECT_TYPE.Index of a type.
+#[must_use]
+pub fn index(kind: ObjectType) -> u8 {
+    object(kind).cast::<OBJECT_TYPE>().with(|found| found.Index)
+}
+
 /// The type that an OBJECT_TYPE is of; `None`: it is none.
 #[must_use]
 pub fn kind_of(object_type: Ptr<u8>) -> Option<ObjectType> {

@@ -3,10 +3,8 @@
 use super::thread::{self, Work};
 use super::{SYSTEM_ID, notify, process};
 use crate::api::nt_api;
-use crate::ke::{dpc, sched, wait};
-use crate::nt::bugcheck::{
-    INVALID_PROCESS_ATTACH_ATTEMPT, INVALID_PROCESS_DETACH_ATTEMPT, bugcheck_with_text,
-};
+use crate::ke::{apc_state, dpc, sched, wait};
+use crate::nt::bugcheck::{INVALID_PROCESS_ATTACH_ATTEMPT, bugcheck_with_text};
 use crate::nt::thread::process as fields;
 use crate::nt::{CLIENT_ID, KAPC_STATE, KPROCESS, KTHREAD, NtStatus, OBJECT_ATTRIBUTES};
 use crate::ob::{self, ObjectType, handles};
@@ -52,9 +50,8 @@ fn create_system_thread(
     Ok((made, handle))
 }
 
-/// Puts the current thread into another process.
+/// The current thread is in another process now.
 fn enter(thread: Ptr<KTHREAD>, process: Ptr<KPROCESS>) {
-    thread.with(|thread| thread.ApcProcess = process.word());
     let id = process::id_of(process.cast()).unwrap_or(SYSTEM_ID);
     sched::private(thread).with(|private| private.process_id = id);
     shared::set_current_process(id);
@@ -69,9 +66,6 @@ fn check_attach(what: &str, process: Ptr<KPROCESS>) {
         );
     }
 }
-
-/// KAPC_STATE.Process of a KeStackAttachProcess that had nothing to do.
-const NOT_ATTACHED: Word = 1;
 
 nt_api! { module = ps;
     /// The process that the driver runs in.
@@ -307,47 +301,26 @@ nt_api! { module = ps;
         thread::exit(exit_status)
     }
 
-    /// Puts the current thread into another process until KeUnstackDetachProcess.
-    ntoskrnl both stdcall irql(APC_LEVEL) partial("APCs are delivered while the thread is attached")
+    /// Puts the current thread into another process until KeUnstackDetachProcess. APCs that are queued for its own
+    /// process wait until then.
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
     fn KeStackAttachProcess(process: Ptr<KPROCESS>, apc_state: Ptr<KAPC_STATE>) {
         check_attach("KeStackAttachProcess", process);
         let thread = thread::current();
-        let old = super::process_of(thread);
-        if old == process {
-            apc_state.with(|state| state.Process = NOT_ATTACHED);
+        if super::process_of(thread) == process {
+            apc_state::mark_unused(apc_state);
             return;
         }
-        apc_state.with(|state| {
-            state.Process = if thread.with(|thread| thread.ApcStateIndex) == 0 { 0 } else { old.word() };
-            state.KernelApcInProgress = 0;
-            state.KernelApcPending = 0;
-            state.UserApcPending = 0;
-        });
-        thread.with(|thread| {
-            if thread.ApcStateIndex == 0 {
-                thread.SavedApcProcess = old.word();
-            }
-            thread.ApcStateIndex = 1;
-        });
+        apc_state::attach(thread, process, Some(apc_state));
         enter(thread, process);
     }
 
-    /// Undoes KeStackAttachProcess.
+    /// Undoes KeStackAttachProcess. APCs that are queued for the process that is left are a bugcheck.
     ntoskrnl both stdcall irql(APC_LEVEL) implemented
     fn KeUnstackDetachProcess(apc_state: Ptr<KAPC_STATE>) {
-        let state = apc_state.read();
-        if state.Process == NOT_ATTACHED {
-            return;
-        }
         let thread = thread::current();
-        if thread.with(|thread| thread.ApcStateIndex) == 0 {
-            bugcheck_with_text(INVALID_PROCESS_DETACH_ATTEMPT, [0; 4],
-                format_args!("KeUnstackDetachProcess: the thread is not attached"));
-        }
-        if state.Process == 0 {
-            KeDetachProcess();
-        } else {
-            enter(thread, Ptr::new(crate::raw::from_word(state.Process)));
+        if let Some(process) = apc_state::detach(thread, Some(apc_state)) {
+            enter(thread, process);
         }
     }
 
@@ -360,15 +333,11 @@ nt_api! { module = ps;
         if old == process {
             return;
         }
-        let index = thread.with(|thread| thread.ApcStateIndex);
-        if index != 0 {
-            bugcheck_with_text(INVALID_PROCESS_ATTACH_ATTEMPT, [process.addr(), old.addr(), index.into(), 0],
+        if apc_state::is_attached(thread) {
+            bugcheck_with_text(INVALID_PROCESS_ATTACH_ATTEMPT, [process.addr(), old.addr(), 1, 0],
                 format_args!("KeAttachProcess: the thread is attached already"));
         }
-        thread.with(|thread| {
-            thread.SavedApcProcess = old.word();
-            thread.ApcStateIndex = 1;
-        });
+        apc_state::attach(thread, process, None);
         enter(thread, process);
     }
 
@@ -376,21 +345,17 @@ nt_api! { module = ps;
     ntoskrnl both stdcall irql(APC_LEVEL) implemented
     fn KeDetachProcess() {
         let thread = thread::current();
-        let (index, own) = thread.with(|thread| (thread.ApcStateIndex, thread.SavedApcProcess));
-        if index == 0 {
-            return;
+        if apc_state::is_attached(thread)
+            && let Some(process) = apc_state::detach(thread, None)
+        {
+            enter(thread, process);
         }
-        thread.with(|thread| {
-            thread.ApcStateIndex = 0;
-            thread.SavedApcProcess = 0;
-        });
-        enter(thread, Ptr::new(crate::raw::from_word(own)));
     }
 
     /// Whether the current thread is attached to a process.
     ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
     fn KeIsAttachedProcess() -> Boolean {
-        thread::current().with(|thread| thread.ApcStateIndex) != 0
+        apc_state::is_attached(thread::current())
     }
 
     /// Waits for the object of a handle.

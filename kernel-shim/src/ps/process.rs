@@ -17,6 +17,8 @@ struct Process {
     body: u64,
     /// Number of its IOPM; 0: none.
     iopm: u32,
+    /// Ticks of the clock that found threads running that have ended since.
+    ticks: u32,
 }
 
 static PROCESSES: Global<BTreeMap<u32, Process>> = Global::new("processes", BTreeMap::new());
@@ -45,6 +47,12 @@ pub(super) fn initialize() {
     let (top, limit) = boot.with(|boot| (boot.InitialStack, boot.StackLimit));
     crate::ke::pcr::set_thread(boot, top, limit, u32::MAX);
     shared::set_current_process(SYSTEM_ID);
+}
+
+/// PsActiveProcessHead: the list of all EPROCESSes.
+#[must_use]
+pub fn active_head() -> Ptr<LIST_ENTRY> {
+    ACTIVE.ptr()
 }
 
 /// The ids of all processes, in ascending order.
@@ -107,7 +115,16 @@ fn create_object(id: u32, name: &str) -> Option<Ptr<KPROCESS>> {
     ACTIVE
         .ptr()
         .list_insert_tail(process.add_bytes(fields::ACTIVE_PROCESS_LINKS).cast());
-    PROCESSES.with(|processes| processes.insert(id, Process { body, iopm: 0 }));
+    PROCESSES.with(|processes| {
+        processes.insert(
+            id,
+            Process {
+                body,
+                iopm: 0,
+                ticks: 0,
+            },
+        )
+    });
     Some(process)
 }
 
@@ -173,6 +190,22 @@ pub(super) fn last_thread_ended(process: Ptr<KPROCESS>, status: NtStatus) {
     ob::dereference(process.addr());
 }
 
+/// A thread of a process has ended, which the clock found running so often.
+pub(super) fn add_ticks(process: Ptr<KPROCESS>, ticks: u32) {
+    PROCESSES.with(|processes| {
+        let mut all = processes.values_mut();
+        if let Some(found) = all.find(|found| found.body == process.addr()) {
+            found.ticks = found.ticks.wrapping_add(ticks);
+        }
+    });
+}
+
+/// How many ticks of the clock found threads of a process running that have ended.
+#[must_use]
+pub fn ended_ticks(id: u32) -> u32 {
+    PROCESSES.with(|processes| processes.get(&id).map_or(0, |process| process.ticks))
+}
+
 /// The EPROCESS with that id.
 #[must_use]
 pub fn by_id(id: u32) -> Option<Ptr<KPROCESS>> {
@@ -191,7 +224,8 @@ pub fn id_of(process: Ptr<u8>) -> Option<u32> {
 }
 
 /// The threads of a process.
-pub(super) fn threads_of(id: u32) -> Vec<Ptr<KTHREAD>> {
+#[must_use]
+pub fn threads_of(id: u32) -> Vec<Ptr<KTHREAD>> {
     let Some(process) = by_id(id) else {
         return Vec::new();
     };

@@ -88,11 +88,18 @@ pub(super) fn exit_status(thread: Ptr<KTHREAD>) -> Ptr<u32> {
 }
 
 /// ETHREAD.CreateTime and ExitTime.
-pub(super) fn times(thread: Ptr<KTHREAD>) -> (u64, u64) {
+#[must_use]
+pub fn times(thread: Ptr<KTHREAD>) -> (u64, u64) {
     (
         at::<u64>(thread, offset_of!(ETHREAD, CreateTime)).read(),
         at::<u64>(thread, offset_of!(ETHREAD, ExitTime)).read(),
     )
+}
+
+/// ETHREAD.StartAddress.
+#[must_use]
+pub fn start_address(thread: Ptr<KTHREAD>) -> u64 {
+    from_word(at(thread, offset_of!(ETHREAD, StartAddress)).read())
 }
 
 /// Whether a thread is about to end, or has ended.
@@ -141,7 +148,6 @@ fn create_object(
         thread.PreviousMode = 0;
     });
     apc::initialize(thread);
-    at::<LIST_ENTRY>(thread, offset_of!(KTHREAD, SavedApcListHead)).list_initialize();
     at::<LIST_ENTRY>(thread, offset_of!(KTHREAD, MutantListHead)).list_initialize();
     timer::initialize_timer(at(thread, offset_of!(KTHREAD, Timer)), false);
     sched::state_of(thread).write(state::INITIALIZED);
@@ -175,6 +181,7 @@ fn create_object(
         irql: PASSIVE_LEVEL.into(),
         wait_next: 0,
         is_terminating: 0,
+        ticks: 0,
     });
     THREADS.with(|threads| threads.by_id.insert(id, thread.addr()));
     Some(thread)
@@ -304,6 +311,10 @@ pub fn exit(status: NtStatus) -> ! {
             *count -= 1;
             *count
         });
+    process::add_ticks(
+        process,
+        sched::private(thread).with(|private| private.ticks),
+    );
     if left == 0 {
         process::last_thread_ended(process, status);
     }

@@ -61,6 +61,18 @@ impl Sid {
         bytes
     }
 
+    /// The low byte of the last sub-authority; 0: there is none.
+    #[must_use]
+    pub fn last_byte(&self) -> u8 {
+        self.sub.last().map_or(0, |&sub| low8(u64::from(sub)))
+    }
+
+    /// The last sub-authority, in a mandatory label the integrity level; `None`: there is none.
+    #[must_use]
+    pub fn last(&self) -> Option<u32> {
+        self.sub.last().copied()
+    }
+
     /// Its text: S-1-5-18.
     #[must_use]
     pub fn text(&self) -> String {

@@ -222,7 +222,7 @@ nt_api! { module = se_token;
     }
 
     /// ZwQueryInformationToken. BUFFER_TOO_SMALL: the length says what is needed.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("the classes for app containers, claims and linked tokens")
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
     fn ZwQueryInformationToken(
         token_handle: Handle, token_information_class: ULong, token_information: Ptr<u8>,
         token_information_length: ULong, return_length: Ptr<u32>,
@@ -231,7 +231,7 @@ nt_api! { module = se_token;
     }
 
     /// NtQueryInformationToken: the kernel's caller is trusted.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("the classes for app containers, claims and linked tokens")
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
     fn NtQueryInformationToken(
         token_handle: Handle, token_information_class: ULong, token_information: Ptr<u8>,
         token_information_length: ULong, return_length: Ptr<u32>,
@@ -251,7 +251,7 @@ nt_api! { module = se_token;
     }
 
     /// SeQueryInformationToken: in a block that the caller frees; the session id in place of the pointer.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("the classes for app containers, claims and linked tokens")
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
     fn SeQueryInformationToken(token: Ptr<u8>, token_information_class: ULong, token_information: Ptr<Word>) -> NtStatus {
         let token = known(token);
         if token_information_class == token_info::SESSION {

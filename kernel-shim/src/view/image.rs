@@ -35,6 +35,8 @@ pub struct Headers {
     pub header_bytes: u32,
     /// CheckSum.
     pub checksum: u32,
+    /// TimeDateStamp.
+    pub time_stamp: u32,
     /// Number of section headers.
     sections: u16,
     /// Address of the first section header.
@@ -86,6 +88,7 @@ impl Headers {
             image_bytes: word32(optional + 56),
             header_bytes: word32(optional + 60),
             checksum: word32(optional + 64),
+            time_stamp: word32(address + 8),
             sections: word16(address + 6),
             section_table: optional + u64::from(word16(address + 20)),
             directories: count_at + 4,
@@ -102,6 +105,25 @@ impl Headers {
         let at = self.directories + 8 * u64::from(index);
         let rva = word32(at);
         (rva != 0).then(|| (rva, word32(at + 4)))
+    }
+
+    /// Addresses and bytes of the sections that the image at `base` may write.
+    #[must_use]
+    pub fn writable(&self, base: u64) -> Vec<(u64, u64)> {
+        /// IMAGE_SCN_MEM_WRITE.
+        const WRITE: u32 = 0x8000_0000;
+        (0..u64::from(self.sections))
+            .map(|index| self.section_table + index * SECTION_HEADER)
+            .filter(|header| word32(header + 36) & WRITE != 0)
+            .map(|header| {
+                // A linker that leaves VirtualSize out means the size in the file.
+                let bytes = match word32(header + 8) {
+                    0 => word32(header + 16),
+                    bytes => bytes,
+                };
+                (base + u64::from(word32(header + 12)), u64::from(bytes))
+            })
+            .collect()
     }
 
     /// Offset in the file of what is at `rva` in memory.

@@ -1,11 +1,14 @@
 //! The kernel as a driver that looks around sees it: its version, its images, the list of loaded modules, system
 //! information. All of it agrees on one [`Release`] of Windows, which the VMM chose.
 
+mod counters;
 pub mod data;
+mod handle_information;
 pub mod image;
 pub mod modules;
 pub mod pcr;
 pub mod process_information;
+mod structure;
 pub mod system_information;
 pub mod user_shared;
 pub mod version;

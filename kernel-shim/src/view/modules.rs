@@ -9,6 +9,7 @@ use crate::api::nt_api;
 use crate::ex::pool;
 use crate::nt::module::{
     KLDR_DATA_TABLE_ENTRY, LDRP_ENTRY_PROCESSED, RTL_PROCESS_MODULE_INFORMATION,
+    RTL_PROCESS_MODULE_INFORMATION_EX,
 };
 use crate::nt::{LIST_ENTRY, NtStatus, UNICODE_STRING};
 use crate::raw::{Ptr, from_word, low16, low32, to_word, unicode_text};
@@ -60,7 +61,7 @@ pub(crate) fn initialize() {
 }
 
 /// The headers of an image that the VMM placed; `None` where it placed none.
-fn headers_of(base: u64) -> Option<image::Headers> {
+pub(crate) fn headers_of(base: u64) -> Option<image::Headers> {
     mm::region_of(base).and_then(|_| image::Headers::at(base))
 }
 
@@ -166,6 +167,22 @@ fn path(mut full: UNICODE_STRING) -> ([u8; PATH_BYTES], u16) {
     (bytes, low16(file as u64))
 }
 
+fn information(entry: &KLDR_DATA_TABLE_ENTRY, index: u16) -> RTL_PROCESS_MODULE_INFORMATION {
+    let (full_path, file_at) = path(entry.FullDllName);
+    RTL_PROCESS_MODULE_INFORMATION {
+        Section: 0,
+        MappedBase: 0,
+        ImageBase: entry.DllBase,
+        ImageSize: entry.SizeOfImage,
+        Flags: entry.Flags,
+        LoadOrderIndex: index,
+        InitOrderIndex: 0,
+        LoadCount: entry.LoadCount,
+        OffsetToFileName: file_at,
+        FullPathName: full_path,
+    }
+}
+
 /// SystemModuleInformation: a count and the modules. NT fills as many as fit; the bytes that all need.
 pub(super) fn query(buffer: Ptr<u8>, length: u32) -> (NtStatus, u32) {
     let modules = entries();
@@ -177,22 +194,35 @@ pub(super) fn query(buffer: Ptr<u8>, length: u32) -> (NtStatus, u32) {
     }
     buffer.cast::<u32>().write(low32(modules.len() as u64));
     for (index, entry) in (0..).zip(modules) {
-        let entry = entry.read();
-        let (full_path, file_at) = path(entry.FullDllName);
         let element = buffer.add_bytes(first + u64::from(index) * each);
-        element.cast().write(RTL_PROCESS_MODULE_INFORMATION {
-            Section: 0,
-            MappedBase: 0,
-            ImageBase: entry.DllBase,
-            ImageSize: entry.SizeOfImage,
-            Flags: entry.Flags,
-            LoadOrderIndex: index,
-            InitOrderIndex: 0,
-            LoadCount: entry.LoadCount,
-            OffsetToFileName: file_at,
-            FullPathName: full_path,
-        });
+        element.cast().write(information(&entry.read(), index));
     }
+    (NtStatus::SUCCESS, low32(needed))
+}
+
+/// SystemModuleInformationEx: for each module where the next begins, what [`query`] says, checksum, time stamp and the
+/// base that it was linked for; then an offset of 0.
+pub(super) fn query_ex(buffer: Ptr<u8>, length: u32) -> (NtStatus, u32) {
+    let each = size_of::<RTL_PROCESS_MODULE_INFORMATION_EX>() as u64;
+    let modules = entries();
+    let needed = modules.len() as u64 * each + size_of::<u16>() as u64;
+    if u64::from(length) < needed {
+        return (NtStatus::INFO_LENGTH_MISMATCH, low32(needed));
+    }
+    let mut at = buffer;
+    for (index, entry) in (0..).zip(modules) {
+        let entry = entry.read();
+        let headers = headers_of(from_word(entry.DllBase));
+        at.cast().write(RTL_PROCESS_MODULE_INFORMATION_EX {
+            NextOffset: low16(each),
+            BaseInfo: information(&entry, index),
+            ImageChecksum: entry.CheckSum,
+            TimeDateStamp: headers.map_or(0, |headers| headers.time_stamp),
+            DefaultBase: entry.DllBase,
+        });
+        at = at.add_bytes(each);
+    }
+    at.cast::<u16>().write(0);
     (NtStatus::SUCCESS, low32(needed))
 }
 

@@ -9,6 +9,8 @@
 
 /* ---- What mingw-w64's headers lack. ---- */
 
+NTSYSAPI NTSTATUS NTAPI ZwOpenDirectoryObject(PHANDLE handle, ACCESS_MASK access, POBJECT_ATTRIBUTES attributes);
+
 typedef struct {
     LIST_ENTRY InLoadOrderLinks;
     PVOID ExceptionTable;
@@ -678,6 +680,138 @@ KTEST(process_information)
     CHECK(has_current);
 }
 
+/* The threads of a process are behind it. */
+KTEST(thread_information)
+{
+    ULONG needed = 0, length_57 = 0, threads = 0, bytes = IS_AMD64 ? 0x50 : 0x40, id_at = IS_AMD64 ? 0x28 : 0x20;
+    BOOLEAN has_current = FALSE;
+    LARGE_INTEGER now;
+    KeQuerySystemTime(&now);
+    CHECK_STATUS(ZwQuerySystemInformation(5, NULL, 0, &needed), STATUS_INFO_LENGTH_MISMATCH);
+    if (!CHECK(needed <= sizeof(buffer))) {
+        return;
+    }
+    CHECK_STATUS(ZwQuerySystemInformation(5, buffer, needed, &needed), STATUS_SUCCESS);
+    UCHAR *process = buffer;
+    CHECK_EQ(get32(process + 4), 1); /* the idle thread */
+    for (;;) {
+        ULONG_PTR id = *(ULONG_PTR *)(process + (IS_AMD64 ? 0x50 : 0x44));
+        UCHAR *thread = process + (IS_AMD64 ? 0x100 : 0xB8);
+        for (ULONG i = 0; i < get32(process + 4); i++, thread += bytes) {
+            CHECK_EQ(*(ULONG_PTR *)(thread + id_at), id);
+            ULONG state = get32(thread + id_at + 2 * sizeof(PVOID) + 12);
+            CHECK(state <= 5);
+            if (*(ULONG_PTR *)(thread + id_at + sizeof(PVOID)) == (ULONG_PTR)PsGetCurrentThreadId()) {
+                has_current = TRUE;
+                CHECK_EQ(state, 2);
+                CHECK_EQ(get32(thread + id_at + 2 * sizeof(PVOID)), KeQueryPriorityThread(KeGetCurrentThread()));
+                CHECK(*(LONGLONG *)(thread + 16) <= now.QuadPart && *(LONGLONG *)(thread + 16) != 0);
+            }
+            threads++;
+        }
+        if (get32(process) == 0) {
+            break;
+        }
+        process += get32(process);
+    }
+    CHECK(threads >= 2);
+    CHECK(has_current);
+    CHECK_STATUS(ZwQuerySystemInformation(57, NULL, 0, &length_57), STATUS_INFO_LENGTH_MISMATCH);
+    CHECK_EQ(length_57 - needed, threads * (IS_AMD64 ? 0x38 : 0x20));
+}
+
+KTEST(handle_information)
+{
+    ULONG needed = 0, entry = IS_AMD64 ? 24 : 16, found = 0;
+    UNICODE_STRING name;
+    OBJECT_ATTRIBUTES attributes;
+    HANDLE handle = NULL;
+    PVOID object = NULL;
+    RtlInitUnicodeString(&name, L"\\");
+    InitializeObjectAttributes(&attributes, &name, OBJ_KERNEL_HANDLE, NULL, NULL);
+    if (!CHECK(NT_SUCCESS(ZwOpenDirectoryObject(&handle, 3, &attributes)))) {
+        return;
+    }
+    CHECK_STATUS(ObReferenceObjectByHandle(handle, 0, NULL, KernelMode, &object, NULL), STATUS_SUCCESS);
+    CHECK_STATUS(ZwQuerySystemInformation(16, NULL, 0, &needed), STATUS_INFO_LENGTH_MISMATCH);
+    if (!CHECK(needed <= sizeof(buffer))) {
+        return;
+    }
+    CHECK_STATUS(ZwQuerySystemInformation(16, buffer, needed, &needed), STATUS_SUCCESS);
+    CHECK_EQ(needed, sizeof(PVOID) + get32(buffer) * entry);
+    for (ULONG i = 0; i < get32(buffer); i++) {
+        UCHAR *at = buffer + sizeof(PVOID) + i * entry;
+        if (*(PVOID *)(at + 8) == object && *(USHORT *)at == 4) {
+            CHECK_EQ(*(USHORT *)(at + 6), (USHORT)((ULONG_PTR)handle & 0xFFFC));
+            CHECK_EQ(get32(at + 8 + sizeof(PVOID)), 3);
+            found++;
+        }
+    }
+    CHECK_EQ(found, 1);
+    CHECK_STATUS(ZwQuerySystemInformation(64, buffer, 0, &needed), STATUS_INFO_LENGTH_MISMATCH);
+    CHECK_STATUS(ZwQuerySystemInformation(64, buffer, sizeof(buffer), &needed), STATUS_SUCCESS);
+    entry = IS_AMD64 ? 40 : 28;
+    CHECK_EQ(needed, 2 * sizeof(PVOID) + *(ULONG_PTR *)buffer * entry);
+    for (ULONG i = 0; i < *(ULONG_PTR *)buffer; i++) {
+        UCHAR *at = buffer + 2 * sizeof(PVOID) + i * entry;
+        if (*(PVOID *)at == object) {
+            CHECK_EQ(*(ULONG_PTR *)(at + sizeof(PVOID)), 4);
+            found++;
+        }
+    }
+    CHECK_EQ(found, 2);
+    ObDereferenceObject(object);
+    ZwClose(handle);
+}
+
+KTEST(counters_information)
+{
+    ULONGLONG times[6] = {0};
+    ULONG counters[6] = {0}, returned = 0;
+    CHECK_STATUS(ZwQuerySystemInformation(2, buffer, 0x138, &returned), STATUS_SUCCESS);
+    CHECK_EQ(returned, 0x138);
+    CHECK(get32(buffer + 0x2C) != 0); /* AvailablePages */
+    CHECK(get32(buffer + 0x74) != 0); /* NonPagedPoolPages */
+    CHECK_STATUS(ZwQuerySystemInformation(2, buffer, 0x137, &returned), STATUS_INFO_LENGTH_MISMATCH);
+    CHECK_STATUS(ZwQuerySystemInformation(8, times, sizeof(times), &returned), STATUS_SUCCESS);
+    CHECK_EQ(returned, 48);
+    CHECK(times[0] <= times[1]); /* kernel time has the idle time in it */
+    CHECK(times[1] != 0);
+    CHECK_STATUS(ZwQuerySystemInformation(8, times, 47, &returned), STATUS_INFO_LENGTH_MISMATCH);
+    CHECK_STATUS(ZwQuerySystemInformation(23, counters, sizeof(counters), &returned), STATUS_SUCCESS);
+    CHECK(counters[0] != 0);
+    CHECK_EQ(counters[3], KeQueryTimeIncrement());
+    CHECK_STATUS(ZwQuerySystemInformation(18, buffer, sizeof(buffer), &returned), STATUS_SUCCESS);
+    CHECK_EQ(returned, 0); /* no page files */
+    CHECK_STATUS(ZwQuerySystemInformation(44, buffer, sizeof(buffer), &returned), STATUS_SUCCESS);
+    CHECK_EQ(returned, 172);
+    CHECK_EQ(get32(buffer), 0); /* UTC */
+}
+
+KTEST(module_information_ex)
+{
+    ULONG needed = 0, count = 0, bytes = IS_AMD64 ? 320 : 300;
+    NTSTATUS status = ZwQuerySystemInformation(77, NULL, 0, &needed);
+    if (status == STATUS_INVALID_INFO_CLASS) { /* Windows XP */
+        CHECK_EQ(needed, 0);
+        return;
+    }
+    CHECK_STATUS(status, STATUS_INFO_LENGTH_MISMATCH);
+    if (!CHECK(needed <= sizeof(buffer))) {
+        return;
+    }
+    CHECK_STATUS(ZwQuerySystemInformation(77, buffer, needed, &needed), STATUS_SUCCESS);
+    UCHAR *at = buffer;
+    for (; *(USHORT *)at != 0; at += *(USHORT *)at, count++) {
+        MODULE_INFORMATION *module = (MODULE_INFORMATION *)(at + sizeof(PVOID));
+        CHECK_EQ(*(USHORT *)at, bytes);
+        CHECK_EQ(module->LoadOrderIndex, count);
+        CHECK(module->ImageBase != NULL);
+    }
+    CHECK(count >= 3);
+    CHECK_EQ(needed, count * bytes + 2);
+}
+
 KTEST(kernel_debugger_information)
 {
     UCHAR debugger[4] = {0xEE, 0xEE, 0xEE, 0xEE};
@@ -926,6 +1060,8 @@ KTEST_FAMILY("kernel_view", KTEST_ENTRY(ntoskrnl_has_pe_headers), KTEST_ENTRY(ha
              KTEST_ENTRY(module_information_sizes), KTEST_ENTRY(module_information),
              KTEST_ENTRY(aux_klib_module_query), KTEST_ENTRY(basic_information), KTEST_ENTRY(processor_information),
              KTEST_ENTRY(time_of_day_information), KTEST_ENTRY(process_information),
+             KTEST_ENTRY(thread_information), KTEST_ENTRY(handle_information), KTEST_ENTRY(counters_information),
+             KTEST_ENTRY(module_information_ex),
              KTEST_ENTRY(kernel_debugger_information), KTEST_ENTRY(code_integrity_information),
              KTEST_ENTRY(other_information), KTEST_ENTRY(versions_agree),
              KTEST_ENTRY(get_version_writes_what_was_asked_for), KTEST_ENTRY(verify_version_info),

@@ -592,6 +592,17 @@ KTEST_BUGCHECK(remove_lock_watermark, 0x1E)
     IoAcquireRemoveLockEx(&removal.lock, (PVOID)2, __FILE__, __LINE__, CHECKED_SIZE);
 }
 
+KTEST_BUGCHECK(remove_lock_held_too_long, 0x1E)
+{
+    LARGE_INTEGER delay = {.QuadPart = -1000000}; /* more than six ticks */
+    IoInitializeRemoveLockEx(&removal.lock, LOCK_TAG, 1, 0, CHECKED_SIZE);
+    CHECK_EQ(*(LONGLONG *)(removal.checked + 8), 600000000LL / KeQueryTimeIncrement());
+    *(LONGLONG *)(removal.checked + 8) = 1;
+    IoAcquireRemoveLockEx(&removal.lock, (PVOID)1, __FILE__, __LINE__, CHECKED_SIZE);
+    KeDelayExecutionThread(KernelMode, FALSE, &delay);
+    IoReleaseRemoveLockEx(&removal.lock, (PVOID)1, CHECKED_SIZE);
+}
+
 /* ---- Waiting: a timer's DPC gives the lock back, which all of these may do at DISPATCH_LEVEL. ---- */
 
 enum later { RELEASE_RESOURCE, RELEASE_RUNDOWN, RELEASE_REMOVE_LOCK };
@@ -732,6 +743,7 @@ KTEST_FAMILY("locks",
     KTEST_ENTRY(remove_lock_checked),
     KTEST_BUGCHECK_ENTRY(remove_lock_unknown_tag),
     KTEST_BUGCHECK_ENTRY(remove_lock_watermark),
+    KTEST_BUGCHECK_ENTRY(remove_lock_held_too_long),
     KTEST_ENTRY(resource_waits),
     KTEST_ENTRY(rundown_waits),
     KTEST_ENTRY(remove_lock_waits));

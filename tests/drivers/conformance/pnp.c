@@ -236,7 +236,30 @@ KTEST(property)
 
 KTEST(registry_key)
 {
-    HANDLE key = NULL;
+    HANDLE key = NULL, profile = NULL;
+    ULONG value = 7, length = 0;
+    struct { ULONG index, type, bytes, data; } found;
+    UNICODE_STRING name;
+    RtlInitUnicodeString(&name, L"KTest");
+    for (ULONG kind = PLUGPLAY_REGKEY_DEVICE; kind <= PLUGPLAY_REGKEY_DRIVER; kind++) {
+        /* A hardware profile's key is another one. */
+        CHECK_STATUS(IoOpenDeviceRegistryKey(physical, kind, KEY_ALL_ACCESS, &key), STATUS_SUCCESS);
+        CHECK_STATUS(IoOpenDeviceRegistryKey(physical, kind | PLUGPLAY_REGKEY_CURRENT_HWPROFILE, KEY_ALL_ACCESS, &profile),
+                     STATUS_SUCCESS);
+        CHECK_STATUS(ZwSetValueKey(profile, &name, 0, REG_DWORD, &value, 4), STATUS_SUCCESS);
+        CHECK_STATUS(ZwQueryValueKey(key, &name, KeyValuePartialInformation, &found, 16, &length),
+                     STATUS_OBJECT_NAME_NOT_FOUND);
+        CHECK_STATUS(ZwQueryValueKey(profile, &name, KeyValuePartialInformation, &found, 16, &length), STATUS_SUCCESS);
+        CHECK_STATUS(ZwClose(profile), STATUS_SUCCESS);
+        CHECK_STATUS(IoOpenDeviceRegistryKey(physical, kind | PLUGPLAY_REGKEY_CURRENT_HWPROFILE, KEY_READ, &profile),
+                     STATUS_SUCCESS);
+        CHECK_STATUS(ZwQueryValueKey(profile, &name, KeyValuePartialInformation, &found, 16, &length), STATUS_SUCCESS);
+        CHECK_EQ(found.data, 7);
+        CHECK_STATUS(ZwClose(profile), STATUS_SUCCESS);
+        CHECK_STATUS(ZwClose(key), STATUS_SUCCESS);
+    }
+    CHECK_STATUS(IoOpenDeviceRegistryKey(physical, PLUGPLAY_REGKEY_CURRENT_HWPROFILE, KEY_READ, &key),
+                 STATUS_INVALID_PARAMETER);
     CHECK_STATUS(IoOpenDeviceRegistryKey(physical, PLUGPLAY_REGKEY_DEVICE, KEY_READ, &key), STATUS_SUCCESS);
     CHECK_STATUS(ZwClose(key), STATUS_SUCCESS);
     CHECK_STATUS(IoOpenDeviceRegistryKey(physical, PLUGPLAY_REGKEY_DRIVER, KEY_READ, &key), STATUS_SUCCESS);

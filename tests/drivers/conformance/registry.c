@@ -189,13 +189,14 @@ static NTSTATUS NTAPI on_value(PWSTR name, ULONG type, PVOID data, ULONG length,
     return name == NULL && data != NULL ? STATUS_UNSUCCESSFUL : STATUS_SUCCESS;
 }
 
+static PVOID environment;
 static NTSTATUS query_table(PRTL_QUERY_REGISTRY_TABLE entry)
 {
     RTL_QUERY_REGISTRY_TABLE table[2];
     RtlZeroMemory(table, sizeof table);
     table[0] = *entry;
     calls = 0;
-    return RtlQueryRegistryValues(RTL_REGISTRY_ABSOLUTE, BASE, table, &calls, NULL);
+    return RtlQueryRegistryValues(RTL_REGISTRY_ABSOLUTE, BASE, table, &calls, environment);
 }
 
 KTEST(rtl_values)
@@ -235,6 +236,15 @@ KTEST(rtl_values)
     CHECK_EQ(text.Length, 24);
     CHECK_MEM(text.Buffer, L"C:\\Windows\\x", 24);
     CHECK_STATUS(query_table(&entry), STATUS_SUCCESS);
+    environment = L"=C:=C:\\\0systemROOT=D:\\Own\0"; /* and nothing else */
+    CHECK_STATUS(query_table(&entry), STATUS_SUCCESS);
+    CHECK_EQ(text.Length, 16);
+    CHECK_MEM(text.Buffer, L"D:\\Own\\x", 18);
+    environment = L"Other=1\0";
+    text.MaximumLength = 0;
+    CHECK_STATUS(query_table(&entry), STATUS_BUFFER_TOO_SMALL);
+    text.MaximumLength = 26;
+    environment = NULL;
     text.MaximumLength = 4;
     CHECK_STATUS(query_table(&entry), STATUS_BUFFER_TOO_SMALL);
     ExFreePool(text.Buffer);

@@ -305,6 +305,7 @@ KTEST(tokens)
     CHECK_STATUS(ZwQueryInformationToken(handle, 8, &value, 4, &length), STATUS_SUCCESS);
     CHECK_EQ(value, 1);
     CHECK_STATUS(ZwQueryInformationToken(handle, 9, &value, 4, &length), STATUS_INVALID_PARAMETER);
+    CHECK_STATUS(ZwQueryInformationToken(handle, 19, &value, 4, &length), (NTSTATUS)0xC000005F); /* not split by UAC */
     CHECK_STATUS(ZwDuplicateToken(handle, 0, NULL, FALSE, 3, &copy), STATUS_INVALID_PARAMETER);
     CHECK_STATUS(ZwDuplicateToken(handle, 0, NULL, FALSE, 2, &copy), STATUS_SUCCESS);
     CHECK_STATUS(ZwQueryInformationToken(copy, 8, &value, 4, &length), STATUS_SUCCESS);
@@ -316,6 +317,65 @@ KTEST(tokens)
     CHECK_STATUS(ZwClose(handle), STATUS_SUCCESS);
     PsDereferencePrimaryToken(token);
     PsDereferencePrimaryToken(system);
+}
+
+/* Structures with pointers into themselves. */
+KTEST(token_information)
+{
+    static ULONG_PTR space[400];
+    UCHAR *block = (UCHAR *)space;
+    ULONG length = 0, major = 0;
+    HANDLE handle;
+    PsGetVersion(&major, NULL, NULL, NULL);
+    CHECK_STATUS(ZwOpenProcessToken((HANDLE)(LONG_PTR)-1, 8, &handle), STATUS_SUCCESS);
+    /* TokenGroupsAndPrivileges: the user first */
+    CHECK_STATUS(ZwQueryInformationToken(handle, 13, block, 0, &length), STATUS_BUFFER_TOO_SMALL);
+    CHECK_STATUS(ZwQueryInformationToken(handle, 13, block, length, &length), STATUS_SUCCESS);
+    ULONG count = *(ULONG *)block, privileges_at = 2 * (8 + sizeof(PVOID));
+    struct { PVOID sid; ULONG attributes; } *sids = *(PVOID *)(block + 8);
+    CHECK_EQ(count, 10);
+    CHECK_PTR(sids, block + 3 * (8 + sizeof(PVOID)) + 8);
+    for (ULONG i = 0; i < count; i++) {
+        CHECK((UCHAR *)sids[i].sid > block && (UCHAR *)sids[i].sid < block + length);
+        CHECK(RtlValidSid(sids[i].sid));
+    }
+    CHECK_EQ(*RtlSubAuthoritySid(sids[0].sid, 4), 1000);
+    CHECK_EQ(*(ULONG *)(block + 8 + sizeof(PVOID)), 0); /* RestrictedSidCount */
+    ULONG privileges = *(ULONG *)(block + privileges_at);
+    CHECK_EQ(privileges, 23);
+    CHECK_EQ(*(ULONG *)(block + privileges_at + 4), 12 * privileges);
+    CHECK_PTR(*(PVOID *)(block + privileges_at + 8), block + length - 12 * privileges);
+    /* TokenAccessInformation: the same SIDs with a hash, the privileges, who and how */
+    CHECK_STATUS(ZwQueryInformationToken(handle, 22, block, sizeof space, &length), STATUS_SUCCESS);
+    UCHAR *hash = *(PVOID *)block, *list = *(PVOID *)(block + 2 * sizeof(PVOID));
+    CHECK_EQ(*(ULONG *)hash, 10);
+    sids = *(PVOID *)(hash + sizeof(PVOID));
+    CHECK(RtlValidSid(sids[9].sid));
+    ULONG_PTR *words = (ULONG_PTR *)(hash + 2 * sizeof(PVOID));
+    CHECK(words[1000 & 0xF] & 1);
+    CHECK(words[16 + ((1000 & 0xFF) >> 4)] & 1);
+    CHECK_EQ(*(ULONG *)list, 23);
+    CHECK_EQ(*(ULONG *)(block + 3 * sizeof(PVOID) + 8), 1); /* TokenPrimary */
+    CHECK_EQ(*(ULONG *)(block + 3 * sizeof(PVOID) + 16), 1); /* no write up */
+    /* TokenLogonSid */
+    CHECK_STATUS(ZwQueryInformationToken(handle, 28, block, sizeof space, &length), STATUS_SUCCESS);
+    CHECK_EQ(*(ULONG *)block, 1);
+    CHECK_EQ(*RtlSubAuthoritySid(*(PVOID *)(block + sizeof(PVOID)), 0), 5);
+    if (major >= 10) {
+        CHECK_STATUS(ZwQueryInformationToken(handle, 29, block, sizeof space, &length), STATUS_SUCCESS);
+        CHECK_EQ(*(ULONG *)block, 0); /* TokenIsAppContainer */
+        CHECK_STATUS(ZwQueryInformationToken(handle, 30, block, sizeof space, &length), STATUS_SUCCESS);
+        CHECK_EQ(*(ULONG *)block, 0); /* TokenCapabilities */
+        CHECK_STATUS(ZwQueryInformationToken(handle, 31, block, sizeof space, &length), STATUS_SUCCESS);
+        CHECK_PTR(*(PVOID *)block, NULL); /* TokenAppContainerSid */
+        CHECK_STATUS(ZwQueryInformationToken(handle, 33, block, sizeof space, &length), STATUS_SUCCESS);
+        CHECK_EQ(*(USHORT *)block, 1); /* claims: version, none */
+        CHECK_EQ(*(ULONG *)(block + 4), 0);
+    } else {
+        CHECK_STATUS(ZwQueryInformationToken(handle, 29, block, sizeof space, &length), STATUS_INVALID_INFO_CLASS);
+        CHECK_STATUS(ZwQueryInformationToken(handle, 33, block, sizeof space, &length), STATUS_INVALID_INFO_CLASS);
+    }
+    CHECK_STATUS(ZwClose(handle), STATUS_SUCCESS);
 }
 
 KTEST(privileges)
@@ -352,5 +412,6 @@ KTEST(share_access)
 }
 
 KTEST_FAMILY("security", KTEST_ENTRY(sid_basics), KTEST_ENTRY(sid_text), KTEST_ENTRY(acl_basics),
-             KTEST_ENTRY(descriptors), KTEST_ENTRY(access_check), KTEST_ENTRY(tokens), KTEST_ENTRY(privileges),
+             KTEST_ENTRY(descriptors), KTEST_ENTRY(access_check), KTEST_ENTRY(tokens), KTEST_ENTRY(token_information),
+             KTEST_ENTRY(privileges),
              KTEST_ENTRY(share_access));

@@ -534,6 +534,83 @@ KTEST_BUGCHECK(attaching_twice, 0x05)
     attach_process(other);
 }
 
+VOID NTAPI init_apc(PVOID apc, PVOID thread, ULONG environment, PVOID kernel, PVOID rundown, PVOID normal,
+                    KPROCESSOR_MODE mode, PVOID context) EXPORT(KeInitializeApc, 32);
+BOOLEAN NTAPI insert_apc(PVOID apc, PVOID first, PVOID second, LONG increment) EXPORT(KeInsertQueueApc, 16);
+BOOLEAN NTAPI remove_apc(PVOID apc) EXPORT(KeRemoveQueueApc, 4);
+
+static struct {
+    ULONG_PTR words[11];
+} own_apc, attached_apc;
+static PVOID process_seen;
+
+static VOID NTAPI sees_process(PVOID apc, PVOID *routine, PVOID *context, PVOID *first, PVOID *second)
+{
+    (VOID)apc;
+    (VOID)routine;
+    (VOID)context;
+    (VOID)first;
+    (VOID)second;
+    process_seen = current_process();
+    InterlockedIncrement(&count);
+}
+
+KTEST(apcs_of_the_own_process_wait_while_attached)
+{
+    ULONG_PTR state[6], inner[6];
+    PVOID me = current_process(), system = *system_process_variable;
+    count = 0;
+    init_apc(&own_apc, KeGetCurrentThread(), 0, sees_process, NULL, NULL, KernelMode, NULL);
+    attach(system, state);
+    CHECK(insert_apc(&own_apc, NULL, NULL, 0));
+    CHECK_EQ(count, 0);
+    sleep_ms(1); /* nor while it waits */
+    CHECK_EQ(count, 0);
+    init_apc(&attached_apc, KeGetCurrentThread(), 1, sees_process, NULL, NULL, KernelMode, NULL);
+    CHECK(insert_apc(&attached_apc, NULL, NULL, 0));
+    CHECK_EQ(count, 1);
+    CHECK_PTR(process_seen, system);
+    init_apc(&attached_apc, KeGetCurrentThread(), 2, sees_process, NULL, NULL, KernelMode, NULL); /* the current one */
+    CHECK(insert_apc(&attached_apc, NULL, NULL, 0));
+    CHECK_EQ(count, 2);
+    attach(me, inner); /* back, and yet attached */
+    CHECK_EQ(count, 2);
+    detach(inner);
+    CHECK_EQ(count, 2);
+    CHECK(!insert_apc(&own_apc, NULL, NULL, 0)); /* it is queued still */
+    detach(state);
+    CHECK_EQ(count, 3);
+    CHECK_PTR(process_seen, me);
+    attach(system, state);
+    CHECK(insert_apc(&own_apc, NULL, NULL, 0));
+    CHECK(remove_apc(&own_apc));
+    detach(state);
+    CHECK_EQ(count, 3);
+}
+
+static VOID NTAPI runs_normally(PVOID context, PVOID first, PVOID second)
+{
+    (VOID)context;
+    (VOID)first;
+    (VOID)second;
+}
+
+KTEST_BUGCHECK(detaching_with_apcs, 0x06)
+{
+    ULONG_PTR state[6];
+    attach(*system_process_variable, state);
+    KeEnterCriticalRegion();
+    init_apc(&attached_apc, KeGetCurrentThread(), 1, sees_process, NULL, runs_normally, KernelMode, NULL);
+    insert_apc(&attached_apc, NULL, NULL, 0);
+    detach(state);
+}
+
+KTEST_BUGCHECK(detaching_without_attaching, 0x06)
+{
+    ULONG_PTR state[6] = {0};
+    detach(state);
+}
+
 /* ---- Notify routines ---- */
 
 static volatile ULONG_PTR notified[3];
@@ -604,5 +681,7 @@ KTEST_FAMILY("thread", KTEST_ENTRY(a_thread_runs_and_ends), KTEST_ENTRY(exit_sta
              KTEST_ENTRY(the_best_runs_first), KTEST_ENTRY(equals_run_in_turn),
              KTEST_ENTRY(a_better_thread_preempts_at_once), KTEST_ENTRY(increments_boost), KTEST_ENTRY(quanta_end),
              KTEST_ENTRY(a_loop_does_not_stop_others), KTEST_ENTRY(yielding), KTEST_ENTRY(the_client_is_a_process),
-             KTEST_ENTRY(attaching), KTEST_BUGCHECK_ENTRY(attaching_twice), KTEST_ENTRY(thread_notify_routines),
+             KTEST_ENTRY(attaching), KTEST_BUGCHECK_ENTRY(attaching_twice),
+             KTEST_ENTRY(apcs_of_the_own_process_wait_while_attached), KTEST_BUGCHECK_ENTRY(detaching_with_apcs),
+             KTEST_BUGCHECK_ENTRY(detaching_without_attaching), KTEST_ENTRY(thread_notify_routines),
              KTEST_ENTRY(registering_notify_routines));

@@ -315,8 +315,14 @@ KTEST_BUGCHECK(blocking_at_dispatch_level, 0x0A)
 {
     make_events(NotificationEvent);
     KeRaiseIrqlToDpcLevel();
-    /* Long enough not to be over at once on a slow machine. */
     wait(&events[0], MS(10000));
+}
+
+KTEST_BUGCHECK(blocking_at_dispatch_level_until_the_past, 0x0A)
+{
+    make_events(NotificationEvent);
+    KeRaiseIrqlToDpcLevel();
+    wait(&events[0], 1); /* a moment in 1601 */
 }
 
 KTEST_BUGCHECK(delay_at_dispatch_level, 0x0A)
@@ -814,6 +820,7 @@ KTEST_FAMILY("wait", KTEST_ENTRY(any_takes_the_first_signalled), KTEST_ENTRY(all
              KTEST_ENTRY(many_objects_with_blocks), KTEST_ENTRY(wait_all_does_not_hold_what_it_has),
              KTEST_ENTRY(any_is_woken_with_its_index), KTEST_BUGCHECK_ENTRY(more_than_three_without_blocks),
              KTEST_BUGCHECK_ENTRY(more_than_sixty_four), KTEST_BUGCHECK_ENTRY(blocking_at_dispatch_level),
+             KTEST_BUGCHECK_ENTRY(blocking_at_dispatch_level_until_the_past),
              KTEST_BUGCHECK_ENTRY(delay_at_dispatch_level), KTEST_ENTRY(polling_at_dispatch_level),
              KTEST_ENTRY(notification_wakes_all), KTEST_ENTRY(synchronization_wakes_one),
              KTEST_ENTRY(pulse_releases_the_waiting_only), KTEST_ENTRY(set_and_wait), KTEST_ENTRY(mutex_basic),
