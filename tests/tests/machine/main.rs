@@ -5,6 +5,7 @@
     reason = "tests; clippy knows only functions with #[test] as such"
 )]
 
+mod channel;
 mod echo_sample;
 mod faulty_sample;
 mod ioperm_sample;
