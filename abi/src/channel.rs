@@ -7,7 +7,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Entries of each ring; a power of two.
-pub const RING_ENTRIES: usize = 64;
+pub const RING_ENTRIES: usize = 2048;
 
 /// What a [`Request`] asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,6 +75,8 @@ pub enum Operation {
     /// bottom of the stack), `resource` (arguments of [`Operation::AddResource`] in hexadecimal), `interface` (name,
     /// 1 if it is enabled).
     ListDevices = 39,
+    /// IRP_MJ_FLUSH_BUFFERS. Arguments: handle.
+    Flush = 40,
 }
 
 impl Operation {
@@ -104,6 +106,7 @@ impl Operation {
             37 => Self::PrepareDevice,
             38 => Self::DeviceText,
             39 => Self::ListDevices,
+            40 => Self::Flush,
             _ => return None,
         })
     }
@@ -194,10 +197,10 @@ pub struct State {
 }
 
 const _: () = assert!(
-    size_of::<RequestRing>() <= 0x4000,
+    size_of::<RequestRing>() <= 0x2_2000,
     "request ring fits its pages"
 );
 const _: () = assert!(
-    size_of::<CompletionRing>() <= 0x8000,
+    size_of::<CompletionRing>() <= 0x1_2000,
     "completion ring fits its pages"
 );

@@ -185,13 +185,13 @@ impl Shared {
     /// [`crate::crash::CrashRecord`].
     pub const CRASH: u64 = 0x3000;
     /// [`crate::channel::RequestRing`].
-    pub const REQUESTS: u64 = 0x4000;
+    pub const REQUESTS: u64 = 0x4_0000;
     /// [`crate::channel::CompletionRing`].
-    pub const COMPLETIONS: u64 = 0x8000;
+    pub const COMPLETIONS: u64 = 0x6_2000;
     /// [`crate::trace::TraceRing`].
     pub const TRACE: u64 = 0x1_0000;
     /// Bytes of the shared pages.
-    pub const SIZE: u64 = 0x4_0000;
+    pub const SIZE: u64 = 0x7_4000;
 }
 
 /// Segment selectors. The CPL 3 ones are Linux's, which kvm_pvm requires.

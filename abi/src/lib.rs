@@ -10,6 +10,7 @@
 
 pub mod boot;
 pub mod channel;
+pub mod client;
 pub mod crash;
 pub mod doorbell;
 pub mod file;
@@ -21,7 +22,7 @@ pub mod trace;
 pub mod windows;
 
 /// Version of everything in this crate. Raised with every change that the other side can see.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The driver ABI of a guest: which machine its drivers were built for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]

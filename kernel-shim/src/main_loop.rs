@@ -191,6 +191,7 @@ fn answer(request: &Request) -> Option<Result<u64, NtStatus>> {
         Operation::DeviceControl => return request::device_control(request).err().map(Err),
         Operation::Read => return request::read_or_write(request, false).err().map(Err),
         Operation::Write => return request::read_or_write(request, true).err().map(Err),
+        Operation::Flush => return request::flush(request).err().map(Err),
         Operation::Cancel => request::cancel_by_id(arguments[0]).map(|()| 0),
         Operation::PortIn => port(request, None),
         Operation::PortOut => port(request, Some(low32(arguments[2]))),

@@ -24,6 +24,8 @@ const FO_SYNCHRONOUS_IO: u32 = 0x0000_0002;
 pub const FILE_READ_DATA: u32 = 1;
 /// FILE_WRITE_DATA.
 pub const FILE_WRITE_DATA: u32 = 2;
+/// FILE_APPEND_DATA.
+pub const FILE_APPEND_DATA: u32 = 4;
 
 /// Generic rights as the file type maps them.
 #[must_use]

@@ -12,8 +12,8 @@ use crate::ke::event;
 use crate::nt::bugcheck::{IRQL_GT_ZERO_AT_SYSTEM_SERVICE, bugcheck_with_text};
 use crate::nt::{
     ControlCode, DEVICE_OBJECT, FILE_OBJECT, IO_STACK_LOCATION, IO_STATUS_BLOCK, IRP,
-    IRP_MJ_CREATE, IRP_MJ_DEVICE_CONTROL, IRP_MJ_READ, IRP_MJ_WRITE, KEVENT, NtStatus,
-    PASSIVE_LEVEL,
+    IRP_MJ_CREATE, IRP_MJ_DEVICE_CONTROL, IRP_MJ_FLUSH_BUFFERS, IRP_MJ_READ, IRP_MJ_WRITE, KEVENT,
+    NtStatus, PASSIVE_LEVEL,
 };
 use crate::raw::{Global, Ptr, Word, from_word, low32, to_word};
 use crate::{ob, shared};
@@ -470,6 +470,20 @@ pub fn read_or_write(request: &Request, is_write: bool) -> Result<(), NtStatus> 
     let buffers = Buffers::of_transfer(Mode::User, flags, is_write, address, bytes)?;
     let parameters = transfer_parameters(bytes, offset);
     transfer(request, file, buffers, major, parameters, address)
+}
+
+/// IRP_MJ_FLUSH_BUFFERS for a client.
+///
+/// # Errors
+/// What is wrong before the driver sees it.
+pub fn flush(request: &Request) -> Result<(), NtStatus> {
+    let (file, access) = file::by_handle(request.process, request.arguments[0])?;
+    if access & (file::FILE_WRITE_DATA | file::FILE_APPEND_DATA) == 0 {
+        return Err(NtStatus::ACCESS_DENIED);
+    }
+    let buffers = Buffers::default();
+    let parameters = [0; 4].map(to_word);
+    transfer(request, file, buffers, IRP_MJ_FLUSH_BUFFERS, parameters, 0)
 }
 
 /// Cancels the request with that id of the VMM's.

@@ -5,6 +5,7 @@
     reason = "tests; clippy knows only functions with #[test] as such"
 )]
 
+mod channel;
 mod device_models;
 mod echo_sample;
 mod external_models;

@@ -1,6 +1,7 @@
 //! A running driver as a client sees it: the seam between what drives a driver (commands, sockets) and the
 //! machine that runs it.
 
+use super::client::{Attachment, Caller};
 use super::device::{Device, PnpStep, PowerState};
 use crate::observe::crash::CrashReport;
 use crate::observe::ntstatus::NtStatus;
@@ -213,6 +214,11 @@ pub trait RunningMachine: Send + Sync {
     /// # Errors
     /// The machine's end, or an NTSTATUS when the guest has no room for another process.
     fn connect(&self) -> Result<Box<dyn RunningDriver>, DriverError>;
+    /// Makes a process and a channel for a new client, and sends the client its end.
+    ///
+    /// # Errors
+    /// As for [`RunningMachine::connect`], or an NTSTATUS that says what is wrong with what the client wants.
+    fn attach(&self, caller: &Caller) -> Result<Box<dyn Attachment>, DriverError>;
     /// Asks for `event` to be written when the machine stops by itself.
     fn notify_stop(&self, event: EventFd);
     /// Why the machine stopped by itself; `None` while it runs or after [`RunningMachine::shutdown`].

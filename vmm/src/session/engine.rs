@@ -1,7 +1,7 @@
 //! The thread that owns a guest: takes jobs, runs the vCPU, answers.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,13 @@ use abi::crash::Registers;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::channel::Channel;
+use super::client::connection::{ClientEnd, Outcome};
+use super::client::set::Clients;
+use super::client::status;
+use super::client::waker::Waker;
 use super::client_memory::ClientMemory;
 use super::driver::{DriverError, Stats};
+use super::machine::ProcessIds;
 use super::responder::Responder;
 use crate::machine::{InterruptLines, PortExit, Stop, Vm};
 use crate::observe::clock::Clock;
@@ -21,6 +26,8 @@ use crate::observe::crash::{CrashReport, Reporter};
 use crate::observe::symbols::{Module, Symbols};
 use crate::observe::unwind::MemoryReader;
 use crate::ports::{PortOutcome, Width};
+
+mod clients;
 
 /// STATUS_INSUFFICIENT_RESOURCES: client memory is used up.
 const STATUS_INSUFFICIENT_RESOURCES: u32 = 0xC000_009A;
@@ -36,9 +43,41 @@ pub(super) struct Job {
     pub(super) arguments: [u64; 6],
     /// Bytes to place in client memory, and which argument receives their address.
     pub(super) input: Option<(usize, Vec<u8>)>,
-    /// Bytes of output buffer, and which argument receives its address.
-    pub(super) output: Option<(usize, u64)>,
-    pub(super) reply: Sender<Result<Done, DriverError>>,
+    pub(super) output: Option<Output>,
+    pub(super) reply: Reply,
+}
+
+/// A request's output buffer.
+#[derive(Debug)]
+pub(super) struct Output {
+    /// Which argument receives its address.
+    pub(super) argument: usize,
+    /// Its bytes.
+    pub(super) bytes: u64,
+    /// What lies there before, where the driver sees it: then all of it is read back, whatever Information is. Zeroes
+    /// otherwise.
+    pub(super) contents: Option<Vec<u8>>,
+}
+
+/// Who gets a request's result.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// A thread that waits.
+    Waiter(Sender<Result<Done, DriverError>>),
+    /// A client of the channel: its id, and the head of the request's chain.
+    Client(u64, u16),
+    /// Nobody.
+    Nobody,
+}
+
+impl Reply {
+    /// Tells a thread that waits; the clients of the channel are told by [`Clients`].
+    fn fail(&self, error: impl FnOnce() -> DriverError) {
+        if let Self::Waiter(sender) = self {
+            // A client that is gone needs no answer.
+            let _ = sender.send(Err(error())).is_ok();
+        }
+    }
 }
 
 /// A completed request.
@@ -66,6 +105,10 @@ pub(super) enum Message {
     Diagnose(Sender<Box<CrashReport>>),
     /// An interrupt line wants the guest to run.
     Interrupt,
+    /// A client of the channel has connected.
+    Attach(u64, Box<ClientEnd>),
+    /// It is gone.
+    Detach(u64),
     Shutdown,
 }
 
@@ -94,6 +137,8 @@ pub(super) struct Fate {
     pub(super) watchers: Mutex<Vec<EventFd>>,
     /// Device models that failed, once each.
     pub(super) failed_devices: Mutex<Vec<String>>,
+    /// Where new processes get their ids.
+    pub(super) process_ids: ProcessIds,
 }
 
 impl Fate {
@@ -148,9 +193,13 @@ pub(super) struct Identity {
 
 #[derive(Debug)]
 struct InFlight {
-    reply: Sender<Result<Done, DriverError>>,
+    reply: Reply,
+    operation: Operation,
+    process: u32,
     input: Option<(u64, u64)>,
     output: Option<(u64, u64)>,
+    /// The output is read back whole.
+    is_whole: bool,
     started: Instant,
 }
 
@@ -166,6 +215,11 @@ pub(super) struct Engine {
     inbox: Receiver<Message>,
     backlog: VecDeque<Job>,
     in_flight: HashMap<u64, InFlight>,
+    clients: Clients,
+    /// Requests of clients of the channel that were made.
+    client_jobs: u64,
+    /// A port access that the VMM answered itself ended the guest, by the policy.
+    policy_stop: Option<String>,
     fate: Arc<Fate>,
     started: Instant,
     requests: u64,
@@ -206,10 +260,11 @@ impl Engine {
         responder: Responder,
         identity: Identity,
         inbox: Receiver<Message>,
+        waker: Arc<Waker>,
         fate: Arc<Fate>,
-    ) -> Self {
+    ) -> std::io::Result<Self> {
         let memory = ClientMemory::new(abi::layout::client_buffer_bytes(vm.user_bytes()));
-        Self {
+        Ok(Self {
             vm,
             responder,
             identity,
@@ -218,11 +273,14 @@ impl Engine {
             inbox,
             backlog: VecDeque::new(),
             in_flight: HashMap::new(),
+            clients: Clients::new(waker)?,
+            client_jobs: 0,
+            policy_stop: None,
             fate,
             started: Instant::now(),
             requests: 0,
             processes: 0,
-        }
+        })
     }
 
     /// A handle by which other threads can stop the guest.
@@ -243,17 +301,20 @@ impl Engine {
         } else {
             self.finish();
         }
+        self.end_clients();
         for (_, request) in self.in_flight.drain() {
-            // A client that is gone needs no answer; the same below.
-            let _ = request.reply.send(Err(self.fate.error())).is_ok();
+            request.reply.fail(|| self.fate.error());
         }
         for job in self.backlog.drain(..) {
-            let _ = job.reply.send(Err(self.fate.error())).is_ok();
+            job.reply.fail(|| self.fate.error());
         }
         while let Ok(message) = self.inbox.try_recv() {
             match message {
-                Message::Request(job) => {
-                    let _ = job.reply.send(Err(self.fate.error())).is_ok();
+                Message::Request(job) => job.reply.fail(|| self.fate.error()),
+                // A client that is gone needs no answer; the same below.
+                Message::Attach(id, end) => {
+                    self.clients.attach(id, *end);
+                    self.end_clients();
                 }
                 Message::Stats(reply) => {
                     let _ = reply.send(Err(self.fate.error())).is_ok();
@@ -261,7 +322,10 @@ impl Engine {
                 Message::MirrorPort { reply, .. } => {
                     let _ = reply.send(Err(self.fate.error())).is_ok();
                 }
-                Message::Diagnose(_) | Message::Interrupt | Message::Shutdown => {}
+                Message::Diagnose(_)
+                | Message::Interrupt
+                | Message::Detach(_)
+                | Message::Shutdown => {}
             }
         }
     }
@@ -288,6 +352,10 @@ impl Engine {
             let is_idle = self.requests_waiting() == 0 && !is_first;
             if self.take_messages(is_idle, wake_at).is_err() {
                 return None;
+            }
+            self.take_client_requests();
+            if let Some(reason) = self.policy_stop.take() {
+                return Some(self.died(Stop::PolicyStop(reason)));
             }
             let submitted = match self.submit() {
                 Ok(count) => count,
@@ -318,18 +386,20 @@ impl Engine {
     /// Takes what is in the inbox; waits for the first message when the guest has nothing to do. `Err`: shut down.
     fn take_messages(&mut self, may_wait: bool, wake_at: Option<Instant>) -> Result<(), ()> {
         if may_wait {
-            let message = match wake_at {
-                None => self.inbox.recv().map_err(|_| ())?,
-                Some(at) => match self
-                    .inbox
-                    .recv_timeout(at.saturating_duration_since(Instant::now()))
-                {
-                    Ok(message) => message,
-                    Err(RecvTimeoutError::Timeout) => return Ok(()),
-                    Err(RecvTimeoutError::Disconnected) => return Err(()),
-                },
-            };
-            self.take(message)?;
+            let mut first = None;
+            let inbox = &self.inbox;
+            self.clients.wait(wake_at, || {
+                // A message, or that there will be none any more.
+                first = match inbox.try_recv() {
+                    Ok(message) => Some(Ok(message)),
+                    Err(TryRecvError::Empty) => None,
+                    Err(TryRecvError::Disconnected) => Some(Err(())),
+                };
+                first.is_some()
+            });
+            if let Some(message) = first {
+                self.take(message?)?;
+            }
         }
         loop {
             match self.inbox.try_recv() {
@@ -358,6 +428,8 @@ impl Engine {
             }
             // It has only ended the wait.
             Message::Interrupt => {}
+            Message::Attach(id, end) => self.clients.attach(id, *end),
+            Message::Detach(id) => self.detach_client(id),
             Message::Shutdown => return Err(()),
         }
         Ok(())
@@ -382,7 +454,9 @@ impl Engine {
             job.input
                 .as_ref()
                 .map(|(index, bytes)| (*index, bytes.len() as u64)),
-            job.output,
+            job.output
+                .as_ref()
+                .map(|output| (output.argument, output.bytes)),
         ];
         for (buffer, wish) in buffers.iter_mut().zip(wishes) {
             let Some((index, bytes)) = wish else { continue };
@@ -390,8 +464,8 @@ impl Engine {
                 // As an application that passes NULL, 0.
                 continue;
             }
-            let Some(address) = self.memory.allocate(bytes) else {
-                self.release(&buffers);
+            let Some(address) = self.memory.allocate(job.process, bytes) else {
+                self.release(job.process, &buffers);
                 let done = Done {
                     status: STATUS_INSUFFICIENT_RESOURCES,
                     information: 0,
@@ -399,7 +473,8 @@ impl Engine {
                     output: Vec::new(),
                     elapsed: Duration::ZERO,
                 };
-                let _ = job.reply.send(Ok(done)).is_ok();
+                self.finished(&job.reply, done);
+                self.clients.signal();
                 return Ok(false);
             };
             *buffer = Some((address, bytes));
@@ -411,10 +486,13 @@ impl Engine {
         if let (Some((address, _)), Some((_, bytes))) = (input, &job.input) {
             self.vm.write(address, bytes)?;
         }
+        let contents = job.output.and_then(|output| output.contents);
+        let is_whole = contents.is_some();
         if let Some((address, bytes)) = output {
             // Nothing of another client's data may be left there.
-            self.vm
-                .write(address, &vec![0; usize::try_from(bytes).unwrap_or(0)])?;
+            let mut contents = contents.unwrap_or_default();
+            contents.resize(usize::try_from(bytes).unwrap_or(0), 0);
+            self.vm.write(address, &contents)?;
         }
         let request = Request {
             id: job.id,
@@ -428,8 +506,11 @@ impl Engine {
             job.id,
             InFlight {
                 reply: job.reply,
+                operation: job.operation,
+                process: job.process,
                 input,
                 output,
+                is_whole,
                 started: Instant::now(),
             },
         );
@@ -444,9 +525,9 @@ impl Engine {
         Ok(true)
     }
 
-    fn release(&mut self, buffers: &[Option<(u64, u64)>; 2]) {
+    fn release(&mut self, process: u32, buffers: &[Option<(u64, u64)>; 2]) {
         for (address, bytes) in buffers.iter().flatten() {
-            self.memory.release(*address, *bytes);
+            self.memory.release(process, *address, *bytes);
         }
     }
 
@@ -462,11 +543,18 @@ impl Engine {
             let mut output = Vec::new();
             if let Some((address, bytes)) = request.output {
                 // The driver's number may exceed the buffer; the buffer's end is ours.
-                let count = completion.information.min(bytes);
+                let count = if request.is_whole {
+                    bytes
+                } else {
+                    completion.information.min(bytes)
+                };
                 output.resize(usize::try_from(count).unwrap_or(0), 0);
                 self.vm.view().read(address, &mut output)?;
             }
-            self.release(&[request.input, request.output]);
+            self.release(request.process, &[request.input, request.output]);
+            if request.operation == Operation::CreateProcess {
+                self.process_created(&request.reply, request.process);
+            }
             let done = Done {
                 status: completion.status,
                 information: completion.information,
@@ -474,9 +562,29 @@ impl Engine {
                 output,
                 elapsed: request.started.elapsed(),
             };
-            let _ = request.reply.send(Ok(done)).is_ok();
+            self.finished(&request.reply, done);
         }
+        self.clients.signal();
         Ok(())
+    }
+
+    /// Hands over a result.
+    fn finished(&mut self, reply: &Reply, done: Done) {
+        match reply {
+            Reply::Waiter(sender) => {
+                let _ = sender.send(Ok(done)).is_ok();
+            }
+            Reply::Client(client, head) => {
+                let outcome = Outcome {
+                    status: done.status,
+                    information: done.information,
+                    value: done.value,
+                    output: &done.output,
+                };
+                self.clients.complete(*client, *head, outcome);
+            }
+            Reply::Nobody => {}
+        }
     }
 
     fn mirror_port(&mut self, process: u32, access: PortExit) -> Result<u32, DriverError> {

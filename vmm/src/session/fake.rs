@@ -1,5 +1,6 @@
 //! A driver and a machine that exist only in memory, for unit tests of what drives them.
 
+use super::client::{Attachment, Caller, status};
 use super::device::{Device, PnpStep, PowerState};
 use super::driver::{
     DriverError, Handle, IoResult, PortWidth, RunningDriver, RunningMachine, Stats,
@@ -208,6 +209,10 @@ impl RunningMachine for FakeMachine {
             live: Arc::clone(&self.live),
             state: ("started", "D0".into()),
         }))
+    }
+
+    fn attach(&self, _: &Caller) -> Result<Box<dyn Attachment>, DriverError> {
+        Err(DriverError::Status(NtStatus(status::NOT_SUPPORTED)))
     }
 
     fn notify_stop(&self, event: EventFd) {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 use abi::channel::Operation;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::client::waker::Postbox;
+use super::client::{Attachment, Caller, handshake};
 use super::device::{Device, PnpStep, PowerState};
 use super::driver::{
     DriverError, Handle, IoResult, PortWidth, RunningDriver, RunningMachine, Stats,
 };
-use super::engine::{Done, Fate, Job, Message};
+use super::engine::{Done, Fate, Job, Message, Output, Reply};
 use super::interrupt::Interrupt;
 use crate::hardware::HostInterrupts;
 use crate::machine::{InterruptLine, InterruptLines, PortExit, Stopper};
@@ -28,7 +30,7 @@ const SIGNAL_POLL: Duration = Duration::from_millis(50);
 const FIRST_PROCESS: u32 = 0x100;
 const PROCESS_STEP: u32 = 8;
 /// FILE_GENERIC_READ | FILE_GENERIC_WRITE.
-const DESIRED_ACCESS: u64 = 0x0012_0089 | 0x0012_0116;
+pub(super) const DESIRED_ACCESS: u64 = 0x0012_0089 | 0x0012_0116;
 
 /// The most bytes of registry contents that are taken from a guest.
 const REGISTRY_MAX: u64 = abi::doorbell::REGISTRY_MAX;
@@ -37,14 +39,31 @@ const DEVICES_MAX: u64 = 1 << 20;
 /// STATUS_INSUFFICIENT_RESOURCES.
 const STATUS_INSUFFICIENT_RESOURCES: u32 = 0xC000_009A;
 
+/// Where new processes get their ids.
+#[derive(Debug)]
+pub(super) struct ProcessIds(AtomicU32);
+
+impl Default for ProcessIds {
+    fn default() -> Self {
+        Self(AtomicU32::new(FIRST_PROCESS))
+    }
+}
+
+impl ProcessIds {
+    pub(super) fn next(&self) -> u32 {
+        self.0.fetch_add(PROCESS_STEP, Ordering::Relaxed)
+    }
+}
+
 /// What all handles on a machine share.
 #[derive(Debug)]
 pub(super) struct Link {
-    pub(super) sender: Mutex<Sender<Message>>,
+    pub(super) sender: Mutex<Postbox<Message>>,
     pub(super) fate: Arc<Fate>,
     pub(super) timeout: Duration,
     pub(super) next_request: AtomicU64,
-    pub(super) next_process: AtomicU32,
+    next_client: AtomicU64,
+    driver_abi: abi::DriverAbi,
     /// Ids of the drivers that are started, in their order.
     drivers: Mutex<Vec<u64>>,
     pub(super) stopper: Stopper,
@@ -74,17 +93,19 @@ impl Call {
 
 impl Link {
     pub(super) fn new(
-        sender: Sender<Message>,
+        sender: Postbox<Message>,
         fate: Arc<Fate>,
         timeout: Duration,
         stopper: Stopper,
+        driver_abi: abi::DriverAbi,
     ) -> Self {
         Self {
             sender: Mutex::new(sender),
             fate,
             timeout,
             next_request: AtomicU64::new(1),
-            next_process: AtomicU32::new(FIRST_PROCESS),
+            next_client: AtomicU64::new(1),
+            driver_abi,
             drivers: Mutex::default(),
             stopper,
         }
@@ -125,8 +146,12 @@ impl Link {
             process,
             arguments,
             input,
-            output,
-            reply,
+            output: output.map(|(argument, bytes)| Output {
+                argument,
+                bytes,
+                contents: None,
+            }),
+            reply: Reply::Waiter(reply),
         }))?;
         Ok((id, answer))
     }
@@ -239,10 +264,7 @@ impl Machine {
     /// # Errors
     /// As for [`RunningMachine::connect`].
     pub fn process(&self) -> Result<Process, DriverError> {
-        let id = self
-            .link
-            .next_process
-            .fetch_add(PROCESS_STEP, Ordering::Relaxed);
+        let id = self.link.fate.process_ids.next();
         self.link
             .call_checked(Call::new(Operation::CreateProcess, id, [0; 6]))?;
         Ok(Process {
@@ -304,6 +326,23 @@ impl Machine {
 impl RunningMachine for Machine {
     fn connect(&self) -> Result<Box<dyn RunningDriver>, DriverError> {
         Ok(Box::new(self.process()?))
+    }
+
+    fn attach(&self, caller: &Caller) -> Result<Box<dyn Attachment>, DriverError> {
+        let process = self.process()?;
+        let made = handshake::make(
+            &caller.hello,
+            &caller.socket,
+            process.id,
+            self.link.driver_abi,
+        );
+        let (end, theirs) = made.map_err(|status| DriverError::Status(NtStatus(status)))?;
+        let id = self.link.next_client.fetch_add(1, Ordering::Relaxed);
+        self.link.send(Message::Attach(id, Box::new(end)))?;
+        let attached = AttachedClient { id, process };
+        handshake::welcome(&caller.socket, &theirs)
+            .map_err(|error| DriverError::Gone(format!("the client is gone: {error}")))?;
+        Ok(Box::new(attached))
     }
 
     fn notify_stop(&self, event: EventFd) {
@@ -408,6 +447,22 @@ impl Process {
             },
             elapsed: done.elapsed,
         })
+    }
+}
+
+/// A client of the channel.
+struct AttachedClient {
+    id: u64,
+    /// Dropped after the client is detached: then its requests are cancelled and its handles closed.
+    process: Process,
+}
+
+impl Attachment for AttachedClient {}
+
+impl Drop for AttachedClient {
+    fn drop(&mut self) {
+        // A machine that is gone has no clients.
+        let _ = self.process.link.send(Message::Detach(self.id)).is_ok();
     }
 }
 

@@ -6,6 +6,7 @@
 //! | `engine` | the thread that owns the guest |
 //! | `machine` | the handles that other threads hold on it |
 //! | `channel`, `client_memory` | requests in shared memory, and their buffers |
+//! | `client` | the channel that programs talk to the driver by |
 //! | `responder` | answers exits: policy, devices, trace |
 //! | `driver` | the seam to whoever drives a driver |
 //! | `device` | the device tree, plug and play, power |
@@ -16,6 +17,7 @@
 //! | `privileges` | giving them up before the guest runs |
 
 mod channel;
+pub mod client;
 mod client_memory;
 pub mod command;
 pub mod device;

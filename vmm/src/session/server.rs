@@ -1,10 +1,12 @@
-//! The control socket of a running driver.
+//! The socket of a running driver: text commands, and the way to a channel.
 
-use super::driver::RunningMachine;
+use super::client::handshake::{self, Wanted};
+use super::client::{Caller, status};
+use super::driver::{DriverError, RunningMachine};
 use super::interpreter::{Interpreter, Outcome};
 use super::protocol::{REQUEST_MAX, Request, read_line, reply};
 use std::fs::Permissions;
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -191,6 +193,55 @@ fn refuse(mut stream: &UnixStream, outcome: &Outcome) {
 }
 
 fn serve_client(stream: UnixStream, machine: &dyn RunningMachine, is_ending: &AtomicBool) {
+    let wanted = handshake::wanted(&stream);
+    if !handshake::is_peer_allowed(&stream) {
+        match wanted {
+            Wanted::Channel => handshake::refuse(&stream, status::ACCESS_DENIED),
+            _ => refuse(&stream, &Outcome::refused("the driver is another user's")),
+        }
+        return;
+    }
+    match wanted {
+        Wanted::Text => serve_commands(stream, machine, is_ending),
+        Wanted::Channel => serve_channel(stream, machine),
+        Wanted::Nothing => {}
+    }
+}
+
+/// Gives a client its channel, and waits until it is gone.
+fn serve_channel(stream: UnixStream, machine: &dyn RunningMachine) {
+    let hello = match handshake::receive(&stream) {
+        Ok(hello) => hello,
+        Err(error) => {
+            tracing::debug!("a client's hello could not be read: {error}");
+            handshake::refuse(&stream, status::INVALID_PARAMETER);
+            return;
+        }
+    };
+    let caller = Caller {
+        hello,
+        socket: stream,
+    };
+    let attachment = match machine.attach(&caller) {
+        Ok(attachment) => attachment,
+        Err(error) => {
+            let status = match error {
+                DriverError::Status(status) => status.0,
+                DriverError::Crashed(_) => status::DRIVER_PROCESS_TERMINATED,
+                DriverError::TimedOut(_) => status::IO_TIMEOUT,
+                DriverError::Gone(_) => status::DEVICE_REMOVED,
+            };
+            handshake::refuse(&caller.socket, status);
+            return;
+        }
+    };
+    // The client has nothing more to say here: what ends this is its end, or the server's.
+    let mut byte = [0];
+    while let Ok(1) = (&caller.socket).read(&mut byte) {}
+    drop(attachment);
+}
+
+fn serve_commands(stream: UnixStream, machine: &dyn RunningMachine, is_ending: &AtomicBool) {
     // A client that does not read its replies must not keep this thread for ever.
     let _ = stream.set_write_timeout(Some(std::time::Duration::from_secs(10)));
     let driver = match machine.connect() {

@@ -12,6 +12,7 @@ use displaydoc::Display;
 use kernel_shim::export::Coverage;
 use thiserror::Error;
 
+use super::client::waker::{Postbox, Waker};
 use super::driver::DriverError;
 use super::engine::{Engine, Fate, Identity, Message};
 use super::image::{DriverImage, Load, Placed, place, symbols};
@@ -250,22 +251,23 @@ fn start_with(
     let registry = launch.registry.clone();
     let sources = OpenInterrupts::new(&launch.policy)?;
     let fate = Arc::new(Fate::default());
+    let waker = Arc::new(Waker::new().map_err(StartError::Thread)?);
     let (sender, inbox) = channel();
+    let sender = Postbox::new(sender, Arc::clone(&waker));
     let (report, outcome) = channel();
     let for_lines = sender.clone();
     let engine_fate = Arc::clone(&fate);
     let engine = std::thread::Builder::new()
         .name("vcpu".to_owned())
         .spawn(move || {
-            let set_up =
-                prepare(launch, &images, inbox, engine_fate).and_then(
-                    |prepared| match confinement {
-                        Some(confinement) => privileges::confine(confinement)
-                            .map(|()| prepared)
-                            .map_err(StartError::Privileges),
-                        None => Ok(prepared),
-                    },
-                );
+            let set_up = prepare(launch, &images, inbox, waker, engine_fate).and_then(|prepared| {
+                match confinement {
+                    Some(confinement) => privileges::confine(confinement)
+                        .map(|()| prepared)
+                        .map_err(StartError::Privileges),
+                    None => Ok(prepared),
+                }
+            });
             match set_up {
                 Ok((engine, loads)) => {
                     let lines = engine.interrupt_lines();
@@ -292,7 +294,7 @@ fn start_with(
     let host_interrupts = sources.start(&interrupts).map_err(StartError::Thread)?;
     let machine = Machine {
         host_interrupts: Mutex::new(Some(host_interrupts)),
-        link: Arc::new(Link::new(sender, fate, timeout, stopper)),
+        link: Arc::new(Link::new(sender, fate, timeout, stopper, abi)),
         engine: Mutex::new(Some(engine)),
         registry: Mutex::default(),
         interrupts,
@@ -368,6 +370,7 @@ fn prepare(
     launch: Launch,
     images: &[DriverImage],
     inbox: Receiver<Message>,
+    waker: Arc<Waker>,
     fate: Arc<Fate>,
 ) -> Result<(Engine, Vec<Load>), StartError> {
     let Some(main) = images.iter().rfind(|image| image.is_started) else {
@@ -460,7 +463,9 @@ fn prepare(
         clock,
         timeout: launch.timeout,
     };
-    Ok((Engine::new(vm, responder, identity, inbox, fate), loads))
+    let engine =
+        Engine::new(vm, responder, identity, inbox, waker, fate).map_err(StartError::Thread)?;
+    Ok((engine, loads))
 }
 
 #[expect(unsafe_code, reason = "host memory is handed to KVM by address")]

@@ -1,0 +1,556 @@
+//! A connection: the handshake, submitting, waiting, completions.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use abi::client::{
+    DATA_MAX, Farewell, Hello, MAGIC, QUEUE_MAX, QueueLayout, RequestHeader, ResultHeader, VERSION,
+    Welcome,
+};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::buffers::Buffers;
+use crate::error::Error;
+use crate::queue::Queue;
+use crate::request::{Completion, Notify, Request};
+
+/// Bytes of data area that [`Connection::connect`] asks for; memory that is not used costs nothing.
+const DATA_BYTES: u64 = 16 << 20;
+/// Longest time that a thread looks for an answer before it sleeps.
+const SPIN_MAX: Duration = Duration::from_micros(100);
+/// Shortest time that is worth it.
+const SPIN_MIN: Duration = Duration::from_micros(10);
+/// STATUS_DEVICE_NOT_CONNECTED: the connection ended without a farewell.
+const NOT_CONNECTED: u32 = 0xC000_009D;
+/// STATUS_INVALID_PARAMETER.
+const INVALID_PARAMETER: u32 = 0xC000_000D;
+
+const HEADER: u64 = size_of::<RequestHeader>() as u64;
+const RESULT: u64 = size_of::<ResultHeader>() as u64;
+
+/// A request that the VMM has.
+#[derive(Debug)]
+struct Pending {
+    tag: u64,
+    /// Its buffer in the data area: header, input, result, output.
+    at: u64,
+    bytes: u64,
+    result_at: u64,
+    output_bytes: u32,
+    notify: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    queue: Queue,
+    buffers: Buffers,
+    pending: HashMap<u16, Pending>,
+    /// Completions that threads wait for, by tag.
+    done: HashMap<u64, Completion>,
+    queued: VecDeque<Completion>,
+    next_tag: u64,
+    in_flight_max: usize,
+    /// A thread waits for the VMM; it hands out what comes.
+    is_waited: bool,
+    /// The status of everything from now on: the connection has ended.
+    end: Option<u32>,
+    spin: Duration,
+    has_processors: bool,
+}
+
+type Calls = Vec<(Box<dyn FnOnce(Completion) + Send>, Completion)>;
+
+impl State {
+    fn deliver(&mut self, notify: Notify, completion: Completion, calls: &mut Calls) {
+        match notify {
+            Notify::Wait => {
+                self.done.insert(completion.tag, completion);
+            }
+            Notify::Queue => self.queued.push_back(completion),
+            Notify::Call(call) => calls.push((call, completion)),
+        }
+    }
+
+    /// Takes what the VMM has given back. Whether there was something.
+    fn reap(&mut self, calls: &mut Calls) -> Result<bool, Error> {
+        let mut is_any = false;
+        while let Some((head, length)) = self.queue.take_used()? {
+            is_any = true;
+            let Some(pending) = self.pending.remove(&head) else {
+                continue;
+            };
+            let completion = self.completion(&pending, length)?;
+            self.buffers.release(pending.at, pending.bytes);
+            self.deliver(pending.notify, completion, calls);
+        }
+        Ok(is_any)
+    }
+
+    fn completion(&self, pending: &Pending, length: u32) -> Result<Completion, Error> {
+        let mut completion = Completion {
+            tag: pending.tag,
+            status: INVALID_PARAMETER,
+            ..Completion::default()
+        };
+        if u64::from(length) < RESULT {
+            // The VMM did not understand the chain.
+            return Ok(completion);
+        }
+        let mut bytes = [0; size_of::<ResultHeader>()];
+        self.queue.read(pending.result_at, &mut bytes)?;
+        let result =
+            ResultHeader::read_from_bytes(&bytes).map_err(|_| Error::Protocol("a result"))?;
+        let output_bytes = result.output_bytes.min(pending.output_bytes);
+        completion.output = vec![0; usize::try_from(output_bytes).unwrap_or(0)];
+        self.queue
+            .read(pending.result_at + RESULT, &mut completion.output)?;
+        completion.status = result.status;
+        completion.information = result.information;
+        completion.value = result.value;
+        completion.elapsed_ns = result.elapsed_ns;
+        Ok(completion)
+    }
+
+    /// Everything ends with a status, what is under way first.
+    fn end(&mut self, status: u32, calls: &mut Calls) {
+        if self.end.is_some() {
+            return;
+        }
+        self.end = Some(status);
+        let pending: Vec<Pending> = self.pending.drain().map(|(_, pending)| pending).collect();
+        for Pending { tag, notify, .. } in pending {
+            let completion = Completion {
+                tag,
+                status,
+                ..Completion::default()
+            };
+            self.deliver(notify, completion, calls);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    kick: OwnedFd,
+    call: OwnedFd,
+    socket: UnixStream,
+    /// Readable when `call` or `socket` is.
+    ready: OwnedFd,
+    process: u32,
+    transfer_max: u32,
+}
+
+/// A connection to a driver: a process of its guest. May be used by many threads at once.
+///
+/// Dropping it ends the process: requests under way are cancelled, handles closed.
+#[derive(Debug)]
+pub struct Connection {
+    shared: Arc<Shared>,
+}
+
+fn receive(socket: &UnixStream) -> Result<(Welcome, Vec<OwnedFd>), Error> {
+    let mut bytes = [0; size_of::<Welcome>()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut bytes)],
+        &mut ancillary,
+        RecvFlags::WAITALL | RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let mut descriptors = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
+        }
+    }
+    let no_welcome = Error::Protocol(
+        "what came is no welcome; is this a `ringfence run --socket`, with room for a client?",
+    );
+    let Ok(welcome) = Welcome::read_from_bytes(&bytes) else {
+        return Err(no_welcome);
+    };
+    if received.bytes != size_of::<Welcome>() || welcome.magic != MAGIC {
+        return Err(no_welcome);
+    }
+    if welcome.status != 0 {
+        return Err(Error::Status(welcome.status));
+    }
+    Ok((welcome, descriptors))
+}
+
+impl Connection {
+    /// Connects to the socket of a `ringfence run --socket`.
+    ///
+    /// # Errors
+    /// The socket's; the status with which the driver refuses a client.
+    pub fn connect(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::connect_with(path, DATA_BYTES)
+    }
+
+    /// As [`Self::connect`], with a data area of so many bytes: what all requests under way have room in.
+    ///
+    /// # Errors
+    /// As for [`Self::connect`].
+    pub fn connect_with(path: impl AsRef<Path>, data_bytes: u64) -> Result<Self, Error> {
+        let mut socket = UnixStream::connect(path)?;
+        let hello = Hello {
+            magic: MAGIC,
+            version_min: VERSION,
+            version_max: VERSION,
+            queue_size: u32::from(QUEUE_MAX),
+            flags: 0,
+            data_bytes: data_bytes.min(DATA_MAX),
+        };
+        socket.write_all(hello.as_bytes())?;
+        let (welcome, descriptors) = receive(&socket)?;
+        let [memory, kick, call]: [OwnedFd; 3] = descriptors
+            .try_into()
+            .map_err(|_| Error::Protocol("the welcome came without its descriptors"))?;
+        let layout = QueueLayout::new(welcome.queue_size, welcome.data_bytes)
+            .filter(|layout| {
+                layout.descriptors == welcome.descriptors
+                    && layout.available == welcome.available
+                    && layout.used == welcome.used
+                    && layout.data == welcome.data
+            })
+            .ok_or(Error::Protocol("the memory's layout is not this version's"))?;
+        let queue = Queue::map(memory.into(), layout)?;
+        let ready = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(&ready, &call, EventData::new_u64(0), EventFlags::IN)?;
+        let ended = EventFlags::IN | EventFlags::RDHUP;
+        epoll::add(&ready, &socket, EventData::new_u64(1), ended)?;
+        socket.set_nonblocking(true)?;
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let state = State {
+            queue,
+            buffers: Buffers::new(layout.data, layout.data_bytes),
+            pending: HashMap::new(),
+            done: HashMap::new(),
+            queued: VecDeque::new(),
+            next_tag: 1,
+            in_flight_max: usize::try_from(welcome.in_flight_max).unwrap_or(1).max(1),
+            is_waited: false,
+            end: None,
+            spin: Duration::ZERO,
+            has_processors: processors > 1,
+        };
+        let shared = Shared {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            kick,
+            call,
+            socket,
+            ready,
+            process: welcome.process,
+            transfer_max: welcome.transfer_max,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// Id of this process in the guest.
+    #[must_use]
+    pub fn process(&self) -> u32 {
+        self.shared.process
+    }
+
+    /// Makes a request; returns its tag. Waits while too many are under way.
+    ///
+    /// # Errors
+    /// The connection's end; more data than a request, or the data area, has room for.
+    pub fn submit(&self, request: &Request<'_>, notify: Notify) -> Result<u64, Error> {
+        self.shared.submit(request, notify)
+    }
+
+    /// Waits for a request that was submitted with [`Notify::Wait`].
+    ///
+    /// # Errors
+    /// The connection's end; there is no such request.
+    pub fn wait(&self, tag: u64) -> Result<Completion, Error> {
+        self.shared.run(|state| {
+            if let Some(completion) = state.done.remove(&tag) {
+                return Some(Ok(completion));
+            }
+            let is_known = state.pending.values().any(|pending| pending.tag == tag);
+            (!is_known).then_some(Err(Error::Status(state.end.unwrap_or(INVALID_PARAMETER))))
+        })?
+    }
+
+    /// The next completion of a request that was submitted with [`Notify::Queue`]; runs callbacks that are due. Does not
+    /// wait: `None` means that [`Self::as_fd`] will be readable when there is something.
+    ///
+    /// # Errors
+    /// The connection's end, after all completions.
+    pub fn next_completion(&self) -> Result<Option<Completion>, Error> {
+        self.shared.next_completion()
+    }
+
+    /// Starts a thread that handles completions, so that callbacks run without anybody waiting. It ends with the
+    /// connection.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn start_thread(&self) -> Result<(), Error> {
+        let shared = Arc::clone(&self.shared);
+        let run = move || {
+            // It ends with the connection; there is nobody to tell.
+            let _ = shared.run(|_| None::<()>).is_ok();
+        };
+        std::thread::Builder::new()
+            .name("ringfence".to_owned())
+            .spawn(run)?;
+        Ok(())
+    }
+}
+
+impl AsFd for Connection {
+    /// Readable when [`Connection::next_completion`] may have something, for poll and epoll.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.shared.ready.as_fd()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // The thread of `start_thread` sees it, and so does the VMM.
+        let _ = self.shared.socket.shutdown(Shutdown::Both).is_ok();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn submit(&self, request: &Request<'_>, notify: Notify) -> Result<u64, Error> {
+        let transfer_max = u64::from(self.transfer_max);
+        let input_bytes = request.input.len() as u64;
+        let output_bytes = u64::from(request.output_bytes);
+        if input_bytes > transfer_max || output_bytes > transfer_max {
+            return Err(Error::NoRoom(input_bytes.max(output_bytes)));
+        }
+        let result_at = (HEADER + input_bytes).next_multiple_of(8);
+        let bytes = result_at + RESULT + output_bytes;
+        let mut state = self.lock();
+        let at = loop {
+            if let Some(status) = state.end {
+                return Err(Error::Status(status));
+            }
+            let has_room = state.pending.len() < state.in_flight_max && state.queue.has_room();
+            if has_room && let Some(at) = state.buffers.allocate(bytes) {
+                break at;
+            }
+            if state.pending.is_empty() {
+                // There will never be room.
+                return Err(Error::NoRoom(bytes));
+            }
+            let before = state.pending.len();
+            drop(state);
+            self.run(|state| (state.pending.len() < before || state.end.is_some()).then_some(()))?;
+            state = self.lock();
+        };
+        let tag = state.next_tag;
+        state.next_tag += 1;
+        let queue = &mut state.queue;
+        queue.write(at, request.header(tag).as_bytes())?;
+        queue.write(at + HEADER, request.input)?;
+        let output = request
+            .output
+            .get(
+                ..request
+                    .output
+                    .len()
+                    .min(usize::try_from(output_bytes).unwrap_or(0)),
+            )
+            .unwrap_or_default();
+        queue.write(at + result_at + RESULT, output)?;
+        let readable = u32::try_from(HEADER + input_bytes);
+        let writable = u32::try_from(RESULT + output_bytes);
+        let (Ok(readable), Ok(writable)) = (readable, writable) else {
+            return Err(Error::NoRoom(bytes));
+        };
+        let head = queue.add((at, readable), (at + result_at, writable))?;
+        let pending = Pending {
+            tag,
+            at,
+            bytes,
+            result_at: at + result_at,
+            output_bytes: request.output_bytes,
+            notify,
+        };
+        let is_kick_due = state.queue.is_kick_due()?;
+        state.pending.insert(head, pending);
+        drop(state);
+        if is_kick_due {
+            rustix::io::write(&self.kick, &1_u64.to_ne_bytes())?;
+        }
+        Ok(tag)
+    }
+
+    /// Handles completions until `is_over` says that it has what it wants.
+    fn run<T>(&self, mut is_over: impl FnMut(&mut State) -> Option<T>) -> Result<T, Error> {
+        let mut state = self.lock();
+        loop {
+            if let Some(result) = is_over(&mut state) {
+                return Ok(result);
+            }
+            if let Some(status) = state.end {
+                return Err(Error::Status(status));
+            }
+            if state.is_waited {
+                // Whoever waits hands it out.
+                state = self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            state.is_waited = true;
+            drop(state);
+            let ready = self.sleep();
+            state = self.lock();
+            state.is_waited = false;
+            let mut calls = Calls::new();
+            let reaped = state.reap(&mut calls);
+            match (ready, reaped) {
+                (Ok(None), Ok(_)) => {}
+                (Ok(Some(status)), Ok(_)) => state.end(status, &mut calls),
+                (Err(_), _) | (_, Err(_)) => state.end(NOT_CONNECTED, &mut calls),
+            }
+            self.changed.notify_all();
+            if !calls.is_empty() {
+                drop(state);
+                for (call, completion) in calls {
+                    call(completion);
+                }
+                state = self.lock();
+            }
+        }
+    }
+
+    /// Waits until the VMM has given something back: looking for a short while, then asleep. `Some`: the connection is
+    /// over.
+    fn sleep(&self) -> Result<Option<u32>, Error> {
+        let began = Instant::now();
+        let spin = self.lock().spin;
+        while began.elapsed() < spin {
+            if self.lock().queue.has_used()? {
+                return Ok(None);
+            }
+            for _ in 0..16 {
+                std::hint::spin_loop();
+            }
+        }
+        {
+            let state = self.lock();
+            state.queue.arm()?;
+            if state.queue.has_used()? {
+                return Ok(None);
+            }
+        }
+        let asleep = Instant::now();
+        let mut events = [const { MaybeUninit::uninit() }; 2];
+        match epoll::wait(&self.ready, &mut events, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let slept = asleep.elapsed();
+        let mut state = self.lock();
+        state.spin = if !state.has_processors {
+            Duration::ZERO
+        } else if slept < SPIN_MAX {
+            (state.spin * 2).clamp(SPIN_MIN, SPIN_MAX)
+        } else if state.spin > SPIN_MIN {
+            state.spin / 2
+        } else {
+            Duration::ZERO
+        };
+        drop(state);
+        self.drain();
+        self.farewell()
+    }
+
+    /// Takes the notifications that there are.
+    fn drain(&self) {
+        let mut bytes = [0; 64];
+        // It does not block: the pipe is empty then.
+        while rustix::io::read(&self.call, &mut bytes).is_ok_and(|count| count == bytes.len()) {}
+    }
+
+    /// The VMM's last words; `None`: it has not said any.
+    fn farewell(&self) -> Result<Option<u32>, Error> {
+        let mut bytes = [0; size_of::<Farewell>()];
+        match (&self.socket).read(&mut bytes) {
+            Ok(0) => Ok(Some(NOT_CONNECTED)),
+            Ok(_) => Ok(Some(
+                Farewell::read_from_bytes(&bytes)
+                    .ok()
+                    .filter(|farewell| farewell.magic == MAGIC)
+                    .map_or(NOT_CONNECTED, |farewell| farewell.status),
+            )),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(None),
+            Err(_) => Ok(Some(NOT_CONNECTED)),
+        }
+    }
+
+    fn next_completion(&self) -> Result<Option<Completion>, Error> {
+        let mut calls = Calls::new();
+        let result = {
+            let mut state = self.lock();
+            if state.queued.is_empty() && !state.is_waited && state.end.is_none() {
+                self.look(&mut state, &mut calls);
+                self.changed.notify_all();
+            }
+            match (state.queued.pop_front(), state.end) {
+                (Some(completion), _) => Ok(Some(completion)),
+                (None, Some(status)) => Err(Error::Status(status)),
+                (None, None) => Ok(None),
+            }
+        };
+        for (call, completion) in calls {
+            call(completion);
+        }
+        result
+    }
+
+    /// Takes what there is; when there is nothing for the program, notifications are asked for.
+    fn look(&self, state: &mut State, calls: &mut Calls) {
+        self.drain();
+        let is_armed = Self::reap_and_arm(state, calls);
+        let ended = self.farewell();
+        match (is_armed, ended) {
+            (Ok(()), Ok(None)) => {}
+            (Ok(()), Ok(Some(status))) => {
+                // What the VMM completed before its farewell.
+                let _ = state.reap(calls).is_ok();
+                state.end(status, calls);
+            }
+            _ => state.end(NOT_CONNECTED, calls),
+        }
+    }
+
+    fn reap_and_arm(state: &mut State, calls: &mut Calls) -> Result<(), Error> {
+        loop {
+            state.reap(calls)?;
+            state.queue.arm()?;
+            // What came before that was not notified.
+            if !state.queue.has_used()? {
+                return Ok(());
+            }
+        }
+    }
+}

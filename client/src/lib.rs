@@ -1,0 +1,44 @@
+//! Talks to a driver that `ringfence run DRIVER --socket PATH` serves.
+//!
+//! A [`Connection`] is a process in the driver's guest: it has handles and an I/O permission map of its own, and they
+//! end with it. Requests go through memory that it shares with the VMM (docs/channel.md). There are three styles, and a
+//! program may mix them:
+//!
+//! - blocking: [`Connection::open`], [`Connection::ioctl`] and the others return when the driver has answered;
+//! - callbacks: [`Connection::submit`] with [`Notify::Call`]; they run in whichever thread of the program handles
+//!   completions, or in one that [`Connection::start_thread`] starts;
+//! - file descriptor: [`Connection::submit`] with [`Notify::Queue`], then epoll on [`Connection::as_fd`] and
+//!   [`Connection::next_completion`].
+//!
+//! ```no_run
+//! use ringfence_client::Connection;
+//! let driver = Connection::connect("/run/echo.sock")?;
+//! let handle = driver.open(r"\\.\echo")?;
+//! let answer = driver.ioctl(handle, 0x0022_2000, b"hello", 5)?;
+//! println!("{:02x?}", answer.output);
+//! # Ok::<(), ringfence_client::Error>(())
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | `connection` | the handshake, waiting, completions |
+//! | `calls` | the blocking calls |
+//! | `control` | text commands over the same socket |
+//! | `queue` | the client's end of the split queue |
+//! | `buffers` | the data area |
+//! | `capi` | the C functions of include/ringfence.h |
+
+mod buffers;
+mod calls;
+mod capi;
+mod connection;
+pub mod control;
+mod error;
+mod queue;
+mod request;
+
+pub use abi::client::{Opcode, Statistics};
+pub use calls::{Handle, Width};
+pub use connection::Connection;
+pub use error::Error;
+pub use request::{Completion, Notify, Request};

@@ -1,0 +1,287 @@
+//! What a request costs by the channel. `cargo bench -p integration-tests --bench channel`
+//!
+//! The table goes to standard output and to target/benchmarks-channel.md. Figures of a busy machine are upper bounds.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
+
+use ringfence_client::Connection;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// ECHO_BUFFERED.
+const IOCTL_ECHO: u32 = 0x0022_2000;
+/// Requests of one measurement.
+const REQUESTS: usize = 4000;
+/// Reads of 1 MiB.
+const READS: usize = 60;
+const MEBIBYTE: u32 = 1 << 20;
+/// Drivers that idle.
+const DRIVERS: usize = 10;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map_or_else(PathBuf::new, Path::to_path_buf)
+}
+
+/// `ringfence run` with the echo driver, in a process of its own.
+struct Driver {
+    child: Child,
+    socket: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Driver {
+    fn start(processor: Option<usize>) -> Result<Self, Failure> {
+        let folder = tempfile::tempdir()?;
+        let socket = folder.path().join("socket");
+        let mut command = match processor {
+            Some(number) => {
+                let mut command = Command::new("taskset");
+                command.arg("-c").arg(number.to_string());
+                command.arg(root().join("target/release/ringfence"));
+                command
+            }
+            None => Command::new(root().join("target/release/ringfence")),
+        };
+        let child = command
+            .arg("run")
+            .arg(root().join("images/drivers/amd64/echo.sys"))
+            .args(["--memory", "64M", "--socket"])
+            .arg(&socket)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let driver = Self {
+            child,
+            socket,
+            _folder: folder,
+        };
+        let began = Instant::now();
+        while Connection::connect(&driver.socket).is_err() {
+            if began.elapsed() > Duration::from_secs(20) {
+                return Err("the driver does not answer".into());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(driver)
+    }
+
+    /// Processor time that it has used.
+    fn processor_time(&self) -> Result<Duration, Failure> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let fields = stat.rsplit_once(')').ok_or("no stat")?.1;
+        let ticks: u64 = fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .filter_map(|field| field.parse::<u64>().ok())
+            .sum();
+        // USER_HZ is 100 on every Linux that there is.
+        Ok(Duration::from_millis(ticks * 10))
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill().is_ok();
+        let _ = self.child.wait().is_ok();
+    }
+}
+
+fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
+    sorted.get(index).copied().unwrap_or_default()
+}
+
+/// Round trips of 64 bytes, sorted, and exits for each.
+fn round_trips(client: &Connection, count: usize) -> Result<(Vec<Duration>, f64), Failure> {
+    let handle = client.open(r"\\.\echo")?;
+    let input = [7; 64];
+    for _ in 0..200 {
+        client.ioctl(handle, IOCTL_ECHO, &input, 64)?;
+    }
+    let before = client.statistics()?.exits;
+    let mut samples = Vec::with_capacity(count);
+    for _ in 0..count {
+        let began = Instant::now();
+        let done = client.ioctl(handle, IOCTL_ECHO, &input, 64)?;
+        samples.push(began.elapsed());
+        if done.status != 0 || done.output.len() != 64 {
+            return Err("the echo is wrong".into());
+        }
+    }
+    let exits = client.statistics()?.exits - before;
+    samples.sort();
+    client.close(handle)?;
+    Ok((samples, exits as f64 / count as f64))
+}
+
+fn latency(processor: Option<usize>, rows: &mut Vec<String>) -> Result<(), Failure> {
+    let driver = Driver::start(processor)?;
+    let how = match processor {
+        Some(_) => "client and driver pinned to one processor",
+        None => "not pinned",
+    };
+    if let Some(number) = processor {
+        pin(number)?;
+    }
+    let client = Connection::connect(&driver.socket)?;
+    let (samples, exits) = round_trips(&client, REQUESTS)?;
+    rows.push(format!(
+        "| DeviceIoControl of 64 bytes, {how} | p50 {:.1?}, p99 {:.1?} | {exits:.2} exits a request |",
+        percentile(&samples, 50),
+        percentile(&samples, 99),
+    ));
+    Ok(())
+}
+
+/// Pins this process, as far as it has started threads.
+fn pin(processor: usize) -> Result<(), Failure> {
+    let status = Command::new("taskset")
+        .arg("-pc")
+        .arg(processor.to_string())
+        .arg(std::process::id().to_string())
+        .stdout(Stdio::null())
+        .status()?;
+    if !status.success() {
+        return Err("taskset failed".into());
+    }
+    Ok(())
+}
+
+fn clients(rows: &mut Vec<String>) -> Result<(), Failure> {
+    let driver = Driver::start(None)?;
+    for count in [1_usize, 2, 4, 8, 16] {
+        let barrier = Arc::new(Barrier::new(count + 1));
+        let threads: Vec<_> = (0..count)
+            .map(|_| {
+                let (socket, barrier) = (driver.socket.clone(), Arc::clone(&barrier));
+                std::thread::spawn(move || -> Result<(), Failure> {
+                    let client = Connection::connect(&socket)?;
+                    barrier.wait();
+                    round_trips(&client, REQUESTS / count).map(|_| ())
+                })
+            })
+            .collect();
+        barrier.wait();
+        let began = Instant::now();
+        for thread in threads {
+            thread.join().map_err(|_| "a client panicked")??;
+        }
+        let total = REQUESTS / count * count + 200 * count;
+        let rate = total as f64 / began.elapsed().as_secs_f64();
+        rows.push(format!(
+            "| {count} clients, one request at a time each | {rate:.0} requests a second | |"
+        ));
+    }
+    Ok(())
+}
+
+fn reads(rows: &mut Vec<String>) -> Result<(), Failure> {
+    let driver = Driver::start(None)?;
+    let client = Connection::connect(&driver.socket)?;
+    let handle = client.open(r"\\.\echo_direct")?;
+    // IN_DIRECT reads both of its buffers, OUT_DIRECT writes its output: a mebibyte each way.
+    let input = vec![3; 16];
+    let (mut ours, mut copies) = (Vec::new(), Vec::new());
+    let from = vec![5_u8; MEBIBYTE as usize];
+    let mut to = vec![0_u8; MEBIBYTE as usize];
+    for _ in 0..READS {
+        let began = Instant::now();
+        to.copy_from_slice(std::hint::black_box(&from));
+        std::hint::black_box(&mut to);
+        copies.push(began.elapsed());
+        let began = Instant::now();
+        let done = client.ioctl(handle, 0x0022_200A, &input, MEBIBYTE)?;
+        ours.push(began.elapsed());
+        if done.status != 0 || done.output.len() != MEBIBYTE as usize {
+            return Err(format!("the read failed: {:#x}", done.status).into());
+        }
+    }
+    ours.sort();
+    copies.sort();
+    let (read, copy) = (percentile(&ours, 50), percentile(&copies, 50));
+    rows.push(format!(
+        "| output of 1 MiB by METHOD_OUT_DIRECT, median of {READS} | {read:.1?}, {:.2} GB/s | memcpy {copy:.1?}: {:.0} % of its speed |",
+        f64::from(MEBIBYTE) / read.as_secs_f64() / 1e9,
+        100.0 * copy.as_secs_f64() / read.as_secs_f64(),
+    ));
+    Ok(())
+}
+
+fn ports(rows: &mut Vec<String>) -> Result<(), Failure> {
+    let driver = Driver::start(None)?;
+    let client = Connection::connect(&driver.socket)?;
+    let mut samples = Vec::new();
+    for _ in 0..REQUESTS {
+        let began = Instant::now();
+        // Denied by the process's map: what is measured is the way there and back.
+        let denied = client.port_in(0x300, ringfence_client::Width::Byte);
+        samples.push(began.elapsed());
+        if denied.is_ok() {
+            return Err("a port was read without permission".into());
+        }
+    }
+    samples.sort();
+    rows.push(format!(
+        "| port access, answered without the guest | p50 {:.1?}, p99 {:.1?} | |",
+        percentile(&samples, 50),
+        percentile(&samples, 99),
+    ));
+    Ok(())
+}
+
+fn idle(rows: &mut Vec<String>) -> Result<(), Failure> {
+    let drivers = (0..DRIVERS)
+        .map(|_| Driver::start(None))
+        .collect::<Result<Vec<_>, _>>()?;
+    let clients = drivers
+        .iter()
+        .map(|driver| Connection::connect(&driver.socket))
+        .collect::<Result<Vec<_>, _>>()?;
+    for client in &clients {
+        round_trips(client, 10)?;
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let total = || {
+        drivers
+            .iter()
+            .map(Driver::processor_time)
+            .sum::<Result<Duration, Failure>>()
+    };
+    let before = total()?;
+    let began = Instant::now();
+    std::thread::sleep(Duration::from_secs(5));
+    let used = total()?.saturating_sub(before);
+    rows.push(format!(
+        "| {DRIVERS} idle drivers, a client connected to each | {:.2} % of a processor together | over {:.0?} |",
+        100.0 * used.as_secs_f64() / began.elapsed().as_secs_f64(),
+        began.elapsed(),
+    ));
+    Ok(())
+}
+
+fn main() -> Result<(), Failure> {
+    let mut rows = Vec::new();
+    latency(None, &mut rows)?;
+    clients(&mut rows)?;
+    reads(&mut rows)?;
+    ports(&mut rows)?;
+    idle(&mut rows)?;
+    // Last: it pins this process.
+    latency(Some(0), &mut rows)?;
+    let kvm = vmm::machine::host::KvmKind::detect().name();
+    let text = format!(
+        "KVM: {kvm}; processors: {}.\n\n| what | cost | |\n|---|---|---|\n{}\n",
+        std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        rows.join("\n"),
+    );
+    print!("{text}");
+    std::fs::write(root().join("target/benchmarks-channel.md"), text)?;
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! How long the engine looks for requests before it sleeps.
+//!
+//! A wake-up costs tens of microseconds, a look a fraction of one. So the engine looks for a while when the last request
+//! came soon after it had gone to sleep, and does not when it did not: an idle driver costs nothing.
+
+use std::time::Duration;
+
+/// Longest time that is spent looking, once.
+const LONGEST: Duration = Duration::from_micros(100);
+/// Shortest time that is worth it.
+const SHORTEST: Duration = Duration::from_micros(10);
+
+/// The time to look, adapted.
+#[derive(Debug)]
+pub(super) struct Polling {
+    window: Duration,
+    is_useful: bool,
+}
+
+impl Polling {
+    /// On one processor looking only keeps the client from running.
+    pub(super) fn new() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self::with(processors > 1)
+    }
+
+    fn with(is_useful: bool) -> Self {
+        Self {
+            window: Duration::ZERO,
+            is_useful,
+        }
+    }
+
+    /// How long to look now.
+    pub(super) fn window(&self) -> Duration {
+        self.window
+    }
+
+    /// The engine has slept for `slept` until a request came.
+    pub(super) fn slept(&mut self, slept: Duration) {
+        self.window = if !self.is_useful {
+            Duration::ZERO
+        } else if slept < LONGEST {
+            (self.window * 2).clamp(SHORTEST, LONGEST)
+        } else if self.window > SHORTEST {
+            self.window / 2
+        } else {
+            Duration::ZERO
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn busy_client_is_looked_for_and_idle_one_is_not() {
+        let mut polling = Polling::with(true);
+        assert_eq!(polling.window(), Duration::ZERO);
+        for _ in 0..10 {
+            polling.slept(Duration::from_micros(5));
+        }
+        assert_eq!(polling.window(), LONGEST);
+        for _ in 0..10 {
+            polling.slept(Duration::from_millis(5));
+        }
+        assert_eq!(polling.window(), Duration::ZERO);
+    }
+
+    #[test]
+    fn one_processor_never_polls() {
+        let mut polling = Polling::with(false);
+        polling.slept(Duration::ZERO);
+        assert_eq!(polling.window(), Duration::ZERO);
+    }
+}

@@ -1,0 +1,425 @@
+//! What the engine does for clients of the channel.
+
+use abi::channel::Operation;
+use abi::client::{FarewellReason, Opcode, QUERY_STATISTICS, RequestHeader, Statistics};
+use zerocopy::IntoBytes;
+
+use super::super::client::connection::FollowUp;
+use super::super::client::request::Incoming;
+use super::super::client::set::Taken;
+use super::super::machine::DESIRED_ACCESS;
+use super::{
+    Clients, Death, Engine, Job, Outcome, Output, PortExit, Reply, STATUS_PRIVILEGED_INSTRUCTION,
+    Width, status,
+};
+use crate::machine::PortAnswer;
+
+/// Ids of clients' requests have this bit, those of threads that wait do not.
+const CLIENT_JOB: u64 = 1 << 63;
+
+/// What is to be done for a request.
+enum Work {
+    /// The guest does it.
+    Guest {
+        operation: Operation,
+        arguments: [u64; 6],
+        input: Option<usize>,
+        output: Option<usize>,
+        /// The driver sees what is in the output buffer.
+        is_output_seen: bool,
+        follow_up: FollowUp,
+    },
+    /// It is done.
+    Done(u64, Vec<u8>),
+}
+
+impl Work {
+    fn plain(operation: Operation, arguments: [u64; 6]) -> Self {
+        Self::Guest {
+            operation,
+            arguments,
+            input: None,
+            output: None,
+            is_output_seen: false,
+            follow_up: FollowUp::Nothing,
+        }
+    }
+}
+
+/// `\\.\NAME` and `\\?\NAME` as NT knows them, in UTF-16.
+fn nt_name(input: &[u8]) -> Result<Vec<u8>, u32> {
+    if input.len() % 2 != 0 {
+        return Err(status::INVALID_PARAMETER);
+    }
+    let prefix = |third: u8| [b'\\', 0, b'\\', 0, third, 0, b'\\', 0];
+    let rest = input
+        .strip_prefix(&prefix(b'.'))
+        .or_else(|| input.strip_prefix(&prefix(b'?')));
+    Ok(rest.map_or_else(
+        || input.to_vec(),
+        |rest| [&[b'\\', 0, b'?', 0, b'?', 0, b'\\', 0], rest].concat(),
+    ))
+}
+
+/// Whether the driver sees what the caller has in its output buffer: METHOD_IN_DIRECT and METHOD_NEITHER hand it out as it
+/// is, METHOD_OUT_DIRECT locks the caller's own pages.
+const fn is_output_seen(code: u32) -> bool {
+    code & 3 != 0
+}
+
+impl Engine {
+    /// Takes what clients have made available, from each in its turn.
+    pub(super) fn take_client_requests(&mut self) {
+        for id in self.clients.ids() {
+            for _ in 0..Clients::turn() {
+                if !self.clients.has_share(id) {
+                    break;
+                }
+                let Some(taken) = self.clients.take(id) else {
+                    break;
+                };
+                self.begin(taken);
+            }
+        }
+        self.clients.signal();
+    }
+
+    fn begin(&mut self, taken: Taken) {
+        let Taken {
+            client,
+            head,
+            incoming,
+        } = taken;
+        match self.begin_checked(client, head, &incoming) {
+            Ok(Some((value, output))) => {
+                let outcome = Outcome {
+                    status: 0,
+                    information: output.len() as u64,
+                    value,
+                    output: &output,
+                };
+                self.answer(client, head, &incoming, outcome);
+            }
+            Ok(None) => {}
+            Err(status) => self.answer(client, head, &incoming, Outcome::of_status(status)),
+        }
+    }
+
+    fn answer(&mut self, client: u64, head: u16, incoming: &Incoming, outcome: Outcome<'_>) {
+        if let Some(client) = self.clients.get(client) {
+            client.answer(head, &incoming.chain, outcome, 0);
+        }
+    }
+
+    /// Has a request carried out. `None`: its answer comes later.
+    fn begin_checked(
+        &mut self,
+        id: u64,
+        head: u16,
+        incoming: &Incoming,
+    ) -> Result<Option<(u64, Vec<u8>)>, u32> {
+        let header = incoming.header;
+        let Some(client) = self.clients.get(id) else {
+            return Ok(None);
+        };
+        let process = client.process(header.process).ok_or(status::INVALID_CID)?;
+        let (operation, arguments, input, output, is_output_seen, follow_up) =
+            match self.work(id, process, incoming)? {
+                Work::Done(value, output) => return Ok(Some((value, output))),
+                Work::Guest {
+                    operation,
+                    arguments,
+                    input,
+                    output,
+                    is_output_seen,
+                    follow_up,
+                } => (
+                    operation,
+                    arguments,
+                    input,
+                    output,
+                    is_output_seen,
+                    follow_up,
+                ),
+            };
+        let taken = self.clients.bytes();
+        let free = self.client_bytes().saturating_sub(taken);
+        let Some(client) = self.clients.get(id) else {
+            return Ok(None);
+        };
+        // What gives something back may always be asked for.
+        let is_release = matches!(
+            operation,
+            Operation::Close | Operation::Cancel | Operation::ExitProcess
+        );
+        if !is_release && !client.has_quota(incoming.bytes(), free) {
+            return Err(status::QUOTA_EXCEEDED);
+        }
+        let process = match follow_up {
+            FollowUp::Attached(process) => process,
+            _ => process,
+        };
+        // Nothing is copied before the quota has been looked at.
+        let queue = &client.end.queue;
+        let input = match (input, operation) {
+            (None, _) => None,
+            (Some(argument), Operation::Open) => Some((argument, nt_name(&incoming.input(queue))?)),
+            (Some(argument), _) => Some((argument, incoming.input(queue))),
+        };
+        let mut arguments = arguments;
+        if let (Operation::Open, Some((_, name))) = (operation, &input) {
+            arguments[1] = name.len() as u64;
+        }
+        let output = output.map(|argument| Output {
+            argument,
+            bytes: u64::from(header.output_bytes),
+            contents: is_output_seen.then(|| incoming.output(queue)),
+        });
+        self.client_jobs += 1;
+        let job = CLIENT_JOB | self.client_jobs;
+        client.begin(head, incoming.clone(), process, Some(job), follow_up);
+        self.backlog.push_back(Job {
+            id: job,
+            operation,
+            process,
+            arguments,
+            input,
+            output,
+            reply: Reply::Client(id, head),
+        });
+        Ok(None)
+    }
+
+    /// What a request comes to.
+    fn work(&mut self, id: u64, process: u32, incoming: &Incoming) -> Result<Work, u32> {
+        let header = incoming.header;
+        let fate = std::sync::Arc::clone(&self.fate);
+        let client = self.clients.get(id).ok_or(status::INVALID_CID)?;
+        let handle = client.guest_handle(process, header.handle);
+        let known = handle.ok_or(status::INVALID_HANDLE);
+        let (input, output) = (
+            u64::from(header.input_bytes),
+            u64::from(header.output_bytes),
+        );
+        Ok(match incoming.opcode {
+            Opcode::Open => {
+                if !client.may_open() {
+                    return Err(status::QUOTA_EXCEEDED);
+                }
+                let access = match u64::from(header.code) {
+                    0 => DESIRED_ACCESS,
+                    access => access,
+                };
+                Work::Guest {
+                    operation: Operation::Open,
+                    arguments: [0, input, access, 0, 0, 0],
+                    input: Some(0),
+                    output: None,
+                    is_output_seen: false,
+                    follow_up: FollowUp::Opened(process),
+                }
+            }
+            Opcode::Close | Opcode::Cleanup => {
+                let is_close = incoming.opcode == Opcode::Close;
+                if is_close && !client.forget_handle(process, header.handle) {
+                    return Err(status::INVALID_HANDLE);
+                }
+                match handle {
+                    Some(handle) => {
+                        client.clean(header.handle);
+                        Work::plain(Operation::Close, [handle, 0, 0, 0, 0, 0])
+                    }
+                    // It has had its cleanup.
+                    None if is_close => Work::Done(0, Vec::new()),
+                    None => return Err(status::INVALID_HANDLE),
+                }
+            }
+            Opcode::DeviceControl => Work::Guest {
+                operation: Operation::DeviceControl,
+                arguments: [known?, u64::from(header.code), 0, input, 0, output],
+                input: Some(2),
+                output: Some(4),
+                is_output_seen: is_output_seen(header.code),
+                follow_up: FollowUp::Nothing,
+            },
+            Opcode::Read => Work::Guest {
+                operation: Operation::Read,
+                arguments: [known?, 0, output, header.argument, 0, 0],
+                input: None,
+                output: Some(1),
+                is_output_seen: false,
+                follow_up: FollowUp::Nothing,
+            },
+            Opcode::Write => Work::Guest {
+                operation: Operation::Write,
+                arguments: [known?, 0, input, header.argument, 0, 0],
+                input: Some(1),
+                output: None,
+                is_output_seen: false,
+                follow_up: FollowUp::Nothing,
+            },
+            Opcode::Flush => Work::plain(Operation::Flush, [known?, 0, 0, 0, 0, 0]),
+            Opcode::Cancel => {
+                let job = client
+                    .job_of_tag(process, header.argument)
+                    .ok_or(status::NOT_FOUND)?;
+                Work::plain(Operation::Cancel, [job, 0, 0, 0, 0, 0])
+            }
+            Opcode::PortIn | Opcode::PortOut => {
+                Work::Done(u64::from(self.client_port(process, &header)?), Vec::new())
+            }
+            Opcode::Attach => {
+                if !client.may_attach() {
+                    return Err(status::QUOTA_EXCEEDED);
+                }
+                Work::Guest {
+                    operation: Operation::CreateProcess,
+                    arguments: [0; 6],
+                    input: None,
+                    output: None,
+                    is_output_seen: false,
+                    follow_up: FollowUp::Attached(fate.process_ids.next()),
+                }
+            }
+            Opcode::Exit => {
+                if process == client.end.process {
+                    return Err(status::INVALID_CID);
+                }
+                client.forget_process(process);
+                Work::plain(Operation::ExitProcess, [0; 6])
+            }
+            Opcode::Query => {
+                if header.code != QUERY_STATISTICS {
+                    return Err(status::NOT_SUPPORTED);
+                }
+                if output < size_of::<Statistics>() as u64 {
+                    return Err(status::BUFFER_TOO_SMALL);
+                }
+                Work::Done(0, self.statistics().as_bytes().to_vec())
+            }
+        })
+    }
+
+    /// A port access, answered by the mirror of the IOPMs: the guest need not run.
+    fn client_port(&mut self, process: u32, header: &RequestHeader) -> Result<u32, u32> {
+        let width = u8::try_from(header.argument & 0xFFFF_FFFF)
+            .ok()
+            .and_then(Width::from_bytes);
+        let (Ok(port), Some(width)) = (u16::try_from(header.code), width) else {
+            return Err(status::INVALID_PARAMETER);
+        };
+        let is_write = header.opcode == Opcode::PortOut as u16;
+        // The value is the upper half.
+        let value = u32::try_from(header.argument >> 32).unwrap_or(0);
+        let access = PortExit {
+            port,
+            width: match width {
+                Width::Byte => 1,
+                Width::Word => 2,
+                Width::Dword => 4,
+            },
+            write: is_write.then_some(value),
+            rip: 0,
+        };
+        if !self.responder.mirror.allows(process, port, width) {
+            return Err(STATUS_PRIVILEGED_INSTRUCTION);
+        }
+        match PortAnswer::from(self.responder.access(access)) {
+            PortAnswer::Value(value) => Ok(value),
+            PortAnswer::Fault => Err(STATUS_PRIVILEGED_INSTRUCTION),
+            PortAnswer::Stop => {
+                self.policy_stop = Some(format!("access of a client to port {port:#x}"));
+                Err(status::DRIVER_PROCESS_TERMINATED)
+            }
+        }
+    }
+
+    fn statistics(&self) -> Statistics {
+        let stats = self.stats();
+        Statistics {
+            uptime_us: stats.uptime_us,
+            exits: stats.exits,
+            requests: stats.requests,
+            processes: stats.processes,
+            port_reads: stats.port_reads,
+            port_writes: stats.port_writes,
+            port_denied: stats.port_denied,
+            memory_mapped: stats.memory_mapped,
+            memory_denied: stats.memory_denied,
+        }
+    }
+
+    fn client_bytes(&self) -> u64 {
+        abi::layout::client_buffer_bytes(self.vm.user_bytes())
+    }
+
+    /// A client is gone. Its own process ends when whoever made it lets go of it, those that it has made end here: the
+    /// shim cancels what they wait for and closes their handles.
+    pub(super) fn detach_client(&mut self, id: u64) {
+        let Some(client) = self.clients.detach(id) else {
+            return;
+        };
+        self.backlog
+            .retain(|job| !matches!(job.reply, Reply::Client(of, _) if of == id));
+        let processes: Vec<u32> = client.processes().collect();
+        for process in processes {
+            if process != client.end.process {
+                self.exit_process(process);
+            }
+        }
+    }
+
+    /// A process was created for a client, or could not be. If the client is gone, nobody else ends it.
+    pub(super) fn process_created(&mut self, reply: &Reply, process: u32) {
+        if let Reply::Client(id, _) = reply
+            && self.clients.get(*id).is_none()
+        {
+            self.exit_process(process);
+        }
+    }
+
+    fn exit_process(&mut self, process: u32) {
+        self.client_jobs += 1;
+        self.backlog.push_back(Job {
+            id: CLIENT_JOB | self.client_jobs,
+            operation: Operation::ExitProcess,
+            process,
+            arguments: [0; 6],
+            input: None,
+            output: None,
+            reply: Reply::Nobody,
+        });
+    }
+
+    /// Tells all clients that the machine is over, and why.
+    pub(super) fn end_clients(&mut self) {
+        let (status, reason) = match self.fate.death.get() {
+            None | Some(Death::Gone(_)) => (status::DEVICE_REMOVED, FarewellReason::ShutDown),
+            Some(Death::Crashed(_)) => (status::DRIVER_PROCESS_TERMINATED, FarewellReason::Crashed),
+            Some(Death::Hung(_)) => (status::IO_TIMEOUT, FarewellReason::Hung),
+        };
+        self.clients.end(status, reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn utf16(text: &str) -> Vec<u8> {
+        text.encode_utf16().flat_map(u16::to_le_bytes).collect()
+    }
+
+    #[test]
+    fn win32_names_become_nt_names() {
+        for (from, to) in [
+            (r"\\.\giveio", r"\??\giveio"),
+            (r"\\?\giveio", r"\??\giveio"),
+            (r"\Device\giveio", r"\Device\giveio"),
+            ("", ""),
+        ] {
+            assert_eq!(nt_name(&utf16(from)), Ok(utf16(to)));
+        }
+        assert_eq!(nt_name(b"abc"), Err(status::INVALID_PARAMETER));
+    }
+}
