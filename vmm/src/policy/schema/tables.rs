@@ -13,7 +13,15 @@ const REAL: &[&str] = &["passthrough"];
 const PARALLEL: &[&str] = &["lpt", "printer"];
 const OUTPUTS: &[&str] = &["lpt", "printer", "uart16550"];
 const COMMANDS: &[&str] = &["lpt", "printer", "uart16550", "external"];
-const INTERRUPTS: &[&str] = &["lpt", "printer", "uart16550", "adc12", "external", "rtc", "pit"];
+const INTERRUPTS: &[&str] = &[
+    "lpt",
+    "printer",
+    "uart16550",
+    "adc12",
+    "external",
+    "rtc",
+    "pit",
+];
 const INPUTS: &[&str] = &["lpt", "uart16550"];
 
 /// A key of rules with any back end.
