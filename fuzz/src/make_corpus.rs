@@ -1,7 +1,7 @@
 //! Writes the seeds of the corpora: `cargo run --bin make_corpus` in this folder.
 //!
 //! The seeds are our own builder's images, and such images damaged in one place each, so that the fuzzer starts
-//! behind every table's front door. Inputs that the fuzzer finds are not kept in the repository.
+//! behind every table's front door; the policies of the reference; and what device models say. Inputs that the fuzzer finds are not kept in the repository.
 
 use std::io;
 use std::path::Path;
@@ -9,9 +9,16 @@ use std::path::Path;
 use abi::DriverAbi;
 use loader::Image;
 use loader::builder::{Builder, Built, FILE_HEADER, OPTIONAL_HEADER, SectionIndex, offsets};
+use vmm::devices::external::protocol::{FromModel, Signal};
+use vmm::ports::Width;
 
 fn main() -> io::Result<()> {
-    for (target, seeds) in [("pe_image", seeds()), ("readiness", code_seeds())] {
+    for (target, seeds) in [
+        ("pe_image", seeds()),
+        ("readiness", code_seeds()),
+        ("policy", policy_seeds()),
+        ("external_model", message_seeds()),
+    ] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("corpus")
             .join(target);
@@ -21,6 +28,54 @@ fn main() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The policies of the reference, and of docs/examples.
+fn policy_seeds() -> Vec<(String, Vec<u8>)> {
+    let reference = include_str!("../../docs/policy.md");
+    let blocks = reference.split("```toml\n").skip(1);
+    let texts = blocks.filter_map(|block| block.split("```").next());
+    let example = include_str!("../../docs/examples/parallel-port.toml");
+    (1..)
+        .zip(texts.chain([example]))
+        .map(|(number, text)| (format!("policy-{number:02}.toml"), text.into()))
+        .collect()
+}
+
+/// What models say: hello, then each message, in pieces of several sizes; and each message damaged in one byte.
+fn message_seeds() -> Vec<(String, Vec<u8>)> {
+    let hello = |takes_memory| FromModel::Hello {
+        width: Width::Byte,
+        takes_memory,
+    };
+    let signals = [Signal::Assert, Signal::Deassert, Signal::Pulse].map(FromModel::Signal);
+    let mut talk: Vec<FromModel> = signals.to_vec();
+    talk.extend([
+        FromModel::Doorbell,
+        FromModel::Done {
+            number: 15,
+            value: 0x1234_5678,
+        },
+        FromModel::Goodbye,
+    ]);
+    let bytes = |first: FromModel| -> Vec<u8> {
+        let all = [first].into_iter().chain(talk.iter().copied());
+        all.flat_map(FromModel::encode).collect()
+    };
+    let mut seeds = vec![
+        ("bytes".to_owned(), [vec![0], bytes(hello(false))].concat()),
+        ("memory".to_owned(), [vec![15], bytes(hello(true))].concat()),
+        (
+            "at-once".to_owned(),
+            [vec![255], bytes(hello(true))].concat(),
+        ),
+    ];
+    for at in [0, 1, 2, 4, 8, 12] {
+        let mut damaged = [vec![31], bytes(hello(true))].concat();
+        damaged[17 + at] ^= 1;
+        seeds.push((format!("damaged-{at}"), damaged));
+    }
+    seeds
 }
 
 /// Images with code: a DriverEntry that sets a dispatch routine and calls an import, and what a dispatch routine may do.

@@ -287,7 +287,7 @@ fn unpin(bcb: u64, owner: Option<u64>) {
         let state = all.get_mut(&bcb)?;
         if let Some(owner) = owner {
             let of_owner = state.holds.iter().position(|hold| hold.owner == owner);
-            if let Some(position) = of_owner.or(state.holds.len().checked_sub(1)) {
+            if let Some(position) = of_owner.or_else(|| state.holds.len().checked_sub(1)) {
                 state.holds.remove(position);
             }
         }

@@ -146,7 +146,7 @@ impl Writer {
     /// the last byte of its sub-authorities choose.
     fn hash(&mut self, sids: &[(Sid, u32)]) {
         let mut words = [0_u64; HASH_ENTRIES];
-        for (index, (sid, _)) in sids.iter().enumerate().take(8 * size_of::<Word>()) {
+        for (index, (sid, _)) in sids.iter().enumerate().take(Word::BITS as usize) {
             let low = usize::from(sid.last_byte());
             words[low & 0xF] |= 1 << index;
             words[HASH_ENTRIES / 2 + (low >> 4)] |= 1 << index;

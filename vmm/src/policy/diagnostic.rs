@@ -7,6 +7,9 @@ use std::path::PathBuf;
 /// Diagnostics that an error prints; the rest is counted.
 const SHOWN_MAX: usize = 20;
 
+/// Characters of a line that a diagnostic quotes: enough to see it, however long the line is.
+const QUOTED_MAX: usize = 400;
+
 /// One thing that is wrong, with its place.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Diagnostic {
@@ -20,8 +23,10 @@ pub struct Diagnostic {
     pub message: String,
     /// What is allowed instead; empty when the message says it all.
     pub allowed: String,
-    /// The source line.
+    /// The source line; of a very long one the part around the place.
     pub source_line: String,
+    /// Characters of the line before that part.
+    pub skipped: usize,
     /// Characters to underline, at least 1.
     pub width: usize,
     /// The other rule that it is about.
@@ -50,7 +55,7 @@ impl fmt::Display for Diagnostic {
         let before: String = self
             .source_line
             .chars()
-            .take(self.column - 1)
+            .take((self.column - 1).saturating_sub(self.skipped))
             .map(|c| if c == '\t' { '\t' } else { ' ' })
             .collect();
         let margin = " ".repeat(number.len());
@@ -192,7 +197,13 @@ impl<'a> Source<'a> {
         let width = underlined
             .min((line_characters + 1).saturating_sub(column))
             .max(1);
-        let source_line = printable(raw_line);
+        let skipped = if line_characters > QUOTED_MAX {
+            column.saturating_sub(QUOTED_MAX / 2)
+        } else {
+            0
+        };
+        let width = width.min(QUOTED_MAX / 2);
+        let source_line = printable(raw_line, skipped);
         Diagnostic {
             file: self.file.to_owned(),
             line,
@@ -200,6 +211,7 @@ impl<'a> Source<'a> {
             message,
             allowed,
             source_line,
+            skipped,
             width,
             related: None,
         }
@@ -209,14 +221,17 @@ impl<'a> Source<'a> {
     pub(super) fn related(&self, line: usize) -> RelatedLine {
         RelatedLine {
             line,
-            source_line: printable(self.line(line)),
+            source_line: printable(self.line(line), 0),
         }
     }
 }
 
-/// Control characters would let a pasted policy drive the terminal that shows the error.
-fn printable(line: &str) -> String {
+/// A line's characters after those that are skipped, at most [`QUOTED_MAX`]. Control characters would let a pasted policy
+/// drive the terminal that shows the error.
+fn printable(line: &str, skipped: usize) -> String {
     line.chars()
+        .skip(skipped)
+        .take(QUOTED_MAX)
         .map(|c| {
             if c.is_control() && c != '\t' {
                 '\u{FFFD}'
@@ -281,6 +296,21 @@ mod tests {
         assert_eq!((end.line, end.column, end.width), (2, 3, 1));
         let beyond = source.diagnostic(&(90..99), String::new(), String::new());
         assert_eq!((beyond.line, beyond.column), (2, 3));
+    }
+
+    #[test]
+    fn part_of_a_very_long_line_is_quoted() {
+        let text = format!("{}here{}", "x".repeat(5000), "y".repeat(5000));
+        let source = Source::new("p", &text);
+        let found = source.diagnostic(&(5000..5004), "m".to_owned(), String::new());
+        assert_eq!((found.column, found.width), (5001, 4));
+        assert_eq!(found.source_line.len(), QUOTED_MAX);
+        let printed = found.to_string();
+        let lines: Vec<&str> = printed.lines().collect();
+        assert_eq!(lines[1].find("here"), lines[2].find("^^^^"));
+        // However much is underlined.
+        let all = source.diagnostic(&(0..text.len()), "m".to_owned(), String::new());
+        assert!(all.to_string().len() < 4 * QUOTED_MAX);
     }
 
     #[test]

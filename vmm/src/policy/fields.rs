@@ -11,6 +11,10 @@ use super::values::{parse_number, parse_range};
 use super::{ValueSet, Widths};
 use crate::ports::Width;
 
+/// Mistakes that are remembered; the next ones are not told. A person mends the first ones first, and a hostile text
+/// cannot make a report of any size.
+const MISTAKES_MAX: usize = 1000;
+
 /// The text being read and what was found wrong so far.
 #[derive(Debug)]
 pub(super) struct Context<'a> {
@@ -26,6 +30,9 @@ impl Context<'_> {
         message: impl Into<String>,
         allowed: impl Into<String>,
     ) {
+        if self.diagnostics.len() >= MISTAKES_MAX {
+            return;
+        }
         self.diagnostics
             .push(self.source.diagnostic(span, message.into(), allowed.into()));
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -113,6 +114,8 @@ fn spawn(words: &[String], input: Stdio) -> Result<Child, ExternalError> {
         .args(arguments)
         .stdin(input)
         .stdout(Stdio::from(log))
+        // An interrupt from the terminal ends the run, which then ends its models; it is no crash of theirs.
+        .process_group(0)
         .spawn()
         .map_err(failed)
 }

@@ -1,0 +1,60 @@
+//! Feeds arbitrary bytes, in arbitrary pieces, to what reads a device model's socket.
+//!
+//! Nothing may panic, and what is decoded must be what was sent.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use vmm::devices::external::protocol::{Dialogue, FromModel, Inbox, MESSAGE_BYTES};
+
+fuzz_target!(|bytes: &[u8]| {
+    // The first byte says in which pieces the others come, and whether there is shared memory.
+    let Some((&first, mut rest)) = bytes.split_first() else {
+        return;
+    };
+    let sent = rest;
+    let piece = usize::from(first >> 1) + 1;
+    let has_memory = first & 1 != 0;
+    let mut inbox = Inbox::default();
+    let mut dialogue = Dialogue::new(has_memory);
+    let mut read = 0;
+    let mut hellos = 0;
+    while !rest.is_empty() {
+        let room = inbox.room();
+        let count = piece.min(room.len()).min(rest.len());
+        assert!(count > 0, "no room although everything was read");
+        let (now, later) = rest.split_at(count);
+        room[..count].copy_from_slice(now);
+        inbox.filled(count);
+        rest = later;
+        while let Some(decoded) = inbox.next_message() {
+            let raw = &sent[read..read + MESSAGE_BYTES];
+            read += MESSAGE_BYTES;
+            let message = match decoded {
+                Ok(message) => message,
+                Err(error) => {
+                    assert!(!error.to_string().is_empty());
+                    // The connection ends here.
+                    return;
+                }
+            };
+            assert_eq!(message.encode(), *raw);
+            if read % 3 == 0 {
+                dialogue.expect(u32::from(first));
+            }
+            match dialogue.judge(message) {
+                Ok(FromModel::Hello { takes_memory, .. }) => {
+                    hellos += 1;
+                    assert!(has_memory || !takes_memory);
+                }
+                Ok(FromModel::Done { number, .. }) => assert_eq!(number, u32::from(first)),
+                Ok(_) => {}
+                Err(error) => {
+                    assert!(!error.to_string().is_empty());
+                    return;
+                }
+            }
+            assert_eq!(hellos, 1, "one hello, and it comes first");
+        }
+    }
+    assert!(sent.len() - read < MESSAGE_BYTES);
+});
