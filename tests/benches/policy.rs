@@ -31,7 +31,7 @@ fn policy(rules: u32) -> Result<Policy, Failure> {
         let last = first + length - 1;
         text += &format!("[[port]]\nrange = \"{first}-{last}\"\n{backend}\n");
     }
-    // MSRs are found by halving.
+    // MSRs close together: their table's nodes are full.
     for rule in 0..rules {
         text += &format!("[[msr]]\nregister = {}\nbackend = \"deny\"\n", rule * 7);
     }
