@@ -208,7 +208,7 @@ impl Engine {
         inbox: Receiver<Message>,
         fate: Arc<Fate>,
     ) -> Self {
-        let memory = ClientMemory::new(abi::layout::client_buffer_bytes(vm.user_bytes()));
+        let memory = ClientMemory::new(vm.user_bytes());
         Self {
             vm,
             responder,
