@@ -16,7 +16,7 @@ pub enum Call {
     /// The trace ring is full: take what is in it.
     DrainTrace = 2,
     /// Map physical memory: `arguments` = physical address, bytes, guest-virtual address (page-aligned,
-    /// inside the I/O window), nonzero to write, memory caching type. `results[0]` = NTSTATUS,
+    /// inside the I/O window, or in user space that [`Self::MapUserTable`] made tables for), nonzero to write, memory caching type. `results[0]` = NTSTATUS,
     /// `results[1]` = guest-physical address behind the first page.
     MapPhysical = 3,
     /// The [`crate::crash::CrashRecord`] is filled; the guest does not run again.
@@ -34,6 +34,9 @@ pub enum Call {
     /// Map a thread's kernel stack: `arguments` = guest-virtual address inside the stack window, guest-physical address
     /// inside the pool, bytes; all multiples of the page size. `results[0]` = NTSTATUS.
     MapStack = 10,
+    /// Make the page table of 2 MiB of user space: `arguments[0]` = their first address. `results[0]` = NTSTATUS,
+    /// `results[1]` = index of its first entry in [`crate::layout::entries`].
+    MapUserTable = 16,
     /// Files of the host; see [`crate::file`].
     File = 32,
     /// Writes the registry to where the machine's owner keeps it. Arguments: address and bytes of its contents, encoded as
@@ -63,6 +66,7 @@ impl Call {
             8 => Self::ArmTimer,
             9 => Self::UnmapPhysical,
             10 => Self::MapStack,
+            16 => Self::MapUserTable,
             32 => Self::File,
             33 => Self::SaveRegistry,
             40 => Self::Msr,

@@ -104,9 +104,8 @@ pub const DESCRIPTORS: u64 = 0x0D00_0000;
 pub const TSS: u64 = 0x0D10_0000;
 /// The stacks of the trap gates (IST 1 exceptions, 2 interrupts, 3 double faults), one page each.
 pub const IST_STACKS: u64 = 0x0D20_0000;
-/// The page-table entries of the I/O window and the special pool, in order: supervisor, read and write. guest-stub's
-/// CPL 0 service clears entries here, and fills absent ones of the special pool; nothing else in the guest can reach a
-/// page table.
+/// The page-table entries that the guest may change: supervisor, read and write; see [`entries`]. guest-stub's CPL 0
+/// service stores to them; nothing else in the guest can reach a page table.
 pub const IO_TABLES: u64 = 0x0E00_0000;
 /// Paged and non-paged pool.
 pub const POOL: u64 = 0x1000_0000;
@@ -143,15 +142,11 @@ pub const USER_STUB: u64 = 0x0040_0000;
 pub const USER_STACK: u64 = 0x0041_0000;
 /// Memory of the client processes (request buffers), an absolute user address.
 pub const USER: u64 = 0x0100_0000;
+/// The least address that drivers can have mapped in user space.
+pub const LOWEST_USER_ADDRESS: u64 = 0x1_0000;
 /// Multiples of this many bytes are where user-mode allocations begin (MM_ALLOCATION_GRANULARITY).
 pub const ALLOCATION_GRANULARITY: u64 = 0x1_0000;
 
-/// Bytes of client memory from [`USER`] that are the VMM's, for the buffers of requests. What lies behind is the shim's,
-/// for what drivers allocate in user space.
-#[must_use]
-pub const fn client_buffer_bytes(user_bytes: u64) -> u64 {
-    user_bytes / 4 * 3 / ALLOCATION_GRANULARITY * ALLOCATION_GRANULARITY
-}
 /// Highest user-mode address (MmHighestUserAddress), in every mode.
 pub const HIGHEST_USER_ADDRESS: u64 = 0x7FFE_FFFF;
 /// First address that probing rejects (MmUserProbeAddress).
@@ -192,6 +187,45 @@ impl Shared {
     pub const TRACE: u64 = 0x1_0000;
     /// Bytes of the shared pages.
     pub const SIZE: u64 = 0x7_4000;
+}
+
+/// The page-table entries at [`IO_TABLES`], by their index there.
+///
+/// Tables of the I/O window, the special pool (only while drivers are verified) and the clients' alias are there from the
+/// start. Those of user space are made for 2 MiB at a time, at [`crate::doorbell::Call::MapUserTable`], wherever a driver
+/// wants an address; what lies in tables with the VMM's own entries (client memory, the port stub) is none of them.
+pub mod entries {
+    use super::{IO_WINDOW_SIZE, PAGE_SIZE, RAM_MAX, SPECIAL_POOL_SIZE};
+
+    /// Entries of a page table.
+    pub const PER_TABLE: u64 = 512;
+    /// Bytes of address space of a page table.
+    pub const TABLE_BYTES: u64 = PER_TABLE * PAGE_SIZE;
+    /// The I/O window's first.
+    pub const IO_WINDOW: u64 = 0;
+    /// The special pool's first.
+    pub const SPECIAL_POOL: u64 = IO_WINDOW + IO_WINDOW_SIZE / PAGE_SIZE;
+    /// The first of the clients' alias.
+    pub const USER_ALIAS: u64 = SPECIAL_POOL + SPECIAL_POOL_SIZE / PAGE_SIZE;
+    /// The first of user space.
+    pub const USER: u64 = USER_ALIAS + RAM_MAX / super::CLIENT_SHARE / PAGE_SIZE;
+    /// Behind the last, in the largest guest.
+    pub const END: u64 = USER + user_tables(RAM_MAX) * PER_TABLE;
+
+    /// How many tables there are for user space in a guest with `ram_bytes` of RAM: for all of it once, and eight.
+    #[must_use]
+    pub const fn user_tables(ram_bytes: u64) -> u64 {
+        ram_bytes / TABLE_BYTES + 8
+    }
+}
+
+/// One part in so many of RAM is client memory, at most.
+pub const CLIENT_SHARE: u64 = 8;
+
+/// Bytes of client memory in a guest with `ram_bytes` of RAM: three quarters of the share.
+#[must_use]
+pub const fn client_bytes(ram_bytes: u64) -> u64 {
+    ram_bytes / CLIENT_SHARE / 4 * 3 / ALLOCATION_GRANULARITY * ALLOCATION_GRANULARITY
 }
 
 /// Segment selectors. The CPL 3 ones are Linux's, which kvm_pvm requires.

@@ -11,7 +11,7 @@ use abi::crash::Registers;
 use abi::doorbell::{Call, CallPage};
 use abi::layout::{self, Shared, tss};
 use kernel_shim::nt::FxSave;
-use kernel_shim::platform::{Platform, PortAccess, PortDenied};
+use kernel_shim::platform::{PageAccess, Platform, PortAccess, PortDenied};
 use kernel_shim::raw::low16;
 
 use crate::{entry, runtime, switch, trap, user};
@@ -186,24 +186,12 @@ impl Platform for Machine {
         PROCESS_MAP.store(low16(tss::PROCESS_IOPM), Ordering::Relaxed);
     }
 
-    fn map_page(&self, address: u64, physical: u64) -> bool {
-        let Some(offset) = address.checked_sub(kernel_base() + layout::IO_WINDOW) else {
-            return false;
-        };
-        trap::fill_page_table_entry(offset / layout::PAGE_SIZE, address, physical);
-        true
+    fn map_pages(&self, entry: u64, address: u64, physical: u64, pages: u64, access: PageAccess) {
+        trap::fill_page_table_entries(entry, pages, address, physical, access);
     }
 
-    fn unmap_pages(&self, address: u64, bytes: u64) {
-        let window = kernel_base() + layout::IO_WINDOW;
-        let Some(offset) = address.checked_sub(window) else {
-            return;
-        };
-        trap::clear_page_table_entries(
-            offset / layout::PAGE_SIZE,
-            bytes.div_ceil(layout::PAGE_SIZE),
-            address,
-        );
+    fn unmap_pages(&self, entry: u64, address: u64, pages: u64) {
+        trap::clear_page_table_entries(entry, pages, address);
     }
 
     fn time_stamp(&self) -> u64 {

@@ -19,7 +19,7 @@ use abi::crash::Registers;
 use abi::header::INTERRUPT_VECTOR;
 use abi::layout;
 use kernel_shim::nt::FxSave;
-use kernel_shim::platform::{Outcome, Trap};
+use kernel_shim::platform::{Outcome, PageAccess, Trap};
 use kernel_shim::raw::{low16, low32};
 
 use crate::{machine, thunk32, user};
@@ -92,7 +92,7 @@ unsafe extern "C" {
     fn guest_resume(frame: *const TrapFrame, depth_word: u64, depth: u64) -> !;
     /// Top of the trap stack for the next trap.
     static mut guest_trap_stack_top: u64;
-    /// CPL 0 service: see [`clear_page_table_entries`] and [`fill_page_table_entry`].
+    /// CPL 0 service: see [`clear_page_table_entries`] and [`fill_page_table_entries`].
     fn guest_change_entries(first_index: u64, count: u64, address: u64, physical: u64);
 }
 
@@ -136,9 +136,9 @@ global_asm!(
     "   push {user_code64}",
     "   push qword ptr [rip + guest_trap_entry_pointer]",
     "   iretq",
-    // RDI = first index in the page-table entries of I/O window and special pool, RSI = count, RDX = address of the first
-    // page, RCX = 0 to clear the entries; or guest-physical address of the one page to put into an absent entry of the
-    // special pool. The bounds are checked here, at CPL 0, against constants.
+    // RDI = index of the first entry (abi::layout::entries), RSI = count, RDX = address of the first page, RCX = 0 to
+    // clear the entries, or the first one's new value, whose page and those behind it must be RAM. The bounds are
+    // checked here, at CPL 0, against constants; entries of tables that a guest does not have fault.
     "guest_service:",
     "   call guest_change_entries_cpl0",
     "   pop rax",
@@ -146,49 +146,49 @@ global_asm!(
     "   add qword ptr [rsp], 2",
     "   iretq",
     "guest_change_entries_cpl0:",
-    "   mov rax, {window_pages}",
+    "   mov rax, {entries_end}",
     "   cmp rdi, rax",
     "   jae 4f",
     "   sub rax, rdi",
     "   cmp rsi, rax",
     "   ja 4f",
     "   test rcx, rcx",
-    "   jnz 5f",
-    "   mov rax, [rip + guest_io_tables]",
+    "   jz 3f",
+    "   mov rax, {entry_mask}",
+    "   and rcx, rax",
+    "   mov rax, {address_mask}",
+    "   and rax, rcx",
+    "   mov r8, {ram_start}",
+    "   cmp rax, r8",
+    "   jb 4f",
+    "   mov r8, rsi",
+    "   shl r8, 12",
+    "   add rax, r8",
+    "   mov r8, {ram_end}",
+    "   cmp rax, r8",
+    "   ja 4f",
+    // For CPL 3 in user space, and where shim and driver run there.
+    "   cmp rdi, {user_entries}",
+    "   jae 2f",
+    "   cmp qword ptr [rip + guest_is_ring3], 0",
+    "   je 3f",
+    "2: or rcx, 4",
+    "3: mov rax, [rip + guest_io_tables]",
     "   lea rdi, [rax + rdi * 8]",
-    "3: test rsi, rsi",
+    "   xor r8d, r8d",
+    "   test rcx, rcx",
+    "   jz 6f",
+    "   mov r8d, 4096",
+    "6: test rsi, rsi",
     "   jz 4f",
-    "   mov qword ptr [rdi], 0",
+    "   mov [rdi], rcx",
     "   invlpg [rdx]",
     "   add rdi, 8",
     "   add rdx, 4096",
+    "   add rcx, r8",
     "   dec rsi",
-    "   jmp 3b",
+    "   jmp 6b",
     "4: ret",
-    "5: cmp rdi, {io_pages}",
-    "   jb 4b",
-    "   cmp rsi, 1",
-    "   jne 4b",
-    "   test ecx, 0xFFF",
-    "   jnz 4b",
-    "   mov rax, {ram_start}",
-    "   cmp rcx, rax",
-    "   jb 4b",
-    "   mov rax, {ram_end}",
-    "   cmp rcx, rax",
-    "   jae 4b",
-    "   mov rax, [rip + guest_io_tables]",
-    "   lea rdi, [rax + rdi * 8]",
-    "   cmp qword ptr [rdi], 0",
-    "   jne 4b",
-    // Present, writable, not executable; for CPL 3 where shim and driver run there.
-    "   mov rax, {entry_bits}",
-    "   or rax, rcx",
-    "   cmp qword ptr [rip + guest_is_ring3], 0",
-    "   je 6f",
-    "   or rax, 4",
-    "6: mov [rdi], rax",
-    "   ret",
     ".global guest_change_entries",
     "guest_change_entries:",
     "   cmp qword ptr [rip + guest_is_ring3], 0",
@@ -288,11 +288,12 @@ global_asm!(
     vectors = const abi::header::VECTOR_COUNT,
     user_data = const layout::selector::USER_DATA,
     user_code64 = const layout::selector::USER_CODE64,
-    window_pages = const (layout::IO_WINDOW_SIZE + layout::SPECIAL_POOL_SIZE) / layout::PAGE_SIZE,
-    io_pages = const layout::IO_WINDOW_SIZE / layout::PAGE_SIZE,
+    entries_end = const layout::entries::END,
+    user_entries = const layout::entries::USER,
     ram_start = const layout::RAM_BASE,
     ram_end = const layout::RAM_BASE + layout::RAM_MAX,
-    entry_bits = const (1_u64 << 63) | 3,
+    entry_mask = const NO_EXECUTE | PAGE_MASK | WRITABLE | PRESENT,
+    address_mask = const PAGE_MASK,
     frame = const size_of::<TrapFrame>(),
     general = const GENERAL,
     vector = const VECTOR,
@@ -314,19 +315,36 @@ pub(crate) fn initialize(kernel_base: u64) {
     unsafe { io_tables.write_volatile(kernel_base + layout::IO_TABLES) };
 }
 
-/// Clears `count` page-table entries of the I/O window or the special pool from the page at `address`, and flushes them.
+const PRESENT: u64 = 1;
+const WRITABLE: u64 = 1 << 1;
+const NO_EXECUTE: u64 = 1 << 63;
+const PAGE_MASK: u64 = 0x000F_FFFF_FFFF_F000;
+
+/// Clears `count` page-table entries, of the pages from `address`, and flushes them.
 pub(crate) fn clear_page_table_entries(first_index: u64, count: u64, address: u64) {
-    // SAFETY: the routine checks index and count against the windows' bounds and touches nothing else;
+    // SAFETY: the routine checks index and count against the bounds of what the guest may change and touches nothing else;
     // callers have dropped every reference into the range (its mapping is being removed at the driver's request).
     unsafe { guest_change_entries(first_index, count, address, 0) };
 }
 
-/// Puts the page of RAM at `physical` into the absent entry `index`, which is that of the page at `address` in the
-/// special pool. Anything else changes nothing.
-pub(crate) fn fill_page_table_entry(index: u64, address: u64, physical: u64) {
-    // SAFETY: the routine checks that the index is the special pool's, the entry absent and the address RAM's; the page
-    // is one of the pool's, which holds nothing that Rust has references to.
-    unsafe { guest_change_entries(index, 1, address, physical) };
+/// Makes the entries of `count` pages from `address` those of the pages of RAM from `physical`, and flushes them.
+/// Anything else than RAM changes nothing.
+pub(crate) fn fill_page_table_entries(
+    first_index: u64,
+    count: u64,
+    address: u64,
+    physical: u64,
+    access: PageAccess,
+) {
+    let mut entry = (physical & PAGE_MASK) | PRESENT;
+    if access.is_writable {
+        entry |= WRITABLE;
+    }
+    if !access.is_executable {
+        entry |= NO_EXECUTE;
+    }
+    // SAFETY: as above; the memory behind these addresses is the drivers', which Rust has no references to.
+    unsafe { guest_change_entries(first_index, count, address, entry) };
 }
 
 /// What a redirected trap's handler returns: where the depth word is and what it shall be when the frame is resumed.

@@ -39,7 +39,11 @@ pub(crate) fn initialize() {
         .ptr()
         .write(crate::raw::to_word(shared::kernel_base()));
     ex::pool::initialize();
-    crate::mm::virtual_memory::initialize();
+    crate::mm::address_space::initialize();
+    crate::mm::locked::initialize();
+    crate::mm::secure::initialize();
+    crate::mm::mdl_mapping::initialize();
+    crate::mm::io_space::initialize();
     crate::mm::section::initialize();
     crate::mm::section_view::initialize();
     ob::initialize();
@@ -183,7 +187,8 @@ fn answer(request: &Request) -> Option<Result<u64, NtStatus>> {
                 crate::mm::locked::check_process(request.process);
             }
             crate::mm::section_view::forget_process(request.process);
-            crate::mm::virtual_memory::forget_process(request.process);
+            crate::mm::address_space::forget_process(request.process);
+            crate::mm::secure::forget_process(request.process);
             to_result(ps::remove(request.process))
         }
         Operation::Open => return request::open(request).err().map(Err),

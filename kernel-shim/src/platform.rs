@@ -23,6 +23,15 @@ pub struct PortAccess {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PortDenied;
 
+/// What may be done with a page that is there; reading always.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PageAccess {
+    /// Stores.
+    pub is_writable: bool,
+    /// Code.
+    pub is_executable: bool,
+}
+
 /// A trap as the shim sees it. Changes to `registers` take effect when the handler returns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Trap {
@@ -79,12 +88,12 @@ pub trait Platform: Sync {
     fn kernel_port_string(&self, port: u16, width: u8, buffer: u64, count: u32, is_write: bool);
     /// Loads the bitmap that is in force while the ring-3 stub runs; `None` denies every port.
     fn set_process_iopm(&self, map: Option<&[u8; 8192]>);
-    /// Puts the page of RAM at guest-physical `physical` at `address`, an absent page of the special pool. False: that
-    /// cannot be done.
-    fn map_page(&self, address: u64, physical: u64) -> bool;
-    /// Makes present pages absent (a range that `Call::MapPhysical` mapped, or that [`Platform::map_page`] did) and
-    /// flushes their translations.
-    fn unmap_pages(&self, address: u64, bytes: u64);
+    /// Puts pages of RAM, contiguous ones from guest-physical `physical`, at `address` and flushes what was there. `entry`
+    /// is the index of the first page's entry ([`abi::layout::entries`]).
+    fn map_pages(&self, entry: u64, address: u64, physical: u64, pages: u64, access: PageAccess);
+    /// Makes pages absent (of [`Platform::map_pages`], or of a range that `Call::MapPhysical` mapped) and flushes their
+    /// translations.
+    fn unmap_pages(&self, entry: u64, address: u64, pages: u64);
     /// Reads the time-stamp counter.
     fn time_stamp(&self) -> u64;
     /// Stops for good after the crash record was filled or the shutdown call was made.

@@ -130,6 +130,7 @@ modules! {
     mm_mdl => crate::mm::mdl::api_table;
     mm_paging => crate::mm::paging::api_table;
     mm_validity => crate::mm::validity::api_table;
+    mm_secure => crate::mm::secure::api_table;
     mm_virtual_memory => crate::mm::virtual_memory::api_table;
     mm_section => crate::mm::section::api_table;
     mm_view => crate::mm::section_view::api_table;

@@ -12,14 +12,14 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::main_loop;
 use crate::nt::FxSave;
-use crate::platform::{Platform, PortAccess, PortDenied};
+use crate::platform::{PageAccess, Platform, PortAccess, PortDenied};
 use crate::raw::{Ptr, volatile_read, volatile_write};
 use crate::{shared, table};
 use abi::boot::{BootInfo, MAX_REGIONS, Region, RegionKind};
 use abi::channel::{Completion, CompletionRing, Operation, RING_ENTRIES, Request};
 use abi::crash::{CrashRecord, Registers};
 use abi::doorbell::Call;
-use abi::layout::{self, Shared};
+use abi::layout::{self, Shared, entries};
 
 /// Bytes of the test machine's pool.
 pub(crate) const POOL_BYTES: u64 = 0x20_0000;
@@ -28,6 +28,8 @@ pub(crate) const USER_BYTES: u64 = 0x8_0000;
 /// Guest-physical address behind the pool.
 pub(crate) const POOL_PHYSICAL: u64 = layout::RAM_BASE + 0x10_0000;
 
+/// Index of the next user table's first entry.
+static NEXT_TABLE: AtomicU64 = AtomicU64::new(entries::USER);
 /// One time-stamp tick is 100 ns here.
 static NOW: AtomicU64 = AtomicU64::new(0);
 
@@ -56,6 +58,10 @@ impl Platform for Fake {
         if call == Call::Idle {
             assert_ne!(arguments[0], u64::MAX, "the guest idles for ever");
             NOW.fetch_max(arguments[0], Ordering::Relaxed);
+        }
+        if call == Call::MapUserTable {
+            let entry = NEXT_TABLE.fetch_add(entries::PER_TABLE, Ordering::Relaxed);
+            return [0, entry, 0, 0];
         }
         [0; 4]
     }
@@ -151,12 +157,10 @@ impl Platform for Fake {
         *lock(&self.iopm) = map.map(|map| Box::new(*map));
     }
 
-    fn unmap_pages(&self, _: u64, _: u64) {}
+    fn unmap_pages(&self, _: u64, _: u64, _: u64) {}
 
-    /// The window is plain memory here.
-    fn map_page(&self, _: u64, _: u64) -> bool {
-        true
-    }
+    /// The windows are plain memory here.
+    fn map_pages(&self, _: u64, _: u64, _: u64, _: u64, _: PageAccess) {}
 
     fn time_stamp(&self) -> u64 {
         NOW.fetch_add(1, Ordering::Relaxed)

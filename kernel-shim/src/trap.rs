@@ -82,7 +82,7 @@ enum Verdict {
 /// Handles a trap in driver or shim code: emulates the instruction, leaves an exception to be dispatched, or stops the
 /// guest with NT's bugcheck.
 pub fn trap(trap: &mut Trap) -> Outcome {
-    if emulate::try_emulate(trap) {
+    if emulate::try_emulate(trap) || is_copied(trap) {
         return Outcome::Resume;
     }
     match verdict(trap) {
@@ -99,6 +99,16 @@ pub fn trap(trap: &mut Trap) -> Outcome {
     }
 }
 
+/// Whether a fault was the first store to a page of a view that is copied then: it is, and the store can be made.
+fn is_copied(trap: &Trap) -> bool {
+    const STORE: u32 = PF_PRESENT | PF_WRITE;
+    trap.vector == PAGE_FAULT
+        && trap.error_code & STORE == STORE
+        && shared::irql() < DISPATCH_LEVEL
+        && held() == 0
+        && mm::address_space::copy_on_write(trap.registers.cr2)
+}
+
 fn can_be_raised() -> bool {
     held() == 0 && shared::caller() != 0
 }
@@ -107,7 +117,13 @@ fn can_be_raised() -> bool {
 /// before it).
 pub(crate) fn exception_of(trap: &mut Trap) -> Option<Exception> {
     match verdict(trap) {
-        Verdict::Exception(exception) => Some(exception),
+        Verdict::Exception(exception) => {
+            if exception.status == NtStatus::GUARD_PAGE_VIOLATION {
+                // The next access is none.
+                mm::address_space::take_guard(trap.registers.cr2);
+            }
+            Some(exception)
+        }
         Verdict::Bugcheck { .. } => None,
     }
 }
@@ -391,6 +407,13 @@ fn page_fault(trap: &Trap) -> Verdict {
             parameters: [address, u64::from(irql), operation, rip],
             text: "an address that is not valid was used at raised IRQL",
         };
+    }
+    if is_user && mm::address_space::is_guarded(address) {
+        return Exception::with_words(
+            NtStatus::GUARD_PAGE_VIOLATION,
+            [operation, address],
+            "a guard page was accessed",
+        );
     }
     if !is_user {
         // Handlers are not asked: an address of the system's that is not valid means damaged state.

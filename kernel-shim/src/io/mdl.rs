@@ -1,7 +1,6 @@
 //! Memory descriptor lists.
 //!
-//! Nothing is ever paged out, and client memory is mapped twice: at its user address and at a kernel alias. Mapping
-//! a client's MDL into kernel space is therefore finding the alias.
+//! Nothing is ever paged out; how one is mapped is [`crate::mm::mdl`]'s.
 
 use super::driver::owner_of;
 use crate::api::nt_api;
@@ -47,6 +46,7 @@ pub fn allocate(address: u64, bytes: u32, owner: u64) -> Ptr<MDL> {
 
 /// Frees an MDL.
 pub fn free(mdl: Ptr<MDL>) {
+    mm::mdl_mapping::release(mdl);
     pool::free(mdl.cast(), TAG);
 }
 

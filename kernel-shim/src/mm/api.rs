@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(check(0x6000, 0x1000), Err(NOT_MAPPED));
         assert_eq!(check_unmap(None, 0x5000, 0x2000), Err(NOT_MAPPED));
         let view = Mapping {
-            kind: Kind::View,
+            kind: Kind::User,
             ..mapping
         };
         assert_eq!(check_unmap(Some(view), 0x5000, 0x2000), Err(NOT_MAPPED));

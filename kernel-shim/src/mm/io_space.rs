@@ -1,7 +1,9 @@
 //! Physical ranges mapped into the I/O window: what MmMapIoSpace and views of \Device\PhysicalMemory share.
 //!
 //! The VMM decides by policy which ranges there are and puts the pages in; the guest takes them out again. The table
-//! here knows what is mapped where.
+//! here knows what is mapped where. Views in processes and MDLs mapped for user mode lie in user space
+//! ([`super::address_space`]), all others in the I/O window, as do pages of RAM that have a second address in system space
+//! ([`super::window`]).
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -10,6 +12,7 @@ use crate::nt::NtStatus;
 use crate::raw::{Global, low32};
 use crate::shared;
 use abi::doorbell::Call;
+use abi::layout::entries::TABLE_BYTES;
 use abi::layout::{IO_WINDOW, IO_WINDOW_SIZE, PAGE_SIZE};
 
 /// Physical addresses end here (52 bits, the most that x86-64 has).
@@ -20,8 +23,10 @@ const PHYSICAL_END: u64 = 1 << 52;
 pub enum Kind {
     /// MmMapIoSpace.
     IoSpace,
-    /// ZwMapViewOfSection.
-    View,
+    /// In user space: its range in [`super::address_space`] goes with it.
+    User,
+    /// Pages of RAM, or address space that was set aside for them.
+    Memory,
 }
 
 /// A mapped physical range: whole pages.
@@ -47,6 +52,11 @@ impl Mapping {
 
 static MAPPINGS: Global<BTreeMap<u64, Mapping>> =
     Global::new("I/O space mappings", BTreeMap::new());
+
+/// Forgets everything.
+pub(crate) fn initialize() {
+    MAPPINGS.with(BTreeMap::clear);
+}
 
 /// What a driver asks for.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +87,7 @@ fn pages(physical: u64, bytes: u64) -> Option<(u64, u64)> {
 fn place(mappings: &BTreeMap<u64, Mapping>, window: u64, bytes: u64) -> Option<u64> {
     let end = window + IO_WINDOW_SIZE;
     let mut candidate = window;
-    for mapping in mappings.values() {
+    for mapping in mappings.range(window..end).map(|(_, mapping)| mapping) {
         if candidate.checked_add(bytes)?.checked_add(PAGE_SIZE)? <= mapping.address {
             break;
         }
@@ -92,12 +102,21 @@ fn place(mappings: &BTreeMap<u64, Mapping>, window: u64, bytes: u64) -> Option<u
 /// INVALID_PARAMETER: an empty range, or one beyond 52 bits. INSUFFICIENT_RESOURCES: the I/O window is full. What the
 /// VMM says otherwise: ACCESS_DENIED for a range that the policy does not have.
 pub fn map(wanted: &Wanted) -> Result<u64, NtStatus> {
-    let (physical, bytes) =
-        pages(wanted.physical, wanted.bytes).ok_or(NtStatus::INVALID_PARAMETER)?;
+    let (_, bytes) = pages(wanted.physical, wanted.bytes).ok_or(NtStatus::INVALID_PARAMETER)?;
     let window = shared::kernel_base() + IO_WINDOW;
     let address = MAPPINGS
         .with(|mappings| place(mappings, window, bytes))
         .ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
+    map_at(wanted, address)
+}
+
+/// As [`map`], at the page `address`.
+///
+/// # Errors
+/// As there.
+pub(super) fn map_at(wanted: &Wanted, address: u64) -> Result<u64, NtStatus> {
+    let (physical, bytes) =
+        pages(wanted.physical, wanted.bytes).ok_or(NtStatus::INVALID_PARAMETER)?;
     let is_writable = u64::from(wanted.is_writable);
     let arguments = [
         physical,
@@ -123,6 +142,35 @@ pub fn map(wanted: &Wanted) -> Result<u64, NtStatus> {
     Ok(address + wanted.physical % PAGE_SIZE)
 }
 
+/// Takes address space in the I/O window for pages of RAM: `None` when there is none left.
+pub(super) fn reserve(bytes: u64) -> Option<u64> {
+    let window = shared::kernel_base() + IO_WINDOW;
+    let address = MAPPINGS.with(|mappings| {
+        let address = place(mappings, window, bytes)?;
+        let mapping = Mapping {
+            address,
+            physical: 0,
+            bytes,
+            kind: Kind::Memory,
+            caller: shared::caller(),
+        };
+        mappings.insert(address, mapping);
+        Some(address)
+    })?;
+    if super::window::prepare(address, bytes).is_err() {
+        MAPPINGS.with(|mappings| mappings.remove(&address));
+        return None;
+    }
+    Some(address)
+}
+
+/// Gives such address space back; what is mapped there goes.
+pub(super) fn give_back(address: u64) {
+    if let Some(mapping) = MAPPINGS.with(|mappings| mappings.remove(&address)) {
+        super::window::unmap(address, mapping.bytes / PAGE_SIZE);
+    }
+}
+
 /// The mapping that an address lies in.
 #[must_use]
 pub fn mapping_at(address: u64) -> Option<Mapping> {
@@ -137,14 +185,31 @@ pub(crate) fn unmap(mapping: &Mapping) {
     let Mapping { address, bytes, .. } = *mapping;
     MAPPINGS.with(|mappings| mappings.remove(&address));
     let platform = shared::platform();
-    platform.unmap_pages(address, bytes);
+    // A table is one run of entries, and neighbouring tables of the I/O window are; those of user space need not be.
+    let mut done = 0;
+    while done < bytes {
+        let at = address + done;
+        let part = (TABLE_BYTES - (at - shared_base(at)) % TABLE_BYTES).min(bytes - done);
+        if let Some(entry) = super::window::entry_of(at) {
+            platform.unmap_pages(entry, at, part / PAGE_SIZE);
+        }
+        done += part;
+    }
     platform.doorbell(Call::UnmapPhysical, [address, bytes, 0, 0, 0, 0]);
+}
+
+/// What tables are counted from.
+fn shared_base(address: u64) -> u64 {
+    let base = shared::kernel_base();
+    if address >= base { base } else { 0 }
 }
 
 /// The physical address, as the driver that mapped it knows it, behind an address in the I/O window.
 #[must_use]
 pub fn physical_address_of(address: u64) -> Option<u64> {
-    mapping_at(address).map(|mapping| mapping.physical + (address - mapping.address))
+    mapping_at(address)
+        .filter(|mapping| mapping.kind != Kind::Memory)
+        .map(|mapping| mapping.physical + (address - mapping.address))
 }
 
 /// Every mapping, for the report of what a driver left behind.
@@ -166,7 +231,7 @@ mod tests {
                 address,
                 physical: 0,
                 bytes,
-                kind: Kind::View,
+                kind: Kind::User,
                 caller: 0,
             };
             (address, mapping)

@@ -3,12 +3,15 @@
 //! DRIVER_LEFT_LOCKED_PAGES_IN_PROCESS (WDK, "Bug Check 0x76" and "Bug Check 0xCB").
 
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
+use super::address_space;
+use super::mdl::frame as frame_of;
 use crate::nt::MDL;
 use crate::nt::bugcheck::{
     DRIVER_LEFT_LOCKED_PAGES_IN_PROCESS, PROCESS_HAS_LOCKED_PAGES, bugcheck_with_text,
 };
-use crate::raw::{Global, Ptr};
+use crate::raw::{Global, Ptr, from_word};
 use crate::{ps, shared};
 
 /// Who locked the pages of an MDL.
@@ -23,6 +26,12 @@ struct Lock {
 /// By MDL.
 static LOCKS: Global<BTreeMap<u64, Lock>> = Global::new("locked user pages", BTreeMap::new());
 
+/// Forgets everything.
+pub(crate) fn initialize() {
+    LOCKS.with(BTreeMap::clear);
+    KEPT.with(Vec::clear);
+}
+
 /// A driver has locked `pages` of a process's.
 pub(super) fn note(mdl: Ptr<MDL>, process: u32, pages: u64) {
     let lock = Lock {
@@ -33,9 +42,41 @@ pub(super) fn note(mdl: Ptr<MDL>, process: u32, pages: u64) {
     LOCKS.with(|locks| locks.insert(mdl.addr(), lock));
 }
 
+/// Page frame numbers of memory that was freed while it was locked: it is kept until it is unlocked.
+static KEPT: Global<Vec<u32>> = Global::new("kept pages", Vec::new());
+
+/// Whether one of the locked MDLs describes a page of RAM.
+fn is_locked(locks: &BTreeMap<u64, Lock>, frame: u32) -> bool {
+    locks.iter().any(|(&mdl, lock)| {
+        let mdl = Ptr::<MDL>::new(mdl);
+        (0..lock.pages).any(|page| from_word(frame_of(mdl, page).read()) == u64::from(frame))
+    })
+}
+
+/// A page of RAM is freed: whether it has to be kept because it is locked.
+pub(super) fn keep(frame: u32) -> bool {
+    let is_locked = LOCKS.with(|locks| is_locked(locks, frame));
+    if is_locked {
+        KEPT.with(|kept| kept.push(frame));
+    }
+    is_locked
+}
+
 /// They are unlocked.
 pub(super) fn forget(mdl: Ptr<MDL>) {
     LOCKS.with(|locks| locks.remove(&mdl.addr()));
+    if KEPT.with(|kept| kept.is_empty()) {
+        return;
+    }
+    let free = LOCKS.with(|locks| {
+        KEPT.with(|kept| {
+            let (locked, free): (Vec<u32>, Vec<u32>) =
+                kept.iter().partition(|&&frame| is_locked(locks, frame));
+            *kept = locked;
+            free
+        })
+    });
+    free.into_iter().for_each(address_space::free_frame);
 }
 
 /// A process ends, and no request of it is left: a bugcheck if pages of it are still locked.

@@ -1,16 +1,18 @@
 //! What Mm does with memory descriptor lists.
 //!
-//! Nothing is ever paged out, and all memory that an MDL can describe has a kernel address already: mapping an MDL is
-//! finding that address. Client memory is mapped twice, at its user address and at a kernel alias.
+//! Nothing is ever paged out. Client memory is mapped twice, at its user address and at a kernel alias, so mapping a
+//! client's buffer into system space is finding the alias; pages of anything else get a second address
+//! ([`super::mdl_mapping`]).
 
-use super::{contiguous, locked, pages_spanned};
+use super::{contiguous, io_space, locked, mdl_mapping, pages_spanned, window};
 use crate::api::nt_api;
 use crate::ex::pool;
 use crate::io::driver::owner_of;
 use crate::io::mdl;
 use crate::mm;
 use crate::nt::bugcheck::{
-    DRIVER_VERIFIER_DETECTED_VIOLATION, PFN_LIST_CORRUPT, SYSTEM_PTE_MISUSE, bugcheck_with_text,
+    DRIVER_VERIFIER_DETECTED_VIOLATION, NO_MORE_SYSTEM_PTES, PFN_LIST_CORRUPT, SYSTEM_PTE_MISUSE,
+    bugcheck_with_text,
 };
 use crate::nt::{
     MDL, MDL_MAPPED_TO_SYSTEM_VA, MDL_PAGES_LOCKED, MDL_PARTIAL, MDL_SOURCE_IS_NONPAGED_POOL,
@@ -20,7 +22,6 @@ use crate::raw::{Global, Ptr, Word, from_word, low16, low32, to_word};
 use crate::rtl::raise_status;
 use crate::shared;
 use crate::value::{PhysicalAddress, ProcessorMode, Size, Tag, ULong};
-use abi::boot::RegionFlags;
 use abi::layout::{self, PAGE_SIZE};
 use alloc::collections::BTreeMap;
 
@@ -45,22 +46,10 @@ fn buffer_of(mdl: &MDL) -> u64 {
 }
 
 /// The page frame number of an MDL's page.
-fn frame(mdl: Ptr<MDL>, page: u64) -> Ptr<Word> {
+pub(super) fn frame(mdl: Ptr<MDL>, page: u64) -> Ptr<Word> {
     mdl.offset(1)
         .cast::<Word>()
         .add_bytes(page * size_of::<Word>() as u64)
-}
-
-/// The kernel address of the pages of an MDL, when they are contiguous there.
-fn address_of_frames(mdl: Ptr<MDL>, header: &MDL) -> Option<u64> {
-    let pages = pages_spanned(u64::from(header.ByteOffset), u64::from(header.ByteCount));
-    let first = from_word(frame(mdl, 0).read());
-    let is_run = (1..pages).all(|page| from_word(frame(mdl, page).read()) == first + page);
-    if !is_run {
-        return None;
-    }
-    let address = mm::virtual_for_physical(first * PAGE_SIZE)?;
-    Some(address + u64::from(header.ByteOffset))
 }
 
 /// The kernel address of an MDL's buffer; null if it has none.
@@ -71,12 +60,15 @@ pub fn map(mdl: Ptr<MDL>) -> Ptr<u8> {
         return Ptr::new(from_word(header.MappedSystemVa));
     }
     let buffer = buffer_of(&header);
-    let address = if header.StartVa == 0 {
-        address_of_frames(mdl, &header)
-    } else if buffer < shared::kernel_base() {
-        mm::user_alias(buffer, u64::from(header.ByteCount))
-    } else {
+    let alias = mm::user_alias(buffer, u64::from(header.ByteCount));
+    let is_locked = header.MdlFlags & MDL_PAGES_LOCKED != 0;
+    let is_device = io_space::physical_address_of(buffer).is_some();
+    let address = if header.StartVa != 0 && alias.is_some() {
+        alias
+    } else if buffer >= shared::kernel_base() && (!is_locked || is_device) {
         Some(buffer)
+    } else {
+        mdl_mapping::map_in_system(mdl)
     };
     let Some(address) = address else {
         return Ptr::null();
@@ -88,8 +80,19 @@ pub fn map(mdl: Ptr<MDL>) -> Ptr<u8> {
     Ptr::new(address)
 }
 
+/// How an MDL is to be mapped.
+#[derive(Clone, Copy)]
+struct Wish {
+    mode: ProcessorMode,
+    /// For user mode; 0: anywhere.
+    requested: u64,
+    /// Kernel mode: whether it is a bugcheck when there is no room.
+    is_required: bool,
+    is_read_only: bool,
+}
+
 /// Maps an MDL whose pages are locked, for kernel or user mode.
-fn map_locked(mdl: Ptr<MDL>, mode: ProcessorMode) -> Ptr<u8> {
+fn map_locked(mdl: Ptr<MDL>, wish: &Wish) -> Ptr<u8> {
     let header = mdl.read();
     let mappable = MDL_PAGES_LOCKED | MDL_SOURCE_IS_NONPAGED_POOL | MDL_PARTIAL;
     if header.MdlFlags & mappable == 0 && shared::verify() != 0 {
@@ -104,20 +107,31 @@ fn map_locked(mdl: Ptr<MDL>, mode: ProcessorMode) -> Ptr<u8> {
             format_args!("an MDL was mapped whose pages are not locked"),
         );
     }
-    if mode.0 == 0 {
-        return map(mdl);
+    if wish.mode.0 != 0 {
+        return match mdl_mapping::map_in_user(mdl, wish.requested, wish.is_read_only) {
+            Ok(address) => Ptr::new(address),
+            Err(status) => raise_status(status),
+        };
     }
-    // A client's own buffer has its user address; nothing else is in user space.
-    let buffer = buffer_of(&header);
-    if header.StartVa != 0 && mm::user_alias(buffer, u64::from(header.ByteCount)).is_some() {
-        return Ptr::new(buffer);
+    let address = map(mdl);
+    if address.is_null() && wish.is_required {
+        bugcheck_with_text(
+            NO_MORE_SYSTEM_PTES,
+            [
+                0,
+                pages_spanned(u64::from(header.ByteOffset), u64::from(header.ByteCount)),
+                0,
+                0,
+            ],
+            format_args!("there is no address space in the I/O window left to map an MDL"),
+        );
     }
-    raise_status(NtStatus::INSUFFICIENT_RESOURCES)
-}
-
-/// Whether memory may be stored to.
-fn is_writable(address: u64) -> bool {
-    mm::region_of(address).is_none_or(|region| region.flags & RegionFlags::WRITE.bits() != 0)
+    if wish.is_read_only && !address.is_null() {
+        const READ_ONLY: u32 = 2;
+        // Memory whose own address was returned stays as it is.
+        let _ = mdl_mapping::protect(mdl, READ_ONLY);
+    }
+    address
 }
 
 /// Checks a buffer and locks its pages; the error is what MmProbeAndLockPages raises.
@@ -137,7 +151,7 @@ pub(crate) fn probe_and_lock(
     }
     let first = from_word(header.StartVa);
     let pages = pages_spanned(u64::from(header.ByteOffset), bytes);
-    if operation != 0 && !(0..pages).all(|page| is_writable(first + page * PAGE_SIZE)) {
+    if operation != 0 && !(0..pages).all(|page| mm::is_writable(first + page * PAGE_SIZE)) {
         return Err(NtStatus::ACCESS_VIOLATION);
     }
     if !mdl::lock(mdl) {
@@ -187,6 +201,7 @@ fn unlock(mdl: Ptr<MDL>) {
         );
     }
     locked::forget(mdl);
+    mdl_mapping::release(mdl);
     mdl.with(|mdl| {
         mdl.MdlFlags &= !(MDL_PAGES_LOCKED | MDL_MAPPED_TO_SYSTEM_VA | MDL_WRITE_OPERATION);
     });
@@ -237,8 +252,9 @@ fn allocate_pages(low: u64, high: u64, skip: u64, bytes: u64, flags: u32) -> Ptr
 }
 
 fn free_pages(mdl: Ptr<MDL>) {
-    let header = mdl.read();
-    let address = address_of_frames(mdl, &header).and_then(pool::block_at);
+    let first = from_word(frame(mdl, 0).read()).checked_mul(PAGE_SIZE);
+    let address = first.and_then(mm::virtual_for_physical);
+    let address = address.and_then(pool::block_at);
     let Some(block) = address else {
         bugcheck_with_text(
             PFN_LIST_CORRUPT,
@@ -246,6 +262,7 @@ fn free_pages(mdl: Ptr<MDL>) {
             format_args!("pages were freed from an MDL that are not allocated"),
         );
     };
+    mdl_mapping::release(mdl);
     pool::free(Ptr::new(block.address), contiguous::TAG);
     mdl.with(|mdl| mdl.MdlFlags &= !(MDL_PAGES_LOCKED | MDL_MAPPED_TO_SYSTEM_VA));
 }
@@ -314,55 +331,60 @@ nt_api! { module = mm_mdl;
         unlock(mdl);
     }
 
-    /// The kernel address of an MDL's buffer, or the user address of a client's. Null, or for user mode an exception,
-    /// when it has none.
-    ntoskrnl both stdcall irql(DISPATCH_LEVEL) partial("only a client's own buffer can be mapped to user space")
+    /// Maps an MDL in system space (null, or a bugcheck if so wanted, when there is no room), or for user mode in the
+    /// current process, at a requested address if there is one; raises the status when that cannot be done.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
     fn MmMapLockedPagesSpecifyCache(
         mdl: Ptr<MDL>, mode: ProcessorMode, cache_type: ULong, requested_address: Ptr<u8>, bugcheck_on_failure: ULong,
         priority: ULong,
     ) -> Ptr<u8> {
+        /// MdlMappingNoWrite.
+        const NO_WRITE: u32 = 0x8000_0000;
         if cache_type >= CACHING_TYPES {
             return Ptr::null();
         }
-        map_locked(mdl, mode)
+        let wish = Wish {
+            mode,
+            requested: requested_address.addr(),
+            is_required: bugcheck_on_failure != 0,
+            is_read_only: priority & NO_WRITE != 0,
+        };
+        map_locked(mdl, &wish)
     }
 
-    /// The kernel address of an MDL's buffer, or the user address of a client's.
-    ntoskrnl both stdcall irql(DISPATCH_LEVEL) partial("only a client's own buffer can be mapped to user space")
+    /// As MmMapLockedPagesSpecifyCache: cached, anywhere, a bugcheck if it cannot be done in system space.
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
     fn MmMapLockedPages(mdl: Ptr<MDL>, mode: ProcessorMode) -> Ptr<u8> {
-        map_locked(mdl, mode)
+        map_locked(mdl, &Wish { mode, requested: 0, is_required: true, is_read_only: false })
     }
 
     /// Undoes MmMapLockedPages; a bugcheck if that address is not what was mapped.
     ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
     fn MmUnmapLockedPages(base: Ptr<u8>, mdl: Ptr<MDL>) {
-        if base.addr() < shared::kernel_base() {
+        let header = mdl.read();
+        let is_user = base.addr() < shared::kernel_base();
+        if is_user && mdl_mapping::unmap_from_user(mdl, base.addr()) {
             return;
         }
-        let header = mdl.read();
         let is_mapped = header.MdlFlags & (MDL_MAPPED_TO_SYSTEM_VA | MDL_SOURCE_IS_NONPAGED_POOL) != 0;
-        if !is_mapped || from_word(header.MappedSystemVa) != base.addr() {
+        if is_user || !is_mapped || from_word(header.MappedSystemVa) != base.addr() {
             bugcheck_with_text(
                 SYSTEM_PTE_MISUSE,
                 [if is_mapped { 0x400 } else { 6 }, mdl.addr(), base.addr(), 0],
                 format_args!("{base:?} was unmapped, where this MDL is not mapped"),
             );
         }
+        mdl_mapping::release(mdl);
         mdl.with(|mdl| mdl.MdlFlags &= !MDL_MAPPED_TO_SYSTEM_VA);
     }
 
     /// Changes the protection of a mapped MDL. NOT_MAPPED_VIEW: it is not mapped. INVALID_PAGE_PROTECTION: it is none.
-    ntoskrnl both stdcall irql(DISPATCH_LEVEL) partial("the protection stays as it is")
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
     fn MmProtectMdlSystemAddress(mdl: Ptr<MDL>, new_protect: ULong) -> NtStatus {
-        const NO_ACCESS: u32 = 1;
-        const EXECUTE: u32 = 0x10;
-        let flags = mdl.read().MdlFlags;
-        if flags & MDL_MAPPED_TO_SYSTEM_VA == 0 {
+        if mdl.read().MdlFlags & MDL_MAPPED_TO_SYSTEM_VA == 0 {
             return NtStatus::NOT_MAPPED_VIEW;
         }
-        let is_valid = matches!(new_protect, NO_ACCESS | EXECUTE)
-            || super::protection::access_of(new_protect).is_some();
-        if is_valid { NtStatus::SUCCESS } else { NtStatus::INVALID_PAGE_PROTECTION }
+        mdl_mapping::protect(mdl, new_protect)
     }
 
     /// Allocates zeroed pages from a range of physical addresses; null when there are none. There may be fewer than asked
@@ -423,17 +445,18 @@ nt_api! { module = mm_mdl;
     }
 
     /// Sets address space aside for mappings; null for no bytes.
-    ntoskrnl both stdcall irql(APC_LEVEL) partial("the address is only a token: nothing is mapped at it")
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
     fn MmAllocateMappingAddress(number_of_bytes: Size, pool_tag: Tag) -> Ptr<u8> {
         if pool_tag.0 == 0 {
             reserved_misuse(0x100, 0, 0);
         }
-        let address = contiguous::allocate(number_of_bytes.0, 0, u64::MAX, 0);
-        if !address.is_null() {
-            let entry = (number_of_bytes.0.next_multiple_of(PAGE_SIZE), pool_tag.0, false);
-            RESERVED.with(|reserved| reserved.insert(address.addr(), entry));
-        }
-        address
+        let bytes = number_of_bytes.0.checked_next_multiple_of(PAGE_SIZE).filter(|&bytes| bytes != 0);
+        let reserved = bytes.and_then(|bytes| Some((io_space::reserve(bytes)?, bytes)));
+        let Some((address, bytes)) = reserved else {
+            return Ptr::null();
+        };
+        RESERVED.with(|reserved| reserved.insert(address, (bytes, pool_tag.0, false)));
+        Ptr::new(address)
     }
 
     /// Gives such address space back; another tag, or a mapping that is left, is a bugcheck.
@@ -443,7 +466,7 @@ nt_api! { module = mm_mdl;
         match RESERVED.with(|reserved| reserved.get(&at).copied()) {
             Some((_, tag, false)) if tag == pool_tag.0 => {
                 RESERVED.with(|reserved| reserved.remove(&at));
-                pool::free(base_address, contiguous::TAG);
+                io_space::give_back(at);
             }
             Some((_, tag, false)) => reserved_misuse(0x101, at, tag),
             Some((_, tag, true)) => reserved_misuse(0x103, at, tag),
@@ -452,7 +475,7 @@ nt_api! { module = mm_mdl;
     }
 
     /// Maps an MDL with a mapping address; null if it is larger, or already mapped there. A wrong tag is a bugcheck.
-    ntoskrnl both stdcall irql(DISPATCH_LEVEL) partial("the MDL's own kernel address is returned, not the one set aside")
+    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
     fn MmMapLockedPagesWithReservedMapping(
         mapping_address: Ptr<u8>, pool_tag: Tag, mdl: Ptr<MDL>, cache_type: ULong,
     ) -> Ptr<u8> {
@@ -468,11 +491,16 @@ nt_api! { module = mm_mdl;
         if is_used || needed > bytes || cache_type >= CACHING_TYPES {
             return Ptr::null();
         }
-        let mapped = map(mdl);
-        if !mapped.is_null() {
-            RESERVED.with(|reserved| reserved.insert(at, (bytes, tag, true)));
+        if !mdl_mapping::map_frames(mdl, at) {
+            return Ptr::null();
         }
-        mapped
+        RESERVED.with(|reserved| reserved.insert(at, (bytes, tag, true)));
+        let mapped = at + u64::from(header.ByteOffset);
+        mdl.with(|mdl| {
+            mdl.MappedSystemVa = to_word(mapped);
+            mdl.MdlFlags |= MDL_MAPPED_TO_SYSTEM_VA;
+        });
+        Ptr::new(mapped)
     }
 
     /// Undoes MmMapLockedPagesWithReservedMapping; a wrong address or tag is a bugcheck.
@@ -482,6 +510,7 @@ nt_api! { module = mm_mdl;
         match RESERVED.with(|reserved| reserved.get(&at).copied()) {
             Some((bytes, tag, true)) if tag == pool_tag.0 => {
                 RESERVED.with(|reserved| reserved.insert(at, (bytes, tag, false)));
+                window::unmap(at, bytes / PAGE_SIZE);
                 mdl.with(|mdl| mdl.MdlFlags &= !MDL_MAPPED_TO_SYSTEM_VA);
             }
             Some((_, tag, _)) => reserved_misuse(0x108, at, tag),

@@ -1,24 +1,28 @@
 //! Addresses: which memory is behind them, physically and as a kernel alias.
 
+pub(crate) mod address_space;
 pub mod api;
 pub mod contiguous;
 pub mod data;
 pub mod io_space;
 pub(crate) mod locked;
 pub mod mdl;
+pub(crate) mod mdl_mapping;
 pub mod paging;
 pub mod protection;
 pub mod section;
 pub mod section_view;
+pub mod secure;
 pub mod validity;
 pub mod virtual_memory;
+pub(crate) mod window;
 
 use crate::ex::pool;
 use crate::export::{Coverage, ExportKind, Module};
 use crate::raw::{low32, volatile_read};
 use crate::{shared, table, view};
 use abi::DriverAbi;
-use abi::boot::{BootInfo, MAX_REGIONS, Region, RegionKind};
+use abi::boot::{BootInfo, MAX_REGIONS, Region, RegionFlags, RegionKind};
 use abi::layout;
 
 /// The region that `address` lies in, as the VMM described it.
@@ -40,10 +44,26 @@ pub fn is_in(address: u64, kind: RegionKind) -> bool {
 /// range. `None` when nothing is there.
 #[must_use]
 pub fn physical_address(address: u64) -> Option<u64> {
+    if let Some(decided) = window::lookup(address) {
+        return decided.map(|mapped| mapped.physical + address % layout::PAGE_SIZE);
+    }
     region_of(address)
         .map(|region| region.physical_address + (address - region.virtual_address))
         .or_else(|| pool::special_physical(address))
         .or_else(|| io_space::physical_address_of(address))
+}
+
+/// Whether stores to an address are allowed, if anything is there. A page that is copied when it is first written to is
+/// copied here.
+#[must_use]
+pub(crate) fn is_writable(address: u64) -> bool {
+    match window::lookup(address) {
+        Some(Some(mapped)) => mapped.access.is_writable || address_space::copy_on_write(address),
+        Some(None) => false,
+        None => {
+            region_of(address).is_none_or(|region| region.flags & RegionFlags::WRITE.bits() != 0)
+        }
+    }
 }
 
 /// The kernel address of guest-physical memory; of the lowest region that has it. `None` when it is mapped nowhere.

@@ -1,20 +1,17 @@
 //! Sections: memory that is mapped at several places, with the contents of a file or without.
 //!
-//! The pages of a section lie in client memory as long as that has room. Client memory is mapped twice: a view in a
-//! process is the pages' user address, a view in system space their kernel alias, so all views share them. Since all
-//! processes have one address space, all views in processes have one address. A section that does not fit lies in the
-//! pool, and can be mapped in system space only.
+//! The pages of a section are contiguous pages of the pool. A view in a process maps them in user space, a view in system
+//! space in the I/O window ([`super::section_view`]).
 //!
 //! A section of a file holds a copy of its contents, read when it is made. What a view has changed goes to the file when
 //! the view is unmapped or flushed; what ZwWriteFile writes meanwhile is not seen.
 //!
-//! \Device\PhysicalMemory is a section without pages of its own: [`super::view`] maps the ranges that the policy has.
+//! \Device\PhysicalMemory is a section without pages of its own: [`super::section_view`] maps the ranges that the policy has.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use super::protection::{Access, access_of};
-use super::{user_alias, virtual_memory};
 use crate::api::nt_api;
 use crate::ex::pool::{self, Wanted};
 use crate::fs;
@@ -24,7 +21,7 @@ use crate::ob::attributes::{Attributes, OBJ_OPENIF, OBJ_PERMANENT};
 use crate::ob::{self, ObjectType, handles, names};
 use crate::raw::{Global, Ptr, Word, to_usize, to_word};
 use crate::value::{Handle, ObjectAttributesPtr, Size, ULong};
-use crate::{ps, shared};
+use crate::{mm, ps, shared};
 use abi::file::FileCall;
 use abi::layout::PAGE_SIZE;
 
@@ -65,8 +62,6 @@ pub(super) struct Section {
     pub(super) access: Access,
     /// SEC_ flags.
     attributes: u32,
-    /// User address of its pages; `None` if they lie in the pool.
-    pub(super) user: Option<u64>,
     /// Kernel address of its pages.
     pub(super) kernel: u64,
     /// Which of its pages are committed.
@@ -109,6 +104,11 @@ impl Section {
         self.file.is_some()
     }
 
+    /// Guest-physical address of a byte of it.
+    pub(super) fn physical(&self, offset: u64) -> u64 {
+        mm::physical_address(self.kernel + offset).unwrap_or(0)
+    }
+
     /// Writes a range of its pages to its file, as far as the section goes.
     ///
     /// # Errors
@@ -126,10 +126,7 @@ impl Section {
     }
 
     fn free(&self) {
-        match self.user {
-            Some(user) => virtual_memory::give_back(user),
-            None => pool::free(Ptr::new(self.kernel), TAG),
-        }
+        pool::free(Ptr::new(self.kernel), TAG);
         if let Some(file) = self.file {
             ob::dereference(file.object);
         }
@@ -143,11 +140,8 @@ fn delete(body: u64) {
     }
 }
 
-/// Zeroed pages for a section: user address, if they have one, and kernel address.
-fn allocate(bytes: u64) -> Option<(Option<u64>, u64)> {
-    if let Some(user) = virtual_memory::take(bytes) {
-        return Some((Some(user), user_alias(user, bytes)?));
-    }
+/// Zeroed pages for a section: their kernel address.
+fn allocate(bytes: u64) -> Option<u64> {
     let wanted = Wanted {
         bytes,
         tag: TAG,
@@ -157,7 +151,7 @@ fn allocate(bytes: u64) -> Option<(Option<u64>, u64)> {
     };
     let address = pool::allocate_contiguous(&wanted, 0, u64::MAX, 0).non_null()?;
     address.fill(0, bytes);
-    Some((None, address.addr()))
+    Some(address.addr())
 }
 
 /// What a driver asks for.
@@ -235,7 +229,7 @@ fn make(wish: &Wish) -> Result<u64, NtStatus> {
         .checked_next_multiple_of(PAGE_SIZE)
         .filter(|&room| room <= shared::ram_bytes())
         .ok_or(NtStatus::SECTION_TOO_BIG)?;
-    let (user, kernel) = allocate(room).ok_or(NtStatus::COMMITMENT_LIMIT)?;
+    let kernel = allocate(room).ok_or(NtStatus::COMMITMENT_LIMIT)?;
     if let Some(file) = file {
         ob::reference(file.object);
     }
@@ -244,7 +238,6 @@ fn make(wish: &Wish) -> Result<u64, NtStatus> {
         bytes,
         access,
         attributes: wish.attributes | if file.is_some() { SEC_FILE } else { 0 },
-        user,
         kernel,
         committed: alloc::vec![is_committed; to_usize(room / PAGE_SIZE)],
         file,

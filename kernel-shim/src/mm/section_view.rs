@@ -1,20 +1,24 @@
 //! Views of sections, in processes and in system space.
 //!
-//! A view is where the section's pages are already ([`super::section`]): mapping one is counting. Views of physical memory
-//! are in the I/O window, in system space, whatever process they are asked for: a client's own code cannot touch them.
+//! A view in a process is a range of user space ([`super::address_space`]), one in system space a range of the I/O window;
+//! both map the section's pages, so all views share them. A page of a view that is copied when it is written to is mapped
+//! read-only until then. Views of physical memory are in user space as well: the VMM puts in what the policy has.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use super::io_space::{Kind, Wanted, map, mapping_at, unmap};
+use super::address_space::{self, Kind, Page, Place, Range as Mapped};
+use super::io_space::{self, Wanted, mapping_at};
 use super::protection::{Access, access_of};
 use super::section::{self, Section, check_handle};
-use super::{user_alias, virtual_memory};
+use super::window;
 use crate::api::nt_api;
 use crate::nt::bugcheck::{DRIVER_UNMAPPING_INVALID_VIEW, bugcheck_with_text};
 use crate::nt::{IO_STATUS_BLOCK, NtStatus};
 use crate::ob::{self, ObjectType};
+use crate::platform::PageAccess;
 use crate::ps;
-use crate::raw::{Global, Ptr, Word, from_word, to_usize, to_word};
+use crate::raw::{Global, Ptr, Word, from_word, low32, to_usize, to_word};
 use crate::value::{Handle, Size, ULong};
 use abi::layout::{ALLOCATION_GRANULARITY, HIGHEST_USER_ADDRESS, PAGE_SIZE};
 
@@ -61,52 +65,103 @@ pub(crate) fn initialize() {
 }
 
 /// The view of a process that an address lies in.
-pub(super) fn find(process: u32, address: u64) -> Option<View> {
+fn find(process: u32, address: u64) -> Option<View> {
     VIEWS.with(|views| {
-        let mut all = views.iter().rev();
+        let mut all = views.iter();
         all.find(|view| view.has(Some(process), address)).copied()
     })
 }
 
-/// The first view of a process at or above an address.
-pub(super) fn next(process: u32, address: u64) -> Option<u64> {
-    VIEWS.with(|views| {
-        let mut above: Vec<u64> = views
-            .iter()
-            .filter(|view| view.process == Some(process) && view.base >= address)
-            .map(|view| view.base)
-            .collect();
-        above.sort_unstable();
-        above.first().copied()
-    })
+/// The committed pages of a part of a section for a view at its beginning, by their number in the view.
+fn pages_of(section: &Section, range: Range, protection: u32) -> BTreeMap<u32, Page> {
+    let first = range.offset / PAGE_SIZE;
+    let frame = section.physical(range.offset) / PAGE_SIZE;
+    let committed = section.committed.iter().skip(to_usize(first));
+    let pages = committed.take(to_usize(range.bytes / PAGE_SIZE)).zip(0..);
+    pages
+        .filter(|&(&is_committed, _)| is_committed)
+        .map(|(_, index)| {
+            let page = Page {
+                protection,
+                frame: low32(frame + index),
+                is_own: false,
+            };
+            (low32(index), page)
+        })
+        .collect()
 }
 
-/// From an address in a view: whether its page is committed, and how many bytes of pages like it follow.
-pub(super) fn committed(view: &View, page: u64) -> (bool, u64) {
-    let all = section::find(view.section).map_or_else(Vec::new, |section| section.committed);
-    let first = to_usize((view.offset + (page - view.base)) / PAGE_SIZE);
-    let left = to_usize((view.bytes - (page - view.base)) / PAGE_SIZE);
-    let pages = all.get(first..).unwrap_or_default();
-    let pages = &pages[..left.min(pages.len())];
-    let is_committed = pages.first().copied().unwrap_or(false);
-    let alike = pages.iter().take_while(|&&page| page == is_committed);
-    (is_committed, alike.count() as u64 * PAGE_SIZE)
-}
-
-/// Commits pages of a view of a section that was reserved.
+/// Commits pages of a view of a section that was reserved: in all its views.
 ///
 /// # Errors
-/// ALREADY_COMMITTED: the section was not reserved only. CONFLICTING_ADDRESSES: the range leaves the view.
-pub(super) fn commit(view: &View, start: u64, bytes: u64) -> Result<(), NtStatus> {
-    if start + bytes > view.base + view.bytes {
-        return Err(NtStatus::CONFLICTING_ADDRESSES);
-    }
+/// ALREADY_COMMITTED: the section was not reserved only. NO_MEMORY: there is no room for the pages' entries.
+pub(super) fn commit(process: u32, start: u64, bytes: u64) -> Result<(), NtStatus> {
+    let view = find(process, start).ok_or(NtStatus::CONFLICTING_ADDRESSES)?;
     if !section::is_reserved(view.section) {
         return Err(NtStatus::ALREADY_COMMITTED);
     }
-    let first = (view.offset + (start - view.base)) / PAGE_SIZE;
-    section::commit(view.section, first, bytes / PAGE_SIZE);
+    let from = view.offset + (start - view.base);
+    section::commit(view.section, from / PAGE_SIZE, bytes / PAGE_SIZE);
+    let Some(section) = section::find(view.section) else {
+        return Ok(());
+    };
+    let all: Vec<View> = VIEWS.with(|views| {
+        let of_section = views.iter().filter(|other| other.section == view.section);
+        of_section.copied().collect()
+    });
+    for view in all {
+        let part = Range {
+            offset: from.max(view.offset),
+            bytes: 0,
+        };
+        let end = (from + bytes).min(view.offset + view.bytes);
+        if part.offset >= end {
+            continue;
+        }
+        let count = (end - part.offset) / PAGE_SIZE;
+        let first = (part.offset - view.offset) / PAGE_SIZE;
+        let frame = section.physical(part.offset) / PAGE_SIZE;
+        if view.process.is_none() {
+            let at = view.base + first * PAGE_SIZE;
+            window::map(at, frame * PAGE_SIZE, count, page_access(view.access));
+            continue;
+        }
+        let page = |index: u32| {
+            Some(Page {
+                protection: view.protection,
+                frame: low32(frame + (u64::from(index) - first)),
+                is_own: false,
+            })
+        };
+        address_space::commit(view.base, low32(first), low32(count), view.protection, page)?;
+    }
     Ok(())
+}
+
+/// What the entries of a view in system space allow.
+fn page_access(access: Access) -> PageAccess {
+    PageAccess {
+        is_writable: access.is_shared_write(),
+        is_executable: access.is_executable,
+    }
+}
+
+/// Whether a page of a view that was made with one protection may have another: no store to what others see, and no code,
+/// unless it could do that from the start.
+pub(super) fn is_compatible(made: u32, wanted: u32) -> bool {
+    const PAGE_EXECUTE: u32 = 0x10;
+    let (Some(made), access) = (access_of(made & 0xFF), access_of(wanted & 0xFF)) else {
+        return false;
+    };
+    let is_code = access.is_some_and(|access| access.is_executable) || wanted & PAGE_EXECUTE != 0;
+    let is_store = access.is_some_and(Access::is_shared_write);
+    (made.is_shared_write() || !is_store) && (made.is_executable || !is_code)
+}
+
+/// The protection of a page that has been copied.
+pub(super) const fn without_copy(protection: u32) -> u32 {
+    const COPIES: u32 = 0x88;
+    (protection & !COPIES) | (protection & COPIES) >> 1
 }
 
 /// A process ends: its views go.
@@ -123,9 +178,11 @@ pub(crate) fn forget_process(process: u32) {
 /// What becomes of a view that is no longer in the list.
 fn end(view: &View) -> Result<(), NtStatus> {
     let mut result = Ok(());
-    if view.access.is_copy {
-        virtual_memory::give_back(view.base);
-    } else if view.access.is_writable
+    match view.process {
+        Some(_) => address_space::remove(view.base),
+        None => io_space::give_back(view.base),
+    }
+    if view.access.is_shared_write()
         && let Some(section) = section::find(view.section)
     {
         result = section.flush(view.offset, view.bytes);
@@ -229,26 +286,71 @@ fn map_view(request: &Request) -> Result<(u64, Range), NtStatus> {
     if !request.base.is_multiple_of(ALLOCATION_GRANULARITY) {
         return Err(NtStatus::MAPPED_ALIGNMENT);
     }
-    let Some(section) = section::find(body) else {
-        return map_physical(request, access);
-    };
     let process = ps::id_of(Ptr::new(process)).ok_or(NtStatus::PROCESS_IS_TERMINATING)?;
+    let Some(section) = section::find(body) else {
+        return map_physical(request, process, access);
+    };
     map_pages(&section, body, process, access, request)
 }
 
-fn map_physical(request: &Request, access: Access) -> Result<(u64, Range), NtStatus> {
-    if request.base != 0 {
-        return Err(NtStatus::CONFLICTING_ADDRESSES);
+/// Where the view goes: its address must be a multiple of the granularity, or is anything.
+fn place_of(request: &Request) -> Place {
+    const TOP_DOWN: u32 = 0x10_0000;
+    Place {
+        is_top_down: request.allocation_type & TOP_DOWN != 0,
+        ..Place::at(request.base)
     }
+    .with_zero_bits(request.zero_bits)
+}
+
+fn map_physical(request: &Request, process: u32, access: Access) -> Result<(u64, Range), NtStatus> {
     let range = physical_range(request.offset, request.bytes)?;
-    let address = map(&Wanted {
+    let mapped = Mapped::new(process, Kind::Physical, range.bytes, request.protection);
+    let base = address_space::insert(place_of(request), mapped)?;
+    let wanted = Wanted {
         physical: range.offset,
         bytes: range.bytes,
         is_writable: access.is_writable,
         caching: access.caching,
-        kind: Kind::View,
-    })?;
-    Ok((address, range))
+        kind: io_space::Kind::User,
+    };
+    match io_space::map_at(&wanted, base) {
+        Ok(address) => Ok((address, range)),
+        Err(status) => {
+            address_space::remove(base);
+            Err(status)
+        }
+    }
+}
+
+/// Changes the protection of a view of physical memory, all of it: what it was.
+///
+/// # Errors
+/// INVALID_PAGE_PROTECTION: a part of it, or none that the VMM could map. What the VMM says otherwise.
+pub(super) fn protect_physical(
+    process: u32,
+    base: u64,
+    start: u64,
+    bytes: u64,
+    protection: u32,
+) -> Result<u32, NtStatus> {
+    let mapping = mapping_at(base).filter(|mapping| (start, bytes) == (base, mapping.bytes));
+    let (Some(mapping), Some(access)) = (mapping, access_of(protection)) else {
+        return Err(NtStatus::INVALID_PAGE_PROTECTION);
+    };
+    let wanted = Wanted {
+        physical: mapping.physical,
+        bytes,
+        is_writable: access.is_writable,
+        caching: access.caching,
+        kind: mapping.kind,
+    };
+    io_space::unmap(&mapping);
+    io_space::map_at(&wanted, base)?;
+    let old = address_space::with(process, base, |_, range| {
+        core::mem::replace(&mut range.protection, protection)
+    });
+    Ok(old.unwrap_or(protection))
 }
 
 fn map_pages(
@@ -265,17 +367,11 @@ fn map_pages(
         return Err(NtStatus::SECTION_PROTECTION);
     }
     let range = range_of(section, request.offset, request.bytes)?;
-    let base = if access.is_copy {
-        copy(section, range)?
-    } else {
-        section.user.ok_or(NtStatus::NO_MEMORY)? + range.offset
+    let mapped = Mapped {
+        pages: pages_of(section, range, request.protection),
+        ..Mapped::new(process, Kind::View, range.bytes, request.protection)
     };
-    if request.base != 0 && request.base != base {
-        if access.is_copy {
-            virtual_memory::give_back(base);
-        }
-        return Err(NtStatus::CONFLICTING_ADDRESSES);
-    }
+    let base = address_space::insert(place_of(request), mapped)?;
     insert(View {
         section: body,
         process: Some(process),
@@ -293,15 +389,6 @@ fn insert(view: View) {
     VIEWS.with(|views| views.push(view));
 }
 
-/// A copy of a range for a view whose stores nobody else sees. NT copies a page when it is first written to.
-fn copy(section: &Section, range: Range) -> Result<u64, NtStatus> {
-    let base = virtual_memory::take(range.bytes).ok_or(NtStatus::NO_MEMORY)?;
-    if let Some(alias) = user_alias(base, range.bytes) {
-        Ptr::<u8>::new(alias).copy_from(Ptr::new(section.kernel + range.offset), range.bytes);
-    }
-    Ok(base)
-}
-
 /// Maps a view in system space: its address and bytes.
 fn map_in_system(body: u64, offset: u64, bytes: u64) -> Result<(u64, u64), NtStatus> {
     const READ_WRITE: u32 = 4;
@@ -311,16 +398,27 @@ fn map_in_system(body: u64, offset: u64, bytes: u64) -> Result<(u64, u64), NtSta
     // Physical memory is mapped by ZwMapViewOfSection or MmMapIoSpace.
     let section = section::find(body).ok_or(NtStatus::INVALID_VIEW_SIZE)?;
     let range = range_of(&section, offset, bytes)?;
+    let base = io_space::reserve(range.bytes).ok_or(NtStatus::NO_MEMORY)?;
+    let access = page_access(section.access);
+    for &index in pages_of(&section, range, READ_WRITE).keys() {
+        let offset = u64::from(index) * PAGE_SIZE;
+        window::map(
+            base + offset,
+            section.physical(range.offset + offset),
+            1,
+            access,
+        );
+    }
     insert(View {
         section: body,
         process: None,
-        base: section.kernel + range.offset,
+        base,
         bytes: range.bytes,
         offset: range.offset,
         protection: READ_WRITE,
         access: section.access,
     });
-    Ok((section.kernel + range.offset, range.bytes))
+    Ok((base, range.bytes))
 }
 
 fn map_for_system(body: u64, base: Ptr<Word>, size: Ptr<Word>, offset: Ptr<u64>) -> NtStatus {
@@ -355,12 +453,16 @@ fn unmap_view(process: u64, address: u64) -> NtStatus {
     if process.is_some_and(|process| remove(Some(process), address)) {
         return NtStatus::SUCCESS;
     }
-    match mapping_at(address).filter(|mapping| mapping.kind == Kind::View) {
-        Some(mapping) => {
-            unmap(&mapping);
+    let physical = process.and_then(|process| {
+        address_space::with(process, address, |base, range| (base, range.kind))
+    });
+    match (physical, mapping_at(address)) {
+        (Some((base, Kind::Physical)), Some(mapping)) => {
+            io_space::unmap(&mapping);
+            address_space::remove(base);
             NtStatus::SUCCESS
         }
-        None => NtStatus::NOT_MAPPED_VIEW,
+        _ => NtStatus::NOT_MAPPED_VIEW,
     }
 }
 
@@ -420,10 +522,8 @@ macro_rules! view_functions {
         nt_api! { module = $module;
             $(
                 /// Maps a view of a section in a process. The size is rounded up to whole pages and written back. A view of
-                /// \Device\PhysicalMemory begins at any offset, and is in system space; the policy says which ranges
-                /// there are.
-                ntoskrnl both stdcall irql(PASSIVE_LEVEL)
-                partial("all views of a section in processes have one address, which the caller cannot choose; protections are not enforced; physical memory is mapped in system space")
+                /// \Device\PhysicalMemory begins at any offset; the policy says which ranges there are.
+                ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
                 fn $map(
                     section_handle: Handle, process_handle: Handle, base_address: Ptr<Word>, zero_bits: Size,
                     commit_size: Size, section_offset: Ptr<u64>, view_size: Ptr<Word>, inherit_disposition: ULong,
@@ -447,7 +547,7 @@ macro_rules! view_functions {
             $(
                 /// Maps a section in system space from its beginning; a size of 0 is all of it. The size is rounded up to
                 /// whole pages and written back.
-                ntoskrnl both stdcall irql(APC_LEVEL) partial("protections are not enforced; not physical memory")
+                ntoskrnl both stdcall irql(APC_LEVEL) partial("not physical memory")
                 fn $map_system(section: Ptr<u8>, mapped_base: Ptr<Word>, view_size: Ptr<Word>) -> NtStatus {
                     map_for_system(section.addr(), mapped_base, view_size, Ptr::null())
                 }

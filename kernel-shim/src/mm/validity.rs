@@ -8,7 +8,7 @@ use crate::raw::{Ptr, Word, to_word};
 use crate::rtl::raise_status;
 use crate::shared;
 use crate::value::{Boolean, PhysicalAddress, Size, ULong};
-use abi::boot::{RegionFlags, RegionKind};
+use abi::boot::RegionKind;
 use abi::layout::{PAGE_SIZE, USER_PROBE_ADDRESS};
 
 /// MM_COPY_MEMORY_PHYSICAL.
@@ -17,15 +17,12 @@ const COPY_PHYSICAL: u32 = 1;
 const COPY_VIRTUAL: u32 = 2;
 
 /// Whether every page of a range is there, and may be stored to if that is wanted.
-fn is_present(address: u64, bytes: u64, is_write: bool) -> bool {
+pub(super) fn is_present(address: u64, bytes: u64, is_write: bool) -> bool {
     let first = address - address % PAGE_SIZE;
     let end = address + bytes;
     let mut page = first;
     while page < end {
-        let is_there = physical_address(page).is_some()
-            && (!is_write
-                || mm::region_of(page)
-                    .is_none_or(|region| region.flags & RegionFlags::WRITE.bits() != 0));
+        let is_there = physical_address(page).is_some() && (!is_write || mm::is_writable(page));
         if !is_there {
             return false;
         }
@@ -35,7 +32,12 @@ fn is_present(address: u64, bytes: u64, is_write: bool) -> bool {
 }
 
 /// What ProbeForRead and ProbeForWrite raise.
-fn probe(address: u64, bytes: u64, alignment: u32, is_write: bool) -> Result<(), NtStatus> {
+pub(super) fn probe(
+    address: u64,
+    bytes: u64,
+    alignment: u32,
+    is_write: bool,
+) -> Result<(), NtStatus> {
     if bytes == 0 {
         return Ok(());
     }
@@ -140,22 +142,6 @@ nt_api! { module = mm_validity;
     fn MmIsSessionAddress(virtual_address: Ptr<u8>) -> Boolean {
         false
     }
-
-    /// Keeps a range of the client's memory from being freed or protected otherwise; a handle, null if the range is not
-    /// the client's.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("the client's memory is the VMM's, which frees it with its request")
-    fn MmSecureVirtualMemory(address: Ptr<u8>, size: Size, probe_mode: ULong) -> Ptr<u8> {
-        const READ_ONLY: u32 = 2;
-        const READ_WRITE: u32 = 4;
-        let is_valid = matches!(probe_mode, READ_ONLY | READ_WRITE)
-            && size.0 != 0
-            && probe(address.addr(), size.0, 1, true).is_ok();
-        if is_valid { address } else { Ptr::null() }
-    }
-
-    /// Ends what MmSecureVirtualMemory began.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
-    fn MmUnsecureVirtualMemory(secure_handle: Ptr<u8>) {}
 }
 
 /// Whether an address lies in a driver's image.

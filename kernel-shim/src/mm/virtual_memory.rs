@@ -1,20 +1,16 @@
-//! Memory that drivers allocate in a process's user space.
-//!
-//! There is one address space for all processes. What is allocated lies behind the buffers of the clients' requests, so
-//! it is mapped at a user address and at a kernel alias from the start: reserving and committing is bookkeeping.
+//! Memory that drivers allocate in a process's user space: pages of the pool, put into [`super::address_space`].
 
-use alloc::collections::BTreeMap;
-use alloc::vec::Vec;
-
+use super::address_space::{self, Kind, Page, Place, Range, is_protection};
 use super::section::check_handle;
 use super::section_view as view;
+use super::secure;
 use crate::api::nt_api;
 use crate::nt::NtStatus;
 use crate::ob::ObjectType;
-use crate::raw::{Global, Ptr, Word, from_word, to_usize, to_word};
+use crate::ps;
+use crate::raw::{Ptr, Word, from_word, low32, to_usize, to_word};
 use crate::value::{Handle, Size, ULong};
-use crate::{mm, ps, shared};
-use abi::layout::{self, ALLOCATION_GRANULARITY, HIGHEST_USER_ADDRESS, PAGE_SIZE};
+use abi::layout::{ALLOCATION_GRANULARITY, HIGHEST_USER_ADDRESS, PAGE_SIZE};
 
 const COMMIT: u32 = 0x1000;
 const RESERVE: u32 = 0x2000;
@@ -26,32 +22,10 @@ const MAPPED: u32 = 0x4_0000;
 const RESET: u32 = 0x8_0000;
 const TOP_DOWN: u32 = 0x10_0000;
 const PAGE_NOACCESS: u32 = 1;
-const PAGE_EXECUTE: u32 = 0x10;
-const PAGE_GUARD: u32 = 0x100;
 /// The most that ZeroBits may be.
 const ZERO_BITS: u64 = if cfg!(nt_i386) { 21 } else { 53 };
 /// MemoryBasicInformation.
 const BASIC: u32 = 0;
-
-/// A reservation.
-#[derive(Clone, Debug)]
-struct Reservation {
-    process: u32,
-    /// The protection it was made with.
-    protection: u32,
-    /// Of each page: its protection, 0 while it is only reserved.
-    pages: Vec<u32>,
-}
-
-impl Reservation {
-    fn bytes(&self) -> u64 {
-        self.pages.len() as u64 * PAGE_SIZE
-    }
-}
-
-/// By address.
-static RESERVATIONS: Global<BTreeMap<u64, Reservation>> =
-    Global::new("virtual memory", BTreeMap::new());
 
 /// MEMORY_BASIC_INFORMATION.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,50 +46,6 @@ struct MEMORY_BASIC_INFORMATION {
 const _: () =
     assert!(size_of::<MEMORY_BASIC_INFORMATION>() == if cfg!(nt_i386) { 0x1C } else { 0x30 });
 
-/// Forgets everything.
-pub(crate) fn initialize() {
-    RESERVATIONS.with(BTreeMap::clear);
-}
-
-/// Frees what was allocated for a process that ends.
-pub(crate) fn forget_process(process: u32) {
-    RESERVATIONS.with(|all| all.retain(|_, reservation| reservation.process != process));
-}
-
-/// The owner of what is no process's: the pages of sections, and of views with a copy of their own.
-const SECTIONS: u32 = u32::MAX;
-
-/// Sets zeroed pages aside for a section or a view; `None` when there is no room.
-pub(super) fn take(bytes: u64) -> Option<u64> {
-    RESERVATIONS.with(|all| {
-        let start = place(all, 0, bytes).ok()?;
-        let mut reservation = Reservation {
-            process: SECTIONS,
-            protection: PAGE_NOACCESS,
-            pages: alloc::vec![0; to_usize(bytes / PAGE_SIZE)],
-        };
-        commit(&mut reservation, start, start, bytes, PAGE_NOACCESS);
-        all.insert(start, reservation);
-        Some(start)
-    })
-}
-
-/// Gives such pages back.
-pub(super) fn give_back(base: u64) {
-    RESERVATIONS.with(|all| all.remove(&base));
-}
-
-/// Addresses that can be handed out.
-fn window() -> core::ops::Range<u64> {
-    let user_bytes = shared::user_bytes();
-    layout::USER + layout::client_buffer_bytes(user_bytes)..layout::USER + user_bytes
-}
-
-fn is_protection(protection: u32) -> bool {
-    let plain = protection & !PAGE_GUARD;
-    matches!(plain, PAGE_NOACCESS | PAGE_EXECUTE) || super::protection::access_of(plain).is_some()
-}
-
 fn process_of(handle: u64) -> Result<u32, NtStatus> {
     let (body, _) = check_handle(handle, ObjectType::Process)?;
     ps::id_of(Ptr::new(body)).ok_or(NtStatus::PROCESS_IS_TERMINATING)
@@ -130,79 +60,45 @@ fn whole_pages(base: u64, bytes: u64) -> Option<(u64, u64)> {
     Some((start, end - start))
 }
 
-/// The first free place, or the place asked for.
-fn place(all: &BTreeMap<u64, Reservation>, wanted: u64, bytes: u64) -> Result<u64, NtStatus> {
-    let window = window();
-    let is_free = |start: u64| {
-        start >= window.start
-            && start
-                .checked_add(bytes)
-                .is_some_and(|end| end <= window.end)
-            && all.iter().all(|(&other, reservation)| {
-                start + bytes <= other || other + reservation.bytes() <= start
-            })
-    };
-    if wanted != 0 {
-        let start = wanted / ALLOCATION_GRANULARITY * ALLOCATION_GRANULARITY;
-        return if is_free(start) {
-            Ok(start)
-        } else {
-            Err(NtStatus::CONFLICTING_ADDRESSES)
-        };
-    }
-    let mut start = window.start;
-    while start < window.end {
-        if is_free(start) {
-            return Ok(start);
-        }
-        start += ALLOCATION_GRANULARITY;
-    }
-    Err(NtStatus::NO_MEMORY)
+/// The number of the page of a range at `base`, and of those in `bytes`.
+fn pages_of(base: u64, start: u64, bytes: u64) -> (u32, u32) {
+    (low32((start - base) / PAGE_SIZE), low32(bytes / PAGE_SIZE))
 }
 
-/// Commits pages of a reservation, zeroed where they were not committed before.
-fn commit(reservation: &mut Reservation, base: u64, start: u64, bytes: u64, protection: u32) {
-    let first = to_usize((start - base) / PAGE_SIZE);
-    let count = to_usize(bytes / PAGE_SIZE);
-    for (index, page) in reservation
-        .pages
-        .iter_mut()
-        .enumerate()
-        .skip(first)
-        .take(count)
-    {
-        let address = base + index as u64 * PAGE_SIZE;
-        if let (0, Some(alias)) = (*page, mm::user_alias(address, PAGE_SIZE)) {
-            Ptr::<u8>::new(alias).fill(0, PAGE_SIZE);
-        }
-        *page = protection;
-    }
+/// A new page of private memory.
+fn new_page(_: u32) -> Option<Page> {
+    Some(Page {
+        protection: PAGE_NOACCESS,
+        frame: address_space::take_frame()?,
+        is_own: true,
+    })
 }
 
-/// The reservation of a process that an address lies in.
-fn around(
-    all: &mut BTreeMap<u64, Reservation>,
-    process: u32,
-    address: u64,
-) -> Option<(u64, &mut Reservation)> {
-    let (&base, reservation) = all.range_mut(..=address).next_back()?;
-    let is_inside = address - base < reservation.bytes() && reservation.process == process;
-    is_inside.then_some((base, reservation))
-}
-
-/// ZwAllocateVirtualMemory: where, and how many bytes.
-fn allocate(
+/// What ZwAllocateVirtualMemory is asked for.
+#[derive(Clone, Copy)]
+struct Wish {
     process: u64,
     base: u64,
+    zero_bits: u64,
     bytes: u64,
     kind: u32,
     protection: u32,
-) -> Result<(u64, u64), NtStatus> {
+}
+
+/// ZwAllocateVirtualMemory: where, and how many bytes.
+fn allocate(wish: &Wish) -> Result<(u64, u64), NtStatus> {
+    let Wish {
+        base,
+        bytes,
+        kind,
+        protection,
+        ..
+    } = *wish;
     if kind & !(COMMIT | RESERVE | RESET | TOP_DOWN) != 0 || kind & (COMMIT | RESERVE | RESET) == 0
     {
         return Err(NtStatus::INVALID_PARAMETER_5);
     }
-    if !is_protection(protection) {
+    if !is_protection(protection, true) {
         return Err(NtStatus::INVALID_PAGE_PROTECTION);
     }
     if base > HIGHEST_USER_ADDRESS {
@@ -211,42 +107,65 @@ fn allocate(
     if bytes == 0 || base + bytes.min(HIGHEST_USER_ADDRESS + 1) > HIGHEST_USER_ADDRESS + 1 {
         return Err(NtStatus::INVALID_PARAMETER_4);
     }
-    let process = process_of(process)?;
-    if base != 0
-        && kind & COMMIT != 0
-        && let Some(found) = view::find(process, base)
-    {
-        let (start, rounded) = whole_pages(base, bytes).ok_or(NtStatus::INVALID_PARAMETER_4)?;
-        view::commit(&found, start, rounded)?;
+    let process = process_of(wish.process)?;
+    if base != 0 && kind & RESERVE == 0 {
+        return commit(process, base, bytes, kind, protection);
+    }
+    if !is_protection(protection, false) {
+        return Err(NtStatus::INVALID_PAGE_PROTECTION);
+    }
+    let (_, rounded) =
+        whole_pages(base % ALLOCATION_GRANULARITY, bytes).ok_or(NtStatus::INVALID_PARAMETER_4)?;
+    let place = Place {
+        is_top_down: kind & TOP_DOWN != 0,
+        ..Place::at(base / ALLOCATION_GRANULARITY * ALLOCATION_GRANULARITY)
+    };
+    let range = Range::new(process, Kind::Private, rounded, protection);
+    let start = if base != 0 && base < ALLOCATION_GRANULARITY {
+        Err(NtStatus::CONFLICTING_ADDRESSES)
+    } else {
+        address_space::insert(place.with_zero_bits(wish.zero_bits), range)
+    }?;
+    if kind & COMMIT != 0 {
+        let (first, count) = pages_of(start, start, rounded);
+        address_space::commit(start, first, count, protection, new_page)
+            .inspect_err(|_| address_space::remove(start))?;
+    }
+    Ok((start, rounded))
+}
+
+/// Commits pages of what is reserved, or of a view of a section that is.
+fn commit(
+    process: u32,
+    base: u64,
+    bytes: u64,
+    kind: u32,
+    protection: u32,
+) -> Result<(u64, u64), NtStatus> {
+    let (start, rounded) = whole_pages(base, bytes).ok_or(NtStatus::INVALID_PARAMETER_4)?;
+    let (reserved, what, size) = address_space::with(process, start, |base, range| {
+        (base, range.kind, range.bytes)
+    })
+    .ok_or(NtStatus::CONFLICTING_ADDRESSES)?;
+    if start + rounded > reserved + size {
+        return Err(NtStatus::CONFLICTING_ADDRESSES);
+    }
+    if kind & COMMIT == 0 {
+        // MEM_RESET: the contents no longer matter, so they may stay.
         return Ok((start, rounded));
     }
-    RESERVATIONS.with(|all| {
-        if base == 0 || kind & RESERVE != 0 {
-            let (_, rounded) = whole_pages(base % ALLOCATION_GRANULARITY, bytes)
-                .ok_or(NtStatus::INVALID_PARAMETER_4)?;
-            let start = place(all, base, rounded)?;
-            let mut reservation = Reservation {
-                process,
-                protection,
-                pages: alloc::vec![0; to_usize(rounded / PAGE_SIZE)],
-            };
-            if kind & COMMIT != 0 {
-                commit(&mut reservation, start, start, rounded, protection);
-            }
-            all.insert(start, reservation);
-            return Ok((start, rounded));
+    match what {
+        Kind::View => view::commit(process, start, rounded)?,
+        Kind::Private if !is_protection(protection, false) => {
+            return Err(NtStatus::INVALID_PAGE_PROTECTION);
         }
-        let (start, rounded) = whole_pages(base, bytes).ok_or(NtStatus::INVALID_PARAMETER_4)?;
-        let (reserved, reservation) =
-            around(all, process, start).ok_or(NtStatus::CONFLICTING_ADDRESSES)?;
-        if start + rounded > reserved + reservation.bytes() {
-            return Err(NtStatus::CONFLICTING_ADDRESSES);
+        Kind::Private => {
+            let (first, count) = pages_of(reserved, start, rounded);
+            address_space::commit(reserved, first, count, protection, new_page)?;
         }
-        if kind & COMMIT != 0 {
-            commit(reservation, reserved, start, rounded, protection);
-        }
-        Ok((start, rounded))
-    })
+        Kind::Mdl | Kind::Physical => return Err(NtStatus::CONFLICTING_ADDRESSES),
+    }
+    Ok((start, rounded))
 }
 
 /// ZwFreeVirtualMemory: what was freed.
@@ -258,45 +177,31 @@ fn free(process: u64, base: u64, bytes: u64, kind: u32) -> Result<(u64, u64), Nt
         return Err(NtStatus::INVALID_PARAMETER_2);
     }
     let process = process_of(process)?;
-    if view::find(process, base).is_some() {
+    let (reserved, what, all_bytes) =
+        address_space::with(process, base, |base, range| (base, range.kind, range.bytes))
+            .ok_or(NtStatus::MEMORY_NOT_ALLOCATED)?;
+    if what != Kind::Private {
         return Err(NtStatus::UNABLE_TO_DELETE_SECTION);
     }
-    RESERVATIONS.with(|all| {
-        let (reserved, reservation) =
-            around(all, process, base).ok_or(NtStatus::MEMORY_NOT_ALLOCATED)?;
-        let all_bytes = reservation.bytes();
-        if bytes == 0 && base / PAGE_SIZE * PAGE_SIZE != reserved {
-            return Err(NtStatus::FREE_VM_NOT_AT_BASE);
-        }
-        let (start, rounded) = if bytes == 0 {
-            (reserved, all_bytes)
-        } else {
-            whole_pages(base, bytes).ok_or(NtStatus::UNABLE_TO_FREE_VM)?
-        };
-        if start + rounded > reserved + all_bytes {
-            return Err(NtStatus::UNABLE_TO_FREE_VM);
-        }
-        if kind == RELEASE {
-            let tail = to_usize((start + rounded - reserved) / PAGE_SIZE);
-            let behind = reservation.pages.split_off(tail);
-            reservation
-                .pages
-                .truncate(to_usize((start - reserved) / PAGE_SIZE));
-            let rest = Reservation {
-                pages: behind,
-                ..reservation.clone()
-            };
-            if reservation.pages.is_empty() {
-                all.remove(&reserved);
-            }
-            if !rest.pages.is_empty() {
-                all.insert(start + rounded, rest);
-            }
-        } else {
-            commit(reservation, reserved, start, rounded, 0);
-        }
-        Ok((start, rounded))
-    })
+    if bytes == 0 && base / PAGE_SIZE * PAGE_SIZE != reserved {
+        return Err(NtStatus::FREE_VM_NOT_AT_BASE);
+    }
+    let (start, rounded) = if bytes == 0 {
+        (reserved, all_bytes)
+    } else {
+        whole_pages(base, bytes).ok_or(NtStatus::UNABLE_TO_FREE_VM)?
+    };
+    if start + rounded > reserved + all_bytes {
+        return Err(NtStatus::UNABLE_TO_FREE_VM);
+    }
+    secure::check(process, start, rounded, PAGE_NOACCESS)?;
+    let (first, count) = pages_of(reserved, start, rounded);
+    if kind == RELEASE {
+        address_space::cut(reserved, first, count);
+    } else {
+        address_space::decommit(reserved, first, count);
+    }
+    Ok((start, rounded))
 }
 
 /// ZwQueryVirtualMemory: the run of pages of one kind from an address.
@@ -310,52 +215,49 @@ fn query(process: u64, address: u64) -> Result<MEMORY_BASIC_INFORMATION, NtStatu
     }
     let process = process_of(process)?;
     let page = address / PAGE_SIZE * PAGE_SIZE;
-    if let Some(found) = view::find(process, page) {
-        let (is_committed, bytes) = view::committed(&found, page);
-        return Ok(MEMORY_BASIC_INFORMATION {
-            base_address: to_word(page),
-            allocation_base: to_word(found.base),
-            allocation_protect: found.protection,
-            region_size: to_word(bytes),
-            state: if is_committed { COMMIT } else { RESERVE },
-            protect: if is_committed { found.protection } else { 0 },
-            kind: MAPPED,
-            ..MEMORY_BASIC_INFORMATION::default()
-        });
-    }
-    let view_above = view::next(process, page).unwrap_or(HIGHEST_USER_ADDRESS + 1);
-    RESERVATIONS.with(|all| {
-        let next = all
-            .range(page..)
-            .find(|(_, reservation)| reservation.process == process)
-            .map_or(HIGHEST_USER_ADDRESS + 1, |(&base, _)| base)
-            .min(view_above);
-        let Some((base, reservation)) = around(all, process, page) else {
-            return Ok(MEMORY_BASIC_INFORMATION {
-                base_address: to_word(page),
-                region_size: to_word(next - page),
-                state: FREE,
-                protect: PAGE_NOACCESS,
-                ..MEMORY_BASIC_INFORMATION::default()
-            });
+    let found = address_space::with(process, page, |base, range| {
+        let (first, _) = pages_of(base, page, 0);
+        let protect = range.pages.get(&first).map(|page| page.protection);
+        let behind = low32(range.bytes / PAGE_SIZE);
+        let alike = match protect {
+            None => range
+                .pages
+                .range(first..)
+                .next()
+                .map_or(behind, |(&next, _)| next),
+            Some(same) => (first..behind)
+                .find(|index| range.pages.get(index).map(|page| page.protection) != Some(same))
+                .unwrap_or(behind),
         };
-        let pages = reservation
-            .pages
-            .get(to_usize((page - base) / PAGE_SIZE)..)
-            .unwrap_or_default();
-        let protect = pages.first().copied().unwrap_or(0);
-        let count = pages.iter().take_while(|&&other| other == protect).count() as u64;
-        Ok(MEMORY_BASIC_INFORMATION {
+        // Physical memory has no pages that are known here: all of it is as it was mapped.
+        let (protect, alike) = match range.kind {
+            Kind::Physical => (Some(range.protection), behind),
+            _ => (protect, alike),
+        };
+        MEMORY_BASIC_INFORMATION {
             base_address: to_word(page),
             allocation_base: to_word(base),
-            allocation_protect: reservation.protection,
-            region_size: to_word(count * PAGE_SIZE),
-            state: if protect == 0 { RESERVE } else { COMMIT },
-            protect,
-            kind: PRIVATE,
+            allocation_protect: range.protection,
+            region_size: to_word(u64::from(alike - first) * PAGE_SIZE),
+            state: if protect.is_some() { COMMIT } else { RESERVE },
+            protect: protect.unwrap_or(0),
+            kind: match range.kind {
+                Kind::View | Kind::Physical => MAPPED,
+                Kind::Private | Kind::Mdl => PRIVATE,
+            },
             ..MEMORY_BASIC_INFORMATION::default()
-        })
-    })
+        }
+    });
+    Ok(found.unwrap_or_else(|| {
+        let next = address_space::next(process, page).unwrap_or(HIGHEST_USER_ADDRESS + 1);
+        MEMORY_BASIC_INFORMATION {
+            base_address: to_word(page),
+            region_size: to_word(next - page),
+            state: FREE,
+            protect: PAGE_NOACCESS,
+            ..MEMORY_BASIC_INFORMATION::default()
+        }
+    }))
 }
 
 fn write_back(
@@ -380,7 +282,7 @@ fn protect(
     bytes: u64,
     protection: u32,
 ) -> Result<((u64, u64), u32), NtStatus> {
-    if !is_protection(protection) {
+    if !is_protection(protection, true) {
         return Err(NtStatus::INVALID_PAGE_PROTECTION);
     }
     if base > HIGHEST_USER_ADDRESS {
@@ -390,23 +292,42 @@ fn protect(
         .filter(|_| bytes != 0)
         .ok_or(NtStatus::INVALID_PARAMETER_3)?;
     let process = process_of(process)?;
-    RESERVATIONS.with(|all| {
-        let (reserved, reservation) =
-            around(all, process, start).ok_or(NtStatus::CONFLICTING_ADDRESSES)?;
-        if start + rounded > reserved + reservation.bytes() {
-            return Err(NtStatus::CONFLICTING_ADDRESSES);
-        }
-        let first = to_usize((start - reserved) / PAGE_SIZE);
-        let count = to_usize(rounded / PAGE_SIZE);
-        let pages = reservation.pages.get_mut(first..first + count);
-        let pages = pages.ok_or(NtStatus::CONFLICTING_ADDRESSES)?;
-        if pages.contains(&0) {
-            return Err(NtStatus::NOT_COMMITTED);
-        }
-        let old = pages.first().copied().unwrap_or(0);
-        pages.fill(protection);
-        Ok(((start, rounded), old))
+    let (reserved, what, size, made) = address_space::with(process, start, |base, range| {
+        (base, range.kind, range.bytes, range.protection)
     })
+    .ok_or(NtStatus::CONFLICTING_ADDRESSES)?;
+    if start + rounded > reserved + size {
+        return Err(NtStatus::CONFLICTING_ADDRESSES);
+    }
+    match what {
+        Kind::Private | Kind::Mdl if !is_protection(protection, false) => {
+            return Err(NtStatus::INVALID_PAGE_PROTECTION);
+        }
+        Kind::View | Kind::Physical if !view::is_compatible(made, protection) => {
+            return Err(NtStatus::SECTION_PROTECTION);
+        }
+        _ => {}
+    }
+    secure::check(process, start, rounded, protection)?;
+    if what == Kind::Physical {
+        let old = view::protect_physical(process, reserved, start, rounded, protection)?;
+        return Ok(((start, rounded), old));
+    }
+    let (first, count) = pages_of(reserved, start, rounded);
+    let old = address_space::with(process, start, |_, range| {
+        let all = range.pages.range(first..first + count).count();
+        let old = range.pages.get(&first).map(|page| page.protection);
+        old.filter(|_| all == to_usize(u64::from(count)))
+    });
+    let old = old.flatten().ok_or(NtStatus::NOT_COMMITTED)?;
+    address_space::change(reserved, first, count, |_, page| {
+        // What was copied already is not copied again.
+        page.protection = match (what, page.is_own) {
+            (Kind::View, true) => view::without_copy(protection),
+            _ => protection,
+        };
+    });
+    Ok(((start, rounded), old))
 }
 
 macro_rules! memory_functions {
@@ -414,8 +335,7 @@ macro_rules! memory_functions {
         nt_api! { module = $module;
             $(
                 /// Reserves or commits memory in a process's user space; address and size are rounded and written back.
-                ntoskrnl both stdcall irql(PASSIVE_LEVEL)
-                partial("memory that is reserved, or protected otherwise, can still be accessed")
+                ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
                 fn $allocate(
                     process_handle: Handle, base_address: Ptr<Word>, zero_bits: Size, region_size: Ptr<Word>,
                     allocation_type: ULong, protect: ULong,
@@ -424,13 +344,16 @@ macro_rules! memory_functions {
                         return NtStatus::INVALID_PARAMETER_3;
                     }
                     let (base, bytes) = (from_word(base_address.read()), from_word(region_size.read()));
-                    let allocated = allocate(process_handle.0, base, bytes, allocation_type, protect);
-                    write_back(allocated, base_address, region_size)
+                    let wish = Wish {
+                        process: process_handle.0, base, zero_bits: zero_bits.0, bytes, kind: allocation_type,
+                        protection: protect,
+                    };
+                    write_back(allocate(&wish), base_address, region_size)
                 }
             )*
             $(
                 /// Decommits or releases such memory; what was freed is written back.
-                ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("memory that was freed can still be accessed")
+                ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
                 fn $free(
                     process_handle: Handle, base_address: Ptr<Word>, region_size: Ptr<Word>, free_type: ULong,
                 ) -> NtStatus {
@@ -476,7 +399,7 @@ memory_functions! { mm_virtual_memory;
     query ZwQueryVirtualMemory NtQueryVirtualMemory;
     /// Changes the protection of committed pages; what the first had before is written back. NOT_COMMITTED: there are
     /// others. CONFLICTING_ADDRESSES: the range is in no allocation.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("protections are not enforced; not for views")
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
     fn ZwProtectVirtualMemory(
         process_handle: Handle, base_address: Ptr<Word>, region_size: Ptr<Word>, new_protect: ULong,
         old_protect: Ptr<u32>,
@@ -493,33 +416,52 @@ memory_functions! { mm_virtual_memory;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mm;
     use crate::test_platform::machine;
 
     const CURRENT: u64 = u64::MAX;
+    const READ_ONLY: u32 = 2;
     const READ_WRITE: u32 = 4;
+
+    fn get(base: u64, bytes: u64, kind: u32, protection: u32) -> Result<(u64, u64), NtStatus> {
+        allocate(&Wish {
+            process: CURRENT,
+            base,
+            zero_bits: 0,
+            bytes,
+            kind,
+            protection,
+        })
+    }
+
+    /// The memory behind a user address.
+    fn memory(address: u64) -> Ptr<u8> {
+        let physical = mm::physical_address(address).unwrap();
+        Ptr::new(mm::virtual_for_physical(physical).unwrap())
+    }
 
     #[test]
     fn memory_is_reserved_committed_and_released() {
-        let machine = machine();
-        let (base, bytes) = allocate(CURRENT, 0, 0x2001, RESERVE, READ_WRITE).unwrap();
+        let _machine = machine();
+        let (base, bytes) = get(0, 0x2001, RESERVE, READ_WRITE).unwrap();
         assert_eq!((base % ALLOCATION_GRANULARITY, bytes), (0, 0x3000));
-        assert!(base >= layout::USER + layout::client_buffer_bytes(shared::user_bytes()));
         assert_eq!(query(CURRENT, base).unwrap().state, RESERVE);
-        machine.write_user(base - layout::USER + 0x1000, &[9; 16]);
+        assert_eq!(mm::physical_address(base + 0x1000), None);
         assert_eq!(
-            allocate(CURRENT, base + 0x1234, 1, COMMIT, READ_WRITE),
+            get(base + 0x1234, 1, COMMIT, READ_WRITE),
             Ok((base + 0x1000, 0x1000))
         );
-        assert_eq!(machine.read_user(base - layout::USER + 0x1000, 16), [0; 16]);
+        memory(base + 0x1000).fill(9, 16);
+        assert_eq!(mm::physical_address(base + 0x2000), None);
         let found = query(CURRENT, base + 0x1800).unwrap();
         assert_eq!((found.state, found.protect), (COMMIT, READ_WRITE));
         assert_eq!(from_word(found.region_size), 0x1000);
         assert_eq!(
-            allocate(CURRENT, base + 0x2000, 0x2000, COMMIT, READ_WRITE),
+            get(base + 0x2000, 0x2000, COMMIT, READ_WRITE),
             Err(NtStatus::CONFLICTING_ADDRESSES)
         );
         assert_eq!(
-            allocate(CURRENT, base, 1, RESERVE, READ_WRITE),
+            get(base, 1, RESERVE, READ_WRITE),
             Err(NtStatus::CONFLICTING_ADDRESSES)
         );
         assert_eq!(
@@ -534,6 +476,7 @@ mod tests {
             free(CURRENT, base + 0x1000, 0x1000, RELEASE),
             Ok((base + 0x1000, 0x1000))
         );
+        assert_eq!(mm::physical_address(base + 0x1000), None);
         assert_eq!(query(CURRENT, base + 0x1000).unwrap().state, FREE);
         assert_eq!(query(CURRENT, base + 0x2000).unwrap().state, RESERVE);
         assert_eq!(free(CURRENT, base, 0, RELEASE), Ok((base, 0x1000)));
@@ -541,7 +484,7 @@ mod tests {
             free(CURRENT, base, 0, RELEASE),
             Err(NtStatus::MEMORY_NOT_ALLOCATED)
         );
-        forget_process(ps::SYSTEM_ID);
+        address_space::forget_process(ps::SYSTEM_ID);
         assert_eq!(
             free(CURRENT, base + 0x2000, 0, RELEASE),
             Err(NtStatus::MEMORY_NOT_ALLOCATED)
@@ -549,10 +492,52 @@ mod tests {
     }
 
     #[test]
+    fn the_caller_chooses_the_address_and_large_reservations_cost_nothing() {
+        let _machine = machine();
+        let chosen = 0x5000_0000;
+        assert_eq!(
+            get(chosen + 5, 0x1000, RESERVE | COMMIT, READ_WRITE),
+            Ok((chosen, 0x2000))
+        );
+        let (base, bytes) = get(0, 0x2000_0000, RESERVE | TOP_DOWN, READ_WRITE).unwrap();
+        assert_eq!((base, bytes), (0x5FFF_0000, 0x2000_0000));
+        assert_eq!(
+            get(mm::layout::USER, 1, RESERVE, READ_WRITE),
+            Err(NtStatus::CONFLICTING_ADDRESSES)
+        );
+        assert_eq!(
+            get(0x1000, 1, RESERVE, READ_WRITE),
+            Err(NtStatus::CONFLICTING_ADDRESSES)
+        );
+    }
+
+    #[test]
+    fn protections_decide_what_is_there() {
+        let _machine = machine();
+        let (base, _) = get(0, 0x2000, COMMIT | RESERVE, READ_WRITE).unwrap();
+        assert!(mm::is_writable(base));
+        let changed = protect(CURRENT, base, 0x1000, READ_ONLY).unwrap();
+        assert_eq!(changed, ((base, 0x1000), READ_WRITE));
+        assert!(!mm::is_writable(base) && mm::is_writable(base + 0x1000));
+        assert!(mm::physical_address(base).is_some());
+        protect(CURRENT, base, 0x2000, PAGE_NOACCESS).unwrap();
+        assert_eq!(mm::physical_address(base), None);
+        protect(CURRENT, base, 0x2000, READ_WRITE | 0x100).unwrap();
+        assert!(address_space::is_guarded(base));
+        address_space::take_guard(base);
+        assert!(mm::is_writable(base) && !address_space::is_guarded(base));
+        assert_eq!(mm::physical_address(base + 0x1000), None);
+        assert_eq!(
+            protect(CURRENT, base, 1, 8),
+            Err(NtStatus::INVALID_PAGE_PROTECTION)
+        );
+        assert_eq!(free(CURRENT, base, 0, RELEASE), Ok((base, 0x2000)));
+    }
+
+    #[test]
     fn bad_arguments_have_their_statuses() {
         let _machine = machine();
-        let status =
-            |base, bytes, kind, protection| allocate(CURRENT, base, bytes, kind, protection).err();
+        let status = |base, bytes, kind, protection| get(base, bytes, kind, protection).err();
         assert_eq!(
             status(0, 1, 0, READ_WRITE),
             Some(NtStatus::INVALID_PARAMETER_5)
@@ -578,7 +563,7 @@ mod tests {
             Some(NtStatus::INVALID_PARAMETER_4)
         );
         assert_eq!(
-            status(0, 0x10_0000, COMMIT, READ_WRITE),
+            status(0, 0x100_0000, COMMIT, READ_WRITE),
             Some(NtStatus::NO_MEMORY)
         );
         assert_eq!(
@@ -589,9 +574,14 @@ mod tests {
             free(CURRENT, 0x1000, 0, RELEASE | DECOMMIT),
             Err(NtStatus::INVALID_PARAMETER_4)
         );
-        assert_eq!(
-            allocate(0x44, 0, 1, COMMIT, READ_WRITE),
-            Err(NtStatus::INVALID_HANDLE)
-        );
+        let wish = Wish {
+            process: 0x44,
+            base: 0,
+            zero_bits: 0,
+            bytes: 1,
+            kind: COMMIT,
+            protection: READ_WRITE,
+        };
+        assert_eq!(allocate(&wish), Err(NtStatus::INVALID_HANDLE));
     }
 }

@@ -315,9 +315,11 @@ KTEST(mdl_of_client_memory)
     CHECK_EQ(*((volatile UCHAR *)USER_ADDRESS + 0x800), (UCHAR)(before + 1));
     mapped[0] = before;
     MmUnmapLockedPages(mapped, mdl);
-    CHECK_PTR(MmMapLockedPagesSpecifyCache(mdl, UserMode, MmCached, NULL, FALSE, NormalPagePriority),
-              (PUCHAR)USER_ADDRESS + 0x800);
-    MmUnmapLockedPages((PUCHAR)USER_ADDRESS + 0x800, mdl);
+    mapped = MmMapLockedPagesSpecifyCache(mdl, UserMode, MmCached, NULL, FALSE, NormalPagePriority);
+    CHECK(mapped != (PUCHAR)USER_ADDRESS + 0x800 && mapped < (PUCHAR)MmHighestUserAddress);
+    CHECK_EQ(physical_of(mapped), physical_of((PUCHAR)USER_ADDRESS + 0x800));
+    MmUnmapLockedPages(mapped, mdl);
+    CHECK(!MmIsAddressValid(mapped));
     MmUnlockPages(mdl);
     ExFreePool(mdl);
 }

@@ -106,6 +106,41 @@ impl PageTables {
         Ok(())
     }
 
+    /// Takes `count` of the pages for tables, contiguous ones, for [`Self::insert_table`].
+    ///
+    /// # Errors
+    /// When they are used up.
+    pub(super) fn reserve(&mut self, ram: &GuestRam, count: u64) -> Result<u64, MemoryError> {
+        let first = self.next_table;
+        let end = first + count * PAGE_SIZE;
+        if end > self.tables_end {
+            return Err(MemoryError::Exhausted {
+                needed: count * PAGE_SIZE,
+                total: ram.bytes(),
+            });
+        }
+        self.next_table = end;
+        Ok(first)
+    }
+
+    /// Makes `table` the last-level table for `virtual_address`. False: it has one already.
+    ///
+    /// # Errors
+    /// When the pages for tables are used up.
+    pub(super) fn insert_table(
+        &mut self,
+        ram: &GuestRam,
+        virtual_address: u64,
+        table: u64,
+    ) -> Result<bool, MemoryError> {
+        let slot = self.slot(ram, virtual_address)?;
+        let is_absent = ram.read_value::<u64>(slot)? & PRESENT == 0;
+        if is_absent {
+            ram.write_value(slot, &(table | PRESENT | WRITABLE | USER))?;
+        }
+        Ok(is_absent)
+    }
+
     /// Makes the last-level table for `virtual_address` if it is not there; returns its guest-physical address.
     ///
     /// # Errors
@@ -115,27 +150,27 @@ impl PageTables {
         ram: &GuestRam,
         virtual_address: u64,
     ) -> Result<u64, MemoryError> {
-        let mut table = self.root;
-        for level in [3, 2, 1] {
-            let index = (virtual_address >> (12 + 9 * level)) % ENTRIES;
-            let slot = table + index * 8;
-            let entry: u64 = ram.read_value(slot)?;
-            table = if entry & PRESENT != 0 {
-                entry & ADDRESS_MASK
-            } else {
-                let new = self.next_table;
-                if new >= self.tables_end {
-                    return Err(MemoryError::Exhausted {
-                        needed: PAGE_SIZE,
-                        total: ram.bytes(),
-                    });
-                }
-                self.next_table += PAGE_SIZE;
-                // Upper levels allow everything; the last level decides.
-                ram.write_value(slot, &(new | PRESENT | WRITABLE | USER))?;
-                new
-            };
+        let slot = self.slot(ram, virtual_address)?;
+        self.next_level(ram, slot)
+    }
+
+    /// Where the entry of the last-level table for `virtual_address` is; makes the levels above.
+    fn slot(&mut self, ram: &GuestRam, virtual_address: u64) -> Result<u64, MemoryError> {
+        let index = |level: u64| (virtual_address >> (12 + 9 * level)) % ENTRIES;
+        let upper = self.next_level(ram, self.root + index(3) * 8)?;
+        let directory = self.next_level(ram, upper + index(2) * 8)?;
+        Ok(directory + index(1) * 8)
+    }
+
+    /// The table that the entry at `slot` leads to, which is made if it is not there.
+    fn next_level(&mut self, ram: &GuestRam, slot: u64) -> Result<u64, MemoryError> {
+        let entry: u64 = ram.read_value(slot)?;
+        if entry & PRESENT != 0 {
+            return Ok(entry & ADDRESS_MASK);
         }
-        Ok(table)
+        let new = self.reserve(ram, 1)?;
+        // Upper levels allow everything; the last level decides.
+        ram.write_value(slot, &(new | PRESENT | WRITABLE | USER))?;
+        Ok(new)
     }
 }

@@ -2,7 +2,7 @@
 
 use abi::boot::{BootInfo, MAX_REGIONS, Region, RegionFlags, RegionKind};
 use abi::channel::State;
-use abi::layout::{self, PAGE_SIZE, Shared};
+use abi::layout::{self, PAGE_SIZE, Shared, entries};
 use abi::windows::Windows;
 use abi::{DriverAbi, Privilege};
 use displaydoc::Display;
@@ -20,14 +20,14 @@ mod access;
 mod kernel;
 #[cfg(test)]
 mod tests;
+mod user_tables;
 mod windows;
 
 use kernel::KernelData;
+use user_tables::UserTables;
 
 /// Pages of page tables beside those that map RAM and the I/O window.
 const SPARE_TABLES: u64 = 40;
-/// Part of RAM that becomes client memory.
-const CLIENT_SHARE: u64 = 8;
 
 /// Why a guest could not be laid out.
 #[derive(Debug, Display, Error)]
@@ -74,6 +74,7 @@ pub(super) struct Plan {
     export_addresses: Vec<u64>,
     unbound_count: usize,
     windows: Windows,
+    user_tables: UserTables,
     kernel_data: KernelData,
 }
 
@@ -91,14 +92,15 @@ impl Plan {
         is_verifying: bool,
     ) -> Result<Self, PlanError> {
         let mut ram = GuestRam::new(ram_bytes)?;
-        let user_bytes = ram_bytes / CLIENT_SHARE / PAGE_SIZE * PAGE_SIZE;
+        let user_bytes = layout::client_bytes(ram_bytes);
         // The clients' memory is mapped twice.
         let mut mapped_bytes =
             ram_bytes + user_bytes + layout::IO_WINDOW_SIZE + layout::THREAD_STACKS_SIZE;
         if is_verifying {
             mapped_bytes += layout::SPECIAL_POOL_SIZE;
         }
-        let table_pages = mapped_bytes / PAGE_SIZE / 512 + SPARE_TABLES;
+        let user_tables = entries::user_tables(ram_bytes);
+        let table_pages = mapped_bytes / entries::TABLE_BYTES + user_tables + SPARE_TABLES;
         let tables = PageTables::new(&mut ram, table_pages)?;
         let kernel_base = layout::kernel_base(abi, privilege);
         let export_addresses = image.export_addresses().ok_or(PlanError::NoExports)?;
@@ -116,6 +118,7 @@ impl Plan {
             export_addresses,
             unbound_count: 0,
             windows,
+            user_tables: UserTables::default(),
             kernel_data: KernelData::default(),
         };
         plan.shim(image)?;
@@ -123,6 +126,7 @@ impl Plan {
         plan.kernel_data()?;
         plan.user()?;
         plan.io_window()?;
+        plan.user_tables(user_tables)?;
         plan.stack_window()?;
         plan.kernel_images(image, windows)?;
         plan.user_stub(image)?;

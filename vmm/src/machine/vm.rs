@@ -25,6 +25,7 @@ use super::vcpu::{Exit, Vcpu, VcpuError};
 /// IRQL from which no tick is injected.
 const DISPATCH_LEVEL: u32 = 2;
 const STATUS_SUCCESS: u64 = 0;
+const STATUS_CONFLICTING_ADDRESSES: u64 = 0xC000_0018;
 const STATUS_INSUFFICIENT_RESOURCES: u64 = 0xC000_009A;
 const STATUS_INVALID_PARAMETER: u64 = 0xC000_000D;
 
@@ -311,6 +312,13 @@ impl Vm {
                     Err(_) => STATUS_INSUFFICIENT_RESOURCES,
                 };
             }
+            Call::MapUserTable => {
+                page.results = match self.plan.map_user_table(first) {
+                    Ok(Some(entry)) => [STATUS_SUCCESS, entry, 0, 0],
+                    Ok(None) => [STATUS_CONFLICTING_ADDRESSES, 0, 0, 0],
+                    Err(_) => [STATUS_INSUFFICIENT_RESOURCES, 0, 0, 0],
+                };
+            }
             Call::Crash => {
                 let record: CrashRecord = self.view().read_shared(Shared::CRASH)?;
                 return Ok(Some(Stop::Crash(Box::new(record))));
@@ -400,15 +408,16 @@ impl Vm {
         is_write: bool,
     ) -> Result<u64, Unmapped> {
         let window = self.plan.kernel_base + layout::IO_WINDOW;
-        let is_in_window = [address, physical, bytes]
+        let is_whole = [address, physical, bytes]
             .iter()
             .all(|value| value % PAGE_SIZE == 0)
-            && bytes != 0
-            && address
-                .checked_sub(window)
-                .and_then(|offset| offset.checked_add(bytes))
-                .is_some_and(|end| end <= layout::IO_WINDOW_SIZE);
-        if !is_in_window {
+            && bytes != 0;
+        let is_in_window = address
+            .checked_sub(window)
+            .and_then(|offset| offset.checked_add(bytes))
+            .is_some_and(|end| end <= layout::IO_WINDOW_SIZE);
+        let is_user = self.plan.has_user_tables(address, bytes);
+        if !is_whole || !is_in_window && !is_user {
             return Err(Unmapped::Status(STATUS_INVALID_PARAMETER));
         }
         let pieces =
@@ -422,7 +431,7 @@ impl Vm {
             .map_or(0, |piece| layout::IO_WINDOW_GPA + piece.window_offset);
         let protection = Protection {
             write: is_write,
-            user: self.privilege == Privilege::Ring3,
+            user: is_user || self.privilege == Privilege::Ring3,
             ..Protection::default()
         };
         let mut next = address;

@@ -263,7 +263,7 @@ impl Engine {
         waker: Arc<Waker>,
         fate: Arc<Fate>,
     ) -> std::io::Result<Self> {
-        let memory = ClientMemory::new(abi::layout::client_buffer_bytes(vm.user_bytes()));
+        let memory = ClientMemory::new(vm.user_bytes());
         Ok(Self {
             vm,
             responder,

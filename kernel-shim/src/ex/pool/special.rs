@@ -11,9 +11,10 @@ use alloc::vec::Vec;
 use super::report::Damage;
 use super::slab::Slabs;
 use super::{Block, Freed, GUARD_BYTE, PAGE, Wanted, first_changed};
+use crate::platform::PageAccess;
 use crate::raw::{Ptr, low32, to_usize};
 use crate::shared;
-use abi::layout;
+use abi::layout::{self, entries};
 
 /// Alignment of blocks (twice the pointer size).
 const ALIGNMENT: u64 = if cfg!(nt_i386) { 8 } else { 16 };
@@ -78,6 +79,11 @@ impl Special {
         self.base + 2 * PAGE * place as u64
     }
 
+    /// Index of a place's page-table entry.
+    const fn entry(place: usize) -> u64 {
+        entries::SPECIAL_POOL + 2 * place as u64
+    }
+
     /// A block of at most a page; `None` when there is no room.
     pub(super) fn take(
         &mut self,
@@ -107,13 +113,16 @@ impl Special {
         };
         let under_pool = slabs.address(page);
         let physical = crate::mm::physical_address(under_pool);
-        let is_mapped =
-            physical.is_some_and(|physical| shared::platform().map_page(mapped, physical));
-        if !is_mapped {
+        let Some(physical) = physical else {
             slabs.give_run(page, 1);
             self.limit = 0;
             return None;
-        }
+        };
+        let access = PageAccess {
+            is_writable: true,
+            is_executable: false,
+        };
+        shared::platform().map_pages(Self::entry(place), mapped, physical, 1, access);
         Ptr::<u8>::new(mapped).fill(GUARD_BYTE, PAGE);
         let record = Place {
             page,
@@ -176,7 +185,7 @@ impl Special {
         if let Err(damage) = super::check_tag(&block, tag).and_then(|()| Self::damage(&block)) {
             return Some(Err(damage));
         }
-        shared::platform().unmap_pages(self.address(place), PAGE);
+        shared::platform().unmap_pages(Self::entry(place), self.address(place), 1);
         slabs.give_run(page, 1);
         self.places[place].is_free = true;
         self.places[place].freed_by = caller;

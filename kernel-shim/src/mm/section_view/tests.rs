@@ -82,7 +82,8 @@ fn physical_memory_is_opened_mapped_and_unmapped() {
         .iter()
         .map(|(call, _)| *call)
         .collect();
-    assert_eq!(calls, [Call::MapPhysical, Call::UnmapPhysical]);
+    let expected = [Call::MapUserTable, Call::MapPhysical, Call::UnmapPhysical];
+    assert_eq!(calls, expected);
     api("ObfDereferenceObject", &[object]);
     assert_eq!(api("ZwClose", &[handle]), 0);
     assert_eq!(
@@ -143,7 +144,7 @@ fn other_names_and_bad_arguments_have_their_statuses() {
         Some(NtStatus::MAPPED_ALIGNMENT)
     );
     assert_eq!(
-        with(|request| request.base = 0x1_0000),
+        with(|request| request.base = abi::layout::USER),
         Some(NtStatus::CONFLICTING_ADDRESSES)
     );
     assert_eq!(

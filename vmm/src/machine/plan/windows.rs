@@ -1,7 +1,7 @@
 //! Client memory, the port stub, and the windows that are filled later: device memory and threads' stacks.
 
 use abi::boot::{RegionFlags, RegionKind};
-use abi::layout::{self, PAGE_SIZE};
+use abi::layout::{self, PAGE_SIZE, entries};
 
 use super::super::image::GuestImage;
 use super::super::paging::Protection;
@@ -33,34 +33,50 @@ impl Plan {
         )
     }
 
-    /// Makes the tables of the I/O window and the special pool, so that later only entries need filling, and maps them
-    /// for CPL 0.
+    /// Makes the tables of the I/O window and the special pool, so that later only entries need filling, and shows them and
+    /// those of the clients' alias to CPL 0.
     pub(super) fn io_window(&mut self) -> Result<(), PlanError> {
-        let bytes_per_table = 512 * PAGE_SIZE;
-        let bytes = if self.is_verifying {
-            layout::IO_WINDOW_SIZE + layout::SPECIAL_POOL_SIZE
-        } else {
-            layout::IO_WINDOW_SIZE
-        };
-        for index in 0..bytes / bytes_per_table {
-            let address = self.kernel_base + layout::IO_WINDOW + index * bytes_per_table;
-            let table = self.tables.table_for(&self.ram, address)?;
-            let alias = self.kernel_base + layout::IO_TABLES + index * PAGE_SIZE;
-            let supervisor = Protection {
-                write: true,
-                ..Protection::default()
-            };
-            self.tables
-                .map(&self.ram, alias, table, PAGE_SIZE, supervisor)?;
+        self.show_tables(
+            layout::IO_WINDOW,
+            layout::IO_WINDOW_SIZE,
+            entries::IO_WINDOW,
+        )?;
+        if self.is_verifying {
+            self.show_tables(
+                layout::SPECIAL_POOL,
+                layout::SPECIAL_POOL_SIZE,
+                entries::SPECIAL_POOL,
+            )?;
         }
+        self.show_tables(layout::USER_ALIAS, self.user_bytes, entries::USER_ALIAS)
+    }
+
+    /// Maps the tables of `bytes` at an offset in kernel space for CPL 0; `first` is the index of their first entry.
+    fn show_tables(&mut self, offset: u64, bytes: u64, first: u64) -> Result<(), PlanError> {
+        for index in 0..bytes.div_ceil(entries::TABLE_BYTES) {
+            let address = self.kernel_base + offset + index * entries::TABLE_BYTES;
+            let table = self.tables.table_for(&self.ram, address)?;
+            self.show_table(table, first + index * entries::PER_TABLE)?;
+        }
+        Ok(())
+    }
+
+    /// Maps a page table for CPL 0 where its entries have their index.
+    pub(super) fn show_table(&mut self, table: u64, first_entry: u64) -> Result<(), PlanError> {
+        let address = self.kernel_base + layout::IO_TABLES + first_entry * 8;
+        let supervisor = Protection {
+            write: true,
+            ..Protection::default()
+        };
+        self.tables
+            .map(&self.ram, address, table, PAGE_SIZE, supervisor)?;
         Ok(())
     }
 
     /// Makes the tables of the window of threads' kernel stacks, so that later only entries need filling.
     pub(super) fn stack_window(&mut self) -> Result<(), PlanError> {
-        let bytes_per_table = 512 * PAGE_SIZE;
-        for index in 0..layout::THREAD_STACKS_SIZE / bytes_per_table {
-            let address = self.kernel_base + layout::THREAD_STACKS + index * bytes_per_table;
+        for index in 0..layout::THREAD_STACKS_SIZE / entries::TABLE_BYTES {
+            let address = self.kernel_base + layout::THREAD_STACKS + index * entries::TABLE_BYTES;
             self.tables.table_for(&self.ram, address)?;
         }
         Ok(())
