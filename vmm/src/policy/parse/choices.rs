@@ -47,7 +47,7 @@ pub(in crate::policy) enum PortKind {
     Deny,
 }
 
-pub(in crate::policy) const PORT_BACKENDS: &[(&str, PortKind); 12] = &[
+pub(in crate::policy) const PORT_BACKENDS: &[(&str, PortKind); 13] = &[
     ("passthrough", PortKind::Passthrough),
     ("ppdev", PortKind::Ppdev),
     ("lpt", PortKind::Lpt),

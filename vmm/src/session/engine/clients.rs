@@ -350,7 +350,7 @@ impl Engine {
     }
 
     fn client_bytes(&self) -> u64 {
-        abi::layout::client_buffer_bytes(self.vm.user_bytes())
+        self.vm.user_bytes()
     }
 
     /// A client is gone. Its own process ends when whoever made it lets go of it, those that it has made end here: the
