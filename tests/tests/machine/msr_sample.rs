@@ -1,6 +1,7 @@
 //! MSRs under the policy's rules, by a driver's own `rdmsr` and `wrmsr`.
 
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use integration_tests::codes::msr;
 use integration_tests::{Client, Target, crash, fields, is_lane, machine_tests};
@@ -137,8 +138,12 @@ fn processors_msr_is_read(target: Target) {
     if !is_lane() {
         return;
     }
-    let status = Command::new("load-module").arg("msr").status().unwrap();
-    assert!(status.success());
+    static LOADING: Mutex<()> = Mutex::new(());
+    {
+        let _alone = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = Command::new("load-module").arg("msr").status().unwrap();
+        assert!(status.success());
+    }
     // PAT: the kernel sets it at boot and never again.
     const PAT: u32 = 0x277;
     let file = std::fs::File::open("/dev/cpu/0/msr").unwrap();

@@ -393,8 +393,8 @@ fn kernels_parallel_port_prints(target: Target) {
     );
     ports.write(0x278, 1, 0xA5);
     assert_eq!(ports.read(0x278, 1), 0xA5);
-    // Select, acknowledge and error are high, and it is not busy: a printer that is ready.
-    assert_eq!(ports.read(0x279, 1) & 0xD8, 0xD8);
+    // Selected, and no error; busy and acknowledge change with each byte and each look.
+    assert_eq!(ports.read(0x279, 1) & 0x18, 0x18);
     let line = format!(
         "\nppdev {} {}\n",
         target.privilege.name(),

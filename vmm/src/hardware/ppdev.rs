@@ -11,7 +11,8 @@ use vmm_sys_util::{ioctl_io_nr, ioctl_ior_nr, ioctl_iow_nr};
 use crate::devices::{DeviceError, PortDevice};
 use crate::ports::Width;
 
-const PP: u32 = b'p' as u32;
+/// `'p'`, the type of ppdev's requests.
+const PP: u32 = 0x70;
 ioctl_iow_nr!(PPSETMODE, PP, 0x80, libc::c_int);
 ioctl_ior_nr!(PPRSTATUS, PP, 0x81, u8);
 ioctl_ior_nr!(PPRCONTROL, PP, 0x83, u8);
