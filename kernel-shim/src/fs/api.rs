@@ -20,6 +20,8 @@ use abi::file::FileCall;
 
 /// OBJ_KERNEL_HANDLE.
 const KERNEL_HANDLE: u32 = 0x200;
+/// OBJ_FORCE_ACCESS_CHECK.
+const FORCE_ACCESS_CHECK: u32 = 0x400;
 /// FILE_USE_FILE_POINTER_POSITION and FILE_WRITE_TO_END_OF_FILE as low parts of an offset of -1.
 const USE_POSITION: i64 = -2;
 const TO_END: i64 = -1;
@@ -74,6 +76,7 @@ fn create(attributes: Ptr<OBJECT_ATTRIBUTES>, wish: Wish) -> Result<(u64, u64), 
             share: wish.share,
             disposition: wish.disposition,
             options: wish.options,
+            is_checked: attributes.Attributes & FORCE_ACCESS_CHECK != 0,
             ..Open::new(name)
         };
         return open_device(&device, process);

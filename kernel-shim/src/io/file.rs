@@ -15,6 +15,8 @@ use crate::nt::{
 };
 use crate::ob::{self, ObjectType, handles, names};
 use crate::raw::{Ptr, low16};
+use crate::se::object::check_open;
+use crate::se::token::Token;
 
 /// FO_HANDLE_CREATED: IRP_MJ_CREATE succeeded, so there must be an IRP_MJ_CLOSE.
 pub const FO_HANDLE_CREATED: u32 = 0x0004_0000;
@@ -48,11 +50,17 @@ pub fn map_access(desired: u32) -> u32 {
         })
 }
 
-/// Finds the device that a name leads to and makes a FILE_OBJECT on it, not yet sent to the driver.
+/// Finds the device that a name leads to and makes a FILE_OBJECT on it, not yet sent to the driver; and the access that is
+/// granted. With a token, the device's descriptor says what that may be; without one, everything is granted.
 ///
 /// # Errors
-/// As [`names::resolve`]; NO_SUCH_DEVICE: it is being initialised; ACCESS_DENIED: it is exclusive and open already.
-pub fn create(name: &str, desired: u32) -> Result<Ptr<FILE_OBJECT>, NtStatus> {
+/// As [`names::resolve`]; NO_SUCH_DEVICE: it is being initialised; ACCESS_DENIED: it is exclusive and open already, or
+/// its descriptor does not allow it.
+pub fn create(
+    name: &str,
+    desired: u32,
+    token: Option<&Token>,
+) -> Result<(Ptr<FILE_OBJECT>, u32), NtStatus> {
     let found = names::resolve(name)?;
     if ob::type_of(found.body) != Some(ObjectType::Device) {
         return Err(NtStatus::OBJECT_TYPE_MISMATCH);
@@ -66,10 +74,14 @@ pub fn create(name: &str, desired: u32) -> Result<Ptr<FILE_OBJECT>, NtStatus> {
     if flags & DO_DEVICE_INITIALIZING != 0 || super::device::is_going(device) {
         return Err(NtStatus::NO_SUCH_DEVICE);
     }
+    let granted = match token {
+        Some(token) => check_open(device, &found.rest, desired, token)?,
+        None => map_access(desired),
+    };
     if flags & DO_EXCLUSIVE != 0 && open > 0 {
         return Err(NtStatus::ACCESS_DENIED);
     }
-    make(device, &found.rest, desired)
+    Ok((make(device, &found.rest, granted)?, granted))
 }
 
 /// Makes a FILE_OBJECT on a device.

@@ -16,6 +16,7 @@ use crate::nt::{
 };
 use crate::ob::{self, ObjectType, handles};
 use crate::raw::{Ptr, to_word};
+use crate::se::token;
 use crate::shared;
 
 /// FILE_SYNCHRONOUS_IO_ALERT.
@@ -42,6 +43,8 @@ pub struct Open {
     pub options: u32,
     /// FILE_ATTRIBUTE_ flags.
     pub attributes: u32,
+    /// Whether the device's descriptor is asked although kernel code opens it (OBJ_FORCE_ACCESS_CHECK).
+    pub is_checked: bool,
 }
 
 impl Open {
@@ -55,13 +58,29 @@ impl Open {
             disposition: FILE_OPEN,
             options: SYNCHRONOUS_NONALERT,
             attributes: 0,
+            is_checked: false,
         }
     }
 }
 
-/// Sends IRP_MJ_CREATE; the file with one reference, and the driver's Information.
-fn send_create(open: &Open) -> Result<(Ptr<FILE_OBJECT>, u64), NtStatus> {
-    let opened = file::create(&open.name, open.access)?;
+/// What came of IRP_MJ_CREATE.
+struct Created {
+    /// With one reference.
+    file: Ptr<FILE_OBJECT>,
+    /// The driver's.
+    information: u64,
+    /// Access granted.
+    granted: u32,
+}
+
+/// Sends IRP_MJ_CREATE.
+fn send_create(open: &Open) -> Result<Created, NtStatus> {
+    let token = if open.is_checked {
+        Some(token::get(token::effective()).ok_or(NtStatus::NO_TOKEN)?)
+    } else {
+        None
+    };
+    let (opened, granted) = file::create(&open.name, open.access, token.as_ref())?;
     opened.with(|file| {
         file.Flags &= !FO_SYNCHRONOUS_IO;
         if open.options & (SYNCHRONOUS_ALERT | SYNCHRONOUS_NONALERT) != 0 {
@@ -89,7 +108,11 @@ fn send_create(open: &Open) -> Result<(Ptr<FILE_OBJECT>, u64), NtStatus> {
         return Err(status);
     }
     opened.with(|file| file.Flags |= file::FO_HANDLE_CREATED);
-    Ok((opened, information))
+    Ok(Created {
+        file: opened,
+        information,
+        granted,
+    })
 }
 
 /// Opens a device without a handle: as NT does for IoGetDeviceObjectPointer, the driver gets IRP_MJ_CREATE and at once
@@ -98,7 +121,7 @@ fn send_create(open: &Open) -> Result<(Ptr<FILE_OBJECT>, u64), NtStatus> {
 /// # Errors
 /// As [`file::create`], and what the driver answers.
 pub fn open_referenced(open: &Open) -> Result<Ptr<FILE_OBJECT>, NtStatus> {
-    let (opened, _) = send_create(open)?;
+    let opened = send_create(open)?.file;
     let top = super::device::top_of(opened.read().DeviceObject);
     let _ = request::send_and_wait(top, opened, IRP_MJ_CLEANUP);
     Ok(opened)
@@ -109,10 +132,10 @@ pub fn open_referenced(open: &Open) -> Result<Ptr<FILE_OBJECT>, NtStatus> {
 /// # Errors
 /// As [`file::create`], and what the driver answers.
 pub fn open_device(open: &Open, process: u32) -> Result<(u64, u64), NtStatus> {
-    let (opened, information) = send_create(open)?;
-    let handle = handles::insert(process, opened.addr(), file::map_access(open.access));
-    ob::dereference(opened.addr());
-    Ok((handle, information))
+    let created = send_create(open)?;
+    let handle = handles::insert(process, created.file.addr(), created.granted);
+    ob::dereference(created.file.addr());
+    Ok((handle, created.information))
 }
 
 /// What to do with an open device.

@@ -16,6 +16,7 @@ use crate::nt::{
     NtStatus, PASSIVE_LEVEL,
 };
 use crate::raw::{Global, Ptr, Word, from_word, low32, to_word};
+use crate::se::token;
 use crate::{ob, shared};
 use abi::channel::Request;
 use abi::trace::TraceKind;
@@ -24,7 +25,7 @@ use abi::trace::TraceKind;
 enum Kind {
     /// Read, write or control.
     Transfer,
-    /// An open, with the access wanted.
+    /// An open, with the access granted.
     Create(u32),
     /// The shim's own; somebody waits.
     Internal,
@@ -200,8 +201,8 @@ pub(super) fn finish(packet: Ptr<IRP>) {
             }
             ob::dereference(outstanding.file.addr());
         }
-        Kind::Create(desired) if status.is_success() => {
-            value = file::created(outstanding.file, outstanding.process, desired);
+        Kind::Create(granted) if status.is_success() => {
+            value = file::created(outstanding.file, outstanding.process, granted);
         }
         Kind::Create(_) => {
             ob::dereference(outstanding.file.addr());
@@ -332,11 +333,12 @@ pub fn process_of(packet: Ptr<IRP>) -> Option<u32> {
 pub fn open(request: &Request) -> Result<(), NtStatus> {
     let [name_at, name_bytes, desired, ..] = request.arguments;
     let name = file::client_text(name_at, name_bytes)?;
-    let desired = low32(desired);
-    let file = file::create(&name, desired)?;
+    // The thread is one of the client's: its token is judged.
+    let token = token::get(token::effective()).ok_or(NtStatus::NO_TOKEN)?;
+    let (file, granted) = file::create(&name, low32(desired), Some(&token))?;
     let parameters = [0, 0x0100_0000, 0x0003_0000, 0].map(to_word); // FILE_OPEN, shared for reading and writing
     let outstanding = Outstanding {
-        kind: Kind::Create(desired),
+        kind: Kind::Create(granted),
         id: request.id,
         process: request.process,
         file,

@@ -2,7 +2,8 @@
 
 use alloc::vec::Vec;
 
-use super::acl::{self, DENIED, INHERIT_ONLY};
+use super::ace::{self, AccessAce, Label};
+use super::condition::Subject;
 use super::descriptor::{DACL_PRESENT, Parts};
 use super::sid::Sid;
 use super::subject::judged;
@@ -12,6 +13,8 @@ use crate::ex::pool;
 use crate::nt::{GENERIC_MAPPING, LUID, NtStatus, SECURITY_SUBJECT_CONTEXT};
 use crate::raw::{Ptr, Word, low32};
 use crate::value::{Boolean, ProcessorMode, ULong};
+use crate::view::windows;
+use abi::windows::Windows;
 
 /// MAXIMUM_ALLOWED.
 pub const MAXIMUM_ALLOWED: u32 = 0x0200_0000;
@@ -56,6 +59,24 @@ pub struct Verdict {
     pub privileges: Vec<u64>,
 }
 
+/// Whether an ACE counts for this token.
+fn applies(ace: &AccessAce, subject: &Subject<'_>, token: &Token) -> bool {
+    if !token.has_sid(&ace.sid, ace.is_denial) {
+        return false;
+    }
+    // Nobody asks about one type of object only: what is denied for one is denied, what is allowed for one is not.
+    if ace.has_object_type && !ace.is_denial {
+        return false;
+    }
+    match &ace.condition {
+        None => true,
+        Some(condition) => {
+            let truth = subject.evaluate(condition, ace.is_denial);
+            truth.unwrap_or(ace.is_denial)
+        }
+    }
+}
+
 /// What the DACL and ownership grant of `wanted` (all there is, for MAXIMUM_ALLOWED).
 fn from_dacl(
     parts: &Parts,
@@ -77,13 +98,13 @@ fn from_dacl(
         granted |= READ_CONTROL | WRITE_DAC;
     }
     let mut denied = 0;
-    for ace in acl::access_aces(parts.dacl) {
-        let is_denial = ace.kind == DENIED;
-        if ace.flags & INHERIT_ONLY != 0 || !token.has_sid(&ace.sid, is_denial) {
+    let subject = Subject::new(token, parts.sacl);
+    for entry in ace::access(parts.dacl) {
+        if !applies(&entry, &subject, token) {
             continue;
         }
-        let mask = map_generic(ace.mask, mapping);
-        if is_denial {
+        let mask = map_generic(entry.mask, mapping);
+        if entry.is_denial {
             denied |= mask & !granted;
         } else {
             granted |= mask & !denied;
@@ -94,6 +115,34 @@ fn from_dacl(
     } else {
         granted & wanted
     }
+}
+
+/// What an object's mandatory label lets a token have: all, unless the object's integrity level is higher. An object
+/// without a label is one of medium integrity that nobody below may write.
+fn mandatory(parts: &Parts, token: &Token, mapping: &GENERIC_MAPPING) -> u32 {
+    /// SECURITY_MANDATORY_MEDIUM_RID.
+    const MEDIUM: u32 = 0x2000;
+    /// SYSTEM_MANDATORY_LABEL_NO_WRITE_UP, NO_READ_UP, NO_EXECUTE_UP.
+    const NO_WRITE_UP: u32 = 1;
+    const NO_READ_UP: u32 = 2;
+    const NO_EXECUTE_UP: u32 = 4;
+    let label = parts.sacl.non_null().and_then(ace::label).unwrap_or(Label {
+        level: MEDIUM,
+        policy: NO_WRITE_UP,
+    });
+    // Windows XP has no integrity levels.
+    if matches!(windows(), Windows::Xp) || token.integrity().unwrap_or(MEDIUM) >= label.level {
+        return u32::MAX;
+    }
+    let unless = |flag: u32, access: u32| if label.policy & flag == 0 { access } else { 0 };
+    unless(NO_READ_UP, mapping.GenericRead)
+        | unless(NO_WRITE_UP, mapping.GenericWrite)
+        | unless(NO_EXECUTE_UP, mapping.GenericExecute)
+        | if token.has_privilege(privilege::RELABEL) {
+            WRITE_OWNER
+        } else {
+            0
+        }
 }
 
 /// Judges a wish for access by a token.
@@ -123,7 +172,16 @@ pub fn check(
         privileges.push(privilege::SECURITY);
     }
     wanted &= !granted;
-    granted |= from_dacl(&parts, token, wanted, mapping, is_maximum);
+    let allowed = mandatory(&parts, token, mapping);
+    if wanted & !allowed != 0 {
+        return verdict(0, NtStatus::ACCESS_DENIED, Vec::new());
+    }
+    granted |= from_dacl(&parts, token, wanted, mapping, is_maximum) & allowed;
+    // A restricted token must have the access by its restricting SIDs too.
+    if let Some(restricted) = token.as_restricted() {
+        let second = from_dacl(&parts, &restricted, wanted, mapping, is_maximum);
+        granted &= second | previously | SYSTEM_SECURITY;
+    }
     wanted &= !granted;
     if wanted & WRITE_OWNER != 0 && token.has_privilege(privilege::TAKE_OWNERSHIP) {
         granted |= WRITE_OWNER;
@@ -158,8 +216,9 @@ nt_api! { module = se_access;
         access_mask.write(map_generic(access_mask.read(), &generic_mapping.read()));
     }
 
-    /// SeAccessCheck: whether a subject may have the access that it desires. Kernel mode may have everything.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("integrity labels, and ACEs for object types or with conditions")
+    /// SeAccessCheck: whether a subject may have the access that it desires, by the object's mandatory label, its owner and
+    /// its DACL, conditional ACEs included. Kernel mode may have everything.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
     fn SeAccessCheck(
         security_descriptor: Ptr<u8>, subject_security_context: Ptr<SECURITY_SUBJECT_CONTEXT>,
         subject_context_locked: Boolean, desired_access: ULong, previously_granted_access: ULong,
@@ -236,5 +295,114 @@ nt_api! { module = se_access;
             }
         }
         if must_have_all { held == count } else { held > 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::se::acl;
+    use crate::se::token::well_known;
+    use crate::test_platform::machine;
+
+    const MAPPING: GENERIC_MAPPING = GENERIC_MAPPING {
+        GenericRead: 0x0012_0089,
+        GenericWrite: 0x0012_0116,
+        GenericExecute: 0x0012_00A0,
+        GenericAll: 0x001F_01FF,
+    };
+
+    fn client() -> Token {
+        assert!(crate::ps::create(8).is_success());
+        token::get(token::of_process(crate::ps::by_id(8).unwrap())).unwrap()
+    }
+
+    /// An ACE: type, mask, what is before and behind the SID.
+    fn ace_bytes(kind: u8, mask: u32, before: &[u8], sid: &Sid, behind: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![kind, 0, 0, 0];
+        bytes.extend(mask.to_le_bytes());
+        bytes.extend(before);
+        bytes.extend(sid.bytes());
+        bytes.extend(behind);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        let length = u16::try_from(bytes.len()).unwrap();
+        bytes[2..4].copy_from_slice(&length.to_le_bytes());
+        bytes
+    }
+
+    /// Judges a wish by a DACL and a SACL of these ACEs.
+    fn ask(token: &Token, dacl: &[Vec<u8>], sacl: &[Vec<u8>], desired: u32) -> Option<u32> {
+        let (mut dacl, mut sacl) = (acl::build_raw(dacl), acl::build_raw(sacl));
+        let parts = Parts {
+            control: DACL_PRESENT | crate::se::descriptor::SACL_PRESENT,
+            owner: Ptr::null(),
+            group: Ptr::null(),
+            sacl: Ptr::of(&mut sacl[0]),
+            dacl: Ptr::of(&mut dacl[0]),
+        };
+        let mut bytes = parts.to_relative();
+        let verdict = check(Ptr::of(&mut bytes[0]), token, desired, 0, &MAPPING);
+        verdict.status.is_success().then_some(verdict.granted)
+    }
+
+    #[test]
+    fn a_label_above_the_tokens_keeps_writers_out() {
+        let _machine = machine();
+        let token = client();
+        let world = well_known::world();
+        let all = [ace_bytes(0, 0x001F_01FF, &[], &world, &[])];
+        let label =
+            |level: u32, policy| [ace_bytes(0x11, policy, &[], &Sid::new(16, &[level]), &[])];
+        assert_eq!(
+            ask(&token, &all, &[], 0x2),
+            Some(0x2),
+            "medium without a label"
+        );
+        assert_eq!(ask(&token, &all, &label(0x4000, 1), 0x2), None);
+        assert_eq!(
+            ask(&token, &all, &label(0x4000, 1), 0x1_0000),
+            None,
+            "DELETE"
+        );
+        assert_eq!(ask(&token, &all, &label(0x4000, 1), 0x1), Some(0x1));
+        assert_eq!(ask(&token, &all, &label(0x4000, 2), 0x1), None);
+        assert_eq!(ask(&token, &all, &label(0x4000, 2), 0x2), Some(0x2));
+        assert_eq!(
+            ask(&token, &all, &label(0x3000, 7), 0x001F_01FF),
+            Some(0x001F_01FF)
+        );
+        let maximum = ask(&token, &all, &label(0x4000, 1), MAXIMUM_ALLOWED);
+        assert_eq!(maximum, Some(MAPPING.GenericRead | MAPPING.GenericExecute));
+    }
+
+    #[test]
+    fn object_and_conditional_aces_count_as_documented() {
+        let _machine = machine();
+        let token = client();
+        let world = well_known::world();
+        let one_type = [vec![1, 0, 0, 0], vec![9; 16]].concat();
+        let allow = ace_bytes(0, 3, &[], &world, &[]);
+        assert_eq!(
+            ask(&token, &[ace_bytes(5, 1, &one_type, &world, &[])], &[], 1),
+            None
+        );
+        assert_eq!(
+            ask(&token, &[ace_bytes(5, 1, &[0; 4], &world, &[])], &[], 1),
+            Some(1)
+        );
+        let denied = [ace_bytes(6, 1, &one_type, &world, &[]), allow.clone()];
+        assert_eq!(ask(&token, &denied, &[], 1), None);
+        assert_eq!(ask(&token, &denied, &[], 2), Some(2));
+        // @User.x, which is unknown: it allows nothing, and denies.
+        let unknown = [b"artx".as_slice(), &[0xF9, 2, 0, 0, 0, b'x', 0]].concat();
+        assert_eq!(
+            ask(&token, &[ace_bytes(9, 1, &[], &world, &unknown)], &[], 1),
+            None
+        );
+        let denied = [ace_bytes(10, 1, &[], &world, &unknown), allow.clone()];
+        assert_eq!(ask(&token, &denied, &[], 1), None);
+        // Bytes that are no condition mean nothing to the kernel.
+        let denied = [ace_bytes(10, 1, &[], &world, b"else"), allow];
+        assert_eq!(ask(&token, &denied, &[], 1), Some(1));
     }
 }

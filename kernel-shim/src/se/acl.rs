@@ -115,14 +115,31 @@ pub fn is_valid(acl: Ptr<u8>) -> bool {
         })
 }
 
+/// Where an ACL's ACEs are; none if it is malformed.
+#[must_use]
+pub fn aces(acl: Ptr<u8>) -> Vec<Ptr<u8>> {
+    let mut all = walk(acl).unwrap_or_default();
+    all.pop();
+    all
+}
+
+/// An ACL of ACEs that are in memory already.
+#[must_use]
+pub fn build_raw(aces: &[Vec<u8>]) -> Vec<u8> {
+    let body = aces.concat();
+    let mut bytes = alloc::vec![MAX_REVISION, 0];
+    bytes.extend(low16(ACL_BYTES + body.len() as u64).to_le_bytes());
+    bytes.extend(low16(aces.len() as u64).to_le_bytes());
+    bytes.extend([0, 0]);
+    bytes.extend(body);
+    bytes
+}
+
 /// The ACEs that allow or deny, in order; ones of other kinds are left out.
 #[must_use]
 pub fn access_aces(acl: Ptr<u8>) -> Vec<Ace> {
-    let Some(mut aces) = walk(acl) else {
-        return Vec::new();
-    };
-    aces.pop();
-    aces.into_iter()
+    aces(acl)
+        .into_iter()
         .filter_map(|at| {
             let head = at.cast::<ACE_HEADER>().read();
             if head.AceType > DENIED {

@@ -6,7 +6,9 @@
 //! that Windows gives to administrators, of which SeChangeNotify, SeImpersonate and SeCreateGlobal are enabled.
 
 pub mod access;
+pub mod ace;
 pub mod acl;
+pub mod condition;
 pub mod descriptor;
 pub mod exports;
 pub mod object;

@@ -3,19 +3,23 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use super::access::map_generic;
+use super::access::{self, map_generic};
+use super::ace::MANDATORY_LABEL;
 use super::acl::{self, Ace, CONTAINER_INHERIT, INHERIT_ONLY, NO_PROPAGATE, OBJECT_INHERIT};
 use super::descriptor::{
     self, DACL_DEFAULTED, DACL_PRESENT, GROUP_DEFAULTED, OWNER_DEFAULTED, Parts, RELATIVE_BYTES,
     SACL_DEFAULTED, SACL_PRESENT,
 };
 use super::subject::judged;
-use super::token::well_known;
+use super::token::{Token, well_known};
 use crate::api::nt_api;
 use crate::ex::pool;
 use crate::io::driver;
-use crate::nt::{GENERIC_MAPPING, NtStatus, SECURITY_SUBJECT_CONTEXT};
-use crate::ob::{self, handles};
+use crate::io::file::map_access;
+use crate::nt::{
+    ACE_HEADER, DEVICE_OBJECT, FILE_OBJECT, GENERIC_MAPPING, NtStatus, SECURITY_SUBJECT_CONTEXT,
+};
+use crate::ob::{self, ObjectType, handles};
 use crate::raw::{Global, Ptr, Word, low32};
 use crate::shared;
 use crate::value::{Boolean, Handle, ProcessorMode, ULong};
@@ -28,6 +32,10 @@ const GROUP: u32 = 2;
 const DACL: u32 = 4;
 /// SACL_SECURITY_INFORMATION.
 const SACL: u32 = 8;
+/// LABEL_SECURITY_INFORMATION: of the system ACL the mandatory label.
+const LABEL: u32 = 0x10;
+/// FILE_DEVICE_SECURE_OPEN.
+const FILE_DEVICE_SECURE_OPEN: u32 = 0x100;
 /// INHERITED_ACE.
 const INHERITED: u8 = 0x10;
 
@@ -45,8 +53,13 @@ pub fn forget(body: u64) {
 }
 
 /// What an object has that nobody gave a descriptor: Administrators own it and may do everything, as LocalSystem may,
-/// and everyone may read.
-fn default_descriptor() -> Vec<u8> {
+/// and everyone may read; a device also write and execute.
+fn default_descriptor(body: u64) -> Vec<u8> {
+    let everyone = if ob::type_of(body) == Some(ObjectType::Device) {
+        0x0012_01BF
+    } else {
+        0x0012_0089
+    };
     let allow = |mask, sid| Ace {
         kind: acl::ALLOWED,
         flags: 0,
@@ -58,7 +71,7 @@ fn default_descriptor() -> Vec<u8> {
     let mut dacl = acl::build(&[
         allow(0x001F_01FF, well_known::system()),
         allow(0x001F_01FF, well_known::administrators()),
-        allow(0x0012_0089, well_known::world()),
+        allow(everyone, well_known::world()),
     ]);
     relative(DACL_PRESENT, &mut owner, &mut group, None, Some(&mut dacl))
 }
@@ -140,14 +153,39 @@ fn merge(old: &Parts, new: &Parts, information: u32) -> Parts {
 fn with_descriptor<R>(body: u64, work: impl FnOnce(Ptr<u8>) -> R) -> R {
     let mut bytes = DESCRIPTORS
         .with(|all| all.get(&body).cloned())
-        .unwrap_or_else(default_descriptor);
+        .unwrap_or_else(|| default_descriptor(body));
     // On i386 shim memory must be below 4 GiB for a Ptr; its heap is.
     work(Ptr::of(&mut bytes[0]))
 }
 
+/// The ACEs of a system ACL that are mandatory labels, or those that are not, as an ACL.
+fn labels(sacl: Ptr<u8>, are_wanted: bool) -> Vec<Vec<u8>> {
+    let aces = sacl.non_null().map(acl::aces).unwrap_or_default();
+    aces.into_iter()
+        .filter(|ace| (ace.read() == MANDATORY_LABEL) == are_wanted)
+        .map(|ace| {
+            let bytes = ace.cast::<ACE_HEADER>().read().AceSize;
+            ace.read_slice(usize::from(bytes))
+        })
+        .collect()
+}
+
+/// `parts` with a system ACL of these ACEs, as a self-relative descriptor.
+fn with_sacl(mut parts: Parts, aces: &[Vec<u8>]) -> Vec<u8> {
+    let mut sacl = acl::build_raw(aces);
+    parts.control |= SACL_PRESENT;
+    parts.sacl = Ptr::of(&mut sacl[0]);
+    parts.to_relative()
+}
+
 fn query(body: u64, information: u32, target: Ptr<u8>, length: u32, needed: Ptr<u32>) -> NtStatus {
     let bytes = with_descriptor(body, |descriptor| {
-        select(&Parts::read(descriptor), information).to_relative()
+        let all = Parts::read(descriptor);
+        let label = labels(all.sacl, true);
+        if information & (LABEL | SACL) == LABEL && !label.is_empty() {
+            return with_sacl(select(&all, information), &label);
+        }
+        select(&all, information).to_relative()
     });
     needed.write(low32(bytes.len() as u64));
     if (length as usize) < bytes.len() {
@@ -172,7 +210,15 @@ fn set(body: u64, information: u32, modification: Ptr<u8>) -> NtStatus {
         return NtStatus::INVALID_OWNER;
     }
     let bytes = with_descriptor(body, |old| {
-        merge(&Parts::read(old), &new, information).to_relative()
+        let old = Parts::read(old);
+        let merged = merge(&old, &new, information);
+        if information & (LABEL | SACL) == LABEL {
+            // The label alone: what else the system ACL has stays.
+            let mut aces = labels(new.sacl, true);
+            aces.extend(labels(old.sacl, false));
+            return with_sacl(merged, &aces);
+        }
+        merged.to_relative()
     });
     DESCRIPTORS.with(|all| all.insert(body, bytes));
     NtStatus::SUCCESS
@@ -183,8 +229,54 @@ fn body_of(handle: u64) -> Result<u64, NtStatus> {
         -1 => Ok(crate::ps::current_process().addr()),
         -2 => Ok(crate::ps::current_thread().addr()),
         _ => handles::lookup(shared::current_process(), handle)
-            .map(|entry| entry.body)
+            .map(|entry| secured(entry.body))
             .ok_or(NtStatus::INVALID_HANDLE),
+    }
+}
+
+/// The object whose descriptor counts: for a file that is a device itself, the device.
+fn secured(body: u64) -> u64 {
+    if ob::type_of(body) != Some(ObjectType::File) || crate::fs::opened(body).is_some() {
+        return body;
+    }
+    let file = Ptr::<FILE_OBJECT>::new(body).read();
+    if file.FileName.Length == 0 && !file.DeviceObject.is_null() {
+        file.DeviceObject.addr()
+    } else {
+        body
+    }
+}
+
+/// Whether a token may open a device for `desired`: the access granted. A name behind the device's own is the driver's
+/// to judge, unless the device is FILE_DEVICE_SECURE_OPEN.
+///
+/// # Errors
+/// ACCESS_DENIED and the like.
+pub fn check_open(
+    device: Ptr<DEVICE_OBJECT>,
+    rest: &str,
+    desired: u32,
+    token: &Token,
+) -> Result<u32, NtStatus> {
+    let is_device_itself = rest.is_empty();
+    let is_secure = device.read().Characteristics & FILE_DEVICE_SECURE_OPEN != 0;
+    if desired == 0 || !is_device_itself && !is_secure {
+        return Ok(map_access(desired));
+    }
+    let [read, write, execute, all] = ob::types::generic_mapping(ObjectType::File);
+    let mapping = GENERIC_MAPPING {
+        GenericRead: read,
+        GenericWrite: write,
+        GenericExecute: execute,
+        GenericAll: all,
+    };
+    let verdict = with_descriptor(device.addr(), |descriptor| {
+        access::check(descriptor, token, desired, 0, &mapping)
+    });
+    if verdict.status.is_success() {
+        Ok(verdict.granted)
+    } else {
+        Err(verdict.status)
     }
 }
 
@@ -322,7 +414,7 @@ nt_api! { module = se_object;
     }
 
     /// ZwSetSecurityObject.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("opening a device is not checked against its descriptor")
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
     fn ZwSetSecurityObject(handle: Handle, security_information: ULong, security_descriptor: Ptr<u8>) -> NtStatus {
         match body_of(handle.0) {
             Ok(body) => set(body, security_information, security_descriptor),
@@ -331,13 +423,13 @@ nt_api! { module = se_object;
     }
 
     /// NtSetSecurityObject: the kernel's caller is trusted.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("opening a device is not checked against its descriptor")
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
     fn NtSetSecurityObject(handle: Handle, security_information: ULong, security_descriptor: Ptr<u8>) -> NtStatus {
         ZwSetSecurityObject(handle, security_information, security_descriptor)
     }
 
-    /// ObSetSecurityObjectByPointer.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("opening a device is not checked against its descriptor")
+    /// ObSetSecurityObjectByPointer. What a device gets decides who may open it.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
     fn ObSetSecurityObjectByPointer(
         object: Ptr<u8>, security_information: ULong, security_descriptor: Ptr<u8>,
     ) -> NtStatus {
@@ -496,5 +588,45 @@ nt_api! { module = se_object;
     ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
     fn SeAuditingFileEvents(access_granted: Boolean, security_descriptor: Ptr<u8>) -> Boolean {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::se::token;
+    use crate::test_platform::machine;
+
+    #[test]
+    fn a_devices_descriptor_says_who_may_open_it() {
+        const WRITE: u32 = 0xC000_0000;
+        let _machine = machine();
+        assert!(crate::ps::create(8).is_success());
+        let client = token::get(token::of_process(crate::ps::by_id(8).unwrap())).unwrap();
+        let bytes = size_of::<DEVICE_OBJECT>() as u64;
+        let body = ob::create(ObjectType::Device, bytes, None).unwrap();
+        let device = Ptr::<DEVICE_OBJECT>::new(body);
+        assert_eq!(check_open(device, "", WRITE, &client), Ok(0x0012_019F));
+        let mut dacl = acl::build(&[Ace {
+            kind: acl::ALLOWED,
+            flags: 0,
+            mask: 0x001F_01FF,
+            sid: well_known::system(),
+        }]);
+        let mut owner = well_known::system().bytes();
+        let mut group = owner.clone();
+        let mut descriptor = relative(DACL_PRESENT, &mut owner, &mut group, None, Some(&mut dacl));
+        assert_eq!(
+            set(body, DACL, Ptr::of(&mut descriptor[0])),
+            NtStatus::SUCCESS
+        );
+        let denied = Err(NtStatus::ACCESS_DENIED);
+        assert_eq!(check_open(device, "", WRITE, &client), denied);
+        assert_eq!(check_open(device, "\\x", WRITE, &client), Ok(0x0012_019F));
+        device.with(|device| device.Characteristics |= FILE_DEVICE_SECURE_OPEN);
+        assert_eq!(check_open(device, "\\x", WRITE, &client), denied);
+        let system = token::get(token::of_process(crate::ps::process::system().cast())).unwrap();
+        assert_eq!(check_open(device, "", WRITE, &system), Ok(0x0012_019F));
+        ob::dereference(body);
     }
 }

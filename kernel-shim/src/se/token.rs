@@ -46,6 +46,8 @@ pub mod privilege {
     pub const TAKE_OWNERSHIP: u64 = 9;
     /// SeSecurityPrivilege.
     pub const SECURITY: u64 = 8;
+    /// SeRelabelPrivilege.
+    pub const RELABEL: u64 = 32;
     /// The first there is: SeCreateTokenPrivilege.
     pub const FIRST: u64 = 2;
     /// The last there is: SeCreateSymbolicLinkPrivilege.
@@ -140,6 +142,28 @@ impl Token {
         self.privileges
             .iter()
             .any(|&(held, attributes)| held == luid && attributes & 2 != 0)
+    }
+
+    /// The integrity level; `None`: the token has no label.
+    #[must_use]
+    pub fn integrity(&self) -> Option<u32> {
+        let is_label = |(_, attributes): &&(Sid, u32)| attributes & 0x20 != 0;
+        self.groups.iter().find(is_label)?.0.last()
+    }
+
+    /// What a restricted token is judged by a second time: its restricting SIDs alone. `None`: it is not restricted.
+    #[must_use]
+    pub fn as_restricted(&self) -> Option<Self> {
+        let ((user, _), groups) = self.restricted.split_first()?;
+        Some(Self {
+            user: user.clone(),
+            groups: groups
+                .iter()
+                .map(|(sid, _)| (sid.clone(), GROUP_ENABLED))
+                .collect(),
+            restricted: Vec::new(),
+            ..self.clone()
+        })
     }
 
     /// Whether Administrators is an enabled group.

@@ -859,6 +859,48 @@ KTEST(other_information)
     CHECK_STATUS(ZwQuerySystemInformation(0xFFFFFFFF, values, 8, NULL), STATUS_INVALID_INFO_CLASS);
 }
 
+ULONG NTAPI capture_state(PVOID context, PVOID thread, ULONG code, ULONG_PTR first, ULONG_PTR second, ULONG_PTR third,
+                          ULONG_PTR fourth, PVOID dump) __asm__(
+#ifdef __x86_64__
+    "KeCapturePersistentThreadState"
+#else
+    "_KeCapturePersistentThreadState@32"
+#endif
+);
+
+/* A triage dump: what it says lies inside of it. */
+KTEST(persistent_thread_state)
+{
+    ULONG room = IS_AMD64 ? 0x40000 : 0x10000, head = IS_AMD64 ? 0x2000 : 0x1000;
+    UCHAR *dump = ExAllocatePoolWithTag(NonPagedPool, room, 0x706D7544);
+    if (!CHECK(dump != NULL)) {
+        return;
+    }
+    volatile ULONG marker = 0x4B524D54; /* on the stack when it is captured */
+    ULONG bytes = capture_state(NULL, NULL, 0xE2, 1, 2, 3, 4, dump);
+    CHECK(bytes > head && bytes <= room);
+    CHECK_MEM(dump, IS_AMD64 ? "PAGEDU64" : "PAGEDUMP", 8);
+    CHECK_EQ(get32(dump + (IS_AMD64 ? 0x38 : 0x28)), 0xE2);
+    CHECK_PTR(*(PVOID *)(dump + (IS_AMD64 ? 0x20 : 0x18)), routine(L"PsLoadedModuleList"));
+    ULONG *triage = (ULONG *)(dump + head);
+    CHECK_EQ(triage[1], bytes);
+    CHECK_MEM(dump + triage[2], "TRGD", 4);
+    CHECK_EQ(triage[2] + 4, bytes);
+    CHECK_MEM(dump + triage[9], KeGetCurrentThread(), 4); /* ThreadOffset: a KTHREAD */
+    CHECK(triage[10] != 0 && triage[11] != 0 && triage[10] + triage[11] <= bytes); /* the stack */
+    ULONG_PTR top = *(ULONG_PTR *)(triage + 18), here = (ULONG_PTR)&marker;
+    if (CHECK(here >= top && here - top < triage[11])) {
+        CHECK_EQ(get32(dump + triage[10] + (here - top)), marker);
+    }
+    CHECK(triage[13] >= 3); /* modules: the kernel first */
+    ULONG name = get32(dump + triage[12]);
+    CHECK(name >= triage[14] && name < triage[14] + triage[15]);
+    CHECK_EQ(get32(dump + name), 33);
+    CHECK_MEM(dump + name + 4, L"\\SystemRoot\\system32\\ntoskrnl.exe", 66);
+    CHECK_EQ(capture_state(NULL, NULL, 0, 0, 0, 0, 0, NULL), 0);
+    ExFreePool(dump);
+}
+
 /* ---- The version. ---- */
 
 KTEST(versions_agree)
@@ -1063,7 +1105,7 @@ KTEST_FAMILY("kernel_view", KTEST_ENTRY(ntoskrnl_has_pe_headers), KTEST_ENTRY(ha
              KTEST_ENTRY(thread_information), KTEST_ENTRY(handle_information), KTEST_ENTRY(counters_information),
              KTEST_ENTRY(module_information_ex),
              KTEST_ENTRY(kernel_debugger_information), KTEST_ENTRY(code_integrity_information),
-             KTEST_ENTRY(other_information), KTEST_ENTRY(versions_agree),
+             KTEST_ENTRY(other_information), KTEST_ENTRY(persistent_thread_state), KTEST_ENTRY(versions_agree),
              KTEST_ENTRY(get_version_writes_what_was_asked_for), KTEST_ENTRY(verify_version_info),
              KTEST_ENTRY(condition_masks), KTEST_ENTRY(shared_data_constants), KTEST_ENTRY(shared_data_times),
              KTEST_ENTRY(processor_control_region), KTEST_BUGCHECK_ENTRY(query_at_dispatch_level));

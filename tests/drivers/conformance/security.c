@@ -267,6 +267,159 @@ KTEST(access_check)
     CHECK_EQ(granted, 0x1F01FF);
 }
 
+NTKERNELAPI NTSTATUS NTAPI ObSetSecurityObjectByPointer(PVOID, ULONG, PVOID);
+NTSYSAPI NTSTATUS NTAPI RtlSetSaclSecurityDescriptor(PVOID, BOOLEAN, PACL, BOOLEAN);
+
+/* Appends an ACE: head, mask, what comes before the SID, the SID, what comes after it. */
+static NTSTATUS add_ace(PACL acl, UCHAR type, ULONG mask, const VOID *before, ULONG before_bytes, PVOID sid, const VOID *after,
+                        ULONG after_bytes)
+{
+    ULONG ace[64], sid_bytes = RtlLengthSid(sid);
+    UCHAR *at = (UCHAR *)ace;
+    ULONG bytes = (8 + before_bytes + sid_bytes + after_bytes + 3) & ~3u;
+    RtlZeroMemory(ace, sizeof ace);
+    at[0] = type;
+    *(USHORT *)(at + 2) = (USHORT)bytes;
+    ace[1] = mask;
+    RtlCopyMemory(at + 8, before, before_bytes);
+    RtlCopyMemory(at + 8 + before_bytes, sid, sid_bytes);
+    RtlCopyMemory(at + 8 + before_bytes + sid_bytes, after, after_bytes);
+    return RtlAddAce(acl, 4, 0xFFFFFFFF, ace, bytes);
+}
+
+static UCHAR label_authority[6] = {0, 0, 0, 0, 0, 16};
+
+/* An object's mandatory label: the client is of high integrity (0x3000). */
+KTEST(mandatory_labels)
+{
+    DESCRIPTOR sd;
+    SID4 world, label;
+    ULONG dacl_space[32], sacl_space[32], granted = 0, major = 0;
+    PACL dacl = (PACL)dacl_space, sacl = (PACL)sacl_space;
+    NTSTATUS status = 1;
+    PsGetVersion(&major, NULL, NULL, NULL);
+    make_sid(&world, world_authority, 1, 0, 0);
+    make_sid(&label, label_authority, 1, 0x4000, 0);
+    RtlCreateSecurityDescriptor(&sd, 1);
+    RtlCreateAcl(dacl, sizeof dacl_space, 2);
+    RtlAddAccessAllowedAce(dacl, 2, 0x1F01FF, &world);
+    RtlSetDaclSecurityDescriptor(&sd, TRUE, dacl, FALSE);
+    RtlCreateAcl(sacl, sizeof sacl_space, 2);
+    CHECK_STATUS(RtlSetSaclSecurityDescriptor(&sd, TRUE, sacl, FALSE), STATUS_SUCCESS);
+    CHECK(access(&sd, GENERIC_WRITE, UserMode, &granted, &status)); /* no label: medium */
+    CHECK_STATUS(add_ace(sacl, 0x11, 1, NULL, 0, &label, NULL, 0), STATUS_SUCCESS); /* system, no write up */
+    CHECK(access(&sd, GENERIC_READ, UserMode, &granted, &status));
+    CHECK(access(&sd, GENERIC_READ | GENERIC_EXECUTE, UserMode, &granted, &status));
+    if (major >= 6) {
+        CHECK(!access(&sd, GENERIC_WRITE, UserMode, &granted, &status));
+        CHECK_STATUS(status, STATUS_ACCESS_DENIED);
+        CHECK(!access(&sd, DELETE, UserMode, &granted, &status));
+        CHECK(access(&sd, MAXIMUM_ALLOWED, UserMode, &granted, &status));
+        CHECK_EQ(granted, 0x120089 | 0x1200A0);
+        RtlCreateAcl(sacl, sizeof sacl_space, 2);
+        add_ace(sacl, 0x11, 2, NULL, 0, &label, NULL, 0); /* no read up */
+        CHECK(!access(&sd, 1, UserMode, &granted, &status));
+        CHECK(access(&sd, 2, UserMode, &granted, &status));
+    }
+    make_sid(&label, label_authority, 1, 0x3000, 0);
+    RtlCreateAcl(sacl, sizeof sacl_space, 2);
+    add_ace(sacl, 0x11, 7, NULL, 0, &label, NULL, 0); /* the client's own level */
+    CHECK(access(&sd, 0x1F01FF, UserMode, &granted, &status));
+    CHECK(access(&sd, GENERIC_ALL, KernelMode, &granted, &status));
+}
+
+KTEST(object_and_callback_aces)
+{
+    static const ULONG no_types[1], one_type[5] = {1, 2, 3, 4, 5};
+    /* Member_of {Everyone}; 1 == 2; @User.x == 1 */
+    static const UCHAR member[] = {'a', 'r', 't', 'x', 0x51, 12, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0x89};
+    static const UCHAR differ[] = {'a', 'r', 't', 'x', 4, 1, 0, 0, 0, 0, 0, 0, 0, 3, 2,
+                                   4, 2, 0, 0, 0, 0, 0, 0, 0, 3, 2, 0x80};
+    static const UCHAR claim[] = {'a', 'r', 't', 'x', 0xF9, 2, 0, 0, 0, 'x', 0, 4, 1, 0, 0, 0, 0, 0, 0, 0, 3, 2, 0x80};
+    DESCRIPTOR sd;
+    SID4 world;
+    ULONG space[64], granted = 0;
+    PACL acl = (PACL)space;
+    NTSTATUS status = 1;
+    make_sid(&world, world_authority, 1, 0, 0);
+    RtlCreateSecurityDescriptor(&sd, 1);
+    RtlCreateAcl(acl, sizeof space, 4);
+    RtlSetDaclSecurityDescriptor(&sd, TRUE, acl, FALSE);
+    CHECK_STATUS(add_ace(acl, 5, 1, one_type, 20, &world, NULL, 0), STATUS_SUCCESS); /* for one property only */
+    CHECK(!access(&sd, 1, UserMode, &granted, &status));
+    CHECK_STATUS(add_ace(acl, 5, 1, no_types, 4, &world, NULL, 0), STATUS_SUCCESS);
+    CHECK(access(&sd, 1, UserMode, &granted, &status));
+    RtlCreateAcl(acl, sizeof space, 4);
+    CHECK_STATUS(add_ace(acl, 6, 1, one_type, 20, &world, NULL, 0), STATUS_SUCCESS); /* denies all the same */
+    RtlAddAccessAllowedAce(acl, 4, 3, &world);
+    CHECK(!access(&sd, 1, UserMode, &granted, &status));
+    CHECK(access(&sd, 2, UserMode, &granted, &status));
+    RtlCreateAcl(acl, sizeof space, 4);
+    CHECK_STATUS(add_ace(acl, 9, 1, NULL, 0, &world, member, sizeof member), STATUS_SUCCESS);
+    CHECK(access(&sd, 1, UserMode, &granted, &status));
+    RtlCreateAcl(acl, sizeof space, 4);
+    add_ace(acl, 9, 1, NULL, 0, &world, differ, sizeof differ); /* false */
+    add_ace(acl, 9, 1, NULL, 0, &world, claim, sizeof claim);   /* unknown */
+    add_ace(acl, 9, 1, NULL, 0, &world, "other", 6);            /* no condition of the kernel's */
+    CHECK(!access(&sd, 1, UserMode, &granted, &status));
+    RtlCreateAcl(acl, sizeof space, 4);
+    add_ace(acl, 10, 1, NULL, 0, &world, differ, sizeof differ); /* denies not */
+    add_ace(acl, 10, 2, NULL, 0, &world, claim, sizeof claim);   /* denies: who knows */
+    RtlAddAccessAllowedAce(acl, 4, 3, &world);
+    CHECK(access(&sd, 1, UserMode, &granted, &status));
+    CHECK(!access(&sd, 2, UserMode, &granted, &status));
+}
+
+static NTSTATUS open_device(PCWSTR text, ULONG desired, ULONG flags)
+{
+    UNICODE_STRING name;
+    OBJECT_ATTRIBUTES attributes;
+    IO_STATUS_BLOCK block;
+    HANDLE handle;
+    RtlInitUnicodeString(&name, text);
+    InitializeObjectAttributes(&attributes, &name, OBJ_KERNEL_HANDLE | flags, NULL, NULL);
+    NTSTATUS status = ZwCreateFile(&handle, desired, &attributes, &block, NULL, 0, FILE_SHARE_READ | FILE_SHARE_WRITE,
+                                   FILE_OPEN, 0, NULL, 0);
+    if (NT_SUCCESS(status)) {
+        CHECK_STATUS(ZwClose(handle), STATUS_SUCCESS);
+    }
+    return status;
+}
+
+#define SECURED L"\\Device\\ktest_secured"
+
+KTEST(opening_a_device_is_checked)
+{
+    DESCRIPTOR sd;
+    SID4 admins, system;
+    ULONG space[32];
+    PACL acl = (PACL)space;
+    UNICODE_STRING name;
+    PDEVICE_OBJECT device;
+    RtlInitUnicodeString(&name, SECURED);
+    CHECK_STATUS(IoCreateDevice(ktest_driver, 0, &name, FILE_DEVICE_UNKNOWN, 0, FALSE, &device), STATUS_SUCCESS);
+    device->Flags &= ~DO_DEVICE_INITIALIZING;
+    make_sid(&admins, nt_authority, 2, 32, 544);
+    make_sid(&system, nt_authority, 1, 18, 0);
+    CHECK_STATUS(open_device(SECURED, GENERIC_READ | GENERIC_WRITE, OBJ_FORCE_ACCESS_CHECK), STATUS_SUCCESS);
+    RtlCreateSecurityDescriptor(&sd, 1);
+    RtlCreateAcl(acl, sizeof space, 2);
+    RtlAddAccessAllowedAce(acl, 2, 0x1F01FF, &system);
+    RtlSetDaclSecurityDescriptor(&sd, TRUE, acl, FALSE);
+    CHECK_STATUS(ObSetSecurityObjectByPointer(device, DACL_SECURITY_INFORMATION, &sd), STATUS_SUCCESS);
+    CHECK_STATUS(open_device(SECURED, GENERIC_READ, OBJ_FORCE_ACCESS_CHECK), STATUS_ACCESS_DENIED);
+    CHECK_STATUS(open_device(SECURED, GENERIC_READ, 0), STATUS_SUCCESS); /* the kernel may */
+    CHECK_STATUS(open_device(SECURED L"\\name", GENERIC_READ, OBJ_FORCE_ACCESS_CHECK), STATUS_SUCCESS);
+    device->Characteristics |= FILE_DEVICE_SECURE_OPEN;
+    CHECK_STATUS(open_device(SECURED L"\\name", GENERIC_READ, OBJ_FORCE_ACCESS_CHECK), STATUS_ACCESS_DENIED);
+    RtlAddAccessAllowedAce(acl, 2, GENERIC_READ, &admins);
+    CHECK_STATUS(ObSetSecurityObjectByPointer(device, DACL_SECURITY_INFORMATION, &sd), STATUS_SUCCESS);
+    CHECK_STATUS(open_device(SECURED, GENERIC_READ, OBJ_FORCE_ACCESS_CHECK), STATUS_SUCCESS);
+    CHECK_STATUS(open_device(SECURED, GENERIC_WRITE, OBJ_FORCE_ACCESS_CHECK), STATUS_ACCESS_DENIED);
+    CHECK_STATUS(open_device(SECURED, MAXIMUM_ALLOWED, OBJ_FORCE_ACCESS_CHECK), STATUS_SUCCESS);
+    IoDeleteDevice(device);
+}
+
 KTEST(tokens)
 {
     TOKEN token = PsReferencePrimaryToken(PsGetCurrentProcess());
@@ -412,6 +565,7 @@ KTEST(share_access)
 }
 
 KTEST_FAMILY("security", KTEST_ENTRY(sid_basics), KTEST_ENTRY(sid_text), KTEST_ENTRY(acl_basics),
-             KTEST_ENTRY(descriptors), KTEST_ENTRY(access_check), KTEST_ENTRY(tokens), KTEST_ENTRY(token_information),
+             KTEST_ENTRY(descriptors), KTEST_ENTRY(access_check), KTEST_ENTRY(mandatory_labels),
+             KTEST_ENTRY(object_and_callback_aces), KTEST_ENTRY(opening_a_device_is_checked), KTEST_ENTRY(tokens), KTEST_ENTRY(token_information),
              KTEST_ENTRY(privileges),
              KTEST_ENTRY(share_access));
