@@ -155,7 +155,7 @@ fn answer(request: &Request) -> Option<Result<u64, NtStatus>> {
         Operation::LoadDriver => {
             let [base, bytes, entry, name, name_bytes, _] = *arguments;
             file::client_text(name, name_bytes)
-                .and_then(|name| driver::load(base, bytes, entry, &name))
+                .and_then(|name| io::load::start(base, bytes, entry, &name))
         }
         Operation::OfferDriver => {
             let [base, bytes, entry, name, name_bytes, _] = *arguments;

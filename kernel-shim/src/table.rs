@@ -104,6 +104,7 @@ modules! {
     io_load => crate::io::load::api_table;
     io_partial_mdl => crate::io::partial_mdl::api_table;
     io_wmi => crate::io::wmi::api_table;
+    io_wmi_block => crate::io::wmi_block::api_table;
     io_csq => crate::io::csq::api_table;
     io_driver_extension => crate::io::driver_extension::api_table;
     io_error_log => crate::io::error_log::api_table;

@@ -48,6 +48,12 @@ pub fn set_node(device: Ptr<DEVICE_OBJECT>, instance: &str, driver: &str) {
     NODES.with(|nodes| nodes.insert(device.addr(), node));
 }
 
+/// The instance path of a physical device object; `None`: it is none.
+#[must_use]
+pub fn instance_of(device: Ptr<DEVICE_OBJECT>) -> Option<String> {
+    NODES.with(|nodes| Some(nodes.get(&device.addr())?.instance.clone()))
+}
+
 /// A device object is gone.
 pub fn forget_node(device: Ptr<DEVICE_OBJECT>) {
     NODES.with(|nodes| nodes.remove(&device.addr()));

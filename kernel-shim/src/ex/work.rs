@@ -6,6 +6,7 @@
 use alloc::collections::VecDeque;
 
 use crate::api::nt_api;
+use crate::ex::pool;
 use crate::nt::bugcheck::{WORKER_INVALID, WORKER_THREAD_RETURNED_AT_BAD_IRQL, bugcheck_with_text};
 use crate::nt::{IO_WORKITEM, LIST_ENTRY, PASSIVE_LEVEL, WORK_QUEUE_ITEM};
 use crate::raw::{Global, Ptr, from_word, low32};
@@ -28,12 +29,14 @@ pub(crate) enum WorkItem {
     Executive(Ptr<WORK_QUEUE_ITEM>),
     /// IoQueueWorkItem and its like.
     Device(Ptr<IO_WORKITEM>),
+    /// A job of WMI's; a block of the pool that is freed.
+    Wmi(Ptr<WORK_QUEUE_ITEM>),
 }
 
 impl WorkItem {
     fn header(self) -> Ptr<WORK_QUEUE_ITEM> {
         match self {
-            Self::Executive(item) => item,
+            Self::Executive(item) | Self::Wmi(item) => item,
             Self::Device(item) => item.cast(),
         }
     }
@@ -147,6 +150,11 @@ pub(crate) fn run(item: WorkItem) {
             shared::call_driver(Entry::Other, routine, &arguments[..count]);
             ob::dereference(IoObject.addr());
             routine
+        }
+        WorkItem::Wmi(block) => {
+            pool::free(block.cast(), 0);
+            crate::io::wmi::run_job();
+            0
         }
     };
     let irql = shared::irql();

@@ -120,7 +120,7 @@ pub fn invalid_device_request() -> u64 {
     layout::stub_address(shared::kernel_base(), u64::from(index))
 }
 
-fn create_object(base: u64, bytes: u64, entry: u64, name: &str) -> Option<Driver> {
+fn create_object(base: u64, bytes: u64, entry: u64, name: &str, file: &str) -> Option<Driver> {
     let extension_at = size_of::<DRIVER_OBJECT>() as u64;
     let body = ob::create(
         ObjectType::Driver,
@@ -141,7 +141,7 @@ fn create_object(base: u64, bytes: u64, entry: u64, name: &str) -> Option<Driver
         bytes,
         entry,
         folder: "\\??\\C:\\Windows\\System32\\drivers\\",
-        file: &format!("{name}.sys"),
+        file: &format!("{file}.sys"),
     })?;
     object.write(DRIVER_OBJECT {
         Type: IO_TYPE_DRIVER,
@@ -210,12 +210,13 @@ fn export_of(base: u64, bytes: u64, name: &str) -> Option<u64> {
     None
 }
 
-/// Makes the DRIVER_OBJECT and calls DriverEntry. When that fails, the driver's objects are removed again.
+/// Makes the DRIVER_OBJECT of the service `name`, whose image's file is `file`.sys, and calls DriverEntry. When that fails, the driver's objects are removed again.
 ///
 /// # Errors
 /// What DriverEntry returned; OBJECT_NAME_COLLISION: a driver of that name is loaded.
-pub fn load(base: u64, bytes: u64, entry: u64, name: &str) -> Result<u64, NtStatus> {
-    let driver = create_object(base, bytes, entry, name).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
+pub fn load(base: u64, bytes: u64, entry: u64, name: &str, file: &str) -> Result<u64, NtStatus> {
+    let driver =
+        create_object(base, bytes, entry, name, file).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
     if let Err(status) = names::insert_object(&format!("\\Driver\\{name}"), driver.object.addr()) {
         view::modules::remove(base);
         ob::dereference(driver.object.addr());

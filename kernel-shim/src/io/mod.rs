@@ -31,6 +31,7 @@ pub mod shutdown;
 pub mod start_io;
 pub mod timer;
 pub mod wmi;
+pub mod wmi_block;
 pub mod work_item;
 
 /// Forgets every driver and request.

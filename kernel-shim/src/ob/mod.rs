@@ -70,6 +70,8 @@ pub enum ObjectType {
     Desktop,
     /// Window station.
     WindowStation,
+    /// An open WMI block.
+    WmiGuid,
 }
 
 impl ObjectType {
@@ -99,6 +101,7 @@ impl ObjectType {
             Self::IoCompletion => "IoCompletion",
             Self::Desktop => "Desktop",
             Self::WindowStation => "WindowStation",
+            Self::WmiGuid => "WmiGuid",
         }
     }
 }

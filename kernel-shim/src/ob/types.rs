@@ -26,7 +26,7 @@ const NAME_AT: u64 = 0xC0;
 static TYPES: Global<BTreeMap<&'static str, u64>> = Global::new("object types", BTreeMap::new());
 
 /// All types, in NT's order as far as it has one.
-const ALL: [ObjectType; 22] = [
+const ALL: [ObjectType; 23] = [
     ObjectType::Type,
     ObjectType::Directory,
     ObjectType::SymbolicLink,
@@ -49,6 +49,7 @@ const ALL: [ObjectType; 22] = [
     ObjectType::Driver,
     ObjectType::IoCompletion,
     ObjectType::File,
+    ObjectType::WmiGuid,
 ];
 
 /// The variables that drivers import, with the type each points to.

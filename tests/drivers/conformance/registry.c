@@ -1,6 +1,11 @@
 /* The registry: keys, values, information classes, the Rtl functions, callbacks. */
 #include "ktest.h"
 
+NTSYSAPI NTSTATUS NTAPI ZwLoadDriver(PUNICODE_STRING);
+NTSYSAPI NTSTATUS NTAPI ZwUnloadDriver(PUNICODE_STRING);
+#ifndef STATUS_IMAGE_ALREADY_LOADED
+#define STATUS_IMAGE_ALREADY_LOADED ((NTSTATUS)0xC000010E)
+#endif
 NTSYSAPI NTSTATUS NTAPI ZwDeleteValueKey(HANDLE, PUNICODE_STRING);
 #define NOT_FOUND ((NTSTATUS)0xC0000034)
 #define SERVICES L"\\Registry\\Machine\\System\\CurrentControlSet\\Services\\"
@@ -318,5 +323,55 @@ KTEST(callbacks)
     ZwClose(key);
 }
 
+static NTSTATUS load(PCWSTR path)
+{
+    UNICODE_STRING name = str(path);
+    return ZwLoadDriver(&name);
+}
+
+static NTSTATUS unload(PCWSTR path)
+{
+    UNICODE_STRING name = str(path);
+    return ZwUnloadDriver(&name);
+}
+
+/* The machine has echo.sys, not started. */
+KTEST(image_path_chooses_the_image)
+{
+    HANDLE key;
+    ULONG type = 1;
+    UNICODE_STRING device = str(L"\\DosDevices\\echo");
+    PFILE_OBJECT file;
+    PDEVICE_OBJECT object;
+    WCHAR wrong[] = L"\\SystemRoot\\System32\\drivers\\nobody.sys", right[] = L"\\??\\C:\\Drivers\\ECHO.SYS";
+    CHECK_STATUS(load(SERVICES L"KTestAlias"), NOT_FOUND);
+    CHECK_STATUS(create_key(NULL, SERVICES L"KTestAlias", 1, &key, NULL), STATUS_SUCCESS);
+    CHECK_STATUS(set(key, L"Type", REG_DWORD, &type, 4), STATUS_SUCCESS);
+    CHECK_STATUS(set(key, L"ImagePath", REG_EXPAND_SZ, wrong, sizeof wrong), STATUS_SUCCESS);
+    CHECK_STATUS(load(SERVICES L"KTestAlias"), NOT_FOUND);
+    CHECK_STATUS(set(key, L"ImagePath", REG_EXPAND_SZ, right, sizeof right), STATUS_SUCCESS);
+    for (int i = 0; i < 3; i++) { /* again and again */
+        CHECK_STATUS(load(SERVICES L"KTestAlias"), STATUS_SUCCESS);
+        CHECK_STATUS(load(SERVICES L"KTestAlias"), STATUS_IMAGE_ALREADY_LOADED);
+        CHECK_STATUS(load(SERVICES L"echo"), STATUS_IMAGE_ALREADY_LOADED);
+        if (CHECK(NT_SUCCESS(IoGetDeviceObjectPointer(&device, FILE_READ_DATA, &file, &object)))) {
+            UNICODE_STRING name = str(L"\\Driver\\KTestAlias");
+            CHECK(RtlEqualUnicodeString(&object->DriverObject->DriverName, &name, TRUE));
+            ObDereferenceObject(file);
+        }
+        CHECK_STATUS(unload(SERVICES L"KTestAlias"), STATUS_SUCCESS);
+        CHECK_STATUS(unload(SERVICES L"KTestAlias"), NOT_FOUND);
+    }
+    CHECK_STATUS(load(SERVICES L"echo"), STATUS_SUCCESS); /* by its own name */
+    CHECK_STATUS(unload(SERVICES L"echo"), STATUS_SUCCESS);
+    type = 0x10; /* a program */
+    CHECK_STATUS(set(key, L"Type", REG_DWORD, &type, 4), STATUS_SUCCESS);
+    CHECK_STATUS(load(SERVICES L"KTestAlias"), STATUS_INVALID_PARAMETER);
+    CHECK_STATUS(load(L"KTestAlias"), STATUS_INVALID_PARAMETER);
+    ZwDeleteKey(key);
+    ZwClose(key);
+}
+
 KTEST_FAMILY("registry", KTEST_ENTRY(service_key), KTEST_ENTRY(names), KTEST_ENTRY(value_classes),
-             KTEST_ENTRY(key_classes), KTEST_ENTRY(rtl_values), KTEST_ENTRY(callbacks));
+             KTEST_ENTRY(key_classes), KTEST_ENTRY(rtl_values), KTEST_ENTRY(callbacks),
+             KTEST_ENTRY(image_path_chooses_the_image));

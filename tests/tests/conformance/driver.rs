@@ -77,6 +77,8 @@ impl Session {
             path: files.path().to_owned(),
             is_read_only: false,
         });
+        // For the tests of ZwLoadDriver.
+        launch.available.push(target.sample("echo"));
         let registry = tempfile::tempdir()
             .map_err(|error| format!("making a directory for the registry: {error}"))?;
         launch.save_registry = Some(registry.path().join(SAVED));
