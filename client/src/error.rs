@@ -4,6 +4,10 @@ use displaydoc::Display;
 use thiserror::Error;
 
 /// Why a request, or a connection, failed.
+#[expect(
+    clippy::error_impl_error,
+    reason = "the crate's one error, named as those of std are: ringfence_client::Error"
+)]
 #[derive(Debug, Display, Error)]
 pub enum Error {
     /// NTSTATUS {0:#010x}

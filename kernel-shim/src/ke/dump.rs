@@ -145,7 +145,10 @@ impl Writer {
             sched::private(thread).with(|private| private.stack_pointer)
         };
         let inside = |at: &u64| (limit..base).contains(at);
-        let Some(top) = from_context.filter(inside).or(Some(saved).filter(inside)) else {
+        let Some(top) = from_context
+            .filter(inside)
+            .or_else(|| Some(saved).filter(inside))
+        else {
             return;
         };
         let bytes = (base - top).min(STACK_MAX);
