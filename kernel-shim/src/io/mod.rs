@@ -6,6 +6,7 @@ pub mod build;
 pub mod cancel;
 pub mod control_file;
 pub mod controller;
+mod create_context;
 pub mod csq;
 pub mod device;
 pub mod driver;
@@ -30,6 +31,7 @@ pub mod routine;
 pub mod shutdown;
 pub mod start_io;
 pub mod timer;
+pub mod volume;
 pub mod wmi;
 pub mod work_item;
 
@@ -47,6 +49,7 @@ pub(crate) fn initialize() {
     error_log::initialize();
     driver_extension::initialize();
     file_system::initialize();
+    volume::initialize();
     misc::initialize();
     interrupt::initialize();
     interrupt_lines::initialize();
