@@ -192,6 +192,7 @@ modules! {
     cm_rtl => crate::cm::rtl::api_table;
     cm_rtl_query => crate::cm::rtl_query::api_table;
     fs_api => crate::fs::api::api_table;
+    fs_create => crate::fs::create::api_table;
     fsrtl_names => crate::fsrtl::names::api_table;
     fsrtl_legal => crate::fsrtl::legal::data_table;
     fsrtl_status => crate::fsrtl::status::api_table;
@@ -200,7 +201,9 @@ modules! {
     fsrtl_ecp => crate::fsrtl::ecp::api_table;
     fsrtl_context => crate::fsrtl::context::api_table;
     fsrtl_misc => crate::fsrtl::misc::api_table;
+    fsrtl_mup => crate::fsrtl::mup::api_table;
     fsrtl_oplock => crate::fsrtl::oplock::api_table;
+    fsrtl_oplock_key => crate::fsrtl::oplock_key::api_table;
     fsrtl_notify => crate::fsrtl::notify::api_table;
     cc => crate::cc::api::api_table;
     cc_lazy => crate::cc::lazy::api_table;

@@ -1,53 +1,24 @@
 //! File functions as drivers use them.
 
-use alloc::format;
-use alloc::string::String;
-
+use super::create::{Extra, create_file, full_name};
 use super::directory::{self, Wish as Listing};
 use super::lock::{self, Owner, Wanted};
 use super::{Opened, Wish, call, info, is_volume, metadata, open, opened, transfer};
 use crate::api::nt_api;
-use crate::io::file::{event_of, map_access};
-use crate::io::open::{DeviceIo, Open, Operation, device_io, open_device};
+use crate::io::file::event_of;
+use crate::io::open::{DeviceIo, Operation, device_io};
 use crate::ke::apc::Completion;
 use crate::ke::event;
 use crate::nt::{FILE_OBJECT, IO_STATUS_BLOCK, IRP_MJ_FLUSH_BUFFERS, NtStatus, OBJECT_ATTRIBUTES};
 use crate::ob::{self, ObjectType, handles, names};
-use crate::raw::{Ptr, Word, from_word, to_word, unicode_text};
+use crate::raw::{Ptr, Word, to_word, unicode_text};
 use crate::shared;
 use crate::value::{Boolean, Handle, ObjectAttributesPtr, ULong, UnicodeStringPtr};
 use abi::file::FileCall;
 
-/// OBJ_KERNEL_HANDLE.
-const KERNEL_HANDLE: u32 = 0x200;
-/// OBJ_FORCE_ACCESS_CHECK.
-const FORCE_ACCESS_CHECK: u32 = 0x400;
 /// FILE_USE_FILE_POINTER_POSITION and FILE_WRITE_TO_END_OF_FILE as low parts of an offset of -1.
 const USE_POSITION: i64 = -2;
 const TO_END: i64 = -1;
-
-/// The full name that attributes give.
-fn full_name(attributes: &OBJECT_ATTRIBUTES) -> Result<String, NtStatus> {
-    if attributes.Length as usize != size_of::<OBJECT_ATTRIBUTES>() {
-        return Err(NtStatus::INVALID_PARAMETER);
-    }
-    let name = unicode_text(attributes.ObjectName);
-    let root = from_word(attributes.RootDirectory);
-    if root == 0 {
-        return if name.starts_with('\\') {
-            Ok(name)
-        } else {
-            Err(NtStatus::OBJECT_PATH_SYNTAX_BAD)
-        };
-    }
-    if name.starts_with('\\') {
-        return Err(NtStatus::INVALID_PARAMETER);
-    }
-    let (_, directory, _) = host_file(root)?;
-    let above = crate::cm::hive::text(&super::path_of(directory.id));
-    let above = above.trim_end_matches('\\');
-    Ok(format!("\\??\\C:{above}\\{name}"))
-}
 
 /// The file behind a handle: FILE_OBJECT, what is known of it, access.
 pub(super) fn host_file(handle: u64) -> Result<(Ptr<FILE_OBJECT>, Opened, u32), NtStatus> {
@@ -60,51 +31,8 @@ pub(super) fn host_file(handle: u64) -> Result<(Ptr<FILE_OBJECT>, Opened, u32), 
     Ok((Ptr::new(entry.body), known, entry.access))
 }
 
-/// Opens a file, or a device: a handle and IO_STATUS_BLOCK.Information.
-fn create(attributes: Ptr<OBJECT_ATTRIBUTES>, wish: Wish) -> Result<(u64, u64), NtStatus> {
-    let attributes = attributes.read();
-    let name = full_name(&attributes)?;
-    let process = if attributes.Attributes & KERNEL_HANDLE == 0 {
-        shared::current_process()
-    } else {
-        handles::SYSTEM
-    };
-    let found = names::resolve(&name)?;
-    if !is_volume(found.body) {
-        let device = Open {
-            access: wish.access,
-            share: wish.share,
-            disposition: wish.disposition,
-            options: wish.options,
-            is_checked: attributes.Attributes & FORCE_ACCESS_CHECK != 0,
-            ..Open::new(name)
-        };
-        return open_device(&device, process);
-    }
-    let (file, information) = open(&found.rest, wish)?;
-    let handle = handles::insert(process, file.addr(), map_access(wish.access));
-    // The handle holds the reference now.
-    ob::dereference(file.addr());
-    Ok((handle, information))
-}
-
-fn create_file(
-    handle: Ptr<Word>,
-    attributes: Ptr<OBJECT_ATTRIBUTES>,
-    block: Ptr<IO_STATUS_BLOCK>,
-    wish: Wish,
-) -> NtStatus {
-    match create(attributes, wish) {
-        Ok((made, information)) => {
-            handle.write(to_word(made));
-            done(block, NtStatus::SUCCESS, information)
-        }
-        Err(status) => status,
-    }
-}
-
 /// Fills a status block.
-fn done(block: Ptr<IO_STATUS_BLOCK>, status: NtStatus, information: u64) -> NtStatus {
+pub(super) fn done(block: Ptr<IO_STATUS_BLOCK>, status: NtStatus, information: u64) -> NtStatus {
     block.write(IO_STATUS_BLOCK {
         Status: to_word(u64::from(status.0)),
         Information: to_word(information),
@@ -318,7 +246,8 @@ macro_rules! file_functions {
         nt_api! { module = $module;
             $(
                 /// Opens or makes a file below the --files directory, or opens a device.
-                ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("extended attributes")
+                /// EA_LIST_INCONSISTENT: malformed extended attributes; Information says where.
+                ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
                 fn $create(
                     file_handle: Ptr<Word>, desired_access: ULong, object_attributes: ObjectAttributesPtr,
                     io_status_block: Ptr<IO_STATUS_BLOCK>, allocation_size: Ptr<i64>, file_attributes: ULong,
@@ -331,7 +260,13 @@ macro_rules! file_functions {
                         disposition: create_disposition,
                         options: create_options,
                     };
-                    create_file(file_handle, object_attributes.0, io_status_block, wish)
+                    let extra = Extra {
+                        allocation: allocation_size,
+                        attributes: file_attributes,
+                        ea: (ea_buffer, ea_length),
+                        ..Extra::default()
+                    };
+                    create_file(file_handle, object_attributes.0, io_status_block, wish, &extra)
                 }
             )*
             $(
@@ -342,7 +277,7 @@ macro_rules! file_functions {
                     io_status_block: Ptr<IO_STATUS_BLOCK>, share_access: ULong, open_options: ULong,
                 ) -> NtStatus {
                     let wish = opening(desired_access, share_access, open_options);
-                    create_file(file_handle, object_attributes.0, io_status_block, wish)
+                    create_file(file_handle, object_attributes.0, io_status_block, wish, &Extra::default())
                 }
             )*
             $(
@@ -434,36 +369,6 @@ file_functions! { fs_api;
     set ZwSetInformationFile NtSetInformationFile;
     list ZwQueryDirectoryFile NtQueryDirectoryFile;
     volume ZwQueryVolumeInformationFile NtQueryVolumeInformationFile;
-    /// IoCreateFile: as ZwCreateFile. INVALID_PARAMETER: a pipe or a mailslot.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("extended attributes")
-    fn IoCreateFile(
-        file_handle: Ptr<Word>, desired_access: ULong, object_attributes: ObjectAttributesPtr,
-        io_status_block: Ptr<IO_STATUS_BLOCK>, allocation_size: Ptr<i64>, file_attributes: ULong, share_access: ULong,
-        disposition: ULong, create_options: ULong, ea_buffer: Ptr<u8>, ea_length: ULong, create_file_type: ULong,
-        internal_parameters: Ptr<u8>, options: ULong,
-    ) -> NtStatus {
-        if create_file_type != 0 {
-            return NtStatus::INVALID_PARAMETER;
-        }
-        let wish = Wish { access: desired_access, share: share_access, disposition, options: create_options };
-        create_file(file_handle, object_attributes.0, io_status_block, wish)
-    }
-
-    /// IoCreateFileEx: as IoCreateFile; the driver context is not looked at.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("extended attributes, extra create parameters, device hints")
-    fn IoCreateFileEx(
-        file_handle: Ptr<Word>, desired_access: ULong, object_attributes: ObjectAttributesPtr,
-        io_status_block: Ptr<IO_STATUS_BLOCK>, allocation_size: Ptr<i64>, file_attributes: ULong, share_access: ULong,
-        disposition: ULong, create_options: ULong, ea_buffer: Ptr<u8>, ea_length: ULong, create_file_type: ULong,
-        internal_parameters: Ptr<u8>, options: ULong, driver_context: Ptr<u8>,
-    ) -> NtStatus {
-        if create_file_type != 0 {
-            return NtStatus::INVALID_PARAMETER;
-        }
-        let wish = Wish { access: desired_access, share: share_access, disposition, options: create_options };
-        create_file(file_handle, object_attributes.0, io_status_block, wish)
-    }
-
     /// ZwDeleteFile: deletes a file by name.
     ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
     fn ZwDeleteFile(object_attributes: ObjectAttributesPtr) -> NtStatus {

@@ -3,6 +3,7 @@
 //! FILE_OBJECTs on it have no driver behind them: the VMM does what a file system would.
 
 pub mod api;
+pub mod create;
 pub mod directory;
 pub mod info;
 pub mod lock;
@@ -138,7 +139,11 @@ pub(crate) fn initialize() {
     }
 }
 
-fn make_volume() -> Result<(), NtStatus> {
+/// A device without a driver of its own, for names that the I/O manager serves itself.
+///
+/// # Errors
+/// INSUFFICIENT_RESOURCES.
+pub(crate) fn bare_device(device_type: u32) -> Result<u64, NtStatus> {
     let none = NtStatus::INSUFFICIENT_RESOURCES;
     let driver =
         ob::create(ObjectType::Driver, size_of::<DRIVER_OBJECT>() as u64, None).ok_or(none)?;
@@ -154,10 +159,15 @@ fn make_volume() -> Result<(), NtStatus> {
         object.Type = 3;
         object.Size = low16(size_of::<DEVICE_OBJECT>() as u64);
         object.DriverObject = Ptr::new(driver);
-        object.DeviceType = FILE_DEVICE_DISK;
+        object.DeviceType = device_type;
         object.StackSize = 1;
         object.Flags = DO_DEVICE_HAS_NAME;
     });
+    Ok(device)
+}
+
+fn make_volume() -> Result<(), NtStatus> {
+    let device = bare_device(FILE_DEVICE_DISK)?;
     names::insert_object(VOLUME, device)?;
     names::insert_link("\\??\\C:", VOLUME)?;
     names::insert_link("\\SystemRoot", &format!("{VOLUME}\\Windows"))?;

@@ -37,8 +37,9 @@ const LIST_SIGNATURE: u32 = u32::from_le_bytes(*b"EcpL");
 /// ECP_HEADER.Flags: a driver has taken notice of it.
 const ACKNOWLEDGED: u32 = 1;
 
-/// IRPs' lists.
-static LISTS: Global<BTreeMap<u64, u64>> = Global::new("IRPs' extra parameters", BTreeMap::new());
+/// IRPs' lists, and whether they are freed with the IRP.
+static LISTS: Global<BTreeMap<u64, (u64, bool)>> =
+    Global::new("IRPs' extra parameters", BTreeMap::new());
 
 pub(super) fn initialize() {
     LISTS.with(BTreeMap::clear);
@@ -256,12 +257,12 @@ nt_api! { module = fsrtl_ecp;
     /// A create request's list, or NULL.
     ntoskrnl both stdcall irql(APC_LEVEL) implemented
     fn FsRtlGetEcpListFromIrp(irp: Ptr<IRP>, ecp_list: Ptr<Ptr<ECP_LIST>>) -> NtStatus {
-        ecp_list.write(Ptr::new(LISTS.with(|lists| lists.get(&irp.addr()).copied().unwrap_or(0))));
+        ecp_list.write(Ptr::new(LISTS.with(|lists| lists.get(&irp.addr()).map_or(0, |&(list, _)| list))));
         NtStatus::SUCCESS
     }
 
-    /// Gives a create request a list: STATUS_INVALID_PARAMETER if it has one.
-    ntoskrnl both stdcall irql(APC_LEVEL) partial("the list is not freed with the request")
+    /// Gives a create request a list, which is freed with it: STATUS_INVALID_PARAMETER if it has one.
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
     fn FsRtlSetEcpListIntoIrp(irp: Ptr<IRP>, ecp_list: Ptr<ECP_LIST>) -> NtStatus {
         LISTS.with(|lists| {
             if ecp_list.is_null() {
@@ -271,13 +272,27 @@ nt_api! { module = fsrtl_ecp;
             if lists.contains_key(&irp.addr()) {
                 return NtStatus::INVALID_PARAMETER;
             }
-            lists.insert(irp.addr(), ecp_list.addr());
+            lists.insert(irp.addr(), (ecp_list.addr(), true));
             NtStatus::SUCCESS
         })
     }
 }
 
-/// An IRP is freed: its memory may become another's.
+/// A create request has a list of its caller's (IoCreateFileEx), who frees it.
+pub(crate) fn lend(irp: Ptr<IRP>, list: Ptr<ECP_LIST>) {
+    LISTS.with(|lists| lists.insert(irp.addr(), (list.addr(), false)));
+}
+
+/// An IRP is freed, and with it the list that it was given.
 pub(crate) fn forget_irp(irp: Ptr<IRP>) {
-    LISTS.with(|lists| lists.remove(&irp.addr()));
+    if let Some((list, true)) = LISTS.with(|lists| lists.remove(&irp.addr())) {
+        FsRtlFreeExtraCreateParameterList(Ptr::new(list));
+    }
+}
+
+/// The context of a type in the list of a create request, and its bytes; `None`: there is none.
+pub(super) fn of_irp(irp: Ptr<IRP>, kind: GUID) -> Option<(Ptr<u8>, u32)> {
+    let (list, _) = LISTS.with(|lists| lists.get(&irp.addr()).copied())?;
+    let header = find(Ptr::new(list), kind)?;
+    Some((context_of(header), header.read().Size))
 }

@@ -1,29 +1,15 @@
-//! Stack overflow, reparse points, UNC providers.
-
-use alloc::vec::Vec;
+//! Stack overflow, reparse points.
 
 use crate::api::nt_api;
 use crate::ex::pool;
 use crate::ex::work::{self, WorkItem};
 use crate::io::routine;
-use crate::nt::{DEVICE_OBJECT, FILE_OBJECT, KEVENT, NtStatus, UNICODE_STRING, WORK_QUEUE_ITEM};
-use crate::raw::{Global, Ptr, Word, from_word, to_word};
+use crate::nt::{KEVENT, NtStatus, WORK_QUEUE_ITEM};
+use crate::raw::{Ptr, Word, from_word, to_word};
 use crate::rtl::raise_status;
 use crate::shared;
-use crate::value::{Boolean, Handle, ULong};
+use crate::value::ULong;
 use abi::trace::Entry;
-
-/// Handles of providers, and the next one.
-static PROVIDERS: Global<(Vec<u64>, u64)> = Global::new("UNC providers", (Vec::new(), 0));
-/// Provider handles are kernel handles, above all others.
-const FIRST_PROVIDER: u64 = 0x8010_0000;
-
-pub(super) fn initialize() {
-    PROVIDERS.with(|(all, next)| {
-        all.clear();
-        *next = FIRST_PROVIDER;
-    });
-}
 
 /// A work item that calls a routine with a context and an event.
 #[derive(Clone, Copy, Debug)]
@@ -52,17 +38,6 @@ fn post(context: Ptr<u8>, event: Ptr<KEVENT>, callback: Ptr<u8>) {
         overflow.event = event.word();
     });
     work::queue(WorkItem::Executive(block.cast()), HYPER_CRITICAL);
-}
-
-fn register(handle: Ptr<Word>) -> NtStatus {
-    let new = PROVIDERS.with(|(all, next)| {
-        let new = *next;
-        *next += 4;
-        all.push(new);
-        new
-    });
-    handle.write(to_word(new));
-    NtStatus::SUCCESS
 }
 
 /// Bytes in front of a reparse point's data: tag, length, reserved; and with the GUID of tags that are not Microsoft's.
@@ -164,43 +139,5 @@ nt_api! { module = fsrtl_misc;
     ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
     fn FsRtlValidateReparsePointBuffer(buffer_length: ULong, reparse_buffer: Ptr<u8>) -> NtStatus {
         validate_reparse(u64::from(buffer_length), reparse_buffer).err().unwrap_or(NtStatus::SUCCESS)
-    }
-
-    /// Registers a redirector.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("nothing sends UNC names to providers")
-    fn FsRtlRegisterUncProvider(
-        mup_handle: Ptr<Word>,
-        redirector_device_name: Ptr<UNICODE_STRING>,
-        mailslots_supported: Boolean,
-    ) -> NtStatus {
-        register(mup_handle)
-    }
-
-    /// Registers a redirector with its device.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("nothing sends UNC names to providers")
-    fn FsRtlRegisterUncProviderEx(
-        mup_handle: Ptr<Word>,
-        redirector_device_name: Ptr<UNICODE_STRING>,
-        device_object: Ptr<DEVICE_OBJECT>,
-        flags: ULong,
-    ) -> NtStatus {
-        register(mup_handle)
-    }
-
-    /// Undoes a registration.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
-    fn FsRtlDeregisterUncProvider(handle: Handle) {
-        PROVIDERS.with(|(all, _)| all.retain(|&known| known != handle.0));
-    }
-
-    /// About the provider of a file that was opened through MUP. There is no MUP: STATUS_INVALID_PARAMETER.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("there is no multiple UNC provider")
-    fn FsRtlMupGetProviderInfoFromFileObject(
-        file_object: Ptr<FILE_OBJECT>,
-        level: ULong,
-        buffer: Ptr<u8>,
-        buffer_size: Ptr<u32>,
-    ) -> NtStatus {
-        NtStatus::INVALID_PARAMETER
     }
 }

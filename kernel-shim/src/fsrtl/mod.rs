@@ -8,9 +8,11 @@ pub mod ecp;
 pub mod legal;
 pub mod lock;
 pub mod misc;
+pub mod mup;
 pub mod names;
 pub mod notify;
 pub mod oplock;
+pub mod oplock_key;
 pub mod pending;
 pub mod status;
 
@@ -22,9 +24,10 @@ pub(crate) fn initialize() {
     legal::initialize();
     lock::initialize();
     oplock::initialize();
+    oplock_key::initialize();
     notify::initialize();
     ecp::initialize();
-    misc::initialize();
+    mup::initialize();
     pending::initialize();
 }
 

@@ -8,7 +8,7 @@ use crate::api::nt_api;
 use crate::ex::pool;
 use crate::mm::mdl;
 use crate::nt::{IRP, LIST_ENTRY, NtStatus, STRING};
-use crate::raw::{Global, Ptr, from_word, low32};
+use crate::raw::{Global, Ptr, Word, from_word, low32, to_word};
 use crate::shared;
 use crate::value::{Boolean, ULong, UShort};
 use abi::trace::Entry;
@@ -19,10 +19,40 @@ const CLEANUP_COMPLETE: u32 = 0x4000;
 /// Bytes of a FILE_NOTIFY_INFORMATION before its name.
 const HEADER: usize = 12;
 
+/// NOTIFY_CHANGE as far as drivers may see it: what is linked in their list.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct NOTIFY_CHANGE {
+    NotifyList: LIST_ENTRY,
+    FsContext: Word,
+}
+
+const CHANGE_TAG: [u8; 4] = *b"FSnc";
+
+/// Links a new watch into the driver's list; raises if there is no memory.
+fn link(list: Ptr<LIST_ENTRY>, context: u64) -> Ptr<NOTIFY_CHANGE> {
+    let bytes = size_of::<NOTIFY_CHANGE>() as u64;
+    let Some(block) = pool::allocate_zeroed(bytes, CHANGE_TAG) else {
+        crate::rtl::raise_status(NtStatus::INSUFFICIENT_RESOURCES);
+    };
+    let entry = block.cast::<NOTIFY_CHANGE>();
+    entry.with(|entry| entry.FsContext = to_word(context));
+    list.list_insert_tail(entry.cast());
+    entry
+}
+
+/// Takes a watch out of the driver's list.
+fn unlink(entry: Ptr<NOTIFY_CHANGE>) {
+    entry.cast::<LIST_ENTRY>().list_remove();
+    pool::free(entry.cast(), u32::from_le_bytes(CHANGE_TAG));
+}
+
 /// A handle's watch on a directory.
 #[derive(Clone, Debug)]
 struct Watch {
     list: u64,
+    /// Its entry there.
+    entry: Ptr<NOTIFY_CHANGE>,
     context: u64,
     directory: Vec<u16>,
     is_tree: bool,
@@ -170,14 +200,20 @@ fn watch(request: Request, irp: Ptr<IRP>) {
     }
     let length = low32(from_word(stack.Parameters[0]));
     let (list, context) = (request.list, request.context);
+    let known = WATCHES.with(|all| {
+        let mut all = all.iter();
+        let known = all.find(|(_, watch)| watch.list == list && watch.context == context);
+        known.map(|(&number, watch)| (number, watch.entry))
+    });
+    let (number, entry) = match known {
+        Some((number, entry)) => (Some(number), entry),
+        None => (None, link(Ptr::new(list), context)),
+    };
     let (number, changes) = WATCHES.with(|all| {
-        let known = all
-            .iter()
-            .find(|(_, watch)| watch.list == list && watch.context == context);
-        let number = known.map(|(&number, _)| number);
         let number = number.unwrap_or_else(|| all.keys().next_back().map_or(0, |last| last + 1));
         let watch = all.entry(number).or_insert_with(|| Watch {
             list,
+            entry,
             context,
             directory: request.directory,
             is_tree: request.is_tree,
@@ -286,7 +322,9 @@ fn clean_up(list: u64, context: Option<u64>) {
         while let Some(irp) = next_irp(number) {
             pending::complete(irp, NtStatus::NOTIFY_CLEANUP, 0);
         }
-        WATCHES.with(|all| all.remove(&number));
+        if let Some(watch) = WATCHES.with(|all| all.remove(&number)) {
+            unlink(watch.entry);
+        }
     }
 }
 
@@ -310,8 +348,9 @@ nt_api! { module = fsrtl_notify;
         }
     }
 
-    /// Lets a request wait for changes of a directory, or completes it if there are some already.
-    ntoskrnl both stdcall irql(APC_LEVEL) partial("the driver's list itself stays empty")
+    /// Lets a request wait for changes of a directory, or completes it if there are some already. The watch is in the
+    /// driver's list until its handle is cleaned up; raises if there is no memory for it.
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
     fn FsRtlNotifyFullChangeDirectory(
         notify_sync: Ptr<u8>,
         notify_list: Ptr<LIST_ENTRY>,

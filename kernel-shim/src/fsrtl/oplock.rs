@@ -7,12 +7,14 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+use super::oplock_key::{self, Key};
 use super::{pending, stack_of};
 use crate::api::nt_api;
 use crate::io::build::{KEVENT_UNSET, wait_for};
 use crate::ke::event;
 use crate::nt::{
-    FILE_OBJECT, IRP, IRP_PAGING_IO, KEVENT, NtStatus, SL_PENDING_RETURNED, dispatcher,
+    FILE_OBJECT, IRP, IRP_MJ_CREATE, IRP_PAGING_IO, KEVENT, NtStatus, SL_PENDING_RETURNED,
+    dispatcher,
 };
 use crate::raw::{Global, Ptr, from_word, low16, low32};
 use crate::shared;
@@ -24,6 +26,18 @@ const HANDLE: u32 = 2;
 const WRITE: u32 = 4;
 /// OPLOCK_FLAG_COMPLETE_IF_OPLOCKED.
 const COMPLETE_IF_OPLOCKED: u32 = 1;
+/// OPLOCK_FLAG_OPLOCK_KEY_CHECK_ONLY.
+const KEY_CHECK_ONLY: u32 = 2;
+/// OPLOCK_FLAG_BACK_OUT_ATOMIC_OPLOCK.
+const BACK_OUT_ATOMIC_OPLOCK: u32 = 4;
+/// OPLOCK_FLAG_IGNORE_OPLOCK_KEYS.
+const IGNORE_OPLOCK_KEYS: u32 = 8;
+/// OPLOCK_FLAG_PARENT_OBJECT.
+const PARENT_OBJECT: u32 = 0x10;
+/// OPLOCK_FSCTRL_FLAG_ALL_KEYS_MATCH.
+const ALL_KEYS_MATCH: u32 = 1;
+/// FILE_OPEN_REQUIRING_OPLOCK, of a create's options.
+const CREATE_REQUIRING_OPLOCK: u32 = 0x1_0000;
 /// FILE_COMPLETE_IF_OPLOCKED, of a create's options.
 const CREATE_COMPLETE_IF_OPLOCKED: u32 = 0x100;
 /// What a broken oplock of the old kinds becomes (IoStatus.Information).
@@ -43,6 +57,7 @@ const FSCTL_REQUEST_OPLOCK: u32 = 0x9_0240;
 #[derive(Clone, Copy, Debug)]
 struct Holder {
     file: Ptr<FILE_OBJECT>,
+    key: Option<Key>,
     /// The request that is completed when the oplock is broken; null while a break is to be acknowledged.
     irp: Ptr<IRP>,
     level: u32,
@@ -51,6 +66,32 @@ struct Holder {
     is_filter: bool,
     /// What it is being broken to.
     breaking_to: Option<u32>,
+}
+
+/// Who makes a request: a file, and all that have its key.
+#[derive(Clone, Copy, Debug)]
+struct Owner {
+    file: Ptr<FILE_OBJECT>,
+    key: Option<Key>,
+}
+
+impl Owner {
+    fn of(irp: Ptr<IRP>, flags: u32) -> Self {
+        let file = stack_of(irp).FileObject;
+        let key = oplock_key::of(file, flags & PARENT_OBJECT != 0);
+        Self {
+            file,
+            key: key.filter(|_| flags & IGNORE_OPLOCK_KEYS == 0),
+        }
+    }
+
+    fn has(&self, file: Ptr<FILE_OBJECT>, key: Option<Key>) -> bool {
+        self.file == file || self.key.is_some() && self.key == key
+    }
+
+    fn holds(&self, holder: &Holder) -> bool {
+        self.has(holder.file, holder.key)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +105,8 @@ enum Waiter {
 struct Oplock {
     holders: Vec<Holder>,
     waiters: Vec<Waiter>,
+    /// The file that was opened on condition of an oplock (FILE_OPEN_REQUIRING_OPLOCK), until it asks for one.
+    reserved: Option<Ptr<FILE_OBJECT>>,
 }
 
 /// By the address of the OPLOCK.
@@ -100,6 +143,37 @@ fn drop_holder(oplock: u64, file: Ptr<FILE_OBJECT>) {
     });
 }
 
+/// The file that others wait for, for it has been promised an oplock.
+fn reserved(oplock: u64) -> Option<Ptr<FILE_OBJECT>> {
+    OPLOCKS.with(|all| all.get(&oplock)?.reserved)
+}
+
+/// A file has made use of its promise, or gives it up.
+fn unreserve(oplock: u64, file: Ptr<FILE_OBJECT>) {
+    OPLOCKS.with(|all| {
+        if let Some(state) = all.get_mut(&oplock) {
+            state.reserved.take_if(|reserved| *reserved == file);
+        }
+    });
+}
+
+/// The second half of a create with FILE_OPEN_REQUIRING_OPLOCK: nobody gets ahead of its request for an oplock.
+fn reserve(oplock: u64, irp: Ptr<IRP>) -> NtStatus {
+    let stack = stack_of(irp);
+    if low32(from_word(stack.Parameters[1])) & CREATE_REQUIRING_OPLOCK == 0 {
+        return NtStatus::INVALID_PARAMETER;
+    }
+    let owner = Owner::of(irp, 0);
+    let is_breaking = holders(oplock)
+        .iter()
+        .any(|holder| holder.breaking_to.is_some() && !owner.holds(holder));
+    if is_breaking || reserved(oplock).is_some_and(|file| file != owner.file) {
+        return NtStatus::OPLOCK_NOT_GRANTED;
+    }
+    OPLOCKS.with(|all| all.entry(oplock).or_default().reserved = Some(owner.file));
+    NtStatus::SUCCESS
+}
+
 /// Lets go on who waited for breaks, if no break is under way any more.
 fn wake(oplock: u64) {
     let waiters = OPLOCKS.with(|all| {
@@ -110,6 +184,7 @@ fn wake(oplock: u64) {
             .holders
             .iter()
             .any(|holder| holder.breaking_to.is_some())
+            || state.reserved.is_some()
         {
             return Vec::new();
         }
@@ -209,32 +284,69 @@ fn break_one(oplock: u64, holder: &Holder, to: u32) {
 }
 
 /// Asks for an oplock; the IRP waits if it is granted.
-fn grant(oplock: u64, irp: Ptr<IRP>, level: u32, open_count: u32, is_new: bool) -> NtStatus {
-    let file = stack_of(irp).FileObject;
+fn grant(
+    oplock: u64,
+    irp: Ptr<IRP>,
+    level: u32,
+    [open_count, flags]: [u32; 2],
+    is_new: bool,
+) -> NtStatus {
+    let owner = Owner::of(irp, 0);
+    let was_reserved = reserved(oplock) == Some(owner.file);
+    unreserve(oplock, owner.file);
+    let status = grant_to(oplock, irp, level, [open_count, flags], is_new, &owner);
+    if was_reserved {
+        wake(oplock);
+    }
+    status
+}
+
+fn grant_to(
+    oplock: u64,
+    irp: Ptr<IRP>,
+    level: u32,
+    [open_count, flags]: [u32; 2],
+    is_new: bool,
+    owner: &Owner,
+) -> NtStatus {
     let is_shared = level & WRITE == 0 && (is_new || level & HANDLE == 0);
     let others = holders(oplock);
+    // A holder with the same key may ask for more by another handle.
+    let is_replaced = |holder: &Holder| {
+        let is_less = if is_new {
+            holder.level & !level == 0
+        } else {
+            holder.level == READ
+        };
+        owner.holds(holder) && holder.breaking_to.is_none() && is_less
+    };
     let is_free = if is_shared {
         // The count says whether there are byte-range locks.
+        let is_beside = |holder: &Holder| holder.level & WRITE == 0 && holder.breaking_to.is_none();
         open_count == 0
             && others
                 .iter()
-                .all(|holder| holder.level & WRITE == 0 && holder.breaking_to.is_none())
+                .all(|holder| is_beside(holder) || is_new && is_replaced(holder))
     } else {
-        open_count <= 1
-            && others
-                .iter()
-                .all(|holder| holder.file == file && holder.level == READ)
+        (open_count <= 1 || flags & ALL_KEYS_MATCH != 0) && others.iter().all(is_replaced)
     };
-    if !is_free || crate::io::build::IoIsOperationSynchronous(irp) && is_synchronous(file) {
+    if !is_free || crate::io::build::IoIsOperationSynchronous(irp) && is_synchronous(owner.file) {
         return end(irp, NtStatus::OPLOCK_NOT_GRANTED);
     }
-    for holder in others.iter().filter(|holder| holder.file == file) {
-        break_one(oplock, holder, 0);
-        drop_holder(oplock, file);
+    for holder in others.iter().filter(|holder| owner.holds(holder)) {
+        if is_new && holder.is_new {
+            if !holder.irp.is_null() && pending::take(holder.irp) {
+                pending::complete(holder.irp, NtStatus::OPLOCK_SWITCHED_TO_NEW_HANDLE, 0);
+            }
+        } else {
+            break_one(oplock, holder, 0);
+        }
+        drop_holder(oplock, holder.file);
     }
     OPLOCKS.with(|all| {
         all.entry(oplock).or_default().holders.push(Holder {
-            file,
+            file: owner.file,
+            key: owner.key,
             irp,
             level,
             is_new,
@@ -244,7 +356,7 @@ fn grant(oplock: u64, irp: Ptr<IRP>, level: u32, open_count: u32, is_new: bool) 
     });
     pending::set_status(irp, NtStatus::PENDING, 0);
     if !pending::pend(irp) {
-        drop_holder(oplock, file);
+        drop_holder(oplock, owner.file);
         return NtStatus::CANCELLED;
     }
     NtStatus::PENDING
@@ -295,13 +407,18 @@ fn requested(irp: Ptr<IRP>) -> Option<(u32, u32)> {
     (version & 0xFFFF == 1 && level & !(READ | HANDLE | WRITE) == 0).then_some((level, flags))
 }
 
-fn control(oplock: u64, irp: Ptr<IRP>, open_count: u32) -> NtStatus {
-    let code = low32(from_word(stack_of(irp).Parameters[2]));
+fn control(oplock: u64, irp: Ptr<IRP>, count: [u32; 2]) -> NtStatus {
+    let stack = stack_of(irp);
+    oplock_key::note(irp);
+    if stack.MajorFunction == IRP_MJ_CREATE {
+        return reserve(oplock, irp);
+    }
+    let code = low32(from_word(stack.Parameters[2]));
     match code {
-        FSCTL_REQUEST_LEVEL_1 => grant(oplock, irp, READ | WRITE, open_count, false),
-        FSCTL_REQUEST_BATCH => grant(oplock, irp, READ | WRITE | HANDLE, open_count, false),
-        FSCTL_REQUEST_FILTER => grant(oplock, irp, READ | HANDLE, open_count, false),
-        FSCTL_REQUEST_LEVEL_2 => grant(oplock, irp, READ, open_count, false),
+        FSCTL_REQUEST_LEVEL_1 => grant(oplock, irp, READ | WRITE, count, false),
+        FSCTL_REQUEST_BATCH => grant(oplock, irp, READ | WRITE | HANDLE, count, false),
+        FSCTL_REQUEST_FILTER => grant(oplock, irp, READ | HANDLE, count, false),
+        FSCTL_REQUEST_LEVEL_2 => grant(oplock, irp, READ, count, false),
         FSCTL_ACKNOWLEDGE => acknowledge(oplock, irp, READ),
         FSCTL_ACK_NO_2 | FSCTL_ACK_CLOSE_PENDING => acknowledge(oplock, irp, 0),
         FSCTL_BREAK_NOTIFY => {
@@ -315,7 +432,7 @@ fn control(oplock: u64, irp: Ptr<IRP>, open_count: u32) -> NtStatus {
             end(irp, NtStatus::SUCCESS)
         }
         FSCTL_REQUEST_OPLOCK => match requested(irp) {
-            Some((level, 1)) if level & READ != 0 => grant(oplock, irp, level, open_count, true),
+            Some((level, 1)) if level & READ != 0 => grant(oplock, irp, level, count, true),
             Some((level, 2)) => acknowledge(oplock, irp, level),
             _ => end(irp, NtStatus::INVALID_PARAMETER),
         },
@@ -388,27 +505,11 @@ fn effect_of(irp: Ptr<IRP>) -> Option<u32> {
     }
 }
 
-fn check(oplock: u64, irp: Ptr<IRP>, flags: u32, context: u64, routines: [u64; 2]) -> NtStatus {
-    const CLEANUP: u8 = 18;
-    const CREATE: u8 = 0;
-    let stack = stack_of(irp);
-    let file = stack.FileObject;
-    if stack.MajorFunction == CLEANUP {
-        for holder in holders(oplock).iter().filter(|holder| holder.file == file) {
-            drop_holder(oplock, file);
-            if !holder.irp.is_null() && pending::take(holder.irp) {
-                let information = if holder.is_new { 0 } else { BROKEN_TO_NONE };
-                pending::complete(holder.irp, NtStatus::SUCCESS, information);
-            }
-        }
-        wake(oplock);
-        return NtStatus::SUCCESS;
-    }
-    let Some(left) = effect_of(irp) else {
-        return NtStatus::SUCCESS;
-    };
+/// What a request breaks: the holders, and what each is left with.
+fn broken_by(oplock: u64, irp: Ptr<IRP>, owner: &Owner, left: u32) -> Vec<(Holder, u32)> {
+    let is_create = stack_of(irp).MajorFunction == IRP_MJ_CREATE;
+    let mut broken = Vec::new();
     for holder in holders(oplock) {
-        let is_other = holder.file != file;
         let is_exclusive = holder.level & (WRITE | HANDLE) != 0;
         let to = if is_exclusive && !holder.is_new {
             left & READ
@@ -416,45 +517,111 @@ fn check(oplock: u64, irp: Ptr<IRP>, flags: u32, context: u64, routines: [u64; 2
             holder.level & left
         };
         // A create leaves handle caching of the new kinds alone: FsRtlOplockBreakH is for sharing violations.
-        let to = if holder.is_new && stack.MajorFunction == CREATE && left == READ {
+        let to = if holder.is_new && is_create && left == READ {
             holder.level & (READ | HANDLE)
         } else {
             to
         };
-        // A filter oplock is broken by writers only.
-        let is_spared = holder.is_filter && left & READ != 0;
-        if (is_other || !is_exclusive)
-            && to != holder.level
-            && !is_spared
-            && holder.breaking_to.is_none()
-        {
-            break_one(oplock, &holder, to);
+        // A filter oplock is broken by writers only; only level 2 is broken by its own holder.
+        let is_spared = holder.is_filter && left & READ != 0
+            || owner.holds(&holder) && (is_exclusive || holder.is_new);
+        if to != holder.level && !is_spared && holder.breaking_to.is_none() {
+            broken.push((holder, to));
         }
     }
-    wait_if_broken(oplock, irp, flags, context, routines)
+    broken
 }
 
-fn wait_if_broken(
-    oplock: u64,
-    irp: Ptr<IRP>,
-    flags: u32,
-    context: u64,
-    routines: [u64; 2],
-) -> NtStatus {
+/// Whether a request is a create that shall fail rather than break an oplock.
+fn requires_oplock(irp: Ptr<IRP>) -> bool {
     let stack = stack_of(irp);
-    let is_breaking = holders(oplock)
-        .iter()
-        .any(|holder| holder.breaking_to.is_some() && holder.file != stack.FileObject);
-    if !is_breaking {
+    stack.MajorFunction == IRP_MJ_CREATE
+        && low32(from_word(stack.Parameters[1])) & CREATE_REQUIRING_OPLOCK != 0
+}
+
+/// A handle is closed: its oplock ends, and its promise of one.
+fn clean_up(oplock: u64, file: Ptr<FILE_OBJECT>) -> NtStatus {
+    for holder in holders(oplock).iter().filter(|holder| holder.file == file) {
+        drop_holder(oplock, file);
+        if !holder.irp.is_null() && pending::take(holder.irp) {
+            let information = if holder.is_new { 0 } else { BROKEN_TO_NONE };
+            pending::complete(holder.irp, NtStatus::SUCCESS, information);
+        }
+    }
+    unreserve(oplock, file);
+    wake(oplock);
+    NtStatus::SUCCESS
+}
+
+fn check(oplock: u64, irp: Ptr<IRP>, flags: u32, context: u64, routines: [u64; 2]) -> NtStatus {
+    const CLEANUP: u8 = 18;
+    oplock_key::note(irp);
+    if flags & KEY_CHECK_ONLY != 0 {
         return NtStatus::SUCCESS;
     }
-    let wants_no_wait = flags & COMPLETE_IF_OPLOCKED != 0
-        || stack.MajorFunction == 0
-            && low32(from_word(stack.Parameters[1])) & CREATE_COMPLETE_IF_OPLOCKED != 0;
-    if wants_no_wait {
-        return NtStatus::OPLOCK_BREAK_IN_PROGRESS;
+    let stack = stack_of(irp);
+    if flags & BACK_OUT_ATOMIC_OPLOCK != 0 {
+        unreserve(oplock, stack.FileObject);
+        wake(oplock);
+        return NtStatus::SUCCESS;
     }
-    wait_break(oplock, irp, context, routines)
+    if stack.MajorFunction == CLEANUP {
+        return clean_up(oplock, stack.FileObject);
+    }
+    let Some(left) = effect_of(irp) else {
+        return NtStatus::SUCCESS;
+    };
+    let owner = Owner::of(irp, flags);
+    let broken = move || broken_by(oplock, irp, &owner, left);
+    break_and_wait(
+        oplock,
+        irp,
+        &owner,
+        broken,
+        [flags.into(), context],
+        routines,
+    )
+}
+
+/// Breaks oplocks, and waits for those that have to be acknowledged.
+fn break_and_wait(
+    oplock: u64,
+    irp: Ptr<IRP>,
+    owner: &Owner,
+    broken: impl Fn() -> Vec<(Holder, u32)>,
+    [flags, context]: [u64; 2],
+    routines: [u64; 2],
+) -> NtStatus {
+    loop {
+        // Nobody gets ahead of one who has been promised an oplock.
+        let is_promised =
+            reserved(oplock).is_some_and(|file| !owner.has(file, oplock_key::of(file, false)));
+        let broken = if is_promised { Vec::new() } else { broken() };
+        if requires_oplock(irp) && (is_promised || !broken.is_empty()) {
+            return NtStatus::CANNOT_BREAK_OPLOCK;
+        }
+        for (holder, to) in broken {
+            break_one(oplock, &holder, to);
+        }
+        let is_breaking = holders(oplock)
+            .iter()
+            .any(|holder| holder.breaking_to.is_some() && !owner.holds(holder));
+        if !is_breaking && !is_promised {
+            return NtStatus::SUCCESS;
+        }
+        let stack = stack_of(irp);
+        let wants_no_wait = flags & u64::from(COMPLETE_IF_OPLOCKED) != 0
+            || stack.MajorFunction == IRP_MJ_CREATE
+                && low32(from_word(stack.Parameters[1])) & CREATE_COMPLETE_IF_OPLOCKED != 0;
+        if wants_no_wait {
+            return NtStatus::OPLOCK_BREAK_IN_PROGRESS;
+        }
+        let status = wait_break(oplock, irp, context, routines);
+        if status == NtStatus::PENDING {
+            return status;
+        }
+        // There may be new ones.
+    }
 }
 
 nt_api! { module = fsrtl_oplock;
@@ -474,18 +641,31 @@ nt_api! { module = fsrtl_oplock;
             }
             drop_holder(oplock.addr(), holder.file);
         }
+        OPLOCKS.with(|all| {
+            if let Some(state) = all.get_mut(&oplock.addr()) {
+                state.reserved = None;
+            }
+        });
         wake(oplock.addr());
         OPLOCKS.with(|all| all.remove(&oplock.addr()));
     }
 
-    /// Serves the oplock control codes: STATUS_PENDING if an oplock is granted, and the IRP is completed at its break.
-    ntoskrnl both stdcall irql(APC_LEVEL) partial("atomic oplocks and oplock keys")
+    /// Serves the oplock control codes: STATUS_PENDING if an oplock is granted, and the IRP is completed at its break. For
+    /// a create with FILE_OPEN_REQUIRING_OPLOCK: nobody else's request goes on until its file has asked for an oplock.
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
     fn FsRtlOplockFsctrl(oplock: Ptr<u8>, irp: Ptr<IRP>, open_count: ULong) -> NtStatus {
-        control(oplock.addr(), irp, open_count)
+        control(oplock.addr(), irp, [open_count, 0])
     }
 
-    /// Breaks the oplocks that a request is in conflict with, and waits or posts it until that is acknowledged.
-    ntoskrnl both stdcall irql(APC_LEVEL) partial("oplock keys")
+    /// As FsRtlOplockFsctrl; with OPLOCK_FSCTRL_FLAG_ALL_KEYS_MATCH all who have the file open have one key.
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
+    fn FsRtlOplockFsctrlEx(oplock: Ptr<u8>, irp: Ptr<IRP>, open_count: ULong, flags: ULong) -> NtStatus {
+        control(oplock.addr(), irp, [open_count, flags])
+    }
+
+    /// Breaks the oplocks that a request is in conflict with, unless they are of its own oplock key, and waits or posts it
+    /// until that is acknowledged. CANNOT_BREAK_OPLOCK: a create with FILE_OPEN_REQUIRING_OPLOCK.
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
     fn FsRtlCheckOplock(
         oplock: Ptr<u8>,
         irp: Ptr<IRP>,
@@ -497,8 +677,8 @@ nt_api! { module = fsrtl_oplock;
         check(oplock.addr(), irp, 0, context.addr(), routines)
     }
 
-    /// As FsRtlCheckOplock, with OPLOCK_FLAG_COMPLETE_IF_OPLOCKED.
-    ntoskrnl both stdcall irql(APC_LEVEL) partial("oplock keys")
+    /// As FsRtlCheckOplock, with OPLOCK_FLAG_ flags.
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
     fn FsRtlCheckOplockEx(
         oplock: Ptr<u8>,
         irp: Ptr<IRP>,
@@ -524,7 +704,7 @@ nt_api! { module = fsrtl_oplock;
     }
 
     /// Breaks the handle caching of others, for a create that met a sharing violation.
-    ntoskrnl both stdcall irql(APC_LEVEL) partial("oplock keys")
+    ntoskrnl both stdcall irql(APC_LEVEL) implemented
     fn FsRtlOplockBreakH(
         oplock: Ptr<u8>,
         irp: Ptr<IRP>,
@@ -533,15 +713,21 @@ nt_api! { module = fsrtl_oplock;
         completion_routine: Ptr<u8>,
         post_irp_routine: Ptr<u8>,
     ) -> NtStatus {
-        let file = stack_of(irp).FileObject;
-        for holder in holders(oplock.addr()) {
-            let caches_handles = holder.level & HANDLE != 0 && holder.breaking_to.is_none();
-            if holder.is_new && holder.file != file && caches_handles {
-                break_one(oplock.addr(), &holder, holder.level & !HANDLE);
-            }
-        }
+        oplock_key::note(irp);
+        let owner = Owner::of(irp, flags);
+        let at = oplock.addr();
+        let is_broken = |holder: &Holder| {
+            holder.is_new
+                && holder.level & HANDLE != 0
+                && holder.breaking_to.is_none()
+                && !owner.holds(holder)
+        };
+        let broken = || {
+            let all = holders(at).into_iter().filter(is_broken);
+            all.map(|holder| (holder, holder.level & !HANDLE)).collect()
+        };
         let routines = [completion_routine.addr(), post_irp_routine.addr()];
-        wait_if_broken(oplock.addr(), irp, flags, context.addr(), routines)
+        break_and_wait(at, irp, &owner, broken, [flags.into(), context.addr()], routines)
     }
 
     /// Whether fast I/O needs no look at the oplock: there is none, or an exclusive one that is not being broken.

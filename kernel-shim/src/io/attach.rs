@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use super::device::{attach, base_of, detach, extension_of, is_going, of_driver, top_of};
 use super::open;
+use super::volume::{self, related_device};
 use crate::api::nt_api;
 use crate::nt::{DEVICE_OBJECT, DO_DEVICE_INITIALIZING, DRIVER_OBJECT, FILE_OBJECT, NtStatus};
 use crate::ob::{self, ObjectType, names};
@@ -17,12 +18,6 @@ fn referenced(device: Device) -> Device {
         ob::reference(device.addr());
     }
     device
-}
-
-/// The device that requests for a file go to.
-#[must_use]
-pub fn related_device(file: Ptr<FILE_OBJECT>) -> Device {
-    top_of(file.read().DeviceObject)
 }
 
 fn attach_safe(source: Device, target: Device, attached: Ptr<Device>) -> NtStatus {
@@ -106,16 +101,16 @@ nt_api! { module = io_attach;
         referenced(base_of(device))
     }
 
-    /// The device that requests for a file go to: the top of its device's stack.
+    /// The device that requests for a file go to: the top of the stack of the mounted volume's device, or of its own.
     ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
     fn IoGetRelatedDeviceObject(file: Ptr<FILE_OBJECT>) -> Ptr<DEVICE_OBJECT> {
         related_device(file)
     }
 
-    /// The device of a file whose volume is its device: no file system is mounted here.
+    /// The mounted volume's device that serves a file, below all filters; its own, if no file system is mounted.
     ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
     fn IoGetBaseFileSystemDeviceObject(file: Ptr<FILE_OBJECT>) -> Ptr<DEVICE_OBJECT> {
-        file.read().DeviceObject
+        volume::base_of(file)
     }
 
     /// The devices of a driver, each with a reference. BUFFER_TOO_SMALL: the array takes only the first of them.

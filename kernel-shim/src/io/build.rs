@@ -273,7 +273,7 @@ pub(crate) fn paging_io(
     bytes: u32,
     offset: u64,
 ) -> Result<u64, NtStatus> {
-    let device = super::device::top_of(file.read().DeviceObject);
+    let device = super::volume::related_device(file);
     let (irp, stack) = new_irp(device, major).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
     if !lock_buffer(irp, buffer, bytes) {
         irp::free(irp);
@@ -288,27 +288,52 @@ pub(crate) fn paging_io(
         stack.Parameters = words.map(to_word);
         stack.FileObject = file;
     });
+    irp.with(|irp| {
+        irp.UserBuffer = buffer.word();
+        irp.OriginalFileObject = file;
+    });
+    let flags = IRP_NOCACHE | IRP_PAGING_IO | IRP_SYNCHRONOUS_PAGING_IO;
+    match send_waiting(device, irp, flags) {
+        (status, _) if status.is_error() => Err(status),
+        (_, information) => Ok(information),
+    }
+}
+
+/// Sends an IRP of the I/O manager's and waits until it is completed: status and Information.
+fn send_waiting(device: Ptr<DEVICE_OBJECT>, irp: Ptr<IRP>, flags: u32) -> (NtStatus, u64) {
     let mut event = KEVENT_UNSET;
     let event = Ptr::of(&mut event);
     event::initialize(event, dispatcher::SYNCHRONIZATION_EVENT, false);
     let mut block = IO_STATUS_BLOCK::default();
     let block = Ptr::of(&mut block);
-    irp.with(|irp| {
-        irp.UserBuffer = buffer.word();
-        irp.UserIosb = block;
-        irp.OriginalFileObject = file;
-    });
+    irp.with(|irp| irp.UserIosb = block);
     make_threaded(irp, event);
-    irp.with(|irp| irp.Flags = IRP_NOCACHE | IRP_PAGING_IO | IRP_SYNCHRONOUS_PAGING_IO);
+    irp.with(|irp| irp.Flags = flags);
     let mut status = irp::call(device, irp);
     if status == NtStatus::PENDING {
         wait_for(event);
         status = NtStatus(low32(from_word(block.read().Status)));
     }
-    if status.is_error() {
-        return Err(status);
-    }
-    Ok(from_word(block.read().Information))
+    (status, from_word(block.read().Information))
+}
+
+/// Sends IRP_MJ_FILE_SYSTEM_CONTROL with a minor function of the I/O manager's: status and Information.
+pub(super) fn file_system_control(
+    device: Ptr<DEVICE_OBJECT>,
+    minor: u8,
+    stack_flags: u8,
+    parameters: [u64; 4],
+) -> (NtStatus, u64) {
+    let Some((irp, stack)) = new_irp(device, crate::nt::IRP_MJ_FILE_SYSTEM_CONTROL) else {
+        return (NtStatus::INSUFFICIENT_RESOURCES, 0);
+    };
+    stack.with(|stack| {
+        stack.MinorFunction = minor;
+        stack.Flags = stack_flags;
+        stack.Parameters = parameters.map(to_word);
+    });
+    // IRP_MOUNT_COMPLETION has IRP_PAGING_IO's value.
+    send_waiting(device, irp, IRP_PAGING_IO | IRP_SYNCHRONOUS_PAGING_IO)
 }
 
 /// The completion routine of IoForwardIrpSynchronously.

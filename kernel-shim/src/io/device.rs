@@ -83,9 +83,13 @@ pub(crate) fn create(
             to_word(body + fixed)
         };
         device.StackSize = 1;
-        device.SectorSize = 0;
         device.DeviceObjectExtension = to_word(body + own_at);
     });
+    if !super::volume::give_vpb(device, device_type) {
+        names::remove_object(body);
+        ob::dereference(body);
+        return Err(NtStatus::INSUFFICIENT_RESOURCES);
+    }
     extension_of(device).with(|extension| {
         extension.Type = IO_TYPE_DEVICE_OBJECT_EXTENSION;
         extension.DeviceObject = device;
@@ -176,6 +180,7 @@ pub(super) fn unlink(device: Ptr<DEVICE_OBJECT>) {
         }
     }
     names::remove_object(device.addr());
+    super::volume::take_vpb(device);
     ob::dereference(device.addr());
 }
 

@@ -1,7 +1,7 @@
 //! Fast I/O: a driver may serve a device control request without an IRP.
 
 use super::buffers::Data;
-use super::device::top_of;
+use super::volume::related_device;
 use crate::nt::{FILE_OBJECT, IO_STATUS_BLOCK};
 use crate::raw::{Ptr, Word, from_word, low32};
 use crate::shared;
@@ -29,7 +29,7 @@ pub(super) fn device_control(
     code: u32,
     data: &Data,
 ) -> Option<IO_STATUS_BLOCK> {
-    let device = top_of(file.read().DeviceObject);
+    let device = related_device(file);
     let table = from_word(device.read().DriverObject.read().FastIoDispatch);
     let routine = routine_of(table, DEVICE_CONTROL)?;
     let mut block = IO_STATUS_BLOCK::default();

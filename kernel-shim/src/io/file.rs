@@ -5,15 +5,16 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::buffers::Buffers;
-use super::device::top_of;
 use super::request;
+use super::volume::{self, Volume, related_device};
 use crate::ex::pool;
+use crate::fsrtl::mup;
 use crate::ke::event;
 use crate::nt::{
     DEVICE_OBJECT, DO_DEVICE_INITIALIZING, DO_EXCLUSIVE, FILE_OBJECT, IO_TYPE_FILE, IRP_MJ_CLEANUP,
     IRP_MJ_CLOSE, NtStatus, UNICODE_STRING, dispatcher,
 };
-use crate::ob::{self, ObjectType, handles, names};
+use crate::ob::{self, ObjectType, handles};
 use crate::raw::{Ptr, low16};
 use crate::se::object::check_open;
 use crate::se::token::Token;
@@ -24,6 +25,8 @@ pub const FO_HANDLE_CREATED: u32 = 0x0004_0000;
 const FO_SYNCHRONOUS_IO: u32 = 0x0000_0002;
 /// FILE_READ_DATA.
 pub const FILE_READ_DATA: u32 = 1;
+/// DELETE.
+const DELETE: u32 = 0x0001_0000;
 /// FILE_WRITE_DATA.
 pub const FILE_WRITE_DATA: u32 = 2;
 /// FILE_APPEND_DATA.
@@ -54,14 +57,17 @@ pub fn map_access(desired: u32) -> u32 {
 /// granted. With a token, the device's descriptor says what that may be; without one, everything is granted.
 ///
 /// # Errors
-/// As [`names::resolve`]; NO_SUCH_DEVICE: it is being initialised; ACCESS_DENIED: it is exclusive and open already, or
-/// its descriptor does not allow it.
+/// As [`crate::ob::names::resolve`]; NO_SUCH_DEVICE: it is being initialised; ACCESS_DENIED: it is exclusive and open
+/// already, its descriptor does not allow it, or a locked volume; BAD_NETWORK_PATH: a UNC name that no provider knows;
+/// INVALID_DEVICE_OBJECT_PARAMETER: `hint`, if it is not null, is no device of the stack; what a file system says that is
+/// to mount the device.
 pub fn create(
     name: &str,
     desired: u32,
+    hint: Ptr<DEVICE_OBJECT>,
     token: Option<&Token>,
 ) -> Result<(Ptr<FILE_OBJECT>, u32), NtStatus> {
-    let found = names::resolve(name)?;
+    let (found, provider) = mup::resolve(name, map_access(desired))?;
     if ob::type_of(found.body) != Some(ObjectType::Device) {
         return Err(NtStatus::OBJECT_TYPE_MISMATCH);
     }
@@ -81,12 +87,21 @@ pub fn create(
     if flags & DO_EXCLUSIVE != 0 && open > 0 {
         return Err(NtStatus::ACCESS_DENIED);
     }
-    Ok((make(device, &found.rest, granted)?, granted))
+    let volume = volume::for_open(device, &found.rest, granted)?;
+    let file = make(device, volume, &found.rest, granted).inspect_err(|_| volume.release())?;
+    if !hint.is_null() {
+        volume::set_hint(file, hint).inspect_err(|_| {
+            ob::dereference(file.addr());
+        })?;
+    }
+    mup::opened(file, provider);
+    Ok((file, granted))
 }
 
 /// Makes a FILE_OBJECT on a device.
 fn make(
     device: Ptr<DEVICE_OBJECT>,
+    volume: Volume,
     rest: &str,
     desired: u32,
 ) -> Result<Ptr<FILE_OBJECT>, NtStatus> {
@@ -106,9 +121,11 @@ fn make(
         file.Type = IO_TYPE_FILE;
         file.Size = low16(bytes).cast_signed();
         file.DeviceObject = device;
+        file.Vpb = volume.vpb.word();
         file.ReadAccess = u8::from(access & FILE_READ_DATA != 0);
         file.WriteAccess = u8::from(access & FILE_WRITE_DATA != 0);
-        file.Flags = FO_SYNCHRONOUS_IO;
+        file.DeleteAccess = u8::from(access & DELETE != 0);
+        file.Flags = FO_SYNCHRONOUS_IO | volume.flags;
         if let Some(buffer) = buffer {
             file.FileName = UNICODE_STRING {
                 Length: rest_bytes,
@@ -156,12 +173,12 @@ pub fn stream(
     let device = file
         .non_null()
         .map_or(device, |file| file.read().DeviceObject);
-    let Ok(made) = make(device, "", 0) else {
+    let Ok(made) = make(device, Volume::default(), "", 0) else {
         return Ptr::null();
     };
     made.with(|made| made.Flags |= FO_HANDLE_CREATED | crate::nt::FO_STREAM_FILE);
     if with_cleanup {
-        let _ = request::send_and_wait(top_of(device), made, IRP_MJ_CLEANUP);
+        let _ = request::send_and_wait(related_device(made), made, IRP_MJ_CLEANUP);
     }
     made
 }
@@ -188,11 +205,14 @@ fn delete(body: u64) {
         ..
     } = file.read();
     if flags & FO_HANDLE_CREATED != 0 {
-        let _ = request::send_and_wait(top_of(device), file, IRP_MJ_CLOSE);
+        let _ = request::send_and_wait(related_device(file), file, IRP_MJ_CLOSE);
     }
     if !name.Buffer.is_null() {
         pool::free(name.Buffer.cast(), 0);
     }
+    volume::release(file);
+    mup::forget_file(file);
+    crate::fsrtl::oplock_key::forget_file(file);
     device.with(|device| device.ReferenceCount -= 1);
     crate::pnp::file_closed(device);
     super::device::released(device);
@@ -211,7 +231,7 @@ pub fn close_handle(process: u32, handle: u64) -> NtStatus {
         crate::fs::cleanup(entry.body);
     } else if left == 0 && ob::type_of(entry.body) == Some(ObjectType::File) {
         let file = Ptr::<FILE_OBJECT>::new(entry.body);
-        let _ = request::send_and_wait(top_of(file.read().DeviceObject), file, IRP_MJ_CLEANUP);
+        let _ = request::send_and_wait(related_device(file), file, IRP_MJ_CLEANUP);
     }
     ob::dereference(entry.body);
     NtStatus::SUCCESS

@@ -54,16 +54,32 @@ fn tell(device: u64, is_new: bool) {
     }
 }
 
+/// DO_LOW_PRIORITY_FILESYSTEM.
+const LOW_PRIORITY: u32 = 0x0001_0000;
+
+/// The file systems whose devices have a type, in the order in which they are asked to mount.
+pub(super) fn of_type(device_type: u32) -> Vec<Ptr<DEVICE_OBJECT>> {
+    let all = STATE.with(|state| state.file_systems.clone());
+    let all = all.into_iter().map(Ptr::<DEVICE_OBJECT>::new);
+    all.filter(|device| device.read().DeviceType == device_type)
+        .collect()
+}
+
 nt_api! { module = io_file_system;
-    /// Adds a file system. No volume is ever mounted, so it gets no mount requests.
-    ntoskrnl both stdcall irql(PASSIVE_LEVEL) partial("no volume is mounted")
+    /// Adds a file system: it is asked to mount volumes of its type before those that are there, unless its device has
+    /// DO_LOW_PRIORITY_FILESYSTEM.
+    ntoskrnl both stdcall irql(PASSIVE_LEVEL) implemented
     fn IoRegisterFileSystem(device: Ptr<DEVICE_OBJECT>) {
         ob::reference(device.addr());
         device.with(|device| {
             device.Flags &= !crate::nt::DO_DEVICE_INITIALIZING;
             device.ReferenceCount += 1;
         });
-        STATE.with(|state| state.file_systems.insert(0, device.addr()));
+        let is_last = device.read().Flags & LOW_PRIORITY != 0;
+        STATE.with(|state| {
+            let place = if is_last { state.file_systems.len() } else { 0 };
+            state.file_systems.insert(place, device.addr());
+        });
         tell(device.addr(), true);
     }
 

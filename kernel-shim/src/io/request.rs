@@ -4,7 +4,8 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use super::buffers::{Buffers, ControlBuffers, Data, MAX_BYTES, Mode};
-use super::device::top_of;
+use super::create_context::CreateContext;
+use super::volume::related_device;
 use super::{cancel, fast_io, file, irp};
 use crate::ex::pool;
 use crate::ke::apc::Completion;
@@ -53,6 +54,8 @@ struct Outstanding {
     process: u32,
     file: Ptr<FILE_OBJECT>,
     buffers: Buffers,
+    /// What belongs to an IRP_MJ_CREATE.
+    create: CreateContext,
 }
 
 #[derive(Debug)]
@@ -78,18 +81,18 @@ pub(super) fn initialize() {
     });
 }
 
-/// Builds an IRP for `device`, remembers what becomes of it and sends it.
+/// Builds an IRP for `target`, remembers what becomes of it and sends it.
 fn send(
-    device: Ptr<DEVICE_OBJECT>,
+    target: Ptr<DEVICE_OBJECT>,
     outstanding: Outstanding,
     major: u8,
     parameters: [Word; 4],
     user_buffer: u64,
 ) -> Result<(Ptr<IRP>, NtStatus), NtStatus> {
-    let target = top_of(device);
     let packet = irp::allocate(target.read().StackSize, pool::SHIM);
     if packet.is_null() {
         outstanding.buffers.free();
+        outstanding.create.free();
         return Err(NtStatus::INSUFFICIENT_RESOURCES);
     }
     let stack = packet.with(|packet| {
@@ -108,6 +111,7 @@ fn send(
         FileObject: outstanding.file,
         ..IO_STACK_LOCATION::default()
     });
+    outstanding.create.attach(packet);
     REQUESTS.with(|requests| requests.outstanding.insert(packet.addr(), outstanding));
     let status = irp::call(target, packet);
     let irql = shared::irql();
@@ -176,6 +180,7 @@ pub(super) fn finish(packet: Ptr<IRP>) {
     buffers.mdl = packet.read().MdlAddress;
     buffers.copy_back(status, information);
     buffers.free();
+    outstanding.create.free();
     let mut value = 0;
     match outstanding.kind {
         Kind::Transfer => {
@@ -235,6 +240,7 @@ pub(super) struct Internal {
     pub(super) parameters: [Word; 4],
     pub(super) buffers: Buffers,
     pub(super) user_buffer: u64,
+    pub(super) create: CreateContext,
 }
 
 /// Sends an IRP for the shim itself and waits until it is completed: status and Information.
@@ -245,6 +251,7 @@ pub(super) fn send_internal(device: Ptr<DEVICE_OBJECT>, internal: &Internal) -> 
         process: shared::current_process(),
         file: internal.file,
         buffers: internal.buffers,
+        create: internal.create,
     };
     let sent = send(
         device,
@@ -276,9 +283,10 @@ pub(super) fn send_for_driver(internal: &Internal, reply: Reply) -> NtStatus {
         process: shared::current_process(),
         file: internal.file,
         buffers: internal.buffers,
+        create: internal.create,
     };
     let sent = send(
-        internal.file.read().DeviceObject,
+        related_device(internal.file),
         outstanding,
         internal.major,
         internal.parameters,
@@ -311,6 +319,7 @@ pub(super) fn send_and_wait(
         parameters: [0; 4],
         buffers: Buffers::default(),
         user_buffer: 0,
+        create: CreateContext::default(),
     };
     send_internal(device, &internal).0
 }
@@ -335,17 +344,24 @@ pub fn open(request: &Request) -> Result<(), NtStatus> {
     let name = file::client_text(name_at, name_bytes)?;
     // The thread is one of the client's: its token is judged.
     let token = token::get(token::effective()).ok_or(NtStatus::NO_TOKEN)?;
-    let (file, granted) = file::create(&name, low32(desired), Some(&token))?;
-    let parameters = [0, 0x0100_0000, 0x0003_0000, 0].map(to_word); // FILE_OPEN, shared for reading and writing
+    let (file, granted) = file::create(&name, low32(desired), Ptr::null(), Some(&token))?;
+    // FILE_OPEN.
+    let options = 0x0100_0000;
+    let create = CreateContext::new(granted, options, 0, 0).inspect_err(|_| {
+        ob::dereference(file.addr());
+    })?;
+    // Shared for reading and writing.
+    let parameters = [create.address(), u64::from(options), 0x0003_0000, 0].map(to_word);
     let outstanding = Outstanding {
         kind: Kind::Create(granted),
         id: request.id,
         process: request.process,
         file,
         buffers: Buffers::default(),
+        create,
     };
     let sent = send(
-        file.read().DeviceObject,
+        related_device(file),
         outstanding,
         IRP_MJ_CREATE,
         parameters,
@@ -372,9 +388,10 @@ fn transfer(
         process: request.process,
         file,
         buffers,
+        create: CreateContext::default(),
     };
     let sent = send(
-        file.read().DeviceObject,
+        related_device(file),
         outstanding,
         major,
         parameters,
@@ -468,7 +485,7 @@ pub fn read_or_write(request: &Request, is_write: bool) -> Result<(), NtStatus> 
     if bytes > MAX_BYTES {
         return Err(NtStatus::INVALID_PARAMETER);
     }
-    let flags = file.read().DeviceObject.read().Flags;
+    let flags = related_device(file).read().Flags;
     let buffers = Buffers::of_transfer(Mode::User, flags, is_write, address, bytes)?;
     let parameters = transfer_parameters(bytes, offset);
     transfer(request, file, buffers, major, parameters, address)

@@ -27,6 +27,22 @@ macro_rules! statuses {
 statuses! {
     /// There is no such logon session: a token has no linked one.
     NO_SUCH_LOGON_SESSION = 0xC000_005F;
+    /// The create would break an oplock, and does not want to.
+    CANNOT_BREAK_OPLOCK = 0xC000_0909;
+    /// The oplock is another handle's with the same key now.
+    OPLOCK_SWITCHED_TO_NEW_HANDLE = 0x0000_0215;
+    /// A device that is not in the file's stack.
+    INVALID_DEVICE_OBJECT_PARAMETER = 0xC000_0369;
+    /// A recognizer knows the volume; its file system has to be loaded.
+    FS_DRIVER_REQUIRED = 0xC000_019C;
+    /// No file system knows the volume.
+    UNRECOGNIZED_VOLUME = 0xC000_014F;
+    /// No provider knows the UNC name.
+    BAD_NETWORK_PATH = 0xC000_00BE;
+    /// The file system has no extended attributes.
+    EAS_NOT_SUPPORTED = 0xC000_004F;
+    /// A reparse point that nobody serves.
+    IO_REPARSE_TAG_NOT_HANDLED = 0xC000_0279;
     /// No lock covers exactly that range.
     RANGE_NOT_LOCKED = 0xC000_007E;
     /// The range is locked already.

@@ -56,12 +56,17 @@ NTKERNELAPI VOID NTAPI FsRtlInitializeOplock(PVOID *);
 NTKERNELAPI VOID NTAPI FsRtlUninitializeOplock(PVOID *);
 NTKERNELAPI NTSTATUS NTAPI FsRtlOplockFsctrl(PVOID *, PIRP, ULONG);
 NTKERNELAPI NTSTATUS NTAPI FsRtlCheckOplock(PVOID *, PIRP, PVOID, PVOID, PVOID);
+NTKERNELAPI NTSTATUS NTAPI FsRtlOplockFsctrlEx(PVOID *, PIRP, ULONG, ULONG);
+NTKERNELAPI NTSTATUS NTAPI FsRtlCheckOplockEx(PVOID *, PIRP, ULONG, PVOID, PVOID, PVOID);
+NTKERNELAPI BOOLEAN NTAPI FsRtlOplockKeysEqual(PFILE_OBJECT, PFILE_OBJECT);
+NTKERNELAPI NTSTATUS NTAPI FsRtlSetEcpListIntoIrp(PIRP, PVOID);
 NTKERNELAPI BOOLEAN NTAPI FsRtlCurrentBatchOplock(PVOID *);
 NTKERNELAPI BOOLEAN NTAPI FsRtlOplockIsFastIoPossible(PVOID *);
 NTKERNELAPI VOID NTAPI FsRtlPostStackOverflow(PVOID, PKEVENT, PVOID);
 
 #define NOT_LOCKED ((NTSTATUS)0xC000007EL)
 #define NOT_GRANTED ((NTSTATUS)0xC0000055L)
+#define NOT_GRANTED_OPLOCK ((NTSTATUS)0xC00000E2L)
 
 static BOOLEAN matches(PCWSTR expression, PCWSTR name, BOOLEAN ignore_case)
 {
@@ -113,7 +118,7 @@ KTEST(statuses)
 }
 
 static file_lock lock;
-static FILE_OBJECT files[2];
+static FILE_OBJECT files[3];
 static IO_STATUS_BLOCK block;
 
 static BOOLEAN take(int file, LONGLONG start, LONGLONG length, BOOLEAN exclusive, BOOLEAN fail)
@@ -204,6 +209,7 @@ static PIRP request(PFILE_OBJECT file, UCHAR major, UCHAR minor)
     IoSetCompletionRoutine(irp, completed, NULL, TRUE, TRUE, TRUE);
     IoSetNextIrpStackLocation(irp);
     PIO_STACK_LOCATION stack = IoGetCurrentIrpStackLocation(irp);
+    stack->MajorFunction = major;
     stack->MinorFunction = minor;
     stack->FileObject = file;
     irp->Tail.Overlay.Thread = PsGetCurrentThread();
@@ -311,6 +317,8 @@ KTEST(notification)
     irp->UserBuffer = buffer;
     FsRtlNotifyFullChangeDirectory(sync, &list, &files[0], &directory, FALSE, FALSE, 1, irp, NULL, NULL);
     CHECK_EQ(completions, 0);
+    /* Drivers look at the list to know whether there is anything to report to. */
+    CHECK(list.Flink != &list && list.Flink == list.Blink);
     FsRtlNotifyFullReportChange(sync, &list, &target, 10, NULL, NULL, 2, 1, NULL);
     CHECK_EQ(completions, 0);
     FsRtlNotifyFullReportChange(sync, &list, &target, 10, NULL, NULL, 1, 1, NULL);
@@ -327,6 +335,7 @@ KTEST(notification)
     FsRtlNotifyCleanup(sync, &list, &files[0]);
     CHECK_EQ(completions, 2);
     CHECK_STATUS(seen, 0x10B);
+    CHECK(IsListEmpty(&list));
     FsRtlNotifyUninitializeSync(&sync);
     CHECK_PTR(sync, NULL);
     IoFreeIrp(irp), IoFreeIrp(next);
@@ -394,6 +403,91 @@ KTEST(oplocks)
     IoFreeIrp(acknowledged), IoFreeIrp(again), IoFreeIrp(level2);
 }
 
+/* A create request of a file, with an oplock key of its own, which is freed with it. */
+static PIRP keyed_create(int file, UCHAR key, ULONG options)
+{
+    static const guid type = {0x48850596, 0x3050, 0x4BE7, {0x98, 0x63, 0xFE, 0xC3, 0x50, 0xCE, 0x8D, 0x7F}};
+    PVOID list = NULL, context = NULL;
+    PIRP irp = request(&files[file], IRP_MJ_CREATE, 0);
+    IoGetCurrentIrpStackLocation(irp)->Parameters.Create.Options = FILE_OPEN << 24 | options;
+    CHECK_STATUS(FsRtlAllocateExtraCreateParameterList(0, &list), STATUS_SUCCESS);
+    CHECK_STATUS(FsRtlAllocateExtraCreateParameter(&type, 20, 0, cleanup, 0x74736554, &context), STATUS_SUCCESS);
+    RtlFillMemory(context, 16, key);
+    CHECK_STATUS(FsRtlInsertExtraCreateParameter(list, context), STATUS_SUCCESS);
+    CHECK_STATUS(FsRtlSetEcpListIntoIrp(irp, list), STATUS_SUCCESS);
+    CHECK_STATUS(FsRtlSetEcpListIntoIrp(irp, list), STATUS_INVALID_PARAMETER);
+    return irp;
+}
+
+struct oplock_input { USHORT version, bytes; ULONG level, flags, room[3]; };
+
+static PIRP new_oplock_request(int file, struct oplock_input *input, ULONG level, ULONG flags)
+{
+    PIRP irp = oplock_request(file, 0x90240);
+    PIO_STACK_LOCATION stack = IoGetCurrentIrpStackLocation(irp);
+    input->version = 1, input->bytes = 12, input->level = level, input->flags = flags;
+    stack->Parameters.DeviceIoControl.InputBufferLength = 12;
+    stack->Parameters.DeviceIoControl.OutputBufferLength = 24;
+    irp->AssociatedIrp.SystemBuffer = input;
+    return irp;
+}
+
+KTEST(oplock_keys)
+{
+    static struct oplock_input inputs[4];
+    PVOID oplock = NULL;
+    const ULONG requiring_oplock = 0x10000;
+    completions = posted = resumed = cleanups = 0;
+    FsRtlInitializeOplock(&oplock);
+    PIRP first = keyed_create(0, 1, 0), second = keyed_create(1, 1, 0), third = keyed_create(2, 2, requiring_oplock);
+    CHECK(!FsRtlOplockKeysEqual(&files[0], &files[1]));
+    CHECK_STATUS(FsRtlCheckOplockEx(&oplock, first, 2, NULL, NULL, NULL), STATUS_SUCCESS);
+    CHECK_STATUS(FsRtlCheckOplockEx(&oplock, second, 2, NULL, NULL, NULL), STATUS_SUCCESS);
+    CHECK_STATUS(FsRtlCheckOplockEx(&oplock, third, 2, NULL, NULL, NULL), STATUS_SUCCESS);
+    CHECK(FsRtlOplockKeysEqual(&files[0], &files[1]));
+    CHECK(FsRtlOplockKeysEqual(&files[2], &files[2]));
+    CHECK(!FsRtlOplockKeysEqual(&files[0], &files[2]));
+    IoFreeIrp(first);
+    CHECK_EQ(cleanups, 1);
+    /* Read, handle and write caching; the other handle with the key takes it over. */
+    PIRP all = new_oplock_request(0, &inputs[0], 7, 1), more = new_oplock_request(1, &inputs[1], 7, 1);
+    CHECK_STATUS(FsRtlOplockFsctrl(&oplock, all, 1), STATUS_PENDING);
+    PIRP friendly = request(&files[1], IRP_MJ_WRITE, 0), hostile = request(&files[2], IRP_MJ_WRITE, 0);
+    CHECK_STATUS(FsRtlCheckOplock(&oplock, friendly, NULL, resume, post), STATUS_SUCCESS);
+    CHECK_STATUS(FsRtlCheckOplockEx(&oplock, second, 0, NULL, resume, post), STATUS_SUCCESS);
+    CHECK_EQ(completions, 0);
+    CHECK_STATUS(FsRtlOplockFsctrlEx(&oplock, more, 2, 1), STATUS_PENDING);
+    CHECK_EQ(completions, 1);
+    CHECK_STATUS(seen, 0x215);
+    /* Rather no open than a break. */
+    CHECK_STATUS(FsRtlCheckOplock(&oplock, third, NULL, resume, post), 0xC0000909);
+    CHECK_EQ(completions, 1);
+    CHECK_STATUS(FsRtlCheckOplock(&oplock, hostile, NULL, resume, post), STATUS_PENDING);
+    CHECK_EQ(completions, 2);
+    CHECK_EQ(resumed, 0);
+    PIRP acknowledged = new_oplock_request(1, &inputs[2], 0, 2);
+    CHECK_STATUS(FsRtlOplockFsctrl(&oplock, acknowledged, 0), STATUS_SUCCESS);
+    CHECK_EQ(resumed, 1);
+    /* A create on condition of an oplock: others wait until its file has asked for one. */
+    PIRP atomic = keyed_create(1, 1, requiring_oplock), wanted = new_oplock_request(1, &inputs[3], 7, 1);
+    CHECK_STATUS(FsRtlOplockFsctrl(&oplock, second, 1), STATUS_INVALID_PARAMETER);
+    CHECK_STATUS(FsRtlOplockFsctrl(&oplock, atomic, 1), STATUS_SUCCESS);
+    CHECK_STATUS(FsRtlOplockFsctrl(&oplock, third, 1), NOT_GRANTED_OPLOCK);
+    CHECK_STATUS(FsRtlCheckOplockEx(&oplock, hostile, 1, NULL, NULL, NULL), 0x108);
+    CHECK_STATUS(FsRtlCheckOplockEx(&oplock, atomic, 4, NULL, NULL, NULL), STATUS_SUCCESS);
+    CHECK_STATUS(FsRtlCheckOplockEx(&oplock, hostile, 1, NULL, NULL, NULL), STATUS_SUCCESS);
+    CHECK_STATUS(FsRtlOplockFsctrl(&oplock, atomic, 1), STATUS_SUCCESS);
+    completions = 0;
+    CHECK_STATUS(FsRtlOplockFsctrl(&oplock, wanted, 1), STATUS_PENDING);
+    CHECK_EQ(completions, 0);
+    CHECK_STATUS(FsRtlCheckOplockEx(&oplock, hostile, 1, NULL, NULL, NULL), 0x108);
+    CHECK_EQ(completions, 1);
+    FsRtlUninitializeOplock(&oplock);
+    IoFreeIrp(second), IoFreeIrp(third), IoFreeIrp(atomic), IoFreeIrp(all), IoFreeIrp(more), IoFreeIrp(friendly);
+    IoFreeIrp(hostile), IoFreeIrp(acknowledged), IoFreeIrp(wanted);
+    CHECK_EQ(cleanups, 4);
+}
+
 static PVOID overflow_thread, overflow_context;
 static VOID NTAPI overflow(PVOID context, PKEVENT event)
 {
@@ -414,4 +508,4 @@ KTEST(stack_overflow)
 
 KTEST_FAMILY("fsrtl", KTEST_ENTRY(names), KTEST_ENTRY(statuses), KTEST_ENTRY(locks), KTEST_ENTRY(lock_requests),
              KTEST_ENTRY(extra_create_parameters), KTEST_ENTRY(reparse_points), KTEST_ENTRY(notification),
-             KTEST_ENTRY(oplocks), KTEST_ENTRY(stack_overflow));
+             KTEST_ENTRY(oplocks), KTEST_ENTRY(oplock_keys), KTEST_ENTRY(stack_overflow));
