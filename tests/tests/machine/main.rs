@@ -6,6 +6,7 @@
 )]
 
 mod channel;
+mod client_examples;
 mod echo_sample;
 mod faulty_sample;
 mod ioperm_sample;
