@@ -4,10 +4,10 @@ use super::output::Output;
 use crate::observe::escape::escape_lines;
 use crate::session::command::Command;
 use crate::session::exit_code::ExitCode;
-use crate::session::protocol::{REPLY_MAX, Request, read_line};
+use crate::session::protocol::Request;
+use ringfence_client::control::Control;
 use serde_json::Value;
-use std::io::{self, BufReader, Write};
-use std::os::unix::net::UnixStream;
+use std::io;
 use std::path::PathBuf;
 
 /// Send commands to a running driver
@@ -48,8 +48,8 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
             );
         }
     }
-    let stream = match UnixStream::connect(&arguments.socket) {
-        Ok(stream) => stream,
+    let control = match Control::connect(&arguments.socket) {
+        Ok(control) => control,
         Err(error) => {
             let message = format!(
                 "cannot connect to {}: {error}; is `ringfence run --socket` running?",
@@ -58,7 +58,7 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
             return output.error(ExitCode::CommandFailed, &message);
         }
     };
-    match converse(stream, &arguments.command, &mut output) {
+    match converse(control, &arguments.command, &mut output) {
         Ok(code) => code,
         Err(error) => {
             let message = format!("the connection broke: {error}");
@@ -67,22 +67,16 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn converse(stream: UnixStream, commands: &[String], output: &mut Output) -> io::Result<ExitCode> {
-    let mut writer = stream.try_clone()?;
-    let mut reader = BufReader::new(stream);
+fn converse(
+    mut control: Control,
+    commands: &[String],
+    output: &mut Output,
+) -> io::Result<ExitCode> {
     for command in commands {
         let request = serde_json::to_string(&Request {
             command: command.clone(),
         })?;
-        // A server that is full answers before it is asked, and closes: its answer says more than the error.
-        let written = writeln!(writer, "{request}");
-        let Some(line) = read_line(&mut reader, REPLY_MAX)? else {
-            written?;
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the driver's process ended",
-            ));
-        };
+        let line = control.ask(&request)?;
         let (text, code, reply) = read_reply(&line).ok_or_else(|| {
             let message = "what came is no reply; is this the socket of a `ringfence run`?";
             io::Error::new(io::ErrorKind::InvalidData, message)
@@ -109,7 +103,8 @@ fn read_reply(line: &str) -> Option<(String, ExitCode, Value)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
 
     #[test]
     fn what_is_no_reply_is_said_so() {
@@ -117,7 +112,8 @@ mod tests {
             let (ours, mut theirs) = UnixStream::pair().unwrap();
             writeln!(theirs, "{answer}").unwrap();
             let mut output = Output::to_writer(false, Box::new(io::sink()));
-            let error = converse(ours, &["stats".to_owned()], &mut output).unwrap_err();
+            let error =
+                converse(Control::new(ours), &["stats".to_owned()], &mut output).unwrap_err();
             assert!(error.to_string().contains("no reply"), "{answer}: {error}");
             let mut request = String::new();
             theirs.read_to_string(&mut request).unwrap();

@@ -69,9 +69,10 @@ pub(super) fn confine(confinement: Confinement) -> io::Result<()> {
         if start.elapsed() > PATIENCE {
             return Err(io::Error::other(format!("thread(s) {threads:?} keep them")));
         }
+        let process = std::process::id();
         for thread in threads {
             // SAFETY: a signal with a handler to a thread of this process; one that has ended is an error.
-            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal) };
+            unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal) };
         }
         std::thread::sleep(Duration::from_millis(1));
     }

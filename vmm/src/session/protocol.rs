@@ -13,8 +13,6 @@ use std::io::{self, BufRead, Read};
 
 /// Longest line, in bytes: a command of which each byte is escaped, and the object around it.
 pub const REQUEST_MAX: usize = LINE_MAX * 6 + 1024;
-/// Longest reply that a client takes: the output of the largest transfer as text and as digits, and more.
-pub const REPLY_MAX: usize = 32 << 20;
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

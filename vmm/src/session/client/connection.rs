@@ -245,15 +245,6 @@ impl Client {
             .and_then(|pending| pending.job)
     }
 
-    /// The engine's ids of what a process has under way.
-    pub(in crate::session) fn jobs_of(&self, process: u32) -> Vec<u64> {
-        let pending = self.pending.values();
-        pending
-            .filter(|pending| pending.process == process)
-            .filter_map(|pending| pending.job)
-            .collect()
-    }
-
     /// Completes a request that was begun.
     pub(in crate::session) fn complete(&mut self, head: u16, mut outcome: Outcome<'_>) {
         let Some(pending) = self.pending.remove(&head) else {

@@ -48,7 +48,7 @@ impl Work {
 
 /// `\\.\NAME` and `\\?\NAME` as NT knows them, in UTF-16.
 fn nt_name(input: &[u8]) -> Result<Vec<u8>, u32> {
-    if input.len() % 2 != 0 {
+    if !input.len().is_multiple_of(2) {
         return Err(status::INVALID_PARAMETER);
     }
     let prefix = |third: u8| [b'\\', 0, b'\\', 0, third, 0, b'\\', 0];

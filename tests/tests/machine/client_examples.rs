@@ -1,0 +1,114 @@
+//! The client library from other languages: its examples, as a user would build and run them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use abi::{DriverAbi, Privilege};
+use integration_tests::codes::echo;
+use integration_tests::{Target, has_kvm, skip};
+
+use super::channel::Served;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// The folder where cargo has put the libraries that this test was linked with.
+fn libraries() -> PathBuf {
+    let folder = std::env::current_exe().unwrap();
+    let folder = folder.parent().unwrap().to_path_buf();
+    assert!(
+        folder.join("libringfence_client.so").exists(),
+        "no shared library in {}",
+        folder.display()
+    );
+    folder
+}
+
+fn served() -> Option<Served> {
+    let target = Target {
+        privilege: Privilege::Ring3,
+        abi: DriverAbi::Amd64,
+    };
+    has_kvm().then(|| Served::start(target, "echo", ""))
+}
+
+fn succeeded(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}{errors}");
+    text
+}
+
+fn expected() -> String {
+    echo::coded(b"hello", 0xA5)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+fn has(program: &str) -> bool {
+    let is_there = Command::new(program).arg("--version").output().is_ok();
+    if !is_there {
+        skip(&format!("the example that needs {program}"));
+    }
+    is_there
+}
+
+#[test]
+fn c_example_talks_to_a_driver() {
+    let (true, Some(served)) = (has("cc"), served()) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    // Linked with the shared library, and with the static one.
+    for library in ["-lringfence_client", "-l:libringfence_client.a"] {
+        let program = folder.path().join("echo");
+        let compiled = Command::new("cc")
+            .args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic"])
+            .arg("-D_POSIX_C_SOURCE=200809L")
+            .arg(root().join("client/examples/echo.c"))
+            .arg("-I")
+            .arg(root().join("client/include"))
+            .arg("-L")
+            .arg(libraries())
+            .args([library, "-lpthread", "-ldl", "-lm", "-lgcc_s", "-o"])
+            .arg(&program)
+            .output()
+            .unwrap();
+        succeeded(&compiled);
+        let run = Command::new(&program)
+            .arg(&served.path)
+            .env("LD_LIBRARY_PATH", libraries())
+            .output()
+            .unwrap();
+        let expected = expected();
+        assert_eq!(
+            succeeded(&run),
+            format!("blocking: {expected}\ncallback: status 00000000, {expected}\n")
+        );
+    }
+}
+
+#[test]
+fn python_example_talks_to_a_driver() {
+    let (true, Some(served)) = (has("python3"), served()) else {
+        return;
+    };
+    let run = Command::new("python3")
+        .arg(root().join("client/examples/echo.py"))
+        .arg(&served.path)
+        .env(
+            "RINGFENCE_CLIENT",
+            libraries().join("libringfence_client.so"),
+        )
+        .output()
+        .unwrap();
+    assert_eq!(
+        succeeded(&run),
+        format!(
+            "blocking: {}\nin al, 0x378: NTSTATUS c0000096\n",
+            expected()
+        )
+    );
+}
