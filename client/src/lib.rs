@@ -7,7 +7,7 @@
 //! - blocking: [`Connection::open`], [`Connection::ioctl`] and the others return when the driver has answered;
 //! - callbacks: [`Connection::submit`] with [`Notify::Call`]; they run in whichever thread of the program handles
 //!   completions, or in one that [`Connection::start_thread`] starts;
-//! - file descriptor: [`Connection::submit`] with [`Notify::Queue`], then epoll on [`Connection::as_fd`] and
+//! - file descriptor: [`Connection::submit`] with [`Notify::Queue`], then epoll on [`AsFd::as_fd`](std::os::fd::AsFd::as_fd) and
 //!   [`Connection::next_completion`].
 //!
 //! ```no_run

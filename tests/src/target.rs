@@ -48,6 +48,17 @@ pub fn skip(what: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {what}").is_ok();
 }
 
+/// Says that something is not tested for want of a program. The SVM lane has none beside the tests' own by design, and
+/// says nothing.
+///
+/// # Panics
+/// As [`skip`].
+pub fn skip_without_program(what: &str) {
+    if !is_lane() {
+        skip(what);
+    }
+}
+
 /// One kind of machine: a privilege mode and a driver ABI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use abi::{DriverAbi, Privilege};
 use integration_tests::codes::echo;
-use integration_tests::{Target, has_kvm, skip};
+use integration_tests::{Target, has_kvm, skip_without_program};
 
 use super::channel::Served;
 
@@ -50,7 +50,7 @@ fn expected() -> String {
 fn has(program: &str) -> bool {
     let is_there = Command::new(program).arg("--version").output().is_ok();
     if !is_there {
-        skip(&format!("the example that needs {program}"));
+        skip_without_program(&format!("the example that needs {program}"));
     }
     is_there
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use integration_tests::codes::{irq, portio};
-use integration_tests::{Client, Target, fields, machine_tests, patience, skip};
+use integration_tests::{Client, Target, fields, machine_tests, patience, skip_without_program};
 use vmm::session::driver::RunningMachine;
 use vmm::session::{Machine, start};
 
@@ -25,7 +25,7 @@ fn python_models() -> Option<PathBuf> {
         .output()
         .is_ok_and(|output| output.status.success());
     if !has {
-        skip("the tests that need Python 3.9 (python3)");
+        skip_without_program("the tests that need Python 3.9 (python3)");
         return None;
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();

@@ -334,7 +334,7 @@ impl Default for Inbox {
 }
 
 impl Inbox {
-    /// Where the next bytes are to be put. It is not empty once [`Self::next`] has returned `None`.
+    /// Where the next bytes are to be put. It is not empty once [`Iterator::next`] has returned `None`.
     pub fn room(&mut self) -> &mut [u8] {
         if self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);
