@@ -12,8 +12,8 @@ use goblin::elf::section_header::{SHN_UNDEF, SHT_REL, SHT_RELA};
 use goblin::elf::{Elf, header, sym};
 
 const ABIS: [DriverAbi; 2] = [DriverAbi::I386, DriverAbi::Amd64];
-/// Bytes of guest memory that an image's segments may take: a guest has 16 MiB, and an eighth of them may be the kernel.
-const MEMORY_BUDGET: u64 = 2 << 20;
+/// Bytes of guest memory that an image's segments may take: a guest has 16 MiB, and two and a half may be the kernel.
+const MEMORY_BUDGET: u64 = 5 << 19;
 /// Bytes that an image may take in the program, with its symbols.
 const FILE_BUDGET: usize = 3 << 20;
 

@@ -75,6 +75,8 @@ const TABLE: &[Bugcheck] = &[
         ["address of the device object", "", "", ""]),
     entry(0x3B, "SYSTEM_SERVICE_EXCEPTION", "An exception occurred in a system service on a process's behalf.",
         ["exception code", "address of the instruction", "address of the context record", ""]),
+    entry(0x3F, "NO_MORE_SYSTEM_PTES", "There is no address space left to map memory at.",
+        ["kind of entries", "entries asked for", "entries that are free", "entries there are"]),
     entry(0x40, "TARGET_MDL_TOO_SMALL", "IoBuildPartialMdl got a target MDL that is too small for the range.",
         ["", "", "", ""]),
     entry(0x41, "MUST_SUCCEED_POOL_EMPTY", "A must-succeed allocation found the pool exhausted.",
