@@ -71,14 +71,16 @@ fn until(client: &mut Client, is_wanted: impl Fn(&Counts) -> bool) -> Counts {
     }
 }
 
-/// Pulses the line again and again while something runs.
+/// Pulses the line again and again while something runs; less and less often, so that it gets on with it on any machine.
 fn while_pulsing<T>(line: &InterruptLine, run: impl FnOnce() -> T) -> T {
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            let mut pause = Duration::from_millis(5);
             while !is_over.load(Ordering::Relaxed) {
-                std::thread::sleep(Duration::from_millis(5));
+                std::thread::sleep(pause);
                 line.pulse();
+                pause = (pause * 2).min(Duration::from_millis(100));
             }
         });
         let result = run();
