@@ -1,7 +1,9 @@
 /* compiler: clang */
 /* User space and what is mapped there: MDLs of all kinds of memory for user mode, views at chosen addresses, protections
  * that hold, memory that is gone once it is freed; and the system addresses of MDLs. clang moves plain accesses out of a
- * __try, so whatever may fault is a call. */
+ * __try, so whatever may fault is a call.
+ *
+ * Long because a family is one driver and a driver one file: a list of independent tests. */
 #include "ktest.h"
 
 #define NOINLINE __attribute__((noinline))
