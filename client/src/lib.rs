@@ -26,11 +26,11 @@
 //! | `control` | text commands over the same socket |
 //! | `queue` | the client's end of the split queue |
 //! | `buffers` | the data area |
-//! | `capi` | the C functions of include/ringfence.h |
+//!
+//! client/c has the same for C.
 
 mod buffers;
 mod calls;
-mod capi;
 mod connection;
 pub mod control;
 mod error;

@@ -18,7 +18,7 @@ fn libraries() -> PathBuf {
     let folder = std::env::current_exe().unwrap();
     let folder = folder.parent().unwrap().to_path_buf();
     assert!(
-        folder.join("libringfence_client.so").exists(),
+        folder.join("libringfence.so").exists(),
         "no shared library in {}",
         folder.display()
     );
@@ -62,14 +62,14 @@ fn c_example_talks_to_a_driver() {
     };
     let folder = tempfile::tempdir().unwrap();
     // Linked with the shared library, and with the static one.
-    for library in ["-lringfence_client", "-l:libringfence_client.a"] {
+    for library in ["-lringfence", "-l:libringfence.a"] {
         let program = folder.path().join("echo");
         let compiled = Command::new("cc")
             .args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic"])
             .arg("-D_POSIX_C_SOURCE=200809L")
-            .arg(root().join("client/examples/echo.c"))
+            .arg(root().join("client/c/examples/echo.c"))
             .arg("-I")
-            .arg(root().join("client/include"))
+            .arg(root().join("client/c/include"))
             .arg("-L")
             .arg(libraries())
             .args([library, "-lpthread", "-ldl", "-lm", "-lgcc_s", "-o"])
@@ -96,12 +96,9 @@ fn python_example_talks_to_a_driver() {
         return;
     };
     let run = Command::new("python3")
-        .arg(root().join("client/examples/echo.py"))
+        .arg(root().join("client/c/examples/echo.py"))
         .arg(&served.path)
-        .env(
-            "RINGFENCE_CLIENT",
-            libraries().join("libringfence_client.so"),
-        )
+        .env("RINGFENCE_CLIENT", libraries().join("libringfence.so"))
         .output()
         .unwrap();
     assert_eq!(

@@ -1,6 +1,6 @@
 """Sends a driver a buffer by DeviceIoControl, with nothing but ctypes.
 
-    RINGFENCE_CLIENT=target/release/libringfence_client.so python3 client/examples/echo.py /run/echo.sock
+    RINGFENCE_CLIENT=target/release/libringfence.so python3 client/c/examples/echo.py /run/echo.sock
 """
 import ctypes
 import os
@@ -8,7 +8,7 @@ import sys
 
 IOCTL_ECHO = 0x00222000
 
-ringfence = ctypes.CDLL(os.environ.get("RINGFENCE_CLIENT", "libringfence_client.so"))
+ringfence = ctypes.CDLL(os.environ.get("RINGFENCE_CLIENT", "libringfence.so"))
 for function in ("connect", "open", "ioctl", "close", "port_in"):
     getattr(ringfence, "ringfence_" + function).restype = ctypes.c_uint32
 

@@ -1,4 +1,4 @@
-/* Talks to a driver that `ringfence run DRIVER --socket PATH` serves. Link with -lringfence_client.
+/* Talks to a driver that `ringfence run DRIVER --socket PATH` serves. Link with -lringfence.
  *
  * A connection is a process in the driver's guest: it has handles and an I/O permission map of its own, which end with
  * it. Every function may be called from any thread. Functions return an NTSTATUS: 0 is success, and values from

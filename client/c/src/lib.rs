@@ -7,10 +7,7 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::os::fd::{AsFd, AsRawFd};
 
-use crate::calls::{Handle, Width};
-use crate::connection::Connection;
-use crate::error::Error;
-use crate::request::{Completion, Notify, Request};
+use ringfence_client::{Completion, Connection, Error, Handle, Notify, Request, Width};
 
 /// STATUS_INVALID_PARAMETER.
 const INVALID_PARAMETER: u32 = 0xC000_000D;
@@ -18,7 +15,7 @@ const INVALID_PARAMETER: u32 = 0xC000_000D;
 /// `ringfence_completion`.
 #[derive(Debug)]
 #[repr(C)]
-pub(crate) struct CompletionRecord {
+pub struct CompletionRecord {
     tag: u64,
     information: u64,
     output: *const c_void,
@@ -140,7 +137,7 @@ fn width(bytes: u32) -> Result<Width, Error> {
 /// # Safety
 /// `path` is null or a C string, `connection` null or writable.
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn ringfence_connect(
+pub unsafe extern "C" fn ringfence_connect(
     path: *const c_char,
     connection: *mut *mut Connection,
 ) -> u32 {
@@ -164,7 +161,7 @@ pub(crate) unsafe extern "C" fn ringfence_connect(
 /// # Safety
 /// `connection` is null or from `ringfence_connect`, and nobody uses it any more.
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn ringfence_disconnect(connection: *mut Connection) {
+pub unsafe extern "C" fn ringfence_disconnect(connection: *mut Connection) {
     if !connection.is_null() {
         // SAFETY: it came from `Box::into_raw`, and this function's contract says that it is not used any more.
         drop(unsafe { Box::from_raw(connection) });
@@ -176,7 +173,7 @@ pub(crate) unsafe extern "C" fn ringfence_disconnect(connection: *mut Connection
 /// # Safety
 /// As for [`borrow`].
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn ringfence_process_id(connection: *const Connection) -> u32 {
+pub unsafe extern "C" fn ringfence_process_id(connection: *const Connection) -> u32 {
     // SAFETY: this function's contract.
     unsafe { borrow(connection) }.map_or(0, Connection::process)
 }
@@ -186,7 +183,7 @@ pub(crate) unsafe extern "C" fn ringfence_process_id(connection: *const Connecti
 /// # Safety
 /// As for [`borrow`] and [`text`]; `handle` is null or writable.
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn ringfence_open(
+pub unsafe extern "C" fn ringfence_open(
     connection: *mut Connection,
     path: *const c_char,
     access: u32,
@@ -209,7 +206,7 @@ pub(crate) unsafe extern "C" fn ringfence_open(
 /// # Safety
 /// As for [`borrow`].
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn ringfence_close(connection: *mut Connection, handle: u64) -> u32 {
+pub unsafe extern "C" fn ringfence_close(connection: *mut Connection, handle: u64) -> u32 {
     // SAFETY: this function's contract.
     let connection = unsafe { borrow(connection) };
     status(connection.and_then(|connection| connection.close(Handle(handle)).map(|()| 0)))
@@ -220,7 +217,7 @@ pub(crate) unsafe extern "C" fn ringfence_close(connection: *mut Connection, han
 /// # Safety
 /// As for [`borrow`].
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn ringfence_flush(connection: *mut Connection, handle: u64) -> u32 {
+pub unsafe extern "C" fn ringfence_flush(connection: *mut Connection, handle: u64) -> u32 {
     // SAFETY: this function's contract.
     let connection = unsafe { borrow(connection) };
     status(connection.and_then(|connection| connection.flush(Handle(handle)).map(|()| 0)))
@@ -254,7 +251,7 @@ unsafe fn transfer(
 /// # Safety
 /// As for [`borrow`]; the buffers have the bytes that they are said to have, `information` is null or writable.
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn ringfence_ioctl(
+pub unsafe extern "C" fn ringfence_ioctl(
     connection: *mut Connection,
     handle: u64,
     code: u32,
@@ -283,7 +280,7 @@ pub(crate) unsafe extern "C" fn ringfence_ioctl(
 /// # Safety
 /// As for [`ringfence_ioctl`].
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn ringfence_read(
+pub unsafe extern "C" fn ringfence_read(
     connection: *mut Connection,
     handle: u64,
     offset: u64,
@@ -301,7 +298,7 @@ pub(crate) unsafe extern "C" fn ringfence_read(
 /// # Safety
 /// As for [`ringfence_ioctl`].
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn ringfence_write(
+pub unsafe extern "C" fn ringfence_write(
     connection: *mut Connection,
     handle: u64,
     offset: u64,
@@ -321,7 +318,7 @@ pub(crate) unsafe extern "C" fn ringfence_write(
 /// # Safety
 /// As for [`borrow`]; `value` is null or writable.
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn ringfence_port_in(
+pub unsafe extern "C" fn ringfence_port_in(
     connection: *mut Connection,
     port: u16,
     bytes: u32,
@@ -342,7 +339,7 @@ pub(crate) unsafe extern "C" fn ringfence_port_in(
 /// # Safety
 /// As for [`borrow`].
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn ringfence_port_out(
+pub unsafe extern "C" fn ringfence_port_out(
     connection: *mut Connection,
     port: u16,
     bytes: u32,
@@ -361,7 +358,7 @@ pub(crate) unsafe extern "C" fn ringfence_port_out(
 /// # Safety
 /// As for [`borrow`].
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn ringfence_cancel(connection: *mut Connection, tag: u64) -> u32 {
+pub unsafe extern "C" fn ringfence_cancel(connection: *mut Connection, tag: u64) -> u32 {
     // SAFETY: this function's contract.
     let connection = unsafe { borrow(connection) };
     status(connection.and_then(|connection| connection.cancel(tag).map(|()| 0)))
@@ -394,7 +391,7 @@ unsafe fn submit(
 /// # Safety
 /// As for [`ringfence_ioctl`]; `tag` is null or writable.
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn ringfence_submit_ioctl(
+pub unsafe extern "C" fn ringfence_submit_ioctl(
     connection: *mut Connection,
     handle: u64,
     code: u32,
@@ -417,7 +414,7 @@ pub(crate) unsafe extern "C" fn ringfence_submit_ioctl(
 /// # Safety
 /// As for [`borrow`]; `tag` is null or writable.
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn ringfence_submit_read(
+pub unsafe extern "C" fn ringfence_submit_read(
     connection: *mut Connection,
     handle: u64,
     offset: u64,
@@ -436,7 +433,7 @@ pub(crate) unsafe extern "C" fn ringfence_submit_read(
 /// # Safety
 /// As for [`ringfence_ioctl`]; `tag` is null or writable.
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn ringfence_submit_write(
+pub unsafe extern "C" fn ringfence_submit_write(
     connection: *mut Connection,
     handle: u64,
     offset: u64,
@@ -458,7 +455,7 @@ pub(crate) unsafe extern "C" fn ringfence_submit_write(
 /// # Safety
 /// As for [`borrow`].
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn ringfence_start_thread(connection: *mut Connection) -> u32 {
+pub unsafe extern "C" fn ringfence_start_thread(connection: *mut Connection) -> u32 {
     // SAFETY: this function's contract.
     let connection = unsafe { borrow(connection) };
     status(connection.and_then(|connection| connection.start_thread().map(|()| 0)))
@@ -469,7 +466,7 @@ pub(crate) unsafe extern "C" fn ringfence_start_thread(connection: *mut Connecti
 /// # Safety
 /// As for [`borrow`].
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn ringfence_fd(connection: *const Connection) -> c_int {
+pub unsafe extern "C" fn ringfence_fd(connection: *const Connection) -> c_int {
     // SAFETY: this function's contract.
     unsafe { borrow(connection) }.map_or(-1, |connection| connection.as_fd().as_raw_fd())
 }
@@ -479,7 +476,7 @@ pub(crate) unsafe extern "C" fn ringfence_fd(connection: *const Connection) -> c
 /// # Safety
 /// As for [`borrow`].
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn ringfence_process(connection: *mut Connection) -> u32 {
+pub unsafe extern "C" fn ringfence_process(connection: *mut Connection) -> u32 {
     // SAFETY: this function's contract.
     let connection = unsafe { borrow(connection) };
     status(connection.and_then(|connection| {

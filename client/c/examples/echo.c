@@ -1,6 +1,6 @@
 /* Sends a driver a buffer by DeviceIoControl, blocking and by callback with poll.
  *
- *     cc client/examples/echo.c -Iclient/include -Ltarget/release -lringfence_client -o echo
+ *     cc client/c/examples/echo.c -Iclient/c/include -Ltarget/release -lringfence -o echo
  *     LD_LIBRARY_PATH=target/release ./echo /run/echo.sock
  */
 #include <poll.h>
