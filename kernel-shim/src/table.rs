@@ -129,6 +129,8 @@ modules! {
     mm_contiguous => crate::mm::contiguous::api_table;
     mm_data => crate::mm::data::data_table;
     mm_mdl => crate::mm::mdl::api_table;
+    mm_mdl_pages => crate::mm::mdl_pages::api_table;
+    mm_reserved_mapping => crate::mm::reserved_mapping::api_table;
     mm_paging => crate::mm::paging::api_table;
     mm_validity => crate::mm::validity::api_table;
     mm_secure => crate::mm::secure::api_table;
@@ -181,6 +183,7 @@ modules! {
     se_acl => crate::se::acl::api_table;
     se_descriptor => crate::se::descriptor::api_table;
     se_exports => crate::se::exports::data_table;
+    se_assign => crate::se::assign::api_table;
     se_object => crate::se::object::api_table;
     se_share => crate::se::share::api_table;
     se_sid => crate::se::sid::api_table;

@@ -4,9 +4,8 @@
 //! client's buffer into system space is finding the alias; pages of anything else get a second address
 //! ([`super::mdl_mapping`]).
 
-use super::{contiguous, io_space, locked, mdl_mapping, pages_spanned, window};
+use super::{io_space, locked, mdl_mapping, pages_spanned};
 use crate::api::nt_api;
-use crate::ex::pool;
 use crate::io::driver::owner_of;
 use crate::io::mdl;
 use crate::mm;
@@ -18,28 +17,16 @@ use crate::nt::{
     MDL, MDL_MAPPED_TO_SYSTEM_VA, MDL_PAGES_LOCKED, MDL_PARTIAL, MDL_SOURCE_IS_NONPAGED_POOL,
     MDL_WRITE_OPERATION, NtStatus,
 };
-use crate::raw::{Global, Ptr, Word, from_word, low16, low32, to_word};
+use crate::raw::{Ptr, Word, from_word, low16, low32, to_word};
 use crate::rtl::raise_status;
 use crate::shared;
-use crate::value::{PhysicalAddress, ProcessorMode, Size, Tag, ULong};
+use crate::value::{ProcessorMode, Size, ULong};
 use abi::layout::{self, PAGE_SIZE};
-use alloc::collections::BTreeMap;
 
 /// MmMaximumCacheType.
-const CACHING_TYPES: u32 = 6;
+pub(super) const CACHING_TYPES: u32 = 6;
 /// IoModifyAccess: the last LOCK_OPERATION.
 const MODIFY: u32 = 2;
-/// MM_DONT_ZERO_ALLOCATION.
-const DONT_ZERO: u32 = 1;
-/// MM_ALLOCATE_FULLY_REQUIRED.
-const FULLY_REQUIRED: u32 = 4;
-/// The most pages that one MDL describes: its size is a 16-bit number.
-const MOST_PAGES: u64 = (0x7FFF - size_of::<MDL>() as u64) / size_of::<Word>() as u64;
-
-/// Address space that a driver has set aside for mappings: address to (bytes, tag, whether an MDL is mapped).
-static RESERVED: Global<BTreeMap<u64, (u64, u32, bool)>> =
-    Global::new("mapping addresses", BTreeMap::new());
-
 /// The buffer's own address (MmGetMdlVirtualAddress).
 fn buffer_of(mdl: &MDL) -> u64 {
     from_word(mdl.StartVa) + u64::from(mdl.ByteOffset)
@@ -207,75 +194,6 @@ fn unlock(mdl: Ptr<MDL>) {
     });
 }
 
-/// An MDL for pages from a range of physical addresses, as many of `bytes` as there are contiguously.
-fn allocate_pages(low: u64, high: u64, skip: u64, bytes: u64, flags: u32) -> Ptr<MDL> {
-    let wanted = bytes.div_ceil(PAGE_SIZE).min(MOST_PAGES);
-    let ranges = |attempt: u64| {
-        Some((
-            low.checked_add(skip * attempt)?,
-            high.checked_add(skip * attempt)?,
-        ))
-    };
-    let attempts = if skip == 0 { 1 } else { 64 };
-    let mut pages = wanted;
-    let mut address = Ptr::null();
-    while pages > 0 && address.is_null() {
-        address = (0..attempts)
-            .filter_map(ranges)
-            .map(|(low, high)| contiguous::allocate(pages * PAGE_SIZE, low, high, 0))
-            .find(|address| !address.is_null())
-            .unwrap_or_default();
-        if address.is_null() {
-            if flags & FULLY_REQUIRED != 0 {
-                break;
-            }
-            pages /= 2;
-        }
-    }
-    if address.is_null() {
-        return Ptr::null();
-    }
-    let described = low32(pages * PAGE_SIZE);
-    let mdl = mdl::allocate(address.addr(), described, owner_of(shared::caller()));
-    if mdl.is_null() {
-        pool::free(address, contiguous::TAG);
-        return mdl;
-    }
-    mdl::lock(mdl);
-    // Such an MDL describes pages, not a buffer: it has no address until it is mapped.
-    mdl.with(|mdl| mdl.StartVa = 0);
-    if flags & DONT_ZERO != 0 {
-        // What is not asked for is not relied on: the pages hold anything.
-        address.fill(0xCD, pages * PAGE_SIZE);
-    }
-    mdl
-}
-
-fn free_pages(mdl: Ptr<MDL>) {
-    let first = from_word(frame(mdl, 0).read()).checked_mul(PAGE_SIZE);
-    let address = first.and_then(mm::virtual_for_physical);
-    let address = address.and_then(pool::block_at);
-    let Some(block) = address else {
-        bugcheck_with_text(
-            PFN_LIST_CORRUPT,
-            [0x8F, from_word(frame(mdl, 0).read()), mdl.addr(), 0],
-            format_args!("pages were freed from an MDL that are not allocated"),
-        );
-    };
-    mdl_mapping::release(mdl);
-    pool::free(Ptr::new(block.address), contiguous::TAG);
-    mdl.with(|mdl| mdl.MdlFlags &= !(MDL_PAGES_LOCKED | MDL_MAPPED_TO_SYSTEM_VA));
-}
-
-/// Stops a driver that uses a mapping address that is not its own: SYSTEM_PTE_MISUSE's first parameter is `violation`.
-fn reserved_misuse(violation: u64, address: u64, tag: u32) -> ! {
-    bugcheck_with_text(
-        SYSTEM_PTE_MISUSE,
-        [violation, address, u64::from(tag), 0],
-        format_args!("{address:#x} is no mapping address with that tag in that state"),
-    )
-}
-
 nt_api! { module = mm_mdl;
     /// Bytes of an MDL for a buffer.
     ntoskrnl both stdcall irql(ANY_LEVEL) implemented
@@ -387,33 +305,6 @@ nt_api! { module = mm_mdl;
         mdl_mapping::protect(mdl, new_protect)
     }
 
-    /// Allocates zeroed pages from a range of physical addresses; null when there are none. There may be fewer than asked
-    /// for: the MDL says how many.
-    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
-    fn MmAllocatePagesForMdl(
-        low_address: PhysicalAddress, high_address: PhysicalAddress, skip_bytes: PhysicalAddress, total_bytes: Size,
-    ) -> Ptr<MDL> {
-        allocate_pages(low_address.0, high_address.0, skip_bytes.0, total_bytes.0, 0)
-    }
-
-    /// As MmAllocatePagesForMdl, with a caching type and MM_ALLOCATE_ flags.
-    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
-    fn MmAllocatePagesForMdlEx(
-        low_address: PhysicalAddress, high_address: PhysicalAddress, skip_bytes: PhysicalAddress, total_bytes: Size,
-        cache_type: ULong, flags: ULong,
-    ) -> Ptr<MDL> {
-        if cache_type >= CACHING_TYPES {
-            return Ptr::null();
-        }
-        allocate_pages(low_address.0, high_address.0, skip_bytes.0, total_bytes.0, flags)
-    }
-
-    /// Frees the pages of such an MDL, not the MDL itself (ExFreePool).
-    ntoskrnl both stdcall irql(APC_LEVEL) implemented
-    fn MmFreePagesFromMdl(mdl: Ptr<MDL>) {
-        free_pages(mdl);
-    }
-
     /// Drops whole pages and bytes from the front of an MDL. INVALID_PARAMETER_2: it is shorter.
     ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
     fn MmAdvanceMdl(mdl: Ptr<MDL>, number_of_bytes: ULong) -> NtStatus {
@@ -443,118 +334,15 @@ nt_api! { module = mm_mdl;
     fn MmPrefetchPages(number_of_lists: ULong, read_lists: Ptr<Word>) -> NtStatus {
         NtStatus::SUCCESS
     }
-
-    /// Sets address space aside for mappings; null for no bytes.
-    ntoskrnl both stdcall irql(APC_LEVEL) implemented
-    fn MmAllocateMappingAddress(number_of_bytes: Size, pool_tag: Tag) -> Ptr<u8> {
-        if pool_tag.0 == 0 {
-            reserved_misuse(0x100, 0, 0);
-        }
-        let bytes = number_of_bytes.0.checked_next_multiple_of(PAGE_SIZE).filter(|&bytes| bytes != 0);
-        let reserved = bytes.and_then(|bytes| Some((io_space::reserve(bytes)?, bytes)));
-        let Some((address, bytes)) = reserved else {
-            return Ptr::null();
-        };
-        RESERVED.with(|reserved| reserved.insert(address, (bytes, pool_tag.0, false)));
-        Ptr::new(address)
-    }
-
-    /// Gives such address space back; another tag, or a mapping that is left, is a bugcheck.
-    ntoskrnl both stdcall irql(APC_LEVEL) implemented
-    fn MmFreeMappingAddress(base_address: Ptr<u8>, pool_tag: Tag) {
-        let at = base_address.addr();
-        match RESERVED.with(|reserved| reserved.get(&at).copied()) {
-            Some((_, tag, false)) if tag == pool_tag.0 => {
-                RESERVED.with(|reserved| reserved.remove(&at));
-                io_space::give_back(at);
-            }
-            Some((_, tag, false)) => reserved_misuse(0x101, at, tag),
-            Some((_, tag, true)) => reserved_misuse(0x103, at, tag),
-            None => reserved_misuse(0x102, at, pool_tag.0),
-        }
-    }
-
-    /// Maps an MDL with a mapping address; null if it is larger, or already mapped there. A wrong tag is a bugcheck.
-    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
-    fn MmMapLockedPagesWithReservedMapping(
-        mapping_address: Ptr<u8>, pool_tag: Tag, mdl: Ptr<MDL>, cache_type: ULong,
-    ) -> Ptr<u8> {
-        let at = mapping_address.addr();
-        let header = mdl.read();
-        let Some((bytes, tag, is_used)) = RESERVED.with(|reserved| reserved.get(&at).copied()) else {
-            reserved_misuse(0x104, at, pool_tag.0);
-        };
-        if tag != pool_tag.0 {
-            reserved_misuse(0x104, at, tag);
-        }
-        let needed = pages_spanned(u64::from(header.ByteOffset), u64::from(header.ByteCount)) * PAGE_SIZE;
-        if is_used || needed > bytes || cache_type >= CACHING_TYPES {
-            return Ptr::null();
-        }
-        if !mdl_mapping::map_frames(mdl, at) {
-            return Ptr::null();
-        }
-        RESERVED.with(|reserved| reserved.insert(at, (bytes, tag, true)));
-        let mapped = at + u64::from(header.ByteOffset);
-        mdl.with(|mdl| {
-            mdl.MappedSystemVa = to_word(mapped);
-            mdl.MdlFlags |= MDL_MAPPED_TO_SYSTEM_VA;
-        });
-        Ptr::new(mapped)
-    }
-
-    /// Undoes MmMapLockedPagesWithReservedMapping; a wrong address or tag is a bugcheck.
-    ntoskrnl both stdcall irql(DISPATCH_LEVEL) implemented
-    fn MmUnmapReservedMapping(base_address: Ptr<u8>, pool_tag: Tag, mdl: Ptr<MDL>) {
-        let at = base_address.addr();
-        match RESERVED.with(|reserved| reserved.get(&at).copied()) {
-            Some((bytes, tag, true)) if tag == pool_tag.0 => {
-                RESERVED.with(|reserved| reserved.insert(at, (bytes, tag, false)));
-                window::unmap(at, bytes / PAGE_SIZE);
-                mdl.with(|mdl| mdl.MdlFlags &= !MDL_MAPPED_TO_SYSTEM_VA);
-            }
-            Some((_, tag, _)) => reserved_misuse(0x108, at, tag),
-            None => reserved_misuse(0x108, at, pool_tag.0),
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_platform::{POOL_PHYSICAL, api, crash_of, machine, verifying_machine};
+    use crate::test_platform::{api, crash_of, machine};
 
     fn new_mdl(address: u64, bytes: u64) -> Ptr<MDL> {
         Ptr::new(api("MmCreateMdl", &[0, address, bytes]))
-    }
-
-    #[test]
-    fn pages_for_an_mdl_have_frames_and_an_address() {
-        let _machine = machine();
-        let mdl = Ptr::<MDL>::new(api("MmAllocatePagesForMdl", &[0, u64::MAX, 0, 0x2001]));
-        let header = mdl.read();
-        assert_eq!(
-            (header.ByteCount, header.StartVa, header.ByteOffset),
-            (0x3000, 0, 0)
-        );
-        let address = api(
-            "MmMapLockedPagesSpecifyCache",
-            &[mdl.addr(), 0, 1, 0, 0, 16],
-        );
-        assert_eq!(
-            api("MmGetPhysicalAddress", &[address]) / 0x1000,
-            from_word(frame(mdl, 0).read())
-        );
-        assert_eq!(Ptr::<u8>::new(address).read_slice(0x3000), vec![0; 0x3000]);
-        api("MmUnmapLockedPages", &[address, mdl.addr()]);
-        api("MmFreePagesFromMdl", &[mdl.addr()]);
-        api("ExFreePool", &[mdl.addr()]);
-        let high = POOL_PHYSICAL - 1;
-        assert_eq!(api("MmAllocatePagesForMdl", &[0, high, 0, 0x1000]), 0);
-        assert_eq!(
-            api("MmAllocatePagesForMdlEx", &[0, u64::MAX, 0, 1 << 24, 1, 4]),
-            0
-        );
     }
 
     #[test]
@@ -594,24 +382,5 @@ mod tests {
         assert_eq!(from_word(header.StartVa), layout::USER + 0x1000);
         assert_eq!(frame(mdl, 0).read(), second);
         assert_eq!(MmAdvanceMdl(mdl, 0x1701), NtStatus::INVALID_PARAMETER_2);
-    }
-
-    #[test]
-    fn reserved_mappings_know_their_tag() {
-        let _machine = verifying_machine();
-        let address = MmAllocateMappingAddress(Size(0x1000), Tag(7));
-        let mdl = new_mdl(layout::USER, 0x1000);
-        assert_eq!(probe_and_lock(mdl, ProcessorMode(1), 0), Ok(()));
-        assert!(!MmMapLockedPagesWithReservedMapping(address, Tag(7), mdl, 1).is_null());
-        assert!(MmMapLockedPagesWithReservedMapping(address, Tag(7), mdl, 1).is_null());
-        let record = crash_of(|| MmFreeMappingAddress(address, Tag(7)));
-        assert_eq!(
-            (record.code, record.parameters[0]),
-            (SYSTEM_PTE_MISUSE, 0x103)
-        );
-        MmUnmapReservedMapping(address, Tag(7), mdl);
-        let record = crash_of(|| MmFreeMappingAddress(address, Tag(8)));
-        assert_eq!(record.parameters[0], 0x101);
-        MmFreeMappingAddress(address, Tag(7));
     }
 }

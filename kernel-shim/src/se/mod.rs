@@ -8,6 +8,7 @@
 pub mod access;
 pub mod ace;
 pub mod acl;
+pub mod assign;
 pub mod condition;
 pub mod descriptor;
 pub mod exports;
