@@ -2,7 +2,8 @@
  * \DosDevices\edu.
  *
  * Its service routine reads the interrupt status register, disclaims if nothing is set, else acknowledges and queues the
- * device's DPC, which counts and sets an event.
+ * device's DPC, which counts and sets an event. Its bus master DMA moves bytes between memory and the device's buffer of
+ * EDU_BUFFER bytes; the memory is a common buffer of an adapter of IoGetDmaAdapter.
  */
 #ifndef RINGFENCE_EDU_H
 #define RINGFENCE_EDU_H
@@ -31,6 +32,19 @@ struct edu_counts {
     rf_u32 dpcs;
     rf_u32 status;     /* the status register, all interrupts together */
     rf_u32 disclaimed; /* runs of the service routine without an interrupt of the device */
+};
+/* 0x00222010: in bytes, out as many: copies them to the common buffer's first half, has the device fetch them, then has it
+ * store them to the second half, which is the output; each transfer ends with the device's interrupt.
+ * STATUS_INSUFFICIENT_RESOURCES: there is no adapter or no common buffer. */
+#define EDU_COPY RF_CODE(0x804u, RF_BUFFERED)
+/* 0x00222014: in struct edu_transfer: one transfer, to its interrupt. Out rf_u64: the logical address of the common buffer;
+ * then as much of its second half as fits. */
+#define EDU_TRANSFER RF_CODE(0x805u, RF_BUFFERED)
+#define EDU_BUFFER 4096u
+struct edu_transfer {
+    rf_u64 address;  /* logical, below 2^32 */
+    rf_u32 count;    /* 1 to EDU_BUFFER bytes */
+    rf_u32 to_memory; /* else to the device */
 };
 
 #endif

@@ -9,11 +9,23 @@ NTHALAPI ULONG NTAPI HalGetInterruptVector(INTERFACE_TYPE type, ULONG bus, ULONG
 #define BAR_BYTES 4096u
 #define INTERRUPT_STATUS 0x24u
 #define INTERRUPT_ACKNOWLEDGE 0x64u
+#define DMA_SOURCE 0x80u
+#define DMA_DESTINATION 0x88u
+#define DMA_COUNT 0x90u
+#define DMA_COMMAND 0x98u
+#define DMA_START 1u
+#define DMA_TO_MEMORY 2u
+#define DMA_INTERRUPT 4u
+/* Where the device sees its own buffer. */
+#define DEVICE_BUFFER 0x40000u
 
 static volatile ULONG *registers;
 static PKINTERRUPT interrupt;
 static KEVENT served;
 static volatile struct edu_counts counts;
+static PDMA_ADAPTER adapter;
+static PUCHAR common;
+static PHYSICAL_ADDRESS common_logical;
 
 static BOOLEAN NTAPI service(PKINTERRUPT object, PVOID context)
 {
@@ -43,6 +55,14 @@ static VOID NTAPI deferred(PKDPC dpc, PDEVICE_OBJECT device, PIRP irp, PVOID con
 
 static VOID stop(VOID)
 {
+    if (common != NULL) {
+        adapter->DmaOperations->FreeCommonBuffer(adapter, 2 * EDU_BUFFER, common_logical, common, FALSE);
+        common = NULL;
+    }
+    if (adapter != NULL) {
+        adapter->DmaOperations->PutDmaAdapter(adapter);
+        adapter = NULL;
+    }
     if (interrupt != NULL) {
         IoDisconnectInterrupt(interrupt);
         interrupt = NULL;
@@ -75,6 +95,52 @@ static NTSTATUS start(PDEVICE_OBJECT device, const struct edu_start *wanted)
         stop();
     }
     return status;
+}
+
+static NTSTATUS get_common_buffer(PDEVICE_OBJECT device)
+{
+    if (common != NULL) {
+        return STATUS_SUCCESS;
+    }
+    if (adapter == NULL) {
+        DEVICE_DESCRIPTION description = {
+            .Version = DEVICE_DESCRIPTION_VERSION,
+            .Master = TRUE,
+            .Dma32BitAddresses = TRUE,
+            .InterfaceType = PCIBus,
+            .MaximumLength = EDU_BUFFER,
+        };
+        ULONG map_registers;
+        adapter = IoGetDmaAdapter(device, &description, &map_registers);
+    }
+    if (adapter != NULL) {
+        common = adapter->DmaOperations->AllocateCommonBuffer(adapter, 2 * EDU_BUFFER, &common_logical, FALSE);
+    }
+    return common == NULL ? STATUS_INSUFFICIENT_RESOURCES : STATUS_SUCCESS;
+}
+
+/* The device ends itself when a transfer leaves its buffer, so `count` has been checked. */
+static VOID transfer(ULONG logical, ULONG count, BOOLEAN to_memory)
+{
+    registers[DMA_SOURCE / 4] = to_memory ? DEVICE_BUFFER : logical;
+    registers[DMA_DESTINATION / 4] = to_memory ? logical : DEVICE_BUFFER;
+    registers[DMA_COUNT / 4] = count;
+    registers[DMA_COMMAND / 4] = DMA_START | DMA_INTERRUPT | (to_memory ? DMA_TO_MEMORY : 0);
+    KeWaitForSingleObject(&served, Executive, KernelMode, FALSE, NULL);
+}
+
+static NTSTATUS copy(PDEVICE_OBJECT device, PUCHAR buffer, ULONG count)
+{
+    NTSTATUS status = get_common_buffer(device);
+    if (!NT_SUCCESS(status)) {
+        return status;
+    }
+    RtlCopyMemory(common, buffer, count);
+    RtlZeroMemory(common + EDU_BUFFER, EDU_BUFFER);
+    transfer(common_logical.LowPart, count, FALSE);
+    transfer(common_logical.LowPart + EDU_BUFFER, count, TRUE);
+    RtlCopyMemory(buffer, common + EDU_BUFFER, count);
+    return STATUS_SUCCESS;
 }
 
 static NTSTATUS NTAPI control(PDEVICE_OBJECT device, PIRP irp)
@@ -118,6 +184,31 @@ static NTSTATUS NTAPI control(PDEVICE_OBJECT device, PIRP irp)
         KeWaitForSingleObject(&served, Executive, KernelMode, FALSE, NULL);
         *(struct edu_counts *)buffer = counts;
         return complete(irp, STATUS_SUCCESS, sizeof(struct edu_counts));
+    case EDU_COPY: {
+        if (registers == NULL || input == 0 || input > EDU_BUFFER || output < input) {
+            return complete(irp, STATUS_INVALID_PARAMETER, 0);
+        }
+        NTSTATUS status = copy(device, buffer, input);
+        return complete(irp, status, NT_SUCCESS(status) ? input : 0);
+    }
+    case EDU_TRANSFER: {
+        struct edu_transfer *wanted = buffer;
+        if (input < sizeof(*wanted) || output < sizeof(rf_u64)) {
+            return complete(irp, STATUS_BUFFER_TOO_SMALL, 0);
+        }
+        if (registers == NULL || wanted->count == 0 || wanted->count > EDU_BUFFER || wanted->address > 0xFFFFFFFFu) {
+            return complete(irp, STATUS_INVALID_PARAMETER, 0);
+        }
+        NTSTATUS status = get_common_buffer(device);
+        if (!NT_SUCCESS(status)) {
+            return complete(irp, status, 0);
+        }
+        transfer((ULONG)wanted->address, wanted->count, wanted->to_memory != 0);
+        ULONG rest = output - sizeof(rf_u64) < EDU_BUFFER ? output - sizeof(rf_u64) : EDU_BUFFER;
+        *(rf_u64 *)buffer = (rf_u64)common_logical.QuadPart;
+        RtlCopyMemory((PUCHAR)buffer + sizeof(rf_u64), common + EDU_BUFFER, rest);
+        return complete(irp, STATUS_SUCCESS, sizeof(rf_u64) + rest);
+    }
     default:
         return complete(irp, STATUS_INVALID_DEVICE_REQUEST, 0);
     }

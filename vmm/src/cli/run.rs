@@ -417,6 +417,8 @@ fn start_failed(error: &StartError, output: &mut Output) -> ExitCode {
         | StartError::Memory(_)
         | StartError::Msrs(_)
         | StartError::Interrupts(_)
+        | StartError::Vfio(_)
+        | StartError::Dma(_)
         | StartError::Registry(_)
         | StartError::Device(_)
         | StartError::Privileges(_)

@@ -1,6 +1,6 @@
 //! The machine's interrupts, handed on to the guest's lines by a thread for each.
 //!
-//! UIO: the kernel's handler turns a PCI interrupt off at the function and counts it. The thread reads the count and
+//! UIO, and VFIO's INTx: the kernel's handler turns a PCI interrupt off at the function and counts it. The thread reads the count and
 //! pulses the guest's line, which is one delivery of a level-sensitive interrupt and one edge of a latched one; when the
 //! guest has taken it, or [`PATIENCE`] later, the thread turns the interrupt on again. If the function still asserts it
 //! (its service routine has not run yet, or did not acknowledge it), the next interrupt comes at once and is the next
@@ -19,8 +19,9 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::uio::Uio;
+use super::vfio::{VfioFunction, VfioFunctions};
 use crate::machine::{InterruptLine, InterruptLines};
-use crate::policy::{InterruptSource, Policy};
+use crate::policy::{InterruptSource, PciAddress, Policy};
 
 /// How long the guest gets to take an interrupt before the next one may come.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -51,6 +52,12 @@ pub struct InterruptStartError {
 enum Source {
     Uio(Uio),
     Event(File),
+    Vfio {
+        function: Arc<VfioFunction>,
+        event: EventFd,
+        /// The kernel masks the interrupt when it comes.
+        is_masked: bool,
+    },
 }
 
 impl Source {
@@ -58,7 +65,25 @@ impl Source {
         match self {
             Self::Uio(uio) => uio.descriptor(),
             Self::Event(file) => file.as_raw_fd(),
+            Self::Vfio { event, .. } => event.as_raw_fd(),
         }
+    }
+
+    fn by_vfio(
+        functions: &VfioFunctions,
+        address: PciAddress,
+        is_message: bool,
+    ) -> io::Result<Self> {
+        let function = functions.get(address).ok_or_else(|| {
+            io::Error::other(format!(
+                "no rule with `dma = \"vfio\"` has opened {address}"
+            ))
+        })?;
+        Ok(Self::Vfio {
+            event: function.interrupt(is_message)?,
+            function: Arc::clone(function),
+            is_masked: !is_message,
+        })
     }
 
     /// Whether there was an interrupt.
@@ -74,13 +99,23 @@ impl Source {
                     Err(error) => Err(error),
                 }
             }
+            Self::Vfio { event, .. } => match event.read() {
+                Ok(_) => Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+                Err(error) => Err(error),
+            },
         }
     }
 
     fn enable(&self) -> io::Result<()> {
         match self {
             Self::Uio(uio) => uio.enable(),
-            Self::Event(_) => Ok(()),
+            Self::Vfio {
+                function,
+                is_masked: true,
+                ..
+            } => function.unmask(),
+            Self::Event(_) | Self::Vfio { .. } => Ok(()),
         }
     }
 }
@@ -92,16 +127,20 @@ pub struct OpenInterrupts {
 }
 
 impl OpenInterrupts {
-    /// Opens everything.
+    /// Opens everything; `functions` are those that are open by VFIO.
     ///
     /// # Errors
     /// [`InterruptStartError`] for the first rule that cannot be set up.
-    pub fn new(policy: &Policy) -> Result<Self, InterruptStartError> {
+    pub fn new(policy: &Policy, functions: &VfioFunctions) -> Result<Self, InterruptStartError> {
         let mut sources = Vec::new();
         for rule in policy.interrupt_rules() {
             let source = match &rule.source {
                 InterruptSource::Uio(device) => Uio::open(device).map(Source::Uio),
                 InterruptSource::EventFd(number) => inherited(*number).map(Source::Event),
+                InterruptSource::Vfio {
+                    address,
+                    is_message,
+                } => Source::by_vfio(functions, *address, *is_message),
             };
             let source = source.map_err(|source| InterruptStartError {
                 file: policy.file().to_owned(),
@@ -277,7 +316,8 @@ mod tests {
     fn an_eventfd_pulses_its_line() {
         let event = EventFd::new(0).unwrap();
         let lines = InterruptLines::default();
-        let open = OpenInterrupts::new(&policy(event.as_raw_fd())).unwrap();
+        let open =
+            OpenInterrupts::new(&policy(event.as_raw_fd()), &VfioFunctions::default()).unwrap();
         let running = open.start(&lines).unwrap();
         assert!(!lines.is_wanted());
         event.write(1).unwrap();
@@ -293,7 +333,8 @@ mod tests {
     fn what_is_no_eventfd_is_refused() {
         let file = tempfile::tempfile().unwrap();
         for descriptor in [file.as_raw_fd(), 999_999] {
-            let error = OpenInterrupts::new(&policy(descriptor)).unwrap_err();
+            let error =
+                OpenInterrupts::new(&policy(descriptor), &VfioFunctions::default()).unwrap_err();
             assert!(error.to_string().starts_with("i.toml:1: "), "{error}");
         }
     }

@@ -1,8 +1,9 @@
-//! Real memory, mapped into this process: /dev/mem, or the resource file of a PCI function's BAR.
+//! Real memory, mapped into this process: /dev/mem, or a PCI function's BAR, by its resource file or, if VFIO has the
+//! function, by VFIO.
 //!
 //! The cache type that a mapping has is the kernel's business, which is asked by how the file is opened: /dev/mem with
 //! O_SYNC is uncached, without it as the memory type range registers have it; `resourceN` is uncached, `resourceN_wc`
-//! write-combining. The guest's page tables and KVM have their word too: for memory that is no RAM, KVM on Intel makes
+//! write-combining; VFIO has uncached mappings only. The guest's page tables and KVM have their word too: for memory that is no RAM, KVM on Intel makes
 //! every access uncached unless the guest's PAT says write-combining; on AMD the guest's PAT alone decides.
 
 #![expect(
@@ -10,13 +11,14 @@
     reason = "mmap(2) and munmap(2) of device memory; this module is their only user"
 )]
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::ptr;
 
+use super::vfio::{Bar, VfioFunctions};
 use crate::policy::{CacheMode, MemorySource};
 
 const DEV_MEM: &str = "/dev/mem";
@@ -45,6 +47,14 @@ pub enum MappingError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// VFIO does not map it.
+    #[error(
+        "{path} cannot be mapped by VFIO: it is a BAR of ports, or none, or shares its page with other devices' registers"
+    )]
+    NotMappable {
+        /// The file.
+        path: PathBuf,
     },
     /// The rule is larger than the BAR.
     #[error("{path} has {has:#x} bytes: the rule's range ends at {end:#x} of it")]
@@ -103,7 +113,14 @@ pub(crate) struct Wish<'a> {
 }
 
 impl HostMapping {
-    pub(crate) fn open(wish: &Wish<'_>) -> Result<Self, MappingError> {
+    /// Maps it; a BAR of one of `functions` by VFIO, which keeps the resource files from being mapped.
+    pub(crate) fn open(wish: &Wish<'_>, functions: &VfioFunctions) -> Result<Self, MappingError> {
+        if let MemorySource::PciResource(path) = wish.source
+            && let Some(function) = functions.of_resource(path)
+        {
+            let bar = function.bar(bar_number(path).unwrap_or(u32::MAX));
+            return Self::by_vfio(wish, path, bar);
+        }
         let (path, flags) = match wish.source {
             MemorySource::DevMem => (PathBuf::from(DEV_MEM), dev_mem_flags(wish.cache)?),
             MemorySource::PciResource(path) => {
@@ -121,18 +138,44 @@ impl HostMapping {
                 path: path.clone(),
                 source,
             })?;
-        Self::map(&file, wish).map_err(|source| MappingError::Map { path, source })
+        Self::map(file.as_raw_fd(), wish.first, wish)
+            .map_err(|source| MappingError::Map { path, source })
     }
 
-    fn map(file: &File, wish: &Wish<'_>) -> io::Result<Self> {
+    /// A BAR that VFIO has. The mapping keeps the function open.
+    fn by_vfio(wish: &Wish<'_>, path: &Path, bar: Option<Bar>) -> Result<Self, MappingError> {
+        if wish.cache != CacheMode::Uncached {
+            return Err(MappingError::Cache {
+                path: path.to_owned(),
+                cache: wish.cache.name(),
+                instead: "VFIO maps BARs \"uncached\" only",
+            });
+        }
+        let Some(bar) = bar.filter(|bar| bar.is_mappable) else {
+            return Err(MappingError::NotMappable {
+                path: path.to_owned(),
+            });
+        };
+        check_end(path, wish, bar.bytes)?;
+        Self::map(bar.descriptor, bar.offset + wish.first, wish).map_err(|source| {
+            MappingError::Map {
+                path: path.to_owned(),
+                source,
+            }
+        })
+    }
+
+    /// `descriptor` is open, and its memory has `wish.bytes` from `first` on.
+    fn map(descriptor: RawFd, first: u64, wish: &Wish<'_>) -> io::Result<Self> {
         let bytes = usize::try_from(wish.bytes).map_err(io::Error::other)?;
-        let offset = i64::try_from(wish.first).map_err(io::Error::other)?;
+        let offset = i64::try_from(first).map_err(io::Error::other)?;
         let protection = if wish.is_writable {
             libc::PROT_READ | libc::PROT_WRITE
         } else {
             libc::PROT_READ
         };
-        // SAFETY: the kernel chooses an address where nothing is; the file is open. Nothing here makes a reference to
+        // SAFETY: the kernel chooses an address where nothing is; it fails for a descriptor that is not open.
+        // Nothing here makes a reference to
         // this memory: only the guest accesses it.
         let address = unsafe {
             libc::mmap(
@@ -140,7 +183,7 @@ impl HostMapping {
                 bytes,
                 protection,
                 libc::MAP_SHARED,
-                file.as_raw_fd(),
+                descriptor,
                 offset,
             )
         };
@@ -213,14 +256,7 @@ fn check_bar(path: &Path, wish: &Wish<'_>) -> Result<(), MappingError> {
         source,
     };
     let bytes = std::fs::metadata(path).map_err(opening)?.len();
-    let end = wish.first.saturating_add(wish.bytes);
-    if bytes == 0 || end > bytes.next_multiple_of(PAGE_SIZE) {
-        return Err(MappingError::PastEnd {
-            path: path.to_owned(),
-            has: bytes,
-            end,
-        });
-    }
+    check_end(path, wish, bytes)?;
     let start = bar_address(path).map_err(opening)?;
     let is_alone = start.is_multiple_of(PAGE_SIZE) && bytes.is_multiple_of(PAGE_SIZE);
     if !is_alone && !wish.is_danger_accepted {
@@ -233,17 +269,36 @@ fn check_bar(path: &Path, wish: &Wish<'_>) -> Result<(), MappingError> {
     Ok(())
 }
 
-/// Where a BAR begins: the file `resource` beside has a line "START END FLAGS" for each.
-fn bar_address(path: &Path) -> io::Result<u64> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let number = name
+/// The range lies in a BAR of so many bytes.
+fn check_end(path: &Path, wish: &Wish<'_>, bytes: u64) -> Result<(), MappingError> {
+    let end = wish.first.saturating_add(wish.bytes);
+    if bytes == 0 || end > bytes.next_multiple_of(PAGE_SIZE) {
+        return Err(MappingError::PastEnd {
+            path: path.to_owned(),
+            has: bytes,
+            end,
+        });
+    }
+    Ok(())
+}
+
+/// The number in a resource file's name.
+fn bar_number(path: &Path) -> io::Result<u32> {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
         .trim_start_matches("resource")
         .trim_end_matches(WRITE_COMBINING)
-        .parse::<usize>()
-        .map_err(io::Error::other)?;
+        .parse()
+        .map_err(io::Error::other)
+}
+
+/// Where a BAR begins: the file `resource` beside has a line "START END FLAGS" for each.
+fn bar_address(path: &Path) -> io::Result<u64> {
+    let number = bar_number(path)?;
     let text = std::fs::read_to_string(path.with_file_name("resource"))?;
     text.lines()
-        .nth(number)
+        .nth(usize::try_from(number).map_err(io::Error::other)?)
         .and_then(|line| line.split_whitespace().next()?.strip_prefix("0x"))
         .and_then(|digits| u64::from_str_radix(digits, 16).ok())
         .ok_or_else(|| io::Error::other("the file `resource` beside it has no line for it"))
@@ -281,10 +336,14 @@ mod tests {
         }
     }
 
+    fn open(wish: &Wish<'_>) -> Result<HostMapping, MappingError> {
+        HostMapping::open(wish, &VfioFunctions::default())
+    }
+
     #[test]
     fn a_bar_is_mapped_from_its_offset_and_shared() {
         let (folder, source) = bar("0xfe000000", 0x3000);
-        let mapping = HostMapping::open(&wish(&source)).unwrap();
+        let mapping = open(&wish(&source)).unwrap();
         assert_eq!(mapping.bytes(), 0x2000);
         let first: *mut u8 = ptr::with_exposed_provenance_mut(mapping.address);
         // SAFETY: the mapping's first byte, which nobody else accesses.
@@ -302,7 +361,7 @@ mod tests {
             bytes: 0x3000,
             ..wish(&source)
         };
-        let error = HostMapping::open(&past).unwrap_err();
+        let error = open(&past).unwrap_err();
         assert!(matches!(
             error,
             MappingError::PastEnd {
@@ -313,13 +372,13 @@ mod tests {
         ));
         for (start, bytes) in [("0xfe000100", 0x3000), ("0xfe000000", 0x2100)] {
             let (_folder, source) = bar(start, bytes);
-            let error = HostMapping::open(&wish(&source)).unwrap_err();
+            let error = open(&wish(&source)).unwrap_err();
             assert!(matches!(error, MappingError::SharedPage { .. }), "{error}");
             let accepted = Wish {
                 is_danger_accepted: true,
                 ..wish(&source)
             };
-            HostMapping::open(&accepted).unwrap();
+            open(&accepted).unwrap();
         }
     }
 
@@ -335,8 +394,51 @@ mod tests {
                 cache,
                 ..wish(source)
             };
-            let error = HostMapping::open(&wish).unwrap_err();
+            let error = open(&wish).unwrap_err();
             assert!(matches!(error, MappingError::Cache { .. }), "{error}");
         }
+    }
+
+    /// A file as VFIO's descriptor, in which a BAR begins at the second page.
+    #[test]
+    fn a_bar_of_vfio_is_mapped_within_its_bounds() {
+        let (folder, source) = bar("0xfe000000", 0x4000);
+        let file = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(folder.path().join("resource1"))
+            .unwrap();
+        let bar = Bar {
+            descriptor: file.as_raw_fd(),
+            offset: 0x1000,
+            bytes: 0x3000,
+            is_mappable: true,
+        };
+        let path = Path::new("resource1");
+        let mapping = HostMapping::by_vfio(&wish(&source), path, Some(bar)).unwrap();
+        let first: *const u8 = ptr::with_exposed_provenance(mapping.address().try_into().unwrap());
+        // SAFETY: the mapping's first byte, which nobody else accesses.
+        assert_eq!(unsafe { first.read_volatile() }, 3);
+
+        let shorter = Bar {
+            bytes: 0x2000,
+            ..bar
+        };
+        let error = HostMapping::by_vfio(&wish(&source), path, Some(shorter)).unwrap_err();
+        assert!(matches!(error, MappingError::PastEnd { .. }), "{error}");
+        let shared = Bar {
+            is_mappable: false,
+            ..bar
+        };
+        for bar in [Some(shared), None] {
+            let error = HostMapping::by_vfio(&wish(&source), path, bar).unwrap_err();
+            assert!(matches!(error, MappingError::NotMappable { .. }), "{error}");
+        }
+        let combining = Wish {
+            cache: CacheMode::WriteCombining,
+            ..wish(&source)
+        };
+        let error = HostMapping::by_vfio(&combining, path, Some(bar)).unwrap_err();
+        assert!(matches!(error, MappingError::Cache { .. }), "{error}");
     }
 }

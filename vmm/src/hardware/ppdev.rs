@@ -3,6 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref, ioctl_with_ref};
@@ -24,7 +25,8 @@ ioctl_io_nr!(PPRELEASE, PP, 0x8c);
 ioctl_io_nr!(PPEXCL, PP, 0x8f);
 ioctl_iow_nr!(PPDATADIR, PP, 0x90, libc::c_int);
 
-/// Modes of linux/parport.h.
+/// Modes of linux/parport.h, those of IEEE 1284.
+const MODE_COMPATIBLE: libc::c_int = 1 << 8;
 const MODE_EPP: libc::c_int = 1 << 6;
 const MODE_ADDRESS: libc::c_int = 1 << 13;
 
@@ -71,9 +73,11 @@ impl Ppdev {
             };
             io::Error::new(error.kind(), format!("{}: {error}{hint}", path.display()))
         };
+        // The kernel tries a read that times out again and again, for ever, unless it is not to block.
         let file = OpenOptions::new()
             .read(true)
             .write(true)
+            .custom_flags(libc::O_NONBLOCK)
             .open(path)
             .map_err(explained)?;
         let port = Self {
@@ -195,6 +199,10 @@ fn is_timeout(error: &io::Error) -> bool {
 
 impl Drop for Ppdev {
     fn drop(&mut self) {
+        // Else the kernel ends EPP mode with whoever is at the port: it pulses nInit, by which devices reset themselves.
+        if self.mode.is_some() {
+            let _ = self.put_number(PPSETMODE(), MODE_COMPATIBLE).is_ok();
+        }
         // Closing releases it too; whoever waits for the port need not wait for that.
         let _ = self.plain(PPRELEASE()).is_ok();
     }

@@ -18,7 +18,7 @@ pub(super) const PCI_DEVICES: &str = "/sys/bus/pci/devices";
 /// The kernel shows the first 64 bytes to everyone and the rest to whoever had CAP_SYS_ADMIN when the file was opened;
 /// what it does not show reads as all ones.
 #[derive(Debug)]
-pub struct SysfsPci {
+pub(super) struct SysfsPci {
     devices: PathBuf,
     open: BTreeMap<PciAddress, File>,
 }
@@ -37,8 +37,13 @@ impl SysfsPci {
         }
     }
 
+    /// Where sysfs has a function.
+    pub(super) fn folder(&self, address: PciAddress) -> PathBuf {
+        self.devices.join(address.to_string())
+    }
+
     fn function(&self, address: PciAddress) -> io::Result<(PciAddress, PciId)> {
-        let folder = self.devices.join(address.to_string());
+        let folder = self.folder(address);
         let id = PciId {
             vendor: read_id(&folder.join("vendor"))?,
             device: read_id(&folder.join("device"))?,
@@ -73,7 +78,7 @@ impl PciBackend for SysfsPci {
     }
 
     fn attach(&mut self, address: PciAddress, is_writing: bool) -> io::Result<()> {
-        let path = self.devices.join(address.to_string()).join("config");
+        let path = self.folder(address).join("config");
         let file = OpenOptions::new()
             .read(true)
             .write(is_writing)
@@ -87,11 +92,6 @@ impl PciBackend for SysfsPci {
             })?;
         self.open.insert(address, file);
         Ok(())
-    }
-
-    fn check_bus_mastering(&mut self, address: PciAddress) -> io::Result<()> {
-        let folder = self.devices.join(address.to_string());
-        Err(io::Error::other(super::dma::refusal(&folder)))
     }
 
     fn read(&mut self, address: PciAddress, register: u16, width: Width) -> u32 {

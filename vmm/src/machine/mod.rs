@@ -46,4 +46,4 @@ pub use kick::Stopper;
 pub use memory::{GuestRam, MemoryError};
 pub use plan::{DriverSlot, PlanError};
 pub use vcpu::{Exit, VcpuError};
-pub use vm::Vm;
+pub use vm::{DmaRange, Vm};

@@ -71,6 +71,8 @@ pub(super) struct Plan {
     is_verifying: bool,
     pool_bytes: u64,
     next_driver: u64,
+    /// Pages of drivers' images that drivers may write: guest-physical addresses and bytes.
+    driver_data: Vec<(u64, u64)>,
     export_addresses: Vec<u64>,
     unbound_count: usize,
     windows: Windows,
@@ -115,6 +117,7 @@ impl Plan {
             is_verifying,
             pool_bytes: 0,
             next_driver: kernel_base + layout::DRIVERS + PAGE_SIZE,
+            driver_data: Vec::new(),
             export_addresses,
             unbound_count: 0,
             windows,
@@ -163,6 +166,10 @@ impl Plan {
         self.ram.write(physical, memory)?;
         for page in 0..slot.bytes / PAGE_SIZE {
             let (write, execute) = protection(to_usize(page));
+            if write {
+                self.driver_data
+                    .push((physical + page * PAGE_SIZE, PAGE_SIZE));
+            }
             let protection = Protection {
                 write,
                 execute,
@@ -236,6 +243,32 @@ impl Plan {
             zerocopy::IntoBytes::as_bytes(&info),
         )?;
         Ok(())
+    }
+
+    /// Memory that drivers may have devices read and write, as guest-physical addresses and bytes: the pool, with threads'
+    /// stacks in it, client memory, and the drivers' own data. No code, no page table, nothing of the processor's.
+    pub(super) fn dma_memory(&self) -> Vec<(u64, u64)> {
+        let is_meant = |region: &&Region| {
+            [RegionKind::Pool, RegionKind::User]
+                .iter()
+                .any(|kind| region.kind == *kind as u32)
+        };
+        let mut ranges: Vec<(u64, u64)> = self
+            .regions
+            .iter()
+            .filter(is_meant)
+            .map(|region| (region.physical_address, region.bytes))
+            .chain(self.driver_data.iter().copied())
+            .collect();
+        ranges.sort_unstable();
+        let mut merged: Vec<(u64, u64)> = Vec::new();
+        for (first, bytes) in ranges {
+            match merged.last_mut() {
+                Some((last, size)) if *last + *size == first => *size += bytes,
+                _ => merged.push((first, bytes)),
+            }
+        }
+        merged
     }
 
     /// An empty [`BootInfo`] to fill in.

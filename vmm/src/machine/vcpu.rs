@@ -47,6 +47,8 @@ pub enum VcpuError {
         #[source]
         source: kvm_ioctls::Error,
     },
+    /// the guest touched memory that the machine has taken away: a mapped BAR of a PCI function whose memory space is off (bit 1 of its command register), or that sleeps
+    Unbacked(#[source] kvm_ioctls::Error),
 }
 
 fn kvm_error(call: &'static str) -> impl Fn(kvm_ioctls::Error) -> VcpuError {
@@ -267,6 +269,7 @@ impl Vcpu {
             Ok(VcpuExit::Intr) => Exit::Interrupted,
             Ok(_) => Exit::Other(self.fd.get_kvm_run().exit_reason),
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Exit::Interrupted,
+            Err(error) if error.errno() == libc::EFAULT => return Err(VcpuError::Unbacked(error)),
             Err(error) => {
                 return Err(VcpuError::Kvm {
                     call: "KVM_RUN",

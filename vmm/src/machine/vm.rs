@@ -15,6 +15,7 @@ use super::backend::{
     Backend, GuestView, MsrAnswer, MsrExit, PhysicalAnswer, PortAnswer, PortExit, Stop,
 };
 use super::builder::CreateError;
+use super::convert::to_usize;
 use super::interrupt_lines::InterruptLines;
 use super::kick::{Due, Stopper, Watchdog};
 use super::memory::MemoryError;
@@ -38,6 +39,17 @@ enum Unmapped {
 fn stopped_at_msr(number: u32, write: Option<u64>) -> Stop {
     let what = if write.is_some() { "write" } else { "read" };
     Stop::PolicyStop(format!("{what} of MSR {number:#x}"))
+}
+
+/// Guest memory for devices.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DmaRange {
+    /// Where the guest has it, page-aligned.
+    pub guest_physical: u64,
+    /// Host address of its first byte, mapped as long as the [`Vm`] lives.
+    pub host_address: u64,
+    /// Bytes, a multiple of the page size.
+    pub bytes: usize,
 }
 
 /// A guest with its vCPU. Everything happens on the thread that created it.
@@ -132,6 +144,25 @@ impl Vm {
     /// When KVM refuses.
     pub fn code_selector(&self) -> Result<u16, VcpuError> {
         Ok(self.vcpu.special_registers()?.cs.selector)
+    }
+
+    /// The guest's memory that drivers may have devices read and write by its guest-physical addresses, which are what they
+    /// get from MmGetPhysicalAddress and DMA adapters.
+    ///
+    /// # Errors
+    /// Never in practice: RAM exists.
+    pub fn dma_memory(&self) -> Result<Vec<DmaRange>, MemoryError> {
+        let host_base = self.plan.ram.host_address()?;
+        Ok(self
+            .plan
+            .dma_memory()
+            .into_iter()
+            .map(|(guest_physical, bytes)| DmaRange {
+                guest_physical,
+                host_address: host_base + (guest_physical - layout::RAM_BASE),
+                bytes: to_usize(bytes),
+            })
+            .collect())
     }
 
     /// Runs the guest until it is idle or stops.
@@ -365,12 +396,12 @@ impl Vm {
         if bytes > abi::file::MAX_TRANSFER {
             return [STATUS_INVALID_PARAMETER, 0, 0, 0];
         }
-        let mut buffer = vec![0; super::convert::to_usize(bytes)];
+        let mut buffer = vec![0; to_usize(bytes)];
         if bytes != 0 && self.view().read(address, &mut buffer).is_err() {
             return [STATUS_INVALID_PARAMETER, 0, 0, 0];
         }
         let results = backend.file(arguments, &mut buffer);
-        buffer.truncate(super::convert::to_usize(bytes));
+        buffer.truncate(to_usize(bytes));
         if results[0] == STATUS_SUCCESS
             && !buffer.is_empty()
             && self.view().write_pool(address, &buffer).is_err()
@@ -385,7 +416,7 @@ impl Vm {
         if bytes > abi::doorbell::REGISTRY_MAX {
             return STATUS_INVALID_PARAMETER;
         }
-        let mut contents = vec![0; super::convert::to_usize(bytes)];
+        let mut contents = vec![0; to_usize(bytes)];
         if self.view().read(address, &mut contents).is_err() {
             return STATUS_INVALID_PARAMETER;
         }

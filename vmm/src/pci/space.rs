@@ -41,8 +41,8 @@ pub enum PciStartError {
     },
     /// The rule lets the driver turn bus mastering on, or asks for DMA, and nothing would confine it.
     #[error(
-        "{file}:{line}: the PCI function {address} cannot be passed through as a bus master (bit 2 of the command register, \
-         or `dma`); leave the bit out: `write-mask = 0x0003` for the range \"0x04-0x05\""
+        "{file}:{line}: the PCI function {address} cannot be passed through as a bus master (bit 2 of the command register) \
+         without `dma = \"vfio\"`; leave the bit out: `write-mask = 0x0003` for the range \"0x04-0x05\""
     )]
     BusMaster {
         /// The policy.
@@ -489,10 +489,7 @@ fn find(
             };
             let found: Vec<PciAddress> = present
                 .iter()
-                .filter(|(address, id)| {
-                    target.address.is_none_or(|wanted| wanted == *address)
-                        && target.id.is_none_or(|wanted| wanted == *id)
-                })
+                .filter(|(address, id)| target.is_about(*address, *id))
                 .map(|(address, _)| *address)
                 .collect();
             if rule.backend == PciBackendKind::Deny {

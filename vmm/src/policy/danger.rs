@@ -266,7 +266,9 @@ pub(super) fn refuse(policy: &Policy, source: &Source<'_>, diagnostics: &mut Vec
 
 fn refuse_pci_and_msrs(policy: &Policy, findings: &mut Findings<'_, '_>) {
     for rule in &policy.pci_rules {
-        if rule.backend != PciBackendKind::Passthrough || rule.is_danger_accepted {
+        // VFIO keeps these registers to itself: the driver sees copies, and its DMA is confined.
+        let is_harmless = rule.is_danger_accepted || rule.asks_for_dma;
+        if rule.backend != PciBackendKind::Passthrough || is_harmless {
             continue;
         }
         for danger in PCI_REGISTERS {

@@ -14,7 +14,7 @@ use super::values::read_limited;
 use super::{
     AccessMode, LogLimiter, LogVerdict, MemoryBackend, MemoryRule, OnDeny, Policy, PolicyError,
 };
-use crate::hardware::{HostMapping, MappingError, Wish};
+use crate::hardware::{HostMapping, MappingError, VfioFunctions, Wish};
 use crate::ports::Action;
 
 const PAGE_MASK: u64 = abi::layout::PAGE_SIZE - 1;
@@ -233,19 +233,33 @@ impl MemorySpace {
     /// # Errors
     /// [`MemoryStartError`].
     pub fn new(policy: &Policy, ram_bytes: u64) -> Result<Self, MemoryStartError> {
+        Self::with_functions(policy, ram_bytes, &VfioFunctions::default())
+    }
+
+    /// As [`Self::new`], with BARs of functions that are open by VFIO.
+    ///
+    /// # Errors
+    /// [`MemoryStartError`].
+    pub fn with_functions(
+        policy: &Policy,
+        ram_bytes: u64,
+        functions: &VfioFunctions,
+    ) -> Result<Self, MemoryStartError> {
         let start = Instant::now();
-        Self::with_clock(policy, ram_bytes, Box::new(move || start.elapsed()))
+        let clock = Box::new(move || start.elapsed());
+        Self::with_clock(policy, ram_bytes, functions, clock)
     }
 
     pub(super) fn with_clock(
         policy: &Policy,
         ram_bytes: u64,
+        functions: &VfioFunctions,
         clock: Clock,
     ) -> Result<Self, MemoryStartError> {
         policy.check_guest_memory(ram_bytes)?;
         let rules = policy.memory_rules();
         Ok(Self {
-            backings: allocate(policy)?,
+            backings: allocate(policy, functions)?,
             stats: MemoryStats {
                 rules: rules
                     .iter()
@@ -425,7 +439,10 @@ fn pages(request: &MemoryRequest) -> Option<(u64, u64)> {
 }
 
 /// The memory of all rules: of adjacent `ram` rules together, filled; of each `passthrough` rule by itself.
-fn allocate(policy: &Policy) -> Result<Vec<MemoryBacking>, MemoryStartError> {
+fn allocate(
+    policy: &Policy,
+    functions: &VfioFunctions,
+) -> Result<Vec<MemoryBacking>, MemoryStartError> {
     let mut rules: Vec<&MemoryRule> = policy
         .memory_rules()
         .iter()
@@ -450,14 +467,18 @@ fn allocate(policy: &Policy) -> Result<Vec<MemoryBacking>, MemoryStartError> {
         })
         .map(|run| match run {
             [rule] if matches!(rule.backend, MemoryBackend::Passthrough { .. }) => {
-                map_host(policy, rule)
+                map_host(policy, rule, functions)
             }
             _ => allocate_run(policy, run),
         })
         .collect()
 }
 
-fn map_host(policy: &Policy, rule: &MemoryRule) -> Result<MemoryBacking, MemoryStartError> {
+fn map_host(
+    policy: &Policy,
+    rule: &MemoryRule,
+    functions: &VfioFunctions,
+) -> Result<MemoryBacking, MemoryStartError> {
     let MemoryBackend::Passthrough {
         source,
         source_first,
@@ -467,19 +488,20 @@ fn map_host(policy: &Policy, rule: &MemoryRule) -> Result<MemoryBacking, MemoryS
         unreachable!("the caller has looked");
     };
     let is_writable = rule.access.is_some_and(AccessMode::allows_write);
-    let mapping = HostMapping::open(&Wish {
+    let wish = Wish {
         source,
         first: *source_first,
         bytes: rule.bytes(),
         cache: *cache,
         is_writable,
         is_danger_accepted: rule.is_danger_accepted,
-    })
-    .map_err(|source| MemoryStartError::Passthrough {
-        file: policy.file().to_owned(),
-        line: rule.line,
-        source,
-    })?;
+    };
+    let mapping =
+        HostMapping::open(&wish, functions).map_err(|source| MemoryStartError::Passthrough {
+            file: policy.file().to_owned(),
+            line: rule.line,
+            source,
+        })?;
     Ok(MemoryBacking {
         physical: rule.first,
         is_writable,

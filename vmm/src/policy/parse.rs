@@ -81,6 +81,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Policy, PolicyError> {
         let rule = interrupt::parse_interrupt(&mut context, &fields, &policy.interrupt_rules);
         policy.interrupt_rules.extend(rule);
     }
+    interrupt::check_functions(&policy, &mut context);
     overlap::between_rules(&policy, &context.source, &mut context.diagnostics);
     danger::refuse(&policy, &context.source, &mut context.diagnostics);
     if context.diagnostics.is_empty() {

@@ -20,6 +20,7 @@ use super::client_memory::ClientMemory;
 use super::driver::{DriverError, Stats};
 use super::machine::ProcessIds;
 use super::responder::Responder;
+use crate::hardware::DmaWindow;
 use crate::machine::{InterruptLines, PortExit, Stop, Vm};
 use crate::observe::clock::Clock;
 use crate::observe::crash::{CrashReport, Reporter};
@@ -206,6 +207,8 @@ struct InFlight {
 /// The guest with all that belongs to it.
 #[derive(Debug)]
 pub(super) struct Engine {
+    // Before `vm`: devices reach the guest's memory as long as this lives.
+    _dma: Option<DmaWindow>,
     // Before `responder`: the guest's memory slots point into its memory.
     vm: Vm,
     responder: Responder,
@@ -257,6 +260,7 @@ impl MemoryReader for VmMemory<'_> {
 impl Engine {
     pub(super) fn new(
         vm: Vm,
+        dma: Option<DmaWindow>,
         responder: Responder,
         identity: Identity,
         inbox: Receiver<Message>,
@@ -265,6 +269,7 @@ impl Engine {
     ) -> std::io::Result<Self> {
         let memory = ClientMemory::new(vm.user_bytes());
         Ok(Self {
+            _dma: dma,
             vm,
             responder,
             identity,

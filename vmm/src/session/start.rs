@@ -22,12 +22,15 @@ use super::prepared_device::PreparedDevice;
 use super::privileges::{self, Confinement};
 use super::responder::{Responder, window_offsets};
 use crate::files::{Files, FilesOption};
-use crate::hardware::{DevCpuMsr, InterruptStartError, OpenInterrupts, SysfsPci};
+use crate::hardware::{
+    DevCpuMsr, DmaWindow, HostPci, InterruptStartError, OpenInterrupts, VfioFunctions,
+    VfioStartError,
+};
 use crate::loader::report::ImportStatus;
 use crate::loader::{Image, ImageError, MapError};
 use crate::machine::host::{self, KvmError, KvmKind};
 use crate::machine::{
-    CreateError, InterruptLines, PhysicalPiece, VmBuilder, VmConfig, WindowMemory,
+    CreateError, InterruptLines, PhysicalPiece, Vm, VmBuilder, VmConfig, WindowMemory,
 };
 use crate::msr::{MsrSpace, MsrStartError};
 use crate::observe::clock::Clock;
@@ -133,6 +136,10 @@ pub enum StartError {
     Ports(#[from] PortStartError),
     /// the policy's memory rules cannot be set up
     Memory(#[from] MemoryStartError),
+    /// the policy's PCI rules cannot be set up
+    Vfio(#[from] VfioStartError),
+    /// the guest's memory cannot be given to devices by VFIO
+    Dma(#[source] std::io::Error),
     /// the policy's MSR rules cannot be set up
     Msrs(#[from] MsrStartError),
     /// the policy's interrupt rules cannot be set up
@@ -249,7 +256,8 @@ fn start_with(
     let device = PreparedDevice::new(&launch, &images)?;
     let timeout = launch.timeout;
     let registry = launch.registry.clone();
-    let sources = OpenInterrupts::new(&launch.policy)?;
+    let functions = VfioFunctions::open(&launch.policy)?;
+    let sources = OpenInterrupts::new(&launch.policy, &functions)?;
     let fate = Arc::new(Fate::default());
     let waker = Arc::new(Waker::new().map_err(StartError::Thread)?);
     let (sender, inbox) = channel();
@@ -260,14 +268,14 @@ fn start_with(
     let engine = std::thread::Builder::new()
         .name("vcpu".to_owned())
         .spawn(move || {
-            let set_up = prepare(launch, &images, inbox, waker, engine_fate).and_then(|prepared| {
-                match confinement {
+            let set_up = prepare(launch, &images, functions, inbox, waker, engine_fate).and_then(
+                |prepared| match confinement {
                     Some(confinement) => privileges::confine(confinement)
                         .map(|()| prepared)
                         .map_err(StartError::Privileges),
                     None => Ok(prepared),
-                }
-            });
+                },
+            );
             match set_up {
                 Ok((engine, loads)) => {
                     let lines = engine.interrupt_lines();
@@ -369,6 +377,7 @@ fn choose_windows(
 fn prepare(
     launch: Launch,
     images: &[DriverImage],
+    functions: VfioFunctions,
     inbox: Receiver<Message>,
     waker: Arc<Waker>,
     fate: Arc<Fate>,
@@ -393,10 +402,10 @@ fn prepare(
     let lines = InterruptLines::default();
     let backends = Backends {
         interrupts: lines.clone(),
-        pci: Some(Box::new(SysfsPci::default())),
+        pci: Some(Box::new(HostPci::new(functions.clone()))),
     };
     let ports = PortSpace::with_backends(&launch.policy, backends)?;
-    let memory = MemorySpace::new(&launch.policy, launch.memory_bytes)?;
+    let memory = MemorySpace::with_functions(&launch.policy, launch.memory_bytes, &functions)?;
     let msrs = MsrSpace::new(&launch.policy, Some(Box::new(DevCpuMsr::default())))?;
     let mut builder = VmBuilder::new(
         &kvm,
@@ -423,6 +432,7 @@ fn prepare(
     let symbols = Arc::new(symbols(&placed, kernel_base, &unbound));
     let loads = placed.iter().map(Placed::load).collect();
     let vm = builder.build()?;
+    let dma = open_dma(&functions, &vm)?;
     let clock = Clock {
         boot_tsc: vm.boot_time_stamp(),
         tsc_khz: vm.tsc_khz(),
@@ -463,8 +473,8 @@ fn prepare(
         clock,
         timeout: launch.timeout,
     };
-    let engine =
-        Engine::new(vm, responder, identity, inbox, waker, fate).map_err(StartError::Thread)?;
+    let engine = Engine::new(vm, dma, responder, identity, inbox, waker, fate)
+        .map_err(StartError::Thread)?;
     Ok((engine, loads))
 }
 
@@ -485,6 +495,16 @@ fn add_window_memory(builder: &mut VmBuilder, memory: &MemorySpace) -> Result<()
         unsafe { builder.add_window_memory(window) }?;
     }
     Ok(())
+}
+
+#[expect(unsafe_code, reason = "guest memory is handed to devices by address")]
+fn open_dma(functions: &VfioFunctions, vm: &Vm) -> Result<Option<DmaWindow>, StartError> {
+    let memory = vm
+        .dma_memory()
+        .map_err(|error| StartError::Create(error.into()))?;
+    // SAFETY: guest RAM lives as long as the VM, which `Engine` drops after the window; the VMM accesses it by volatile
+    // copies only, since the guest writes it at any time, too.
+    unsafe { functions.reach(&memory) }.map_err(StartError::Dma)
 }
 
 /// Has the shim add to the registry.

@@ -4,7 +4,13 @@ const RAM: u64 = abi::layout::RAM_DEFAULT;
 
 fn space(text: &str) -> MemorySpace {
     let policy = Policy::from_str("m.toml", text).unwrap();
-    MemorySpace::with_clock(&policy, RAM, Box::new(|| Duration::ZERO)).unwrap()
+    MemorySpace::with_clock(
+        &policy,
+        RAM,
+        &VfioFunctions::default(),
+        Box::new(|| Duration::ZERO),
+    )
+    .unwrap()
 }
 
 fn rw(address: u64, bytes: u64) -> MemoryRequest {

@@ -91,11 +91,13 @@ pub(in crate::policy) const INDEX_PAIR_BACKENDS: &[(&str, IndexPairKind); 2] = &
 pub(in crate::policy) enum InterruptKind {
     Uio,
     EventFd,
+    Vfio,
 }
 
-pub(in crate::policy) const INTERRUPT_BACKENDS: &[(&str, InterruptKind); 2] = &[
+pub(in crate::policy) const INTERRUPT_BACKENDS: &[(&str, InterruptKind); 3] = &[
     ("uio", InterruptKind::Uio),
     ("eventfd", InterruptKind::EventFd),
+    ("vfio", InterruptKind::Vfio),
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use super::choices::{INTERRUPT_BACKENDS, InterruptKind};
 use super::common::{check_keys, comment, name, place, required_backend};
 use crate::policy::fields::{Context, Fields};
+use crate::policy::overlap::at_place;
 use crate::policy::schema::INTERRUPT;
-use crate::policy::{InterruptRule, InterruptSource, PciAddress, UioDevice};
+use crate::policy::{InterruptRule, InterruptSource, PciAddress, Policy, UioDevice};
 
+const FUNCTION: &str = "a PCI function such as \"0000:00:10.0\"";
 const DEVICE: &str = "a PCI function such as \"0000:00:10.0\", or \"/dev/uio0\"";
 
 /// Reads one rule; `None` when something is wrong with it.
@@ -27,21 +29,23 @@ pub(super) fn parse_interrupt(
     required("line", "a whole number from 0 to 63");
     match kind {
         Some(InterruptKind::Uio) => required("device", DEVICE),
+        Some(InterruptKind::Vfio) => required("device", FUNCTION),
         Some(InterruptKind::EventFd) => required("fd", "a file descriptor's number"),
         None => {}
     }
     let line = fields.bounded(context, &INTERRUPT, "line");
+    let is_message = fields.flag(context, "message-signaled");
     let source = match kind {
         Some(InterruptKind::Uio) => {
-            fields
-                .string(context, "device", DEVICE)
-                .and_then(|(text, span)| {
-                    let device = device(text);
-                    if device.is_none() {
-                        context.error(&span, format!("`device` cannot be \"{text}\""), DEVICE);
-                    }
-                    device.map(InterruptSource::Uio)
-                })
+            named(context, fields, DEVICE, device).map(InterruptSource::Uio)
+        }
+        Some(InterruptKind::Vfio) => {
+            named(context, fields, FUNCTION, PciAddress::parse).map(|address| {
+                InterruptSource::Vfio {
+                    address,
+                    is_message,
+                }
+            })
         }
         Some(InterruptKind::EventFd) => fields
             .bounded(context, &INTERRUPT, "fd")
@@ -55,7 +59,12 @@ pub(super) fn parse_interrupt(
     for other in before {
         for (key, is_same) in [
             ("line", line == Some(other.line)),
-            ("device", source.as_ref() == Some(&other.source)),
+            (
+                "device",
+                source
+                    .as_ref()
+                    .is_some_and(|source| source.is_same(&other.source)),
+            ),
         ] {
             if is_same {
                 context.error(
@@ -79,6 +88,42 @@ pub(super) fn parse_interrupt(
         comment,
         place: place(context, fields),
     })
+}
+
+/// Refuses interrupts by VFIO of functions that no rule has opened by it.
+pub(super) fn check_functions(policy: &Policy, context: &mut Context<'_>) {
+    for rule in &policy.interrupt_rules {
+        let InterruptSource::Vfio { address, .. } = rule.source else {
+            continue;
+        };
+        let is_named = policy
+            .pci_rules
+            .iter()
+            .any(|pci| pci.asks_for_dma && pci.target.address.is_none_or(|named| named == address));
+        if !is_named {
+            context.diagnostics.push(at_place(
+                &context.source,
+                rule.place,
+                format!("no [[pci]] rule with `dma = \"vfio\"` is about {address}"),
+                format!("a [[pci]] rule with `bdf = \"{address}\"` and `dma = \"vfio\"`"),
+            ));
+        }
+    }
+}
+
+/// The key `device`.
+fn named<T>(
+    context: &mut Context<'_>,
+    fields: &Fields<'_>,
+    allowed: &str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Option<T> {
+    let (text, span) = fields.string(context, "device", allowed)?;
+    let device = parse(text);
+    if device.is_none() {
+        context.error(&span, format!("`device` cannot be \"{text}\""), allowed);
+    }
+    device
 }
 
 fn device(text: &str) -> Option<UioDevice> {

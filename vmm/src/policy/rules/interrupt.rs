@@ -20,6 +20,13 @@ pub enum InterruptSource {
     Uio(UioDevice),
     /// Another program: the number of an eventfd that this process was started with.
     EventFd(i32),
+    /// A PCI function that a rule with `dma = "vfio"` names.
+    Vfio {
+        /// The function.
+        address: PciAddress,
+        /// By MSI instead of its interrupt pin.
+        is_message: bool,
+    },
 }
 
 impl InterruptSource {
@@ -29,6 +36,16 @@ impl InterruptSource {
         match self {
             Self::Uio(_) => "uio",
             Self::EventFd(_) => "eventfd",
+            Self::Vfio { .. } => "vfio",
+        }
+    }
+
+    /// Whether both are one interrupt: a function has its pin or messages, not both.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Vfio { address, .. }, Self::Vfio { address: other, .. }) => address == other,
+            _ => self == other,
         }
     }
 }

@@ -94,6 +94,15 @@ pub struct PciTarget {
     pub id: Option<PciId>,
 }
 
+impl PciTarget {
+    /// Whether a function is meant.
+    #[must_use]
+    pub fn is_about(&self, address: PciAddress, id: PciId) -> bool {
+        self.address.is_none_or(|wanted| wanted == address)
+            && self.id.is_none_or(|wanted| wanted == id)
+    }
+}
+
 impl fmt::Display for PciTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.address, self.id) {

@@ -532,7 +532,7 @@ pub(in crate::policy) static INTERRUPT: Table = Table {
             "where it comes from",
         ),
         only(
-            &["uio"],
+            &["uio", "vfio"],
             "device",
             Kind::Form(
                 "^(/dev/uio[0-9]{1,4}|([0-9A-Fa-f]{4}:)?[0-9A-Fa-f]{2}:[01][0-9A-Fa-f][.][0-7])$",
@@ -544,6 +544,12 @@ pub(in crate::policy) static INTERRUPT: Table = Table {
             "fd",
             Kind::Number(3, i32::MAX as u64),
             "the eventfd's number in this process",
+        ),
+        only(
+            &["vfio"],
+            "message-signaled",
+            Kind::Flag,
+            "whether it is MSI instead of the interrupt pin",
         ),
         NAME,
         COMMENT,
