@@ -1,0 +1,337 @@
+/* Submitting, waiting, completions.
+ *
+ * One thread at a time waits for the VMM, and hands out what comes; threads that wait for their request meanwhile sleep on
+ * `generation`. Requests are done without the lock held.
+ */
+#include "internal.h"
+
+enum {
+    /* How long a thread looks for an answer before it sleeps. */
+    SPIN_MIN_NS = 10000,
+    SPIN_MAX_NS = 100000,
+    /* Looks between two readings of the clock. */
+    LOOKS = 64,
+};
+
+static void append(struct rf_request **first, struct rf_request **last, struct rf_request *request)
+{
+    request->next = NULL;
+    if (*first == NULL) {
+        *first = request;
+    } else {
+        (*last)->next = request;
+    }
+    *last = request;
+}
+
+/* Tells whoever made the requests of a list. The lock is not held. */
+static void finish(struct rf_request *request)
+{
+    while (request != NULL) {
+        struct rf_request *next = request->next;
+        if (request->complete != NULL) {
+            request->complete(request);
+        } else {
+            __atomic_store_n(&request->is_done, 1, __ATOMIC_RELEASE);
+        }
+        request = next;
+    }
+}
+
+static void end_request(struct rf_request *request, uint32_t status)
+{
+    request->status = status;
+    request->output_written = 0;
+    request->information = 0;
+    request->value = 0;
+}
+
+/* Puts what waits for room into the ring. Whether the VMM is to be notified. */
+static bool fill_ring(struct rf_channel *channel)
+{
+    while (channel->waiting_first != NULL && channel->in_flight < channel->in_flight_max) {
+        struct rf_request *request = channel->waiting_first;
+        struct rf_request *next = request->next;
+        if (!rf_queue_add(&channel->queue, request)) {
+            break;
+        }
+        channel->waiting_first = next;
+        channel->in_flight++;
+    }
+    return rf_queue_is_kick_due(&channel->queue);
+}
+
+static void kick(struct rf_channel *channel)
+{
+    uint64_t one = 1;
+    /* It does not block, and fails only if the VMM is notified already. */
+    rf_syscall3(RF_NR_WRITE, channel->kick_fd, rf_at(&one), sizeof one);
+}
+
+void rf_submit(struct rf_channel *channel, struct rf_request *request)
+{
+    request->is_done = 0;
+    request->next = NULL;
+    uint32_t status = 0;
+    bool is_kick_due = false;
+    rf_acquire(&channel->lock);
+    if (channel->end != 0) {
+        status = channel->end;
+    } else if (request->input_bytes > channel->transfer_max || request->output_bytes > channel->transfer_max ||
+               !rf_queue_could_hold(&channel->queue, request)) {
+        status = RF_STATUS_INVALID_BUFFER_SIZE;
+    } else {
+        request->tag = channel->next_tag++;
+        append(&channel->waiting_first, &channel->waiting_last, request);
+        is_kick_due = fill_ring(channel);
+    }
+    rf_unlock(&channel->lock);
+    if (is_kick_due) {
+        kick(channel);
+    }
+    if (status != 0) {
+        end_request(request, status);
+        finish(request);
+    }
+}
+
+/* Takes what the VMM has given back; a list. The lock is held. */
+static struct rf_request *reap(struct rf_channel *channel, bool *is_broken)
+{
+    struct rf_request *first = NULL;
+    struct rf_request *last = NULL;
+    struct rf_request *request;
+    while ((request = rf_queue_take_used(&channel->queue, is_broken)) != NULL) {
+        channel->in_flight--;
+        append(&first, &last, request);
+    }
+    return first;
+}
+
+/* Everything is done with a status: what the VMM has, and what waits. Adds to a list. The lock is held. */
+static struct rf_request *end_all(struct rf_channel *channel, uint32_t status, struct rf_request *first)
+{
+    struct rf_request *last = first;
+    while (last != NULL && last->next != NULL) {
+        last = last->next;
+    }
+    channel->end = status;
+    struct rf_request *request;
+    while ((request = rf_queue_take_back(&channel->queue)) != NULL) {
+        end_request(request, status);
+        append(&first, &last, request);
+    }
+    while ((request = channel->waiting_first) != NULL) {
+        channel->waiting_first = request->next;
+        end_request(request, status);
+        append(&first, &last, request);
+    }
+    channel->in_flight = 0;
+    return first;
+}
+
+/* The VMM's last words; 0: it has not said any. */
+static uint32_t farewell(struct rf_channel *channel)
+{
+    struct rf_farewell words;
+    intptr_t received = rf_syscall(RF_NR_RECVFROM, channel->socket_fd, rf_at(&words), sizeof words, RF_MSG_DONTWAIT, 0, 0);
+    if (received == -RF_EAGAIN || received == -RF_EINTR) {
+        return 0;
+    }
+    bool is_farewell = received == sizeof words && words.magic == RF_WIRE_MAGIC && words.status != 0;
+    return is_farewell ? words.status : RF_STATUS_NOT_CONNECTED;
+}
+
+/* Waits until the VMM has given something back: looking for a short while, then asleep. The lock is not held; one thread
+ * at a time. Returns the status that the channel ends with, or 0. */
+static uint32_t watch(struct rf_channel *channel)
+{
+    struct rf_queue *queue = &channel->queue;
+    if (channel->spin_ns != 0) {
+        uint64_t until = rf_now() + channel->spin_ns;
+        do {
+            for (int look = 0; look < LOOKS; look++) {
+                if (rf_queue_has_used(queue)) {
+                    return 0;
+                }
+                __builtin_ia32_pause();
+            }
+        } while (rf_now() < until);
+    }
+    rf_queue_arm(queue);
+    if (rf_queue_has_used(queue)) {
+        return 0;
+    }
+    struct rf_pollfd polled[2] = {
+        {.fd = channel->call_fd, .events = RF_POLLIN},
+        {.fd = channel->socket_fd, .events = RF_POLLIN},
+    };
+    uint64_t asleep = channel->may_spin ? rf_now() : 0;
+    intptr_t count = rf_syscall3(RF_NR_POLL, rf_at(polled), 2, -1);
+    if (rf_is_error(count)) {
+        return count == -RF_EINTR ? 0 : RF_STATUS_NOT_CONNECTED;
+    }
+    if (channel->may_spin) {
+        /* Looking is worth it while answers come soon. */
+        if (rf_now() - asleep < SPIN_MAX_NS) {
+            uint32_t longer = channel->spin_ns * 2;
+            channel->spin_ns = longer < SPIN_MIN_NS ? SPIN_MIN_NS : longer > SPIN_MAX_NS ? SPIN_MAX_NS : longer;
+        } else {
+            channel->spin_ns = channel->spin_ns > SPIN_MIN_NS ? channel->spin_ns / 2 : 0;
+        }
+    }
+    if (polled[0].revents != 0) {
+        uint8_t bytes[64];
+        /* One read: what is left makes the next poll return. */
+        intptr_t taken = rf_syscall3(RF_NR_READ, channel->call_fd, rf_at(bytes), sizeof bytes);
+        if (taken == 0 || (rf_is_error(taken) && taken != -RF_EAGAIN && taken != -RF_EINTR)) {
+            return polled[1].revents != 0 ? farewell(channel) : RF_STATUS_NOT_CONNECTED;
+        }
+    }
+    return polled[1].revents != 0 ? farewell(channel) : 0;
+}
+
+/* Threads that sleep for their request look again. The lock is held: none is between its look and its sleep. */
+static void wake_sleepers(struct rf_channel *channel)
+{
+    channel->generation++;
+    if (channel->sleepers != 0) {
+        rf_futex_wake(&channel->generation, 0x7FFFFFFF);
+    }
+}
+
+/* Handles completions until `request` is done, or, without one, until the channel ends. */
+static void run(struct rf_channel *channel, struct rf_request *request)
+{
+    rf_acquire(&channel->lock);
+    for (;;) {
+        if (request != NULL ? __atomic_load_n(&request->is_done, __ATOMIC_ACQUIRE) != 0 : channel->end != 0) {
+            break;
+        }
+        if (channel->is_watched || channel->end != 0) {
+            /* Whoever waits hands it out. */
+            uint32_t generation = channel->generation;
+            channel->sleepers++;
+            rf_unlock(&channel->lock);
+            rf_futex_wait(&channel->generation, generation);
+            rf_acquire(&channel->lock);
+            channel->sleepers--;
+            continue;
+        }
+        channel->is_watched = true;
+        rf_unlock(&channel->lock);
+        uint32_t end = watch(channel);
+        rf_acquire(&channel->lock);
+        bool is_broken = false;
+        struct rf_request *done = reap(channel, &is_broken);
+        if (is_broken) {
+            end = RF_STATUS_NOT_CONNECTED;
+        }
+        bool is_kick_due = false;
+        if (end != 0) {
+            done = end_all(channel, end, done);
+        } else {
+            is_kick_due = fill_ring(channel);
+        }
+        rf_unlock(&channel->lock);
+        if (is_kick_due) {
+            kick(channel);
+        }
+        finish(done);
+        rf_acquire(&channel->lock);
+        channel->is_watched = false;
+        wake_sleepers(channel);
+    }
+    rf_unlock(&channel->lock);
+}
+
+uint32_t rf_wait(struct rf_channel *channel, struct rf_request *request)
+{
+    if (__atomic_load_n(&request->is_done, __ATOMIC_ACQUIRE) == 0) {
+        run(channel, request);
+    }
+    return request->status;
+}
+
+uint32_t rf_call(struct rf_channel *channel, struct rf_request *request)
+{
+    rf_submit(channel, request);
+    return rf_wait(channel, request);
+}
+
+void rf_run(struct rf_channel *channel)
+{
+    run(channel, NULL);
+}
+
+/* Takes a request out of those that wait for room. The lock is held. */
+static bool withdraw(struct rf_channel *channel, struct rf_request *victim)
+{
+    struct rf_request *before = NULL;
+    for (struct rf_request *request = channel->waiting_first; request != NULL; request = request->next) {
+        if (request == victim) {
+            if (before == NULL) {
+                channel->waiting_first = victim->next;
+            } else {
+                before->next = victim->next;
+            }
+            if (channel->waiting_last == victim) {
+                channel->waiting_last = before;
+            }
+            victim->next = NULL;
+            return true;
+        }
+        before = request;
+    }
+    return false;
+}
+
+void rf_cancel(struct rf_channel *channel, struct rf_request *victim, struct rf_request *request)
+{
+    request->opcode = RF_OP_CANCEL;
+    request->process = victim->process;
+    request->argument = victim->tag;
+    rf_acquire(&channel->lock);
+    bool is_withdrawn = withdraw(channel, victim);
+    rf_unlock(&channel->lock);
+    if (is_withdrawn) {
+        end_request(victim, RF_STATUS_CANCELLED);
+        end_request(request, 0);
+        request->next = NULL;
+        finish(victim);
+        finish(request);
+        rf_acquire(&channel->lock);
+        wake_sleepers(channel);
+        rf_unlock(&channel->lock);
+        return;
+    }
+    rf_submit(channel, request);
+}
+
+void rf_disconnect(struct rf_channel *channel)
+{
+    rf_syscall3(RF_NR_SHUTDOWN, channel->socket_fd, RF_SHUT_RDWR, 0);
+}
+
+uint32_t rf_process(const struct rf_channel *channel)
+{
+    return channel->process;
+}
+
+uint32_t rf_driver_abi(const struct rf_channel *channel)
+{
+    return channel->driver_abi;
+}
+
+uint32_t rf_transfer_max(const struct rf_channel *channel)
+{
+    return channel->transfer_max;
+}
+
+uint32_t rf_end_status(struct rf_channel *channel)
+{
+    rf_acquire(&channel->lock);
+    uint32_t end = channel->end;
+    rf_unlock(&channel->lock);
+    return end;
+}

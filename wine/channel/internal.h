@@ -1,0 +1,80 @@
+/* What the channel's sources share. */
+#ifndef RINGFENCE_CHANNEL_INTERNAL_H
+#define RINGFENCE_CHANNEL_INTERNAL_H
+
+#include "channel.h"
+#include "linux.h"
+
+enum {
+    /* The unit in which the data area is handed out; a small request takes one. */
+    RF_CELL_BYTES = 256,
+    RF_CELLS_MAX = RF_DATA_MAX / RF_CELL_BYTES,
+};
+
+/* The split queue with its memory: queue.c. Nothing of it locks. */
+struct rf_queue {
+    uint8_t *memory;
+    size_t memory_bytes;
+    uint32_t size; /* descriptors; a power of two */
+    uint32_t available_at;
+    uint32_t used_at;
+    uint32_t data_at;
+    uint32_t cells;      /* of the data area */
+    uint32_t cells_free;
+    uint32_t cell_hint;  /* where a free one is likely */
+    uint16_t available;  /* the available index */
+    uint16_t kicked;     /* the available index when the VMM was last notified, or need not be */
+    uint16_t next_used;  /* how far the used ring was read */
+    uint16_t free_count;
+    uint16_t free[RF_QUEUE_MAX];
+    /* By a chain's first descriptor: its second, and whose it is (null: the VMM does not have it). */
+    uint16_t second[RF_QUEUE_MAX];
+    struct rf_request *owner[RF_QUEUE_MAX];
+    uint32_t taken[RF_CELLS_MAX / 32];
+};
+
+struct rf_channel {
+    struct rf_queue queue;
+    rf_lock lock;
+    int memory_fd;
+    int kick_fd;
+    int call_fd;
+    int socket_fd;
+    uint32_t process;
+    uint32_t driver_abi;
+    uint32_t transfer_max;
+    uint32_t in_flight_max;
+    uint32_t in_flight;
+    /* Requests that wait for room, oldest first. */
+    struct rf_request *waiting_first;
+    struct rf_request *waiting_last;
+    uint64_t next_tag;
+    /* 0, or the NTSTATUS of everything from now on. */
+    uint32_t end;
+    /* A thread waits for the VMM; it hands out what comes. */
+    bool is_watched;
+    /* Raised when that thread is back: the others sleep on it. */
+    uint32_t generation;
+    uint32_t sleepers;
+    bool may_spin;
+    uint32_t spin_ns;
+};
+
+/* Whether a layout is this version's, and sets the queue up in `memory`, whose bytes it has checked. */
+bool rf_queue_accept(struct rf_queue *queue, const struct rf_welcome *welcome);
+size_t rf_queue_bytes(const struct rf_welcome *welcome);
+/* Makes a request available. False: there is no room now. */
+bool rf_queue_add(struct rf_queue *queue, struct rf_request *request);
+/* Whether the VMM wants to be notified of what was made available since this was last asked. */
+bool rf_queue_is_kick_due(struct rf_queue *queue);
+bool rf_queue_has_used(const struct rf_queue *queue);
+/* Takes one request that the VMM has given back, with its answer. Null: there is none, or `*is_broken`. */
+struct rf_request *rf_queue_take_used(struct rf_queue *queue, bool *is_broken);
+/* Asks for a notification of the next one. */
+void rf_queue_arm(struct rf_queue *queue);
+/* Takes back a request that the VMM will not answer; null when there is none left. */
+struct rf_request *rf_queue_take_back(struct rf_queue *queue);
+/* Whether a request would have room in an empty queue. */
+bool rf_queue_could_hold(const struct rf_queue *queue, const struct rf_request *request);
+
+#endif
