@@ -1,7 +1,10 @@
 //! What the engine does for clients of the channel.
 
 use abi::channel::Operation;
-use abi::client::{FarewellReason, Opcode, QUERY_STATISTICS, RequestHeader, Statistics};
+use abi::client::{
+    FarewellReason, Opcode, QUERY_NAMES, QUERY_NAMES_CHANGED, QUERY_STATISTICS, RequestHeader,
+    Statistics,
+};
 use zerocopy::IntoBytes;
 
 use super::super::client::connection::FollowUp;
@@ -287,6 +290,17 @@ impl Engine {
                 }
                 client.forget_process(process);
                 Work::plain(Operation::ExitProcess, [0; 6])
+            }
+            Opcode::Query if header.code == QUERY_NAMES => Work::Guest {
+                operation: Operation::ListNames,
+                arguments: [0, output, 0, 0, 0, 0],
+                input: None,
+                output: Some(0),
+                is_output_seen: false,
+                follow_up: FollowUp::Nothing,
+            },
+            Opcode::Query if header.code == QUERY_NAMES_CHANGED => {
+                Work::plain(Operation::WatchNames, [header.argument, 0, 0, 0, 0, 0])
             }
             Opcode::Query => {
                 if header.code != QUERY_STATISTICS {
