@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -61,8 +61,21 @@ pub fn command<Text: AsRef<std::ffi::OsStr>>(arguments: &[Text]) -> Command {
     command
         .args(arguments)
         .env_remove("RINGFENCE_LOG")
+        // The machine's own shows what its users run.
+        .env("RINGFENCE_RUN_DIR", run_directory())
         .stdin(Stdio::null());
     command
+}
+
+/// The run directory of the tests' runs: one for all, so that none is left behind by each.
+///
+/// # Panics
+/// It cannot be made.
+#[must_use]
+pub fn run_directory() -> PathBuf {
+    let user =
+        std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").expect("/proc"));
+    std::env::temp_dir().join(format!("ringfence-tests-{user}"))
 }
 
 /// Runs the program with `arguments` to its end.

@@ -4,6 +4,7 @@ pub mod cli;
 pub mod devices;
 pub mod files;
 pub mod hardware;
+pub mod launch;
 pub mod learn;
 pub mod machine;
 pub mod msr;

@@ -35,7 +35,10 @@ fn text(path: &Path) -> &str {
 }
 
 mod images;
+mod launching;
+mod readiness;
 mod recordings;
+mod restarts;
 mod runs;
 mod sockets;
 mod usage;

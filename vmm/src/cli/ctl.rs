@@ -1,6 +1,8 @@
 //! `ringfence ctl`
 
+use super::launching::RunDirectoryArgument;
 use super::output::Output;
+use crate::error_chain;
 use crate::observe::escape::escape_lines;
 use crate::session::command::Command;
 use crate::session::exit_code::ExitCode;
@@ -8,7 +10,7 @@ use crate::session::protocol::Request;
 use ringfence_client::control::Control;
 use serde_json::Value;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Send commands to a running driver
 ///
@@ -20,24 +22,64 @@ Each COMMAND is one argument, so quote it. `ringfence run --help` lists the comm
 
 Examples:
   ringfence ctl /run/giveio.sock 'open \\\\.\\giveio' 'outb 0x378 0x41' 'inb 0x379'
-  ringfence ctl /run/giveio.sock stats")]
+  ringfence ctl giveio stats")]
 pub(super) struct Arguments {
-    /// The socket of a `ringfence run --socket`
-    socket: PathBuf,
+    /// The driver's name, as `ringfence ps` shows it, or the path of its socket
+    #[arg(value_name = "NAME|SOCKET")]
+    target: String,
     /// Commands, in order; the first that fails ends the call
     #[arg(required = true)]
     command: Vec<String>,
     /// Print JSON, one object a line
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    directory: RunDirectoryArgument,
 }
 
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
-    let mut output = Output::new(arguments.json);
+    send(
+        &arguments.target,
+        &arguments.directory,
+        &arguments.command,
+        arguments.json,
+    )
+}
+
+/// The socket of a run, by its name or by its path.
+fn socket(target: &str, directory: &RunDirectoryArgument) -> Result<PathBuf, String> {
+    let path = Path::new(target);
+    if target.contains('/') || path.exists() {
+        return Ok(path.to_path_buf());
+    }
+    let directory = directory.locate().map_err(|error| error_chain(&error))?;
+    match directory.find(target) {
+        Ok(run) => run
+            .registration
+            .socket
+            .ok_or_else(|| format!("{target} has no socket")),
+        Err(unknown) => {
+            // One that is not running, but is started when somebody connects: socket activation.
+            let waiting = target.parse().ok().map(|name| directory.socket(&name));
+            waiting
+                .filter(|socket| socket.exists())
+                .ok_or_else(|| unknown.to_string())
+        }
+    }
+}
+
+/// Sends commands to a run.
+pub(super) fn send(
+    target: &str,
+    directory: &RunDirectoryArgument,
+    commands: &[String],
+    is_json: bool,
+) -> ExitCode {
+    let mut output = Output::new(is_json);
     // All are looked at before any is sent.
-    for line in &arguments.command {
+    for line in commands {
         if let Err(error) = line.parse::<Command>() {
-            let hint = if arguments.command.len() > 1 {
+            let hint = if commands.len() > 1 {
                 " (each argument is one whole command: quote it)"
             } else {
                 ""
@@ -48,17 +90,21 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
             );
         }
     }
-    let control = match Control::connect(&arguments.socket) {
+    let socket = match socket(target, directory) {
+        Ok(socket) => socket,
+        Err(message) => return output.error(ExitCode::Usage, &message),
+    };
+    let control = match Control::connect(&socket) {
         Ok(control) => control,
         Err(error) => {
             let message = format!(
                 "cannot connect to {}: {error}; is `ringfence run --socket` running?",
-                arguments.socket.display()
+                socket.display()
             );
             return output.error(ExitCode::CommandFailed, &message);
         }
     };
-    match converse(control, &arguments.command, &mut output) {
+    match converse(control, commands, &mut output) {
         Ok(code) => code,
         Err(error) => {
             let message = format!("the connection broke: {error}");

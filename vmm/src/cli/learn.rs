@@ -48,6 +48,11 @@ impl Backend {
 
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
     let mut output = Output::new(arguments.run.json());
+    if arguments.run.is_launched() {
+        let message =
+            "the policy is written when the driver ends: use neither --detach nor --restart";
+        return output.error(ExitCode::Usage, message);
+    }
     // The recording is needed here alone.
     let memory = rustix::fs::memfd_create("recording", rustix::fs::MemfdFlags::CLOEXEC);
     let (memory, recorded) = match (memory, arguments.run.record()) {

@@ -6,10 +6,15 @@ use clap::{Parser, Subcommand};
 mod ctl;
 mod doctor;
 mod inspect;
+mod launching;
 mod learn;
+mod logs;
 mod output;
 mod policy;
+mod ps;
 mod run;
+mod stats;
+mod stop;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -53,6 +58,10 @@ enum Subcommands {
     // Boxed: by far the largest.
     Run(Box<run::Arguments>),
     Ctl(ctl::Arguments),
+    Ps(ps::Arguments),
+    Stop(stop::Arguments),
+    Logs(logs::Arguments),
+    Stats(stats::Arguments),
     Policy(policy::Arguments),
     Trace(trace::Arguments),
     Doctor(doctor::Arguments),
@@ -74,6 +83,10 @@ pub fn main() -> ExitCode {
         Subcommands::Inspect(arguments) => inspect::main(&arguments),
         Subcommands::Run(arguments) => run::main(&arguments),
         Subcommands::Ctl(arguments) => ctl::main(&arguments),
+        Subcommands::Ps(arguments) => ps::main(&arguments),
+        Subcommands::Stop(arguments) => stop::main(&arguments),
+        Subcommands::Logs(arguments) => logs::main(&arguments),
+        Subcommands::Stats(arguments) => stats::main(&arguments),
         Subcommands::Policy(arguments) => policy::main(&arguments),
         Subcommands::Trace(arguments) => trace::main(&arguments),
         Subcommands::Doctor(arguments) => doctor::main(&arguments),
@@ -107,7 +120,7 @@ fn start_logging(verbose: u8) {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     let logging = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(crate::launch::LogWriter::default)
         .with_target(false)
         .without_time()
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))

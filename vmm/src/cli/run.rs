@@ -1,8 +1,10 @@
 //! `ringfence run`
 
+use super::launching::Launching;
 use super::output::Output;
 use crate::error_chain;
 use crate::files::FilesOption;
+use crate::launch::{Begun, Presence, begin};
 use crate::observe::escape::escape;
 use crate::observe::output::TraceOutput;
 use crate::policy::{Policy, device_help};
@@ -29,8 +31,8 @@ const SCRIPT_MAX: u64 = 16 << 20;
 /// Run a driver in a guest of its own
 ///
 /// With commands (-c, --script): runs them in order, stops at the first that fails, unloads nothing by itself and ends.
-/// Without: stays in the foreground until SIGINT or SIGTERM. With --socket it serves clients (after the commands, if
-/// there are any).
+/// Without: stays in the foreground until SIGINT or SIGTERM. With --socket or --name it serves clients (after the
+/// commands, if there are any), and `ringfence ps` shows it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = after_help())]
 pub(super) struct Arguments {
@@ -103,6 +105,8 @@ pub(super) struct Arguments {
     /// A file of commands, one a line, run after those of -c
     #[arg(long, value_name = "FILE")]
     script: Option<PathBuf>,
+    #[command(flatten)]
+    launching: Launching,
 }
 
 fn after_help() -> String {
@@ -110,7 +114,8 @@ fn after_help() -> String {
         "{HELP}\n\nExamples:\n  \
          ringfence run giveio.sys --policy lpt.toml -c '! outb 0x378 0x41' -c 'open \\\\.\\giveio' -c 'outb 0x378 0x41'\n  \
          ringfence run driver.sys --trace - -c 'open \\Device\\x' -c 'ioctl 0x9c402004 u16:0x379 1'\n  \
-         ringfence run driver.sys --socket /tmp/driver.sock"
+         ringfence run driver.sys --socket /tmp/driver.sock\n  \
+         ringfence run driver.sys --name adc --detach --restart on-crash; ringfence ps"
     )
 }
 
@@ -213,7 +218,6 @@ fn read_script(path: &Path) -> io::Result<String> {
 struct Prepared {
     commands: Option<Vec<Command>>,
     launch: Launch,
-    server: Option<Server>,
     interrupt: Interrupt,
 }
 
@@ -228,6 +232,11 @@ impl Arguments {
 
     pub(super) fn record(&self) -> Option<&Path> {
         self.record.as_deref()
+    }
+
+    /// Whether the run may be another process's.
+    pub(super) fn is_launched(&self) -> bool {
+        self.launching.is_launched()
     }
 
     /// The drivers' names.
@@ -254,10 +263,31 @@ pub(super) fn main_recording(arguments: &Arguments, record: Option<&Path>) -> Ex
             Err(_) => ExitCode::CommandFailed,
         };
     }
+    let wish = arguments.launching.wish(
+        arguments.socket.as_deref(),
+        &arguments.drivers,
+        arguments.policy.as_deref(),
+        arguments.memory,
+    );
+    let presence = match begin(&wish) {
+        Ok(Begun::Run(presence)) => presence,
+        Ok(Begun::Ended(code)) => return code,
+        Err(error) => return output.error(ExitCode::Usage, &error_chain(&error)),
+    };
     let prepared = match prepare(arguments, record) {
         Ok(prepared) => prepared,
         Err(message) => return output.error(ExitCode::Usage, &message),
     };
+    present(arguments, prepared, presence, &mut output)
+}
+
+/// Runs the driver, with the run's place among the others taken.
+fn present(
+    arguments: &Arguments,
+    prepared: Prepared,
+    mut presence: Presence,
+    output: &mut Output,
+) -> ExitCode {
     let interrupt = prepared.interrupt;
     // What is opened or removed later by a name that the user gave.
     let names_files = arguments.files.is_some()
@@ -270,7 +300,12 @@ pub(super) fn main_recording(arguments: &Arguments, record: Option<&Path>) -> Ex
     };
     let machine = match start_confined(prepared.launch, Some(interrupt), confinement) {
         Ok(machine) => machine,
-        Err(error) => return start_failed(&error, &mut output),
+        Err(error) => {
+            if let StartError::Driver(error) = &error {
+                presence.crashed(error);
+            }
+            return start_failed(&error, output);
+        }
     };
     if let Some(path) = &arguments.save_registry {
         machine.save_registry_to(path);
@@ -283,19 +318,27 @@ pub(super) fn main_recording(arguments: &Arguments, record: Option<&Path>) -> Ex
         let started = Started {
             event: "started",
             driver,
+            name: presence.name(),
+            socket: presence.socket(),
         };
         if output.result("", &started).is_err() {
             machine.shutdown();
             return ExitCode::Success;
         }
     }
+    let (commands, server) = (prepared.commands, presence.take_server());
     let code = drive(
         &running,
-        prepared.commands.as_deref(),
-        prepared.server.as_ref(),
+        commands.as_deref(),
+        server.as_ref(),
         interrupt,
-        &mut output,
+        output,
+        || presence.ready(&machine, arguments.timeout),
     );
+    presence.stopping();
+    if let Some(error) = machine.stopped() {
+        presence.crashed(&error);
+    }
     machine.shutdown();
     if let (Some(message), ExitCode::Success) = (machine.registry_failure(), code) {
         return output.error(ExitCode::CommandFailed, &message);
@@ -315,6 +358,10 @@ pub(super) fn main_recording(arguments: &Arguments, record: Option<&Path>) -> Ex
 struct Started {
     event: &'static str,
     driver: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    socket: Option<PathBuf>,
 }
 
 fn prepare(arguments: &Arguments, record: Option<&Path>) -> Result<Prepared, String> {
@@ -362,10 +409,6 @@ fn prepare(arguments: &Arguments, record: Option<&Path>) -> Result<Prepared, Str
     };
     let interrupt =
         Interrupt::install().map_err(|error| format!("cannot take signals over: {error}"))?;
-    let server = match &arguments.socket {
-        None => None,
-        Some(path) => Some(Server::bind(path).map_err(|error| error_chain(&error))?),
-    };
     Ok(Prepared {
         commands,
         launch: Launch {
@@ -389,7 +432,6 @@ fn prepare(arguments: &Arguments, record: Option<&Path>) -> Result<Prepared, Str
             is_verifying: arguments.verify && !arguments.no_verify,
             is_pnp_held: arguments.no_pnp_start,
         },
-        server,
         interrupt,
     })
 }
@@ -433,13 +475,14 @@ fn lost(what: &str, error: &DriverError, output: &mut Output) -> ExitCode {
     outcome.exit
 }
 
-/// Runs the commands, then serves or waits; see [`Arguments`].
+/// Runs the commands, calls `ready`, then serves or waits; see [`Arguments`].
 pub(super) fn drive(
     machine: &Arc<dyn RunningMachine>,
     commands: Option<&[Command]>,
     server: Option<&Server>,
     interrupt: Interrupt,
     output: &mut Output,
+    ready: impl FnOnce(),
 ) -> ExitCode {
     let stop = match EventFd::new(libc::EFD_CLOEXEC)
         .and_then(|stop| Ok((stop.try_clone()?, stop.try_clone()?, stop)))
@@ -451,6 +494,7 @@ pub(super) fn drive(
                 .name("signals".into())
                 .spawn(move || {
                     interrupt.wait();
+                    crate::launch::stopping();
                     // What waits for the guest returns now.
                     machine.shutdown();
                     let _ = for_signal.write(1);
@@ -476,6 +520,7 @@ pub(super) fn drive(
             return code;
         }
     }
+    ready();
     let waited = match server {
         Some(server) => server.serve(machine, &stop),
         None => stop.read().map(|_| ()),

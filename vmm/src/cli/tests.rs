@@ -41,7 +41,14 @@ fn drive(json: bool, lines: &[&str]) -> (ExitCode, Vec<String>) {
     let commands = run::commands(&lines, None).unwrap();
     let machine: Arc<dyn RunningMachine> = Arc::new(FakeMachine::default());
     let interrupt = Interrupt::install().unwrap();
-    let code = run::drive(&machine, commands.as_deref(), None, interrupt, &mut output);
+    let code = run::drive(
+        &machine,
+        commands.as_deref(),
+        None,
+        interrupt,
+        &mut output,
+        || (),
+    );
     let bytes = sink.0.lock().unwrap().clone();
     let text = String::from_utf8(bytes).unwrap();
     (code, text.lines().map(str::to_owned).collect())
@@ -83,7 +90,7 @@ fn machine_that_stops_by_itself_ends_the_run() {
         fake.crash();
     });
     let interrupt = Interrupt::install().unwrap();
-    let code = run::drive(&machine, None, None, interrupt, &mut output);
+    let code = run::drive(&machine, None, None, interrupt, &mut output, || ());
     crasher.join().unwrap();
     assert_eq!(code, ExitCode::DriverCrashed);
     let bytes = sink.0.lock().unwrap().clone();
@@ -100,7 +107,14 @@ fn closed_stdout_ends_quietly() {
     let machine: Arc<dyn RunningMachine> = Arc::new(FakeMachine::default());
     let commands = run::commands(&["stats".into(), "stats".into()], None).unwrap();
     let interrupt = Interrupt::install().unwrap();
-    let code = run::drive(&machine, commands.as_deref(), None, interrupt, &mut output);
+    let code = run::drive(
+        &machine,
+        commands.as_deref(),
+        None,
+        interrupt,
+        &mut output,
+        || (),
+    );
     assert_eq!(code, ExitCode::CommandFailed);
 }
 
@@ -125,7 +139,14 @@ fn crash_that_nobody_reads_keeps_its_code() {
     let lines = [r"open \\.\fake".to_owned(), "ioctl 0xdead".to_owned()];
     let commands = run::commands(&lines, None).unwrap();
     let interrupt = Interrupt::install().unwrap();
-    let code = run::drive(&machine, commands.as_deref(), None, interrupt, &mut output);
+    let code = run::drive(
+        &machine,
+        commands.as_deref(),
+        None,
+        interrupt,
+        &mut output,
+        || (),
+    );
     assert_eq!(code, ExitCode::DriverCrashed);
 }
 
@@ -139,7 +160,7 @@ fn empty_script_is_a_script() {
     let mut output = Output::to_writer(false, Box::new(BrokenPipe));
     let machine: Arc<dyn RunningMachine> = Arc::new(FakeMachine::default());
     let interrupt = Interrupt::install().unwrap();
-    let code = run::drive(&machine, Some(&[]), None, interrupt, &mut output);
+    let code = run::drive(&machine, Some(&[]), None, interrupt, &mut output, || ());
     assert_eq!(code, ExitCode::Success);
 }
 

@@ -1,6 +1,7 @@
 //! SIGINT and SIGTERM as an event that threads can wait for.
 
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use vmm_sys_util::eventfd::EventFd;
@@ -35,6 +36,12 @@ impl Interrupt {
     #[must_use]
     pub fn is_set(self) -> bool {
         IS_SET.load(Ordering::SeqCst)
+    }
+
+    /// A descriptor that can be read from when a signal has come, for polling only.
+    #[must_use]
+    pub fn descriptor(self) -> Option<RawFd> {
+        EVENT.get().map(AsRawFd::as_raw_fd)
     }
 
     /// Waits for a signal.

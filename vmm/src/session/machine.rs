@@ -259,6 +259,13 @@ impl Machine {
         self.interrupts.line(number)
     }
 
+    /// Asks for the counters; the answer comes when the guest lets the engine take messages.
+    pub(crate) fn ask_stats(&self) -> Result<Receiver<Result<Stats, DriverError>>, DriverError> {
+        let (reply, answer) = channel();
+        self.link.send(Message::Stats(reply))?;
+        Ok(answer)
+    }
+
     /// Makes a process for a new client.
     ///
     /// # Errors

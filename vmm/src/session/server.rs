@@ -7,11 +7,11 @@ use super::interpreter::{Interpreter, Outcome};
 use super::protocol::{REQUEST_MAX, Request, read_line, reply};
 use std::fs::Permissions;
 use std::io::{self, BufReader, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -41,13 +41,16 @@ pub enum SocketError {
         #[source]
         source: io::Error,
     },
+    /// the socket that was passed in cannot be used
+    Inherited(#[source] io::Error),
 }
 
-/// A bound socket; its file goes away with it.
+/// A bound socket; its file goes away with it, unless the socket was passed in.
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
-    path: PathBuf,
+    /// The file that it has made.
+    path: Option<PathBuf>,
 }
 
 impl Server {
@@ -83,8 +86,45 @@ impl Server {
         }
         Ok(Self {
             listener,
-            path: path.into(),
+            path: Some(path.into()),
         })
+    }
+
+    /// Serves a socket that somebody else has bound, and whose file is theirs.
+    ///
+    /// # Errors
+    /// [`SocketError::Inherited`]
+    pub fn inherited(listener: UnixListener) -> Result<Self, SocketError> {
+        listener
+            .set_nonblocking(true)
+            .map_err(SocketError::Inherited)?;
+        Ok(Self {
+            listener,
+            path: None,
+        })
+    }
+
+    /// Where clients connect, if that is a file.
+    #[must_use]
+    pub fn path(&self) -> Option<PathBuf> {
+        match &self.path {
+            Some(path) => Some(path.clone()),
+            None => Some(self.listener.local_addr().ok()?.as_pathname()?.into()),
+        }
+    }
+
+    /// Whether the socket's file goes away with it.
+    #[must_use]
+    pub fn owns_path(&self) -> bool {
+        self.path.is_some()
+    }
+
+    /// The socket, for another process to serve.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn listener(&self) -> io::Result<OwnedFd> {
+        self.listener.try_clone().map(OwnedFd::from)
     }
 
     /// Serves connections until `stop` is written, then ends them all.
@@ -127,7 +167,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        if let Some(path) = &self.path {
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 
@@ -140,6 +182,28 @@ struct Connection {
 struct Connections {
     open: Mutex<Vec<Connection>>,
     is_ending: Arc<AtomicBool>,
+    live: Arc<AtomicU64>,
+}
+
+/// A client that is connected, counted as long as it is.
+struct Live(Arc<AtomicU64>);
+
+impl Live {
+    fn new(count: &Arc<AtomicU64>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+
+    /// How many there are, this one among them.
+    fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Connections {
@@ -159,9 +223,10 @@ impl Connections {
             .and_then(|theirs| {
                 let machine = Arc::clone(machine);
                 let is_ending = Arc::clone(&self.is_ending);
+                let live = Live::new(&self.live);
                 thread::Builder::new().name("client".into()).spawn(move || {
                     let ours = theirs.try_clone();
-                    serve_client(theirs, &*machine, &is_ending);
+                    serve_client(theirs, &*machine, &is_ending, &live);
                     // The list of connections still has a descriptor: without this the client would
                     // never see the end.
                     if let Ok(ours) = ours {
@@ -192,7 +257,12 @@ fn refuse(mut stream: &UnixStream, outcome: &Outcome) {
     let _ = writeln!(stream, "{}", reply(outcome));
 }
 
-fn serve_client(stream: UnixStream, machine: &dyn RunningMachine, is_ending: &AtomicBool) {
+fn serve_client(
+    stream: UnixStream,
+    machine: &dyn RunningMachine,
+    is_ending: &AtomicBool,
+    live: &Live,
+) {
     let wanted = handshake::wanted(&stream);
     if !handshake::is_peer_allowed(&stream) {
         match wanted {
@@ -202,7 +272,7 @@ fn serve_client(stream: UnixStream, machine: &dyn RunningMachine, is_ending: &At
         return;
     }
     match wanted {
-        Wanted::Text => serve_commands(stream, machine, is_ending),
+        Wanted::Text => serve_commands(stream, machine, is_ending, live),
         Wanted::Channel => serve_channel(stream, machine),
         Wanted::Nothing => {}
     }
@@ -241,7 +311,12 @@ fn serve_channel(stream: UnixStream, machine: &dyn RunningMachine) {
     drop(attachment);
 }
 
-fn serve_commands(stream: UnixStream, machine: &dyn RunningMachine, is_ending: &AtomicBool) {
+fn serve_commands(
+    stream: UnixStream,
+    machine: &dyn RunningMachine,
+    is_ending: &AtomicBool,
+    live: &Live,
+) {
     // A client that does not read its replies must not keep this thread for ever.
     let _ = stream.set_write_timeout(Some(std::time::Duration::from_secs(10)));
     let driver = match machine.connect() {
@@ -257,7 +332,7 @@ fn serve_commands(stream: UnixStream, machine: &dyn RunningMachine, is_ending: &
     };
     let mut reader = BufReader::new(stream);
     while !is_ending.load(Ordering::SeqCst) {
-        let outcome = match read_line(&mut reader, REQUEST_MAX) {
+        let mut outcome = match read_line(&mut reader, REQUEST_MAX) {
             Ok(None) => return,
             Ok(Some(line)) => match serde_json::from_str::<Request>(&line) {
                 Ok(request) => interpreter.execute_line(&request.command),
@@ -271,6 +346,14 @@ fn serve_commands(stream: UnixStream, machine: &dyn RunningMachine, is_ending: &
             }
             Err(_) => return,
         };
+        if outcome.fields.contains_key("stats") {
+            // The guest knows of processes, which need not be clients.
+            let clients = live.count();
+            outcome.fields.insert("clients".into(), clients.into());
+            outcome
+                .text
+                .push_str(&format!("\n  {:<22}{clients}", "clients"));
+        }
         if writeln!(writer, "{}", reply(&outcome)).is_err() || outcome.is_over {
             return;
         }
@@ -393,7 +476,14 @@ mod tests {
         drop(UnixListener::bind(&path).unwrap());
         assert_eq!(
             Server::bind(&path)
-                .map(|server| server.path.metadata().unwrap().permissions().mode() & 0o777)
+                .map(|server| server
+                    .path()
+                    .unwrap()
+                    .metadata()
+                    .unwrap()
+                    .permissions()
+                    .mode()
+                    & 0o777)
                 .unwrap(),
             0o600
         );

@@ -1,0 +1,203 @@
+//! Systemd's protocols: readiness, keep-alive, socket activation, units.
+
+use super::launching::Runs;
+use super::*;
+use integration_tests::skip_without_program;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+/// What a service manager hears.
+struct Manager {
+    socket: UnixDatagram,
+    address: String,
+    _folder: TempDir,
+}
+
+impl Manager {
+    fn new(is_abstract: bool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let (socket, address) = if is_abstract {
+            let address = SocketAddr::from_abstract_name(text(&path)).unwrap();
+            let socket = UnixDatagram::bind_addr(&address).unwrap();
+            (socket, format!("@{}", path.display()))
+        } else {
+            (UnixDatagram::bind(&path).unwrap(), text(&path).to_owned())
+        };
+        socket.set_read_timeout(Some(patience())).unwrap();
+        Self {
+            socket,
+            address,
+            _folder: folder,
+        }
+    }
+
+    /// The lines of the next notification.
+    fn hear(&self) -> Vec<String> {
+        let mut bytes = [0; 4096];
+        let count = loop {
+            match self.socket.recv(&mut bytes) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                received => break received.unwrap(),
+            }
+        };
+        let said = std::str::from_utf8(&bytes[..count]).unwrap();
+        said.lines().map(str::to_owned).collect()
+    }
+
+    /// Waits for a notification with that line.
+    fn wait_for(&self, line: &str) {
+        while !self.hear().iter().any(|heard| heard == line) {}
+    }
+}
+
+#[test]
+fn service_manager_is_told_of_readiness_and_of_the_end() {
+    if !has_kvm() {
+        return;
+    }
+    for is_abstract in [false, true] {
+        let runs = Runs::new();
+        let manager = Manager::new(is_abstract);
+        let mut command = runs.command(&["run", &driver("echo"), "--name", "e"]);
+        let running = Running::start(command.env("NOTIFY_SOCKET", &manager.address));
+
+        let first = manager.hear();
+
+        assert_eq!(first, ["READY=1", "STATUS=running"]);
+        // Ready is ready: no waiting for the socket.
+        runs.run(&["ctl", "e", "stats"]).assert_code(0);
+        running.signal("TERM");
+        manager.wait_for("STOPPING=1");
+        running.wait().assert_code(0);
+    }
+}
+
+#[test]
+fn driver_that_does_not_start_is_not_ready() {
+    if !has_kvm() {
+        return;
+    }
+    let runs = Runs::new();
+    let manager = Manager::new(false);
+    let (_folder, no_driver) = file("x.sys", b"no driver");
+    let mut command = runs.command(&["run", text(&no_driver), "--name", "x"]);
+    command.env("NOTIFY_SOCKET", &manager.address);
+
+    Running::start(&mut command).wait().assert_code(3);
+
+    manager.socket.set_nonblocking(true).unwrap();
+    let mut bytes = [0; 64];
+    let heard = manager.socket.recv(&mut bytes);
+    assert_eq!(heard.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn keep_alive_pings_come_if_they_are_wanted() {
+    if !has_kvm() {
+        return;
+    }
+    for restart in ["never", "on-crash"] {
+        let runs = Runs::new();
+        let manager = Manager::new(false);
+        let arguments = ["run", &driver("echo"), "--name", "e", "--restart", restart];
+        let mut command = runs.command(&arguments);
+        command
+            .env("NOTIFY_SOCKET", &manager.address)
+            .env("WATCHDOG_USEC", "200000");
+        let running = Running::start(&mut command);
+        manager.wait_for("READY=1");
+
+        for _ in 0..3 {
+            manager.wait_for("WATCHDOG=1");
+        }
+
+        running.signal("TERM");
+        running.wait().assert_code(0);
+    }
+}
+
+#[test]
+fn restarts_are_told_to_the_service_manager() {
+    if !has_kvm() {
+        return;
+    }
+    let runs = Runs::new();
+    let manager = Manager::new(false);
+    let arguments = [
+        "run",
+        &driver("faulty"),
+        "--name",
+        "f",
+        "--restart",
+        "on-crash",
+    ];
+    let mut command = runs.command(&arguments);
+    let running = Running::start(command.env("NOTIFY_SOCKET", &manager.address));
+    manager.wait_for("READY=1");
+
+    let crash = runs.run(&["ctl", "f", r"open \\.\faulty", "ioctl 0x222000"]);
+
+    crash.assert_code(4);
+    manager.wait_for("STATUS=the driver crashed; it is started again in 0.1 s");
+    manager.wait_for("READY=1");
+    running.signal("TERM");
+    running.wait().assert_code(0);
+}
+
+#[test]
+fn socket_that_is_passed_in_is_served() {
+    if !has_kvm() {
+        return;
+    }
+    if !has_program("systemd-socket-activate") {
+        skip_without_program(
+            "the test of socket activation (systemd-socket-activate, package systemd)",
+        );
+        return;
+    }
+    for restart in ["never", "on-crash"] {
+        let runs = Runs::new();
+        let socket = runs.path().join("faulty.sock");
+        let mut activate = std::process::Command::new("systemd-socket-activate");
+        activate
+            .arg("-l")
+            .arg(&socket)
+            .args([
+                "-E",
+                &format!("RINGFENCE_RUN_DIR={}", runs.path().display()),
+            ])
+            .arg(integration_tests::program())
+            .args([
+                "run",
+                &driver("faulty"),
+                "--name",
+                "faulty",
+                "--restart",
+                restart,
+            ])
+            .stdin(Stdio::null());
+        let activated = Running::start(&mut activate);
+        let started = Instant::now();
+        while !socket.exists() {
+            assert!(started.elapsed() < patience());
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+
+        // The first to connect starts it; its name finds the socket before that.
+        let first = runs.run(&["ctl", "faulty", "stats"]);
+        let [run] = runs.listed().try_into().unwrap();
+        activated.signal("TERM");
+        let ended = activated.wait();
+
+        first.assert_code(0);
+        assert_eq!(run["socket"], text(&socket));
+        ended.assert_code(0);
+        assert!(socket.exists(), "the socket's file is not ours");
+    }
+}
+
+fn has_program(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(name).exists())
+}

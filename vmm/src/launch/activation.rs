@@ -1,0 +1,69 @@
+//! Socket activation (sd_listen_fds(3)): the listening socket comes from whoever started this process.
+
+use std::os::unix::net::UnixListener;
+
+use displaydoc::Display;
+use listenfd::ListenFd;
+use thiserror::Error;
+
+/// The name (FileDescriptorName= of a systemd socket unit) by which one of several sockets is chosen.
+pub const SOCKET_NAME: &str = "ringfence";
+
+/// Why a socket that was passed in cannot be served.
+#[derive(Debug, Display, Error)]
+pub enum ActivationError {
+    /// {count} sockets were passed in (LISTEN_FDS) and none or several of them are named ringfence: pass one, or name one so (FileDescriptorName=)
+    Which {
+        /// How many.
+        count: usize,
+    },
+    /// what was passed in (LISTEN_FDS) is no listening Unix stream socket
+    Kind(#[source] std::io::Error),
+}
+
+/// The index of the socket to take.
+fn choose(count: usize, names: &str) -> Result<usize, ActivationError> {
+    if count == 1 {
+        return Ok(0);
+    }
+    let mut named = names
+        .split(':')
+        .take(count)
+        .enumerate()
+        .filter(|(_, name)| *name == SOCKET_NAME);
+    match (named.next(), named.next()) {
+        (Some((index, _)), None) => Ok(index),
+        _ => Err(ActivationError::Which { count }),
+    }
+}
+
+/// Takes the socket that was passed in, if one was. To be called once, before there are threads.
+///
+/// # Errors
+/// See [`ActivationError`].
+pub(super) fn take() -> Result<Option<UnixListener>, ActivationError> {
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut passed = ListenFd::from_env();
+    if passed.len() == 0 {
+        return Ok(None);
+    }
+    let index = choose(passed.len(), &names)?;
+    passed
+        .take_unix_listener(index)
+        .map_err(ActivationError::Kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_socket_is_it_and_of_several_the_named_one() {
+        assert!(matches!(choose(1, ""), Ok(0)));
+        assert!(matches!(choose(1, "connection"), Ok(0)));
+        assert!(matches!(choose(3, "a:ringfence:b"), Ok(1)));
+        assert!(choose(2, "ringfence:ringfence").is_err());
+        assert!(choose(2, "a:b:ringfence").is_err());
+        assert!(choose(2, "").is_err());
+    }
+}
