@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use integration_tests::codes::{edu, portio};
+use integration_tests::program::run;
 use integration_tests::{
     Client, Target, bytes, describe, fields, is_lane, machine_tests, patience,
 };
@@ -18,6 +19,7 @@ use super::real_hardware::alone;
 
 machine_tests!(
     dma_moves_guest_memory,
+    dma_needs_no_privileges_once_it_runs,
     dma_by_message_signaled_interrupts,
     dma_outside_of_the_guest_is_stopped,
     configuration_is_the_kernels,
@@ -32,10 +34,8 @@ fn has_iommu() -> bool {
     is_lane() && std::env::var_os("RINGFENCE_IOMMU").is_some()
 }
 
-/// The machine with the samples portio and edu, and a client of each.
-fn start(target: Target, is_message: bool) -> (Machine, Client, Client) {
-    edu_device::bind("vfio-pci");
-    let policy = format!(
+fn policy(is_message: bool) -> String {
+    format!(
         r#"
         [[pci]]
         bdf = "0000:00:10.0"
@@ -64,8 +64,13 @@ fn start(target: Target, is_message: bool) -> (Machine, Client, Client) {
         message-signaled = {is_message}
         "#,
         REGISTERS + 0xFFF
-    );
-    let mut launch = target.launch(&target.sample("portio"), &policy);
+    )
+}
+
+/// The machine with the samples portio and edu, and a client of each.
+fn start(target: Target, is_message: bool) -> (Machine, Client, Client) {
+    edu_device::bind("vfio-pci");
+    let mut launch = target.launch(&target.sample("portio"), &policy(is_message));
     launch.drivers.push(target.sample("edu"));
     let machine =
         vmm::session::start(launch).unwrap_or_else(|error| panic!("{}", vmm::error_chain(&error)));
@@ -101,6 +106,36 @@ fn dma_moves_guest_memory(target: Target) {
         check_copy(&mut client, count);
     }
     edu_device::check_accesses_cost_no_exits(&mut client);
+}
+
+/// The command line gives up all capabilities before the driver's first instruction.
+fn dma_needs_no_privileges_once_it_runs(target: Target) {
+    if !has_iommu() {
+        return;
+    }
+    let _alone = alone(&DEVICE);
+    edu_device::bind("vfio-pci");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), policy(false)).unwrap();
+    let start = format!("ioctl {:#x} u64:{REGISTERS},u32:{LINE},u32:0", edu::START);
+    let copy = format!("ioctl {:#x} 52696e6766656e6365 9", edu::COPY);
+    let ended = run(&[
+        "run",
+        target.sample("edu").to_str().unwrap(),
+        "--policy",
+        file.path().to_str().unwrap(),
+        "--privilege",
+        target.privilege.name(),
+        "--json",
+        "-c",
+        r"open \\.\edu",
+        "-c",
+        &start,
+        "-c",
+        &copy,
+    ]);
+    ended.assert_code(0);
+    assert!(ended.stdout.contains("52696e6766656e6365"), "{ended:#?}");
 }
 
 fn dma_by_message_signaled_interrupts(target: Target) {
