@@ -94,7 +94,7 @@ pub mod edu {
     pub const WRITE: u32 = 0x0022_2008;
     /// Waits for a DPC; out: interrupts, DPCs, all statuses, runs that disclaimed; each u32.
     pub const WAIT: u32 = 0x0022_200C;
-    /// Bytes, at most 4096; out: as many, as they came back by the device's DMA.
+    /// Bytes, at most 4095; out: as many, as they came back by the device's DMA.
     pub const COPY: u32 = 0x0022_2010;
     /// u64 logical address, u32 bytes, u32 whether to memory; out u64: the common buffer's logical address,
     /// then bytes of its second half.

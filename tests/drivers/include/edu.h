@@ -33,7 +33,7 @@ struct edu_counts {
     rf_u32 status;     /* the status register, all interrupts together */
     rf_u32 disclaimed; /* runs of the service routine without an interrupt of the device */
 };
-/* 0x00222010: in bytes, out as many: copies them to the common buffer's first half, has the device fetch them, then has it
+/* 0x00222010: in at most EDU_COUNT_MAX bytes, out as many: copies them to the common buffer's first half, has the device fetch them, then has it
  * store them to the second half, which is the output; each transfer ends with the device's interrupt.
  * STATUS_INSUFFICIENT_RESOURCES: there is no adapter or no common buffer. */
 #define EDU_COPY RF_CODE(0x804u, RF_BUFFERED)
@@ -41,9 +41,11 @@ struct edu_counts {
  * then as much of its second half as fits. */
 #define EDU_TRANSFER RF_CODE(0x805u, RF_BUFFERED)
 #define EDU_BUFFER 4096u
+/* QEMU 7.2 ends itself at a transfer of the whole buffer. */
+#define EDU_COUNT_MAX (EDU_BUFFER - 1)
 struct edu_transfer {
     rf_u64 address;  /* logical, below 2^32 */
-    rf_u32 count;    /* 1 to EDU_BUFFER bytes */
+    rf_u32 count;    /* 1 to EDU_COUNT_MAX bytes */
     rf_u32 to_memory; /* else to the device */
 };
 

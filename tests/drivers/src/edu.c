@@ -185,7 +185,7 @@ static NTSTATUS NTAPI control(PDEVICE_OBJECT device, PIRP irp)
         *(struct edu_counts *)buffer = counts;
         return complete(irp, STATUS_SUCCESS, sizeof(struct edu_counts));
     case EDU_COPY: {
-        if (registers == NULL || input == 0 || input > EDU_BUFFER || output < input) {
+        if (registers == NULL || input == 0 || input > EDU_COUNT_MAX || output < input) {
             return complete(irp, STATUS_INVALID_PARAMETER, 0);
         }
         NTSTATUS status = copy(device, buffer, input);
@@ -196,7 +196,7 @@ static NTSTATUS NTAPI control(PDEVICE_OBJECT device, PIRP irp)
         if (input < sizeof(*wanted) || output < sizeof(rf_u64)) {
             return complete(irp, STATUS_BUFFER_TOO_SMALL, 0);
         }
-        if (registers == NULL || wanted->count == 0 || wanted->count > EDU_BUFFER || wanted->address > 0xFFFFFFFFu) {
+        if (registers == NULL || wanted->count == 0 || wanted->count > EDU_COUNT_MAX || wanted->address > 0xFFFFFFFFu) {
             return complete(irp, STATUS_INVALID_PARAMETER, 0);
         }
         NTSTATUS status = get_common_buffer(device);

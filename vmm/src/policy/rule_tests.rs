@@ -281,3 +281,49 @@ fn a_kernels_parallel_port_has_a_device_and_three_to_eight_registers() {
         "parport0",
     );
 }
+
+#[test]
+fn an_interrupt_by_vfio_is_of_a_function_that_vfio_has() {
+    let pci = |key: &str, dma: &str| {
+        format!("[[pci]]\n{key}\nbackend = \"passthrough\"\naccess = \"r\"\n{dma}\n")
+    };
+    let interrupt = "[[interrupt]]\nline = 5\nbackend = \"vfio\"\ndevice = \"0000:00:10.0\"\n";
+    let parse =
+        |pci: &str, more: &str| Policy::from_str("p.toml", &format!("{pci}{interrupt}{more}"));
+    let (here, dma) = ("bdf = \"0000:00:10.0\"", "dma = \"vfio\"");
+    let is_message = |policy: &Policy| match policy.interrupt_rules()[0].source {
+        InterruptSource::Vfio { is_message, .. } => is_message,
+        _ => panic!("{policy:?}"),
+    };
+    assert!(!is_message(&parse(&pci(here, dma), "").unwrap()));
+    // By its ids it may be the function.
+    let by_id = pci("device = \"1234:11e8\"", dma);
+    assert!(is_message(
+        &parse(&by_id, "message-signaled = true\n").unwrap()
+    ));
+    for pci in [
+        String::new(),
+        pci(here, ""),
+        pci("bdf = \"0000:00:11.0\"", dma),
+    ] {
+        let error = parse(&pci, "").unwrap_err().to_string();
+        assert!(
+            error.contains("no [[pci]] rule with `dma = \"vfio\"` is about 0000:00:10.0"),
+            "{error}"
+        );
+    }
+    // The pin or messages, not both.
+    let second = interrupt.replace("5", "6") + "message-signaled = true\n";
+    let error = parse(&pci(here, dma), &second).unwrap_err().to_string();
+    assert!(error.contains("has this interrupt as well"), "{error}");
+    let uio = "[[interrupt]]\nline = 5\nbackend = \"uio\"\ndevice = \"/dev/uio0\"\nmessage-signaled = true\n";
+    assert!(Policy::from_str("p.toml", uio).is_err());
+}
+
+#[test]
+fn registers_that_vfio_keeps_to_itself_are_no_danger() {
+    let rule = "[[pci]]\nbdf = \"0000:00:10.0\"\nbackend = \"passthrough\"\naccess = \"rw\"\n";
+    let error = Policy::from_str("p.toml", rule).unwrap_err().to_string();
+    assert!(error.contains("the command register"), "{error}");
+    Policy::from_str("p.toml", &format!("{rule}dma = \"vfio\"\n")).unwrap();
+}
