@@ -77,6 +77,14 @@ pub enum Operation {
     ListDevices = 39,
     /// IRP_MJ_FLUSH_BUFFERS. Arguments: handle.
     Flush = 40,
+    /// Write the names of the drivers' devices, and the symbolic links to them, to client memory, as UTF-16 lines of fields
+    /// separated by tabs: `device`, DEVICE_TYPE, characteristics and flags in hexadecimal, name; `link`, name, name of the
+    /// device. Arguments: user address and bytes; STATUS_BUFFER_TOO_SMALL if that is not enough. Information: bytes
+    /// written; value: the count of changes for [`Operation::WatchNames`].
+    ListNames = 48,
+    /// Answer when names of devices or symbolic links have changed. Arguments: the count of changes that is known. Value:
+    /// what it is now. Can be cancelled.
+    WatchNames = 49,
 }
 
 impl Operation {
@@ -107,6 +115,8 @@ impl Operation {
             38 => Self::DeviceText,
             39 => Self::ListDevices,
             40 => Self::Flush,
+            48 => Self::ListNames,
+            49 => Self::WatchNames,
             _ => return None,
         })
     }

@@ -275,7 +275,7 @@ pub enum Opcode {
     /// End the process of [`RequestHeader::process`], which [`Opcode::Attach`] has made: requests are cancelled, handles
     /// closed.
     Exit = 12,
-    /// Ask about the machine. `code`: [`QUERY_STATISTICS`].
+    /// Ask about the machine. `code`: [`QUERY_STATISTICS`], [`QUERY_NAMES`], [`QUERY_NAMES_CHANGED`].
     Query = 13,
     /// Give another connection a way to a process of this one. Output: [`TOKEN_BYTES`], the same ones each time; who knows
     /// them may join. STATUS_INVALID_CID for a process that this connection has joined itself.
@@ -312,6 +312,13 @@ impl Opcode {
 
 /// [`Opcode::Query`]: counters of the machine. Output: [`Statistics`].
 pub const QUERY_STATISTICS: u32 = 1;
+
+/// [`Opcode::Query`]: the drivers' named devices and the symbolic links to them. Output: UTF-16 lines as
+/// [`crate::channel::Operation::ListNames`] has them; STATUS_BUFFER_TOO_SMALL if they do not fit. Value: the count of changes.
+pub const QUERY_NAMES: u32 = 2;
+/// [`Opcode::Query`]: completes when [`QUERY_NAMES`] may give another answer. `argument`: the count of changes that it gave.
+/// Value: the count now.
+pub const QUERY_NAMES_CHANGED: u32 = 3;
 
 /// The first bytes of a chain's readable part; the request's input follows.
 #[derive(

@@ -186,6 +186,7 @@ fn answer(request: &Request) -> Option<Result<u64, NtStatus>> {
             if !request::is_outstanding(request.process) {
                 crate::mm::locked::check_process(request.process);
             }
+            io::dos_names::forget_process(request.process);
             crate::mm::section_view::forget_process(request.process);
             crate::mm::address_space::forget_process(request.process);
             crate::mm::secure::forget_process(request.process);
@@ -197,7 +198,12 @@ fn answer(request: &Request) -> Option<Result<u64, NtStatus>> {
         Operation::Read => return request::read_or_write(request, false).err().map(Err),
         Operation::Write => return request::read_or_write(request, true).err().map(Err),
         Operation::Flush => return request::flush(request).err().map(Err),
+        Operation::Cancel if io::dos_names::cancel(arguments[0]) => Ok(0),
         Operation::Cancel => request::cancel_by_id(arguments[0]).map(|()| 0),
+        Operation::ListNames => return list_names(request),
+        Operation::WatchNames => {
+            return io::dos_names::wait(request.id, request.process, arguments[0]).map(Ok);
+        }
         Operation::PortIn => port(request, None),
         Operation::PortOut => port(request, Some(low32(arguments[2]))),
         Operation::LoadRegistry => load_registry(arguments[0], arguments[1]),
@@ -222,11 +228,22 @@ fn load_registry(address: u64, bytes: u64) -> Result<u64, NtStatus> {
 
 /// Writes what was asked for to client memory (arguments: address, bytes), or answers with its size alone.
 fn write_out(request: &Request, contents: &[u8]) -> Option<Result<u64, NtStatus>> {
-    let [address, available, ..] = request.arguments;
     let bytes = contents.len() as u64;
-    if available == 0 {
+    if request.arguments[1] == 0 {
         return Some(Ok(bytes));
     }
+    write_whole(request, contents, bytes)
+}
+
+fn list_names(request: &Request) -> Option<Result<u64, NtStatus>> {
+    let version = io::dos_names::version();
+    write_whole(request, &io::dos_names::utf16(), version)
+}
+
+/// Writes all of `contents` to client memory, and completes the request with `value`.
+fn write_whole(request: &Request, contents: &[u8], value: u64) -> Option<Result<u64, NtStatus>> {
+    let [address, available, ..] = request.arguments;
+    let bytes = contents.len() as u64;
     if available < bytes {
         return Some(Err(NtStatus::BUFFER_TOO_SMALL));
     }
@@ -237,7 +254,7 @@ fn write_out(request: &Request, contents: &[u8]) -> Option<Result<u64, NtStatus>
     shared::post(&Completion {
         id: request.id,
         information: bytes,
-        value: bytes,
+        value,
         ..Completion::default()
     });
     None

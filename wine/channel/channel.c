@@ -77,6 +77,8 @@ void rf_submit(struct rf_channel *channel, struct rf_request *request)
     rf_acquire(&channel->lock);
     if (channel->end != 0) {
         status = channel->end;
+    } else if (request->is_cancelled) {
+        status = RF_STATUS_CANCELLED;
     } else if (request->input_bytes > channel->transfer_max || request->output_bytes > channel->transfer_max ||
                !rf_queue_could_hold(&channel->queue, request)) {
         status = RF_STATUS_INVALID_BUFFER_SIZE;
@@ -292,13 +294,17 @@ void rf_cancel(struct rf_channel *channel, struct rf_request *victim, struct rf_
     request->process = victim->process;
     request->argument = victim->tag;
     rf_acquire(&channel->lock);
-    bool is_withdrawn = withdraw(channel, victim);
+    bool is_early = victim->tag == 0;
+    victim->is_cancelled = is_early;
+    bool is_withdrawn = !is_early && withdraw(channel, victim);
     rf_unlock(&channel->lock);
-    if (is_withdrawn) {
-        end_request(victim, RF_STATUS_CANCELLED);
+    if (is_early || is_withdrawn) {
         end_request(request, 0);
         request->next = NULL;
-        finish(victim);
+        if (is_withdrawn) {
+            end_request(victim, RF_STATUS_CANCELLED);
+            finish(victim);
+        }
         finish(request);
         rf_acquire(&channel->lock);
         wake_sleepers(channel);

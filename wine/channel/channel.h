@@ -23,7 +23,7 @@
 
 struct rf_channel;
 
-/* A request: the caller's memory, from rf_submit until it is done. */
+/* A request: the caller's memory, from rf_submit until it is done. Zero what is not set. */
 struct rf_request {
     /* What is asked; docs/channel.md says which field is what for which opcode. */
     uint16_t opcode;
@@ -49,7 +49,8 @@ struct rf_request {
     uint64_t value;
 
     /* The channel's own. */
-    uint64_t tag;
+    uint64_t tag; /* 0: not submitted yet */
+    bool is_cancelled; /* before it was submitted */
     uint32_t is_done;
     uint32_t first_cell;
     uint32_t cells;
@@ -86,8 +87,8 @@ void rf_submit(struct rf_channel *channel, struct rf_request *request);
 uint32_t rf_wait(struct rf_channel *channel, struct rf_request *request);
 /* rf_submit and rf_wait. */
 uint32_t rf_call(struct rf_channel *channel, struct rf_request *request);
-/* Asks for the cancelling of a request that was submitted and whose memory is still valid; it is done nevertheless, with
- * whatever status. `request` carries the question: its `complete` and `context` are the caller's to set. */
+/* Asks for the cancelling of a request whose memory is still valid; it is done nevertheless, with whatever status, and may
+ * be one that another thread is about to submit. `request` carries the question: its `complete` and `context` are the caller's to set. */
 void rf_cancel(struct rf_channel *channel, struct rf_request *victim, struct rf_request *request);
 /* Handles completions until the channel ends: for a thread of its own, where `complete` is used. */
 void rf_run(struct rf_channel *channel);

@@ -156,11 +156,14 @@ static bool has_processors(void)
 {
     uint32_t mask[256];
     intptr_t bytes = rf_syscall3(RF_NR_SCHED_GETAFFINITY, 0, sizeof mask, rf_at(mask));
-    uint32_t count = 0;
+    uint32_t words_with_one = 0;
     for (intptr_t word = 0; word < bytes / 4; word++) {
-        count += (uint32_t)__builtin_popcount(mask[word]);
+        if ((mask[word] & (mask[word] - 1)) != 0) {
+            return true;
+        }
+        words_with_one += mask[word] != 0;
     }
-    return count > 1;
+    return words_with_one > 1;
 }
 
 static bool connect(struct rf_channel *channel, const char *path, uint32_t data_bytes, uint32_t timeout_ms,

@@ -39,6 +39,7 @@ enum {
 enum {
     RF_QUERY_STATISTICS = 1,
     RF_QUERY_NAMES = 2,
+    RF_QUERY_NAMES_CHANGED = 3,
 };
 
 struct rf_hello {

@@ -294,6 +294,12 @@ pub fn unload(id: u64) -> Result<u64, NtStatus> {
     Ok(finish_unload(&driver))
 }
 
+/// All loaded drivers, oldest first.
+#[must_use]
+pub fn loaded() -> Vec<Driver> {
+    DRIVERS.with(|drivers| drivers.loaded.clone())
+}
+
 /// The first loaded driver that `is_wanted`.
 #[must_use]
 pub fn find(is_wanted: impl Fn(&Driver) -> bool) -> Option<Driver> {

@@ -9,6 +9,7 @@ pub mod controller;
 mod create_context;
 pub mod csq;
 pub mod device;
+pub mod dos_names;
 pub mod driver;
 pub mod driver_extension;
 pub mod error_log;
@@ -56,4 +57,5 @@ pub(crate) fn initialize() {
     interrupt_lines::initialize();
     load::initialize();
     wmi::initialize();
+    dos_names::initialize();
 }

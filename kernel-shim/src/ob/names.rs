@@ -187,6 +187,13 @@ fn new_name(names: &BTreeMap<String, Entry>, name: &str) -> Result<String, NtSta
     }
 }
 
+/// A name has come or gone. Those of devices and links to them are watched.
+fn tell(path: &str) {
+    if path.starts_with("\\??\\") || path.starts_with("\\DEVICE\\") {
+        crate::io::dos_names::changed();
+    }
+}
+
 /// Adds an entry; returns its folded full name.
 fn insert(name: &str, entry: Entry) -> Result<String, NtStatus> {
     let path = NAMES.with(|names| {
@@ -196,6 +203,7 @@ fn insert(name: &str, entry: Entry) -> Result<String, NtStatus> {
     })?;
     let last = name.rsplit('\\').next().unwrap_or_default();
     SPELLED.with(|spelled| spelled.insert(path.clone(), String::from(last)));
+    tell(&path);
     Ok(path)
 }
 
@@ -234,7 +242,9 @@ pub fn remove_link(name: &str) -> Result<(), NtStatus> {
         }
         Some(_) => Err(NtStatus::OBJECT_TYPE_MISMATCH),
         None => Err(NtStatus::OBJECT_NAME_NOT_FOUND),
-    })
+    })?;
+    tell(&path);
+    Ok(())
 }
 
 /// Takes an object's name away.
@@ -242,6 +252,7 @@ pub fn remove_object(body: u64) {
     while let Some(path) = NAMED.with(|named| take_name(named, body)) {
         NAMES.with(|names| names.remove(&path));
         SPELLED.with(|spelled| spelled.remove(&path));
+        tell(&path);
     }
 }
 
@@ -353,6 +364,7 @@ pub fn remove_entry(path: &str) {
             names.remove(path);
         }
     });
+    tell(path);
 }
 
 /// What a directory holds, in the order of the folded names: name as it was given, and what it stands for.

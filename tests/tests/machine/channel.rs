@@ -35,6 +35,7 @@ machine_tests!(
     crash_completes_what_is_pending,
     shutdown_completes_what_is_pending,
     hostile_client_is_disconnected_alone,
+    names_of_devices_are_told_and_watched,
 );
 
 /// STATUS_DRIVER_PROCESS_TERMINATED.
@@ -592,4 +593,70 @@ fn hostile_client_is_disconnected_alone(target: Target) {
     let done = client.ioctl(handle, echo::BUFFERED, &[1], 1).unwrap();
 
     assert_eq!(done.status, status::SUCCESS);
+}
+
+fn names(version: Option<u64>) -> Request<'static> {
+    Request {
+        code: version.map_or(abi::client::QUERY_NAMES, |_| {
+            abi::client::QUERY_NAMES_CHANGED
+        }),
+        argument: version.unwrap_or(0),
+        output_bytes: if version.is_none() { 4096 } else { 0 },
+        ..Request::new(Opcode::Query)
+    }
+}
+
+fn lines(completion: &Completion) -> Vec<String> {
+    let units: Vec<u16> = completion
+        .output
+        .chunks_exact(2)
+        .map(|pair| u16::from_le_bytes(pair.try_into().unwrap()))
+        .collect();
+    let text = String::from_utf16(&units).unwrap();
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+fn names_of_devices_are_told_and_watched(target: Target) {
+    let served = Served::start(target, "echo", "");
+    let client = served.connect();
+    let told = client.call(&names(None)).unwrap();
+    assert_eq!(told.status, status::SUCCESS);
+    let told_lines = lines(&told);
+    // FILE_DEVICE_UNKNOWN; DO_DEVICE_HAS_NAME and how it moves data.
+    assert_eq!(
+        told_lines,
+        [
+            "device\t22\t0\t40\t\\Device\\echo_neither",
+            "device\t22\t0\t44\t\\Device\\echo",
+            "device\t22\t0\t50\t\\Device\\echo_direct",
+            "link\t\\??\\echo\t\\Device\\echo",
+            "link\t\\??\\echo_direct\t\\Device\\echo_direct",
+            "link\t\\??\\echo_neither\t\\Device\\echo_neither",
+        ]
+    );
+    let mut small = names(None);
+    small.output_bytes = 10;
+    assert_eq!(client.call(&small).unwrap().status, 0xC000_0023);
+
+    let watched = client
+        .submit(&names(Some(told.value)), Notify::Wait)
+        .unwrap();
+    let given_up = client
+        .submit(&names(Some(told.value)), Notify::Wait)
+        .unwrap();
+    client.cancel(given_up).unwrap();
+    assert_eq!(client.wait(given_up).unwrap().status, status::CANCELLED);
+    let mut process = served.machine.process().unwrap();
+    process.unload().unwrap();
+
+    let changed = client.wait(watched).unwrap();
+    assert_eq!(changed.status, status::SUCCESS);
+    assert!(changed.value > told.value);
+    let told = client.call(&names(None)).unwrap();
+    assert_eq!(lines(&told), [""; 0]);
+    // What was missed is not waited for.
+    let missed = client.call(&names(Some(changed.value - 1))).unwrap();
+    assert_eq!((missed.status, missed.value), (status::SUCCESS, told.value));
 }

@@ -2,7 +2,8 @@
 
 use abi::channel::Operation;
 use abi::client::{
-    FarewellReason, Opcode, QUERY_STATISTICS, RequestHeader, Statistics, TOKEN_BYTES,
+    FarewellReason, Opcode, QUERY_NAMES, QUERY_NAMES_CHANGED, QUERY_STATISTICS, RequestHeader,
+    Statistics, TOKEN_BYTES,
 };
 use zerocopy::IntoBytes;
 
@@ -317,6 +318,17 @@ impl Engine {
                     _ => {}
                 }
                 Work::Done(u64::from(process), Vec::new())
+            }
+            Opcode::Query if header.code == QUERY_NAMES => Work::Guest {
+                operation: Operation::ListNames,
+                arguments: [0, output, 0, 0, 0, 0],
+                input: None,
+                output: Some(0),
+                is_output_seen: false,
+                follow_up: FollowUp::Nothing,
+            },
+            Opcode::Query if header.code == QUERY_NAMES_CHANGED => {
+                Work::plain(Operation::WatchNames, [header.argument, 0, 0, 0, 0, 0])
             }
             Opcode::Query => {
                 if header.code != QUERY_STATISTICS {

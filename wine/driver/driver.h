@@ -1,0 +1,170 @@
+/* ringfence.sys: the driver that Wine loads in the stead of the real one, which runs in a micro-VM.
+ *
+ * | file | what |
+ * |---|---|
+ * | entry.c | DriverEntry, DriverUnload, the thread that does what takes time |
+ * | config.c | what the installer has written, and the service's registry key |
+ * | launch.c | starts the micro-VM's process, and ends it |
+ * | log.c | the prefix's log |
+ * | names.c | the driver's devices and symbolic links, made in Wine's namespace |
+ * | process.c | Wine's processes as processes of the guest |
+ * | file.c | IRP_MJ_CREATE and IRP_MJ_CLOSE |
+ * | transfer.c | all other IRPs |
+ * | ports.c | the device by which a process gets to its ports |
+ *
+ * Threads: Wine's main loop calls the dispatch routines, one at a time. The pump waits for the micro-VM and completes IRPs.
+ * The keeper does everything else: it starts the micro-VM, keeps names and processes, and cleans up.
+ */
+#ifndef RINGFENCE_DRIVER_H
+#define RINGFENCE_DRIVER_H
+
+#include "nt.h"
+
+#include "../channel/channel.h"
+#include "../channel/linux.h"
+#include "../include/ringfence_wine.h"
+
+enum {
+    /* Bytes of a path on Linux, with its closing zero. */
+    PATH_BYTES = 1024,
+    /* Units of a service's name, with its closing zero (Windows allows 256). */
+    NAME_UNITS = 257,
+    /* Processes of Wine at a time: the VMM has 64 for a connection, and WaitForMultipleObjects 64 handles. */
+    PROCESSES_MAX = 63,
+    SOCKET_BYTES = 108,
+};
+
+/* config.c */
+struct config {
+    WCHAR name[NAME_UNITS]; /* of the service */
+    char name8[3 * NAME_UNITS]; /* the same in UTF-8 */
+    char log[PATH_BYTES];
+    char ringfence[PATH_BYTES]; /* the program */
+    char run[PATH_BYTES];       /* folder of the sockets */
+    char driver[PATH_BYTES];
+    char policy[PATH_BYTES]; /* empty: everything is denied */
+    char socket[SOCKET_BYTES];
+};
+/* For a service that a program has installed itself: the driver, a path of Linux. Exported to our winedevice.exe, which
+ * calls it before DriverEntry. */
+void NTAPI RingfenceSetDriver(const char *path);
+/* Reads the configuration of the service whose registry key is `key`. What is wrong goes to the log, as far as that is
+ * known. */
+NTSTATUS config_read(struct config *config, const UNICODE_STRING *key);
+
+/* log.c. `%s` text, `%w` UTF-16 text, `%u` decimal and `%x` hexadecimal of 32 bits; one line, dated and named. */
+void log_begin(const struct config *config);
+void log_line(const char *format, ...);
+void log_raw(const char *text, size_t bytes);
+
+/* launch.c */
+struct vm {
+    int pid;    /* 0: not ours, or not running */
+    int output; /* the end of the pipe that it writes results to, or -1 */
+};
+/* Starts the micro-VM of `config`, and waits until it serves; `vm->pid` is 0 if somebody else serves the socket. The thread
+ * that calls must live as long as the micro-VM is to. */
+struct rf_channel *vm_start(struct vm *vm, const struct config *config, NTSTATUS *status);
+/* Has the driver unloaded and the micro-VM end. */
+void vm_stop(struct vm *vm, const struct config *config);
+/* The micro-VM ended by itself: says why in the log. */
+void vm_ended(struct vm *vm);
+
+/* names.c */
+struct name;
+struct names {
+    struct name *first;
+};
+/* Makes in Wine's namespace what the micro-VM has, and removes what it has not. `*version`: the count of changes. */
+NTSTATUS names_update(struct names *names, DRIVER_OBJECT *driver, struct rf_channel *channel, uint64_t *version);
+void names_remove(struct names *names);
+/* The name of a device that names_update has made: in the guest it has the same. */
+static inline const WCHAR *name_of_device(const DEVICE_OBJECT *device)
+{
+    return device->DeviceExtension;
+}
+
+/* process.c */
+struct process {
+    HANDLE pid;
+    HANDLE handle; /* signalled when it ends */
+    uint32_t guest; /* its id in the guest */
+    uint8_t token[RF_TOKEN_BYTES];
+    bool has_token;
+};
+/* The calling process in the guest; made if `is_wanted`. Null and `*status` if there is none. */
+struct process *process_current(bool is_wanted, NTSTATUS *status);
+/* Adds the handles to wait for; returns how many there are. */
+ULONG processes_handles(HANDLE *handles);
+/* A process has ended. */
+void process_ended(HANDLE handle);
+void processes_forget(void);
+
+/* A request to the micro-VM for an IRP, or for none. */
+struct work {
+    struct rf_request request;
+    IRP *irp;
+    struct file *file;
+    struct work *next;
+    /* The completion and the cancel routine meet: the second one completes the IRP. */
+    uint32_t met;
+    bool is_waiting; /* for its file to be opened */
+};
+
+/* file.c: an open file, in FILE_OBJECT.FsContext */
+struct file {
+    uint64_t handle;
+    uint32_t guest;
+    uint32_t state; /* enum file_state */
+    NTSTATUS status; /* of the open */
+    /* What came before the open was done, oldest first. */
+    struct work *first;
+    struct work *last;
+    struct file *next;
+};
+enum file_state { STATE_OPENING, STATE_OPENED, STATE_FAILED, STATE_GONE };
+NTSTATUS dispatch_create(DEVICE_OBJECT *device, IRP *irp);
+NTSTATUS dispatch_close(DEVICE_OBJECT *device, IRP *irp);
+void files_forget(void);
+
+/* transfer.c */
+NTSTATUS dispatch_transfer(DEVICE_OBJECT *device, IRP *irp);
+/* Sends a work whose request is filled in, now or when its file is open; STATUS_PENDING. */
+NTSTATUS work_send(struct work *work);
+/* Sends what has waited for its file, or completes it with the file's status. The lock is not held. */
+void work_resume(struct work *first, NTSTATUS status);
+/* The NTSTATUS that programs get for one of the channel. */
+NTSTATUS status_for_programs(uint32_t status);
+NTSTATUS irp_complete(IRP *irp, NTSTATUS status, ULONG_PTR information);
+
+/* ports.c */
+void ports_create(DRIVER_OBJECT *driver);
+void ports_remove(void);
+bool ports_is(const DEVICE_OBJECT *device);
+NTSTATUS ports_dispatch(IRP *irp);
+
+/* entry.c: the one micro-VM of this image. */
+struct driver {
+    struct config config;
+    DRIVER_OBJECT *object;
+    struct rf_channel *channel;
+    /* Guards files and processes. */
+    rf_lock lock;
+    HANDLE wake; /* the keeper has something to do */
+    bool is_stopping;
+    /* Threads of Wine's that are in here: what they use is not given back. */
+    uint32_t users;
+};
+extern struct driver rf;
+
+static inline void driver_enter(void)
+{
+    __atomic_add_fetch(&rf.users, 1, __ATOMIC_SEQ_CST);
+}
+
+static inline void driver_leave(void)
+{
+    __atomic_sub_fetch(&rf.users, 1, __ATOMIC_SEQ_CST);
+}
+
+#endif

@@ -1,0 +1,90 @@
+/* The device by which a process gets to the ports that the driver has granted it; ../include/ringfence_wine.h. */
+#include "driver.h"
+
+static DEVICE_OBJECT *ports_device;
+static WCHAR link_name[] = RF_PORTS_NT_LINK_W L"00";
+
+/* The number in the device's name behind `prefix`. */
+static void number(WCHAR *digits, ULONG value)
+{
+    size_t at = 0;
+    if (value >= 10) {
+        digits[at++] = (WCHAR)('0' + value / 10);
+    }
+    digits[at++] = (WCHAR)('0' + value % 10);
+    digits[at] = 0;
+}
+
+void ports_create(DRIVER_OBJECT *driver)
+{
+    static WCHAR device_name[] = L"\\Device\\RingfencePorts00";
+    UNICODE_STRING name;
+    UNICODE_STRING link;
+    NTSTATUS status = STATUS_OBJECT_NAME_COLLISION;
+    for (ULONG i = 0; i < RF_PORTS_DEVICES && status == STATUS_OBJECT_NAME_COLLISION; i++) {
+        number(device_name + sizeof device_name / sizeof(WCHAR) - 3, i);
+        number(link_name + sizeof link_name / sizeof(WCHAR) - 3, i);
+        RtlInitUnicodeString(&name, device_name);
+        status = IoCreateDevice(driver, 0, &name, FILE_DEVICE_UNKNOWN, 0, FALSE, &ports_device);
+    }
+    if (NT_SUCCESS(status)) {
+        ports_device->Flags &= ~(ULONG)DO_DEVICE_INITIALIZING;
+        RtlInitUnicodeString(&link, link_name);
+        status = IoCreateSymbolicLink(&link, &name);
+    }
+    if (!NT_SUCCESS(status)) {
+        log_line("programs cannot reach their ports: status %x for the device that tells them how", (uint32_t)status);
+    }
+}
+
+void ports_remove(void)
+{
+    if (ports_device != NULL) {
+        UNICODE_STRING link;
+        RtlInitUnicodeString(&link, link_name);
+        IoDeleteSymbolicLink(&link);
+        IoDeleteDevice(ports_device);
+        ports_device = NULL;
+    }
+}
+
+bool ports_is(const DEVICE_OBJECT *device)
+{
+    return device == ports_device;
+}
+
+static NTSTATUS fill(struct rf_ports *ports)
+{
+    NTSTATUS status;
+    struct process *process = process_current(false, &status);
+    if (process == NULL) {
+        return status;
+    }
+    if (!process->has_token) {
+        status = status_for_programs(rf_share(rf.channel, process->guest, process->token));
+        if (status != STATUS_SUCCESS) {
+            log_line("process %x gets no token for its ports: status %x", process->guest, (uint32_t)status);
+            return status;
+        }
+        process->has_token = true;
+    }
+    rf_zero(ports, sizeof *ports);
+    ports->version = RF_PORTS_VERSION;
+    rf_copy(ports->socket, rf.config.socket, sizeof rf.config.socket);
+    rf_copy(ports->token, process->token, sizeof ports->token);
+    return STATUS_SUCCESS;
+}
+
+NTSTATUS ports_dispatch(IRP *irp)
+{
+    const IO_STACK_LOCATION *stack = IoGetCurrentIrpStackLocation(irp);
+    if (stack->MajorFunction != IRP_MJ_DEVICE_CONTROL ||
+        stack->Parameters.DeviceIoControl.IoControlCode != RF_IOCTL_PORTS) {
+        return irp_complete(irp, STATUS_INVALID_DEVICE_REQUEST, 0);
+    }
+    if (stack->Parameters.DeviceIoControl.OutputBufferLength < sizeof(struct rf_ports)) {
+        return irp_complete(irp, STATUS_BUFFER_TOO_SMALL, 0);
+    }
+    NTSTATUS status = fill(irp->AssociatedIrp.SystemBuffer);
+    return irp_complete(irp, status, NT_SUCCESS(status) ? sizeof(struct rf_ports) : 0);
+}
