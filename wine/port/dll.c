@@ -8,6 +8,7 @@ BOOL WINAPI DllMain(HINSTANCE self, DWORD reason, void *reserved)
         HANDLE event;
         DisableThreadLibraryCalls(self);
         port_start_exceptions();
+        port_start_patches();
         port_start_children(self);
         /* For the launcher, if it is one that waits. */
         port_event_name(GetCurrentProcessId(), name);

@@ -190,17 +190,26 @@ static LONG CALLBACK on_exception(EXCEPTION_POINTERS *pointers)
         REG(context, ip) = (uintptr_t)port_moves_failed;
         return EXCEPTION_CONTINUE_EXECUTION;
     }
+    if (port_site_state((uintptr_t)at) == PORT_SITE_PATCHED && *(const volatile uint8_t *)at == 0xE9) {
+        /* It became a jump between the fault and here; Wine has looked at the jump. */
+        return EXCEPTION_CONTINUE_EXECUTION;
+    }
     if (record->ExceptionCode != (DWORD)STATUS_PRIVILEGED_INSTRUCTION) {
         return EXCEPTION_CONTINUE_SEARCH;
     }
     if (!port_decode((const volatile uint8_t *)at, sizeof(void *) == 8, &decoded)) {
-        return EXCEPTION_CONTINUE_SEARCH;
+        /* Or it became a jump just now. */
+        return port_site_state((uintptr_t)at) == PORT_SITE_PATCHED ? EXCEPTION_CONTINUE_EXECUTION
+                                                                   : EXCEPTION_CONTINUE_SEARCH;
     }
     result = decoded.is_string ? string(&decoded, context, record) : single(&decoded, context);
     if (result != CONTINUES) {
         return EXCEPTION_CONTINUE_SEARCH;
     }
     port_start_signals();
+    if (port_site_state((uintptr_t)at) == PORT_SITE_WANTED) {
+        port_patch((uintptr_t)at);
+    }
     REG(context, ip) += decoded.length;
     if (context->EFlags & EFLAGS_TF) {
         /* The trap behind the instruction. */

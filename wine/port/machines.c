@@ -9,6 +9,8 @@
 
 enum {
     MACHINES_MAX = 64,
+    /* Connections to a micro-VM, which serves 32. */
+    LANES_MAX = 3,
     /* Data area: a request has none but its header. */
     DATA_BYTES = 4096,
     TIMEOUT_MS = 5000,
@@ -23,12 +25,20 @@ enum {
 
 enum state { UNUSED, READY, OVER };
 
+/* A connection. A thread that is suspended, or ended, in the middle of an access keeps it, so others open another. */
+struct lane {
+    struct rf_channel *channel;
+    uint32_t process;
+};
+
 struct machine {
     uint32_t state;
     /* Threads inside: it is freed when it is over and there are none. */
     uint32_t users;
-    struct rf_channel *channel;
-    uint32_t process;
+    uint32_t lanes;
+    rf_lock lanes_lock;
+    struct lane lane[LANES_MAX];
+    char path[sizeof((struct rf_ports *)0)->socket];
     uint8_t token[RF_TOKEN_BYTES];
 };
 
@@ -61,18 +71,59 @@ static void end(struct machine *machine)
     }
 }
 
+static int open_lane(struct lane *lane, const char *path, const uint8_t token[RF_TOKEN_BYTES])
+{
+    struct rf_failure failure;
+    struct rf_channel *channel = rf_connect(path, DATA_BYTES, TIMEOUT_MS, &failure);
+    if (channel == NULL) {
+        return 0;
+    }
+    if (rf_join(channel, token, &lane->process) != 0) {
+        rf_disconnect(channel);
+        rf_free(channel);
+        return 0;
+    }
+    ring_start(channel);
+    lane->channel = channel;
+    return 1;
+}
+
+/* One more connection, if it is the caller who makes it and there may be one. */
+static void add_lane(struct machine *machine, uint32_t known)
+{
+    uint32_t expected = 0;
+    if (known == LANES_MAX ||
+        !__atomic_compare_exchange_n(&machine->lanes_lock, &expected, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
+        return;
+    }
+    if (machine->lanes == known && open_lane(&machine->lane[known], machine->path, machine->token)) {
+        __atomic_store_n(&machine->lanes, known + 1, __ATOMIC_RELEASE);
+    }
+    __atomic_store_n(&machine->lanes_lock, 0, __ATOMIC_RELEASE);
+}
+
 /* What one machine says: an NTSTATUS; STATUS_PRIVILEGED too when it is over. */
 static uint32_t ask(struct machine *machine, int is_write, uint16_t port, uint32_t width, uint32_t *value)
 {
-    uint32_t status = STATUS_PRIVILEGED;
+    uint32_t status = RING_BUSY;
     __atomic_add_fetch(&machine->users, 1, __ATOMIC_SEQ_CST);
-    if (__atomic_load_n(&machine->state, __ATOMIC_SEQ_CST) == READY) {
-        status = ring_access(machine->channel, machine->process, is_write, port, width, value);
-        if (status != 0 && status != STATUS_PRIVILEGED) {
-            /* The driver has stopped, the program has no process there any more. */
-            end(machine);
-            status = STATUS_PRIVILEGED;
+    if (__atomic_load_n(&machine->state, __ATOMIC_SEQ_CST) != READY) {
+        status = STATUS_PRIVILEGED;
+    }
+    while (status == RING_BUSY) {
+        uint32_t lanes = __atomic_load_n(&machine->lanes, __ATOMIC_ACQUIRE);
+        for (uint32_t i = 0; i < lanes && status == RING_BUSY; i++) {
+            struct lane *lane = &machine->lane[i];
+            status = ring_access(lane->channel, lane->process, is_write, port, width, value);
         }
+        if (status == RING_BUSY) {
+            add_lane(machine, lanes);
+        }
+    }
+    if (status != 0 && status != STATUS_PRIVILEGED) {
+        /* The driver has stopped, the program has no process there any more. */
+        end(machine);
+        status = STATUS_PRIVILEGED;
     }
     __atomic_sub_fetch(&machine->users, 1, __ATOMIC_SEQ_CST);
     return status;
@@ -163,8 +214,11 @@ static struct machine *vacant(void)
             return machine;
         }
         if (state == OVER && __atomic_load_n(&machine->users, __ATOMIC_SEQ_CST) == 0) {
-            rf_disconnect(machine->channel);
-            rf_free(machine->channel);
+            for (uint32_t i = 0; i < machine->lanes; i++) {
+                rf_disconnect(machine->lane[i].channel);
+                rf_free(machine->lane[i].channel);
+            }
+            machine->lanes = 0;
             return machine;
         }
     }
@@ -174,25 +228,17 @@ static struct machine *vacant(void)
 /* Connects to a micro-VM. Whether it is there. */
 static int add(const char *path, const uint8_t token[RF_TOKEN_BYTES])
 {
-    struct rf_failure failure;
-    uint32_t process;
-    struct machine *machine = is_known(token) ? NULL : vacant();
-    if (machine == NULL) {
+    size_t length = 0;
+    while (path[length] != 0) {
+        length++;
+    }
+    struct machine *machine = length >= sizeof machine->path || is_known(token) ? NULL : vacant();
+    if (machine == NULL || !open_lane(&machine->lane[0], path, token)) {
         return 0;
     }
-    struct rf_channel *channel = rf_connect(path, DATA_BYTES, TIMEOUT_MS, &failure);
-    if (channel == NULL) {
-        return 0;
-    }
-    if (rf_join(channel, token, &process) != 0) {
-        rf_disconnect(channel);
-        rf_free(channel);
-        return 0;
-    }
-    ring_start(channel);
-    machine->channel = channel;
-    machine->process = process;
+    rf_copy(machine->path, path, length + 1);
     rf_copy(machine->token, token, RF_TOKEN_BYTES);
+    machine->lanes = 1;
     __atomic_store_n(&machine->state, READY, __ATOMIC_SEQ_CST);
     uint32_t index = (uint32_t)(machine - machines);
     if (index >= used) {

@@ -48,6 +48,25 @@ void port_start_signals(void);
 uint64_t port_block_signals(void);
 void port_restore_signals(uint64_t mask);
 
+/* patch.c */
+
+enum port_site_state {
+    PORT_SITE_COUNTED, /* an instruction that faults each time */
+    PORT_SITE_WANTED,  /* often enough: the vectored handler is to patch it */
+    PORT_SITE_PATCHED,
+    PORT_SITE_REFUSED, /* it cannot be done, or did not last */
+};
+struct port_site;
+
+/* What is known of the instruction at `at`. Signal handlers may call these. */
+enum port_site_state port_site_state(uintptr_t at);
+/* The instruction has faulted, and its access was performed. */
+void port_site_count(uintptr_t at, const struct port_instruction *decoded);
+/* Patches an instruction that is wanted. Not in a signal handler. */
+void port_patch(uintptr_t at);
+/* RINGFENCE_PORT_PATCH=0 in the environment: nothing is patched. */
+void port_start_patches(void);
+
 /* children.c */
 void port_start_children(HMODULE self);
 

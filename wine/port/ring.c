@@ -8,6 +8,10 @@ enum {
     LOOKS_MAX = 3000,
     LOOKS_MIN = 300,
     SOON_NS = 100000,
+    /* How often a thread looks whether the channel is free: first at once, then with other threads' turns between. */
+    TRIES_BUSY = 2000,
+    TRIES_YIELDING = 500,
+    NR_SCHED_YIELD = RF_NR(24, 158),
     HEAD = 0,
     SECOND = 1,
 };
@@ -111,14 +115,36 @@ static int is_over(uint32_t status)
            status == 0xC00000B5u /* STATUS_IO_TIMEOUT */ || status == 0xC00002B6u /* STATUS_DEVICE_REMOVED */;
 }
 
+/* Not a futex: a thread that waits is in the middle of the program's code, and whoever has the lock may never come back. */
+static int take(struct rf_channel *channel)
+{
+    for (uint32_t tries = 0; __atomic_exchange_n(&channel->lock, 1, __ATOMIC_ACQUIRE) != 0; tries++) {
+        if (tries < TRIES_BUSY && channel->may_spin) {
+            __builtin_ia32_pause();
+        } else if (tries < TRIES_BUSY + TRIES_YIELDING) {
+            rf_syscall3(NR_SCHED_YIELD, 0, 0, 0);
+        } else {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+static void give_back(struct rf_channel *channel)
+{
+    __atomic_store_n(&channel->lock, 0, __ATOMIC_RELEASE);
+}
+
 uint32_t ring_access(struct rf_channel *channel, uint32_t process, int is_write, uint16_t port, uint32_t width,
                      uint32_t *value)
 {
     uint32_t status = 0, answer = 0;
-    rf_acquire(&channel->lock);
+    if (!take(channel)) {
+        return RING_BUSY;
+    }
     if (channel->end != 0) {
         status = channel->end;
-        rf_unlock(&channel->lock);
+        give_back(channel);
         return status;
     }
     volatile struct rf_request_header *request = header(channel);
@@ -146,6 +172,6 @@ uint32_t ring_access(struct rf_channel *channel, uint32_t process, int is_write,
     } else if (status == 0 && !is_write) {
         *value = answer;
     }
-    rf_unlock(&channel->lock);
+    give_back(channel);
     return status;
 }

@@ -4,8 +4,12 @@
 #define RINGFENCE_PORT_RING_H
 #include "../channel/channel.h"
 
-/* `in` and `out` of `width` bytes as `process`; `*value` is read or written. Any thread: one has its turn, the others sleep.
- * Returns the NTSTATUS; RF_STATUS_NOT_CONNECTED, or what the VMM has said in the end, when the channel is over. */
+/* Another thread has the channel, and has had it for long: it may be suspended. An NTSTATUS that no VMM answers. */
+#define RING_BUSY 0xE0000001u
+
+/* `in` and `out` of `width` bytes as `process`; `*value` is read or written. Any thread: one has its turn, the others look for
+ * about a millisecond. Returns the NTSTATUS, or RING_BUSY; RF_STATUS_NOT_CONNECTED, or what the VMM
+ * has said in the end, when the channel is over. */
 uint32_t ring_access(struct rf_channel *channel, uint32_t process, int is_write, uint16_t port, uint32_t width,
                      uint32_t *value);
 /* Prepares a channel on which no request is under way. */

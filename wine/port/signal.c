@@ -25,7 +25,7 @@ enum {
     USER_CODE_32 = 0x23,
 };
 /* SIGQUIT ends a thread, SIGUSR1 suspends it (Wine's dlls/ntdll/unix/signal_*.c). */
-#define SIGNALS_OF_WINE ((uint64_t)1 << (3 - 1) | (uint64_t)1 << (10 - 1))
+#define SIGNALS_OF_WINE (1u << (3 - 1) | 1u << (10 - 1))
 #define SA_ONSTACK_ 0x08000000u
 #define SA_SIGINFO_ 4u
 
@@ -34,7 +34,8 @@ struct action {
     void *handler;
     uintptr_t flags;
     void *restorer;
-    uint64_t mask;
+    /* Signals 1 to 32, 33 to 64. Not uint64_t, which Windows aligns to 8 bytes and Linux on i386 does not. */
+    uint32_t mask[2];
 };
 
 /* struct ucontext with its struct sigcontext: arch/x86/include/uapi/asm/sigcontext.h. */
@@ -74,6 +75,15 @@ int port_handle_signal(struct user_context *context)
         (context->eflags & EFLAGS_TF) != 0) {
         return 0;
     }
+    switch (port_site_state((uintptr_t)context->ip)) {
+    case PORT_SITE_PATCHED:
+        /* It became a jump between the fault and here. */
+        return 1;
+    case PORT_SITE_WANTED:
+        return 0;
+    default:
+        break;
+    }
     if (!port_decode((const volatile uint8_t *)(uintptr_t)context->ip, sizeof(void *) == 8, &decoded) ||
         decoded.is_string) {
         return 0;
@@ -90,6 +100,7 @@ int port_handle_signal(struct user_context *context)
         uintptr_t mask = ((uintptr_t)1 << (8 * (decoded.width & 3))) - 1;
         context->ax = decoded.width == 4 ? value : (context->ax & ~mask) | (value & mask);
     }
+    port_site_count((uintptr_t)context->ip, &decoded);
     context->ip += decoded.length;
     return 1;
 }
@@ -167,7 +178,7 @@ void port_start_signals(void)
     port_next_handler = wine.handler;
     own = wine;
     own.handler = (void *)port_signal;
-    own.mask |= SIGNALS_OF_WINE;
+    own.mask[0] |= SIGNALS_OF_WINE;
     /* If it fails, the vectored handler goes on alone. */
     sigaction(&own, NULL);
 }

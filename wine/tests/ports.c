@@ -60,7 +60,11 @@ static LONG CALLBACK on_exception(EXCEPTION_POINTERS *pointers)
 
 static LONG CALLBACK on_unhandled(EXCEPTION_POINTERS *pointers)
 {
+    const uint8_t *at = pointers->ExceptionRecord->ExceptionAddress;
     printf("unhandled %08lx\n", pointers->ExceptionRecord->ExceptionCode);
+    if (pointers->ExceptionRecord->ExceptionCode == (DWORD)STATUS_PRIVILEGED_INSTRUCTION) {
+        fprintf(stderr, "at %p: %02x %02x, port %x\n", at, at[0], at[1], (unsigned)REG(pointers->ContextRecord, dx));
+    }
     fflush(stdout);
     TerminateProcess(GetCurrentProcess(), 3);
     return EXCEPTION_EXECUTE_HANDLER;
