@@ -26,6 +26,8 @@ pub const TRANSFER_MAX: u32 = 16 << 20;
 pub const IN_FLIGHT_MAX: u32 = 1024;
 /// Most guest processes of one client: its own and those of [`Opcode::Attach`].
 pub const PROCESSES_MAX: usize = 64;
+/// Bytes of the token of [`Opcode::Share`].
+pub const TOKEN_BYTES: usize = 16;
 /// Most bytes of the name in [`Opcode::Open`]: 32,767 UTF-16 units.
 pub const NAME_MAX: u32 = 2 * 32_767;
 
@@ -275,6 +277,12 @@ pub enum Opcode {
     Exit = 12,
     /// Ask about the machine. `code`: [`QUERY_STATISTICS`], [`QUERY_NAMES`], [`QUERY_NAMES_CHANGED`].
     Query = 13,
+    /// Give another connection a way to a process of this one. Output: [`TOKEN_BYTES`], the same ones each time; who knows
+    /// them may join. STATUS_INVALID_CID for a process that this connection has joined itself.
+    Share = 14,
+    /// Use a process of another connection from now on. Input: its token. Value: its id. STATUS_INVALID_CID if no process
+    /// has that token.
+    Join = 15,
 }
 
 impl Opcode {
@@ -295,6 +303,8 @@ impl Opcode {
             11 => Self::Attach,
             12 => Self::Exit,
             13 => Self::Query,
+            14 => Self::Share,
+            15 => Self::Join,
             _ => return None,
         })
     }

@@ -1,6 +1,6 @@
 //! The blocking calls.
 
-use abi::client::{Opcode, QUERY_STATISTICS, Statistics};
+use abi::client::{Opcode, QUERY_STATISTICS, Statistics, TOKEN_BYTES};
 use zerocopy::FromBytes;
 
 use crate::connection::Connection;
@@ -174,6 +174,34 @@ impl Connection {
             ..Request::new(Opcode::Exit)
         };
         self.checked(&request).map(|_| ())
+    }
+
+    /// The token by which another connection may use a process of this one; 0: the connection's own.
+    ///
+    /// # Errors
+    /// As for [`Self::open`]; STATUS_INVALID_CID for a process that is not this connection's own.
+    pub fn share(&self, process: u32) -> Result<[u8; TOKEN_BYTES], Error> {
+        let request = Request {
+            process,
+            output_bytes: u32::try_from(TOKEN_BYTES).unwrap_or(0),
+            ..Request::new(Opcode::Share)
+        };
+        let token = self.checked(&request)?.output;
+        <[u8; TOKEN_BYTES]>::try_from(token).map_err(|_| Error::Protocol("a token is cut short"))
+    }
+
+    /// Uses a process of another connection from now on, for [`Request::process`]; returns its id. The other connection
+    /// ends the process; then it is unknown here too (STATUS_INVALID_CID).
+    ///
+    /// # Errors
+    /// As for [`Self::open`]; STATUS_INVALID_CID if there is no such token.
+    pub fn join(&self, token: &[u8; TOKEN_BYTES]) -> Result<u32, Error> {
+        let request = Request {
+            input: token,
+            ..Request::new(Opcode::Join)
+        };
+        let value = self.checked(&request)?.value;
+        u32::try_from(value).map_err(|_| Error::Protocol("a process id has more than 32 bits"))
     }
 
     /// Counters of the whole machine.

@@ -555,6 +555,9 @@ impl Engine {
             if request.operation == Operation::CreateProcess {
                 self.process_created(&request.reply, request.process);
             }
+            if request.operation == Operation::Open && completion.status >> 31 == 0 {
+                self.handle_opened(&request.reply, request.process, completion.value);
+            }
             let done = Done {
                 status: completion.status,
                 information: completion.information,

@@ -13,6 +13,7 @@ use zerocopy::IntoBytes;
 
 use super::queue::{Chain, Queue, Violation};
 use super::request::{Incoming, RESULT, Refusal};
+use super::sharing::Sharing;
 use super::status;
 
 /// Most handles of a client.
@@ -95,6 +96,8 @@ pub(in crate::session) struct Client {
     pub(in crate::session) end: ClientEnd,
     pending: HashMap<u16, Pending>,
     processes: HashSet<u32>,
+    /// Processes that it shares with other clients.
+    pub(in crate::session) sharing: Sharing,
     /// Processes of [`abi::client::Opcode::Attach`] that the guest has not answered for yet.
     attaching: usize,
     handles: HashMap<u64, Handle>,
@@ -113,6 +116,7 @@ impl Client {
             processes: HashSet::from([end.process]),
             end,
             pending: HashMap::new(),
+            sharing: Sharing::default(),
             attaching: 0,
             handles: HashMap::new(),
             next_handle: HANDLE_STEP,
@@ -158,7 +162,12 @@ impl Client {
         if number == 0 {
             return Some(self.end.process);
         }
-        self.processes.contains(&number).then_some(number)
+        (self.owns(number) || self.sharing.has_joined(number)).then_some(number)
+    }
+
+    /// Whether a process is the client's own, not one that it has joined.
+    pub(in crate::session) fn owns(&self, process: u32) -> bool {
+        self.processes.contains(&process)
     }
 
     pub(in crate::session) fn processes(&self) -> impl Iterator<Item = u32> + '_ {
@@ -167,12 +176,26 @@ impl Client {
 
     /// Whether it may have one more process.
     pub(in crate::session) fn may_attach(&self) -> bool {
-        self.processes.len() + self.attaching < PROCESSES_MAX
+        self.processes.len() + self.attaching + self.sharing.count() < PROCESSES_MAX
     }
 
     pub(in crate::session) fn forget_process(&mut self, process: u32) {
         self.processes.remove(&process);
+        self.sharing.forget(process);
         self.handles.retain(|_, handle| handle.process != process);
+    }
+
+    /// Handles and requests under way on processes that it has joined: `(process, guest handle)`, `(process, job)`.
+    pub(in crate::session) fn joined_leftovers(&self) -> (Vec<(u32, u64)>, Vec<(u32, u64)>) {
+        let handles = self.handles.values();
+        let handles = handles.filter_map(|handle| Some((handle.process, handle.guest?)));
+        let jobs = self.pending.values();
+        let jobs = jobs.filter_map(|pending| Some((pending.process, pending.job?)));
+        let is_joined = |of: &(u32, u64)| self.sharing.has_joined(of.0);
+        (
+            handles.filter(is_joined).collect(),
+            jobs.filter(is_joined).collect(),
+        )
     }
 
     /// Whether it may have one more handle.

@@ -9,6 +9,7 @@
 //! | `set` | all clients of a driver, and how the engine waits for them |
 //! | `polling` | how long the engine looks before it sleeps |
 //! | `waker` | how other threads wake the engine |
+//! | `sharing` | guest processes that several connections use |
 //! | `status` | the statuses that the channel answers with itself |
 
 pub(super) mod connection;
@@ -17,6 +18,7 @@ pub(super) mod polling;
 pub mod queue;
 pub mod request;
 pub(super) mod set;
+pub(super) mod sharing;
 pub mod status;
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use super::connection::{Client, ClientEnd, Outcome};
 use super::polling::Polling;
 use super::request::Incoming;
+use super::sharing::Token;
 use super::waker::Waker;
 
 /// Requests taken from one client before the others have their turn.
@@ -113,6 +114,24 @@ impl Clients {
             head,
             incoming,
         })
+    }
+
+    /// The process that a token stands for.
+    pub(in crate::session) fn shared_process(&self, token: Token) -> Option<u32> {
+        let mut clients = self.clients.values();
+        clients.find_map(|client| client.sharing.process_of(token))
+    }
+
+    /// Whether a client that is connected owns a process.
+    pub(in crate::session) fn is_owned(&self, process: u32) -> bool {
+        self.clients.values().any(|client| client.owns(process))
+    }
+
+    /// A process ends: nobody uses it any more, neither its owner nor who has joined it.
+    pub(in crate::session) fn forget_process(&mut self, process: u32) {
+        for client in self.clients.values_mut() {
+            client.forget_process(process);
+        }
     }
 
     /// How many requests of a client are taken in a row.

@@ -3,13 +3,14 @@
 use abi::channel::Operation;
 use abi::client::{
     FarewellReason, Opcode, QUERY_NAMES, QUERY_NAMES_CHANGED, QUERY_STATISTICS, RequestHeader,
-    Statistics,
+    Statistics, TOKEN_BYTES,
 };
 use zerocopy::IntoBytes;
 
 use super::super::client::connection::FollowUp;
 use super::super::client::request::Incoming;
 use super::super::client::set::Taken;
+use super::super::client::sharing;
 use super::super::machine::DESIRED_ACCESS;
 use super::{
     Clients, Death, Engine, Job, Outcome, Output, PortExit, Reply, STATUS_PRIVILEGED_INSTRUCTION,
@@ -285,11 +286,38 @@ impl Engine {
                 }
             }
             Opcode::Exit => {
-                if process == client.end.process {
+                // Its own ends with the connection, those that it has joined are others'.
+                if process == client.end.process || !client.owns(process) {
                     return Err(status::INVALID_CID);
                 }
-                client.forget_process(process);
+                self.clients.forget_process(process);
                 Work::plain(Operation::ExitProcess, [0; 6])
+            }
+            Opcode::Share => {
+                if !client.owns(process) {
+                    return Err(status::INVALID_CID);
+                }
+                if output < TOKEN_BYTES as u64 {
+                    return Err(status::BUFFER_TOO_SMALL);
+                }
+                Work::Done(0, client.sharing.share(process)?.to_vec())
+            }
+            Opcode::Join => {
+                if input != TOKEN_BYTES as u64 {
+                    return Err(status::INVALID_PARAMETER);
+                }
+                if !client.may_attach() {
+                    return Err(status::QUOTA_EXCEEDED);
+                }
+                let token = sharing::decode(&incoming.input(&client.end.queue))?;
+                let process = self.clients.shared_process(token);
+                let process = process.ok_or(status::INVALID_CID)?;
+                match self.clients.get(id) {
+                    // It knows its own already.
+                    Some(client) if !client.owns(process) => client.sharing.join(process),
+                    _ => {}
+                }
+                Work::Done(u64::from(process), Vec::new())
             }
             Opcode::Query if header.code == QUERY_NAMES => Work::Guest {
                 operation: Operation::ListNames,
@@ -377,9 +405,28 @@ impl Engine {
             .retain(|job| !matches!(job.reply, Reply::Client(of, _) if of == id));
         let processes: Vec<u32> = client.processes().collect();
         for process in processes {
+            self.clients.forget_process(process);
             if process != client.end.process {
                 self.exit_process(process);
             }
+        }
+        // What it did in processes that go on ends one by one.
+        let (handles, jobs) = client.joined_leftovers();
+        for (process, job) in jobs {
+            self.do_unasked(Operation::Cancel, process, job);
+        }
+        for (process, handle) in handles {
+            self.do_unasked(Operation::Close, process, handle);
+        }
+    }
+
+    /// A device was opened for a client. If the client is gone and the process is not, nobody else closes it.
+    pub(super) fn handle_opened(&mut self, reply: &Reply, process: u32, handle: u64) {
+        if let Reply::Client(id, _) = reply
+            && self.clients.get(*id).is_none()
+            && self.clients.is_owned(process)
+        {
+            self.do_unasked(Operation::Close, process, handle);
         }
     }
 
@@ -393,12 +440,17 @@ impl Engine {
     }
 
     fn exit_process(&mut self, process: u32) {
+        self.do_unasked(Operation::ExitProcess, process, 0);
+    }
+
+    /// Has the guest do what a client that is gone left behind.
+    fn do_unasked(&mut self, operation: Operation, process: u32, argument: u64) {
         self.client_jobs += 1;
         self.backlog.push_back(Job {
             id: CLIENT_JOB | self.client_jobs,
-            operation: Operation::ExitProcess,
+            operation,
             process,
-            arguments: [0; 6],
+            arguments: [argument, 0, 0, 0, 0, 0],
             input: None,
             output: None,
             reply: Reply::Nobody,
