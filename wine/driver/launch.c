@@ -41,10 +41,20 @@ static void sleep_ms(int milliseconds)
 /* What the micro-VM is run with. Filled in before the fork: the child only makes system calls. */
 struct start {
     const char *arguments[10];
-    const char *environment[ENVIRONMENT_MAX + 1];
+    const char *environment[ENVIRONMENT_MAX + 2];
     const char *log;
     int output;
 };
+
+static bool is_log_level(const char *variable)
+{
+    const char *name = "RINGFENCE_LOG=";
+    while (*name != 0 && *name == *variable) {
+        name++;
+        variable++;
+    }
+    return *name == 0;
+}
 
 /* Wine's environment is Windows'; the kernel still has the one that the process began with. */
 static void read_environment(struct start *start, char *text)
@@ -61,11 +71,17 @@ static void read_environment(struct start *start, char *text)
     }
     text[length] = 0;
     size_t count = 0;
+    bool has_level = false;
     for (size_t at = 0; at < length && count < ENVIRONMENT_MAX; at++) {
         start->environment[count++] = text + at;
+        has_level |= is_log_level(text + at);
         while (text[at] != 0) {
             at++;
         }
+    }
+    if (!has_level) {
+        /* What drivers print, at the level below, would fill the log. */
+        start->environment[count++] = "RINGFENCE_LOG=warn";
     }
     start->environment[count] = NULL;
 }

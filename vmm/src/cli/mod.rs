@@ -18,6 +18,7 @@ mod stop;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod wine;
 
 use output::Output;
 
@@ -65,6 +66,7 @@ enum Subcommands {
     Policy(policy::Arguments),
     Trace(trace::Arguments),
     Doctor(doctor::Arguments),
+    Wine(wine::Arguments),
 }
 
 /// Runs the command that the process's arguments name.
@@ -90,6 +92,7 @@ pub fn main() -> ExitCode {
         Subcommands::Policy(arguments) => policy::main(&arguments),
         Subcommands::Trace(arguments) => trace::main(&arguments),
         Subcommands::Doctor(arguments) => doctor::main(&arguments),
+        Subcommands::Wine(arguments) => wine::main(&arguments),
     }
 }
 

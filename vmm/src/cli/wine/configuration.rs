@@ -1,0 +1,262 @@
+//! What the Wine end reads in a prefix: `C:\windows\ringfence`. wine/driver/config.c is its reader.
+//!
+//! | file | what |
+//! |---|---|
+//! | prefix.conf | `ringfence`, `log`, `run`, `intercept-policy`: the program, the log, the folder of sockets, the policy of drivers that programs install themselves |
+//! | services/NAME.conf | `driver`, `policy` |
+//! | drivers/NAME.sys | the driver |
+//! | ringfence.sys | the driver that Wine loads in its stead |
+//! | winedevice.exe.wine | while the prefix intercepts: Wine's own winedevice.exe |
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::Failure;
+use super::prefix::Prefix;
+
+/// Longest path of a socket.
+const SOCKET_MAX: usize = 107;
+
+/// The folder in a prefix.
+#[derive(Debug)]
+pub(super) struct Configuration {
+    folder: PathBuf,
+}
+
+/// An installed service.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) name: String,
+    pub(super) driver: PathBuf,
+    pub(super) policy: Option<PathBuf>,
+}
+
+/// Whether a name can be a service's here; the driver refuses others.
+pub(super) fn is_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    !name.is_empty() && name.len() <= 200 && name.bytes().all(is_plain) && !name.starts_with('.')
+}
+
+fn value_of<'a>(text: &'a [u8], key: &str) -> Option<&'a [u8]> {
+    let mut lines = text.split(|byte| *byte == b'\n');
+    let value = lines.find_map(|line| line.strip_prefix(key.as_bytes())?.strip_prefix(b"="))?;
+    (!value.is_empty()).then_some(value)
+}
+
+fn path_of(text: &[u8], key: &str) -> Option<PathBuf> {
+    value_of(text, key).map(|value| PathBuf::from(OsStr::from_bytes(value)))
+}
+
+/// Lines KEY=VALUE of those that have a value.
+fn lines(values: &[(&str, Option<&Path>)]) -> Result<Vec<u8>, Failure> {
+    let mut text = Vec::new();
+    for (key, value) in values {
+        let Some(value) = value else { continue };
+        let bytes = value.as_os_str().as_bytes();
+        if bytes.contains(&b'\n') || bytes.len() > 1000 {
+            let shown = crate::observe::escape::escape(&value.display().to_string());
+            return Err(Failure::usage(format!(
+                "{shown}: a path here has at most 1000 bytes and no line break"
+            )));
+        }
+        text.extend_from_slice(key.as_bytes());
+        text.push(b'=');
+        text.extend_from_slice(bytes);
+        text.push(b'\n');
+    }
+    Ok(text)
+}
+
+/// Writes a file, whole or not at all.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let failed = |error| Failure::file(path, &error);
+    let folder = path.parent().unwrap_or_else(|| Path::new("/"));
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".new");
+    let unfinished = PathBuf::from(unfinished);
+    let written = std::fs::File::create(&unfinished)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| std::fs::rename(&unfinished, path));
+    written.map_err(|error| {
+        let _ = std::fs::remove_file(&unfinished).is_ok();
+        failed(error)
+    })
+}
+
+/// Removes a file; one that is not there is removed.
+pub(super) fn remove(path: &Path) -> Result<(), Failure> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Failure::file(path, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Configuration {
+    pub(super) fn of(prefix: &Prefix) -> Self {
+        Self {
+            folder: prefix.windows().join("ringfence"),
+        }
+    }
+
+    /// The log.
+    pub(super) fn log(&self) -> PathBuf {
+        self.folder.join("ringfence.log")
+    }
+
+    /// Where the copy of a service's driver is.
+    pub(super) fn driver(&self, name: &str) -> PathBuf {
+        self.folder.join("drivers").join(format!("{name}.sys"))
+    }
+
+    fn service_file(&self, name: &str) -> PathBuf {
+        self.folder.join("services").join(format!("{name}.conf"))
+    }
+
+    /// Wine's own winedevice.exe, while the prefix intercepts.
+    pub(super) fn winedevice(&self) -> PathBuf {
+        self.folder.join("winedevice.exe.wine")
+    }
+
+    /// The socket of a service's micro-VM; wine/driver/config.c makes the same.
+    pub(super) fn socket(&self, name: &str) -> PathBuf {
+        self.run().join(format!("{name}.socket"))
+    }
+
+    fn run(&self) -> PathBuf {
+        let text = std::fs::read(self.folder.join("prefix.conf")).unwrap_or_default();
+        path_of(&text, "run").unwrap_or_else(|| self.folder.join("run"))
+    }
+
+    fn intercept_policy(&self) -> Option<PathBuf> {
+        let text = std::fs::read(self.folder.join("prefix.conf")).unwrap_or_default();
+        path_of(&text, "intercept-policy")
+    }
+
+    /// Whether the prefix intercepts.
+    pub(super) fn is_intercepting(&self) -> bool {
+        self.winedevice().exists()
+    }
+
+    /// Writes what all services need. `policy`: of intercepted drivers; `None` leaves it as it is.
+    pub(super) fn write_common(
+        &self,
+        prefix: &Prefix,
+        policy: Option<Option<&Path>>,
+    ) -> Result<(), Failure> {
+        let own = std::env::current_exe()
+            .map_err(|error| Failure::failed(format!("where ringfence is: {error}")))?;
+        let run = self.folder.join("run");
+        // The longest name that a service has in practice.
+        let longest = run.join("a-name-of-32-letters-or-so.socket");
+        if longest.as_os_str().len() > SOCKET_MAX {
+            return Err(Failure::usage(format!(
+                "{}: the path of this prefix is too long: sockets in it have paths of at most {SOCKET_MAX} bytes",
+                prefix.path().display()
+            )));
+        }
+        let kept = self.intercept_policy();
+        let policy = policy.unwrap_or(kept.as_deref());
+        let text = lines(&[
+            ("ringfence", Some(&own)),
+            ("log", Some(&self.log())),
+            ("run", Some(&run)),
+            ("intercept-policy", policy),
+        ])?;
+        write(&self.folder.join("ringfence.sys"), prefix.files().driver)?;
+        write(&self.folder.join("prefix.conf"), &text)
+    }
+
+    /// Writes a service's file.
+    pub(super) fn write_service(&self, service: &Service) -> Result<(), Failure> {
+        let text = lines(&[
+            ("driver", Some(&service.driver)),
+            ("policy", service.policy.as_deref()),
+        ])?;
+        write(&self.service_file(&service.name), &text)
+    }
+
+    /// An installed service.
+    pub(super) fn service(&self, name: &str) -> Option<Service> {
+        let text = std::fs::read(self.service_file(name)).ok()?;
+        Some(Service {
+            name: name.to_owned(),
+            driver: path_of(&text, "driver")?,
+            policy: path_of(&text, "policy"),
+        })
+    }
+
+    /// All installed services, by name.
+    pub(super) fn services(&self) -> Vec<Service> {
+        let Ok(entries) = std::fs::read_dir(self.folder.join("services")) else {
+            return Vec::new();
+        };
+        let mut names: Vec<String> = entries
+            .flatten()
+            .filter_map(|entry| {
+                Some(
+                    entry
+                        .file_name()
+                        .to_str()?
+                        .strip_suffix(".conf")?
+                        .to_owned(),
+                )
+            })
+            .collect();
+        names.sort();
+        names.iter().filter_map(|name| self.service(name)).collect()
+    }
+
+    /// Takes a service's files away, and everything else with the last of them.
+    pub(super) fn forget_service(&self, name: &str) -> Result<(), Failure> {
+        remove(&self.service_file(name))?;
+        remove(&self.driver(name))?;
+        self.tidy()
+    }
+
+    /// Takes everything away if nothing needs it any more.
+    pub(super) fn tidy(&self) -> Result<(), Failure> {
+        if !self.services().is_empty() || self.is_intercepting() || !self.folder.exists() {
+            return Ok(());
+        }
+        std::fs::remove_dir_all(&self.folder).map_err(|error| Failure::file(&self.folder, &error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_services_are_plain() {
+        for name in ["giveio", "inpoutx64", "My-Driver_2.1"] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in ["", ".", "..", "a/b", "a\\b", "a b", "ä", &"x".repeat(201)] {
+            assert!(!is_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn values_are_found_by_their_whole_key() {
+        let text = b"driver-of=/x\ndriver=/a b/c.sys\npolicy=\n";
+        assert_eq!(path_of(text, "driver"), Some(PathBuf::from("/a b/c.sys")));
+        assert_eq!(path_of(text, "policy"), None);
+        assert_eq!(path_of(text, "log"), None);
+    }
+
+    #[test]
+    fn line_breaks_cannot_add_keys() {
+        let path = Path::new("/a\npolicy=/evil");
+        assert_eq!(
+            lines(&[("driver", Some(path))]).unwrap_err().code,
+            crate::session::exit_code::ExitCode::Usage
+        );
+        let text = lines(&[("driver", Some(Path::new("/a"))), ("policy", None)]).unwrap();
+        assert_eq!(text, b"driver=/a\n");
+    }
+}

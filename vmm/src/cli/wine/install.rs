@@ -1,0 +1,129 @@
+//! `ringfence wine install`
+
+use std::path::{Path, PathBuf};
+
+use super::configuration::{self, Configuration, Service, is_name};
+use super::prefix::Prefix;
+use super::{Failure, Where, say};
+use crate::error_chain;
+use crate::loader::Image;
+use crate::observe::escape::escape;
+use crate::policy::Policy;
+use crate::session::exit_code::ExitCode;
+use crate::session::read_driver;
+
+/// Install a driver in a Wine prefix, as a service that runs in a micro-VM
+///
+/// Programs open the driver's devices as on Windows. The micro-VM runs while the service does; stop and start it with
+/// `wine sc stop NAME` and `wine sc start NAME`. Drivers of 32 and of 64 bits go into any prefix.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ringfence wine install giveio.sys --policy lpt.toml
+  ringfence wine install --prefix ~/.wine-lab --name hasp --start demand haspnt.sys")]
+pub(super) struct Arguments {
+    /// The driver's file (.sys); it is copied
+    driver: PathBuf,
+    /// The service's name [default: the file's, without .sys]
+    #[arg(long)]
+    name: Option<String>,
+    /// What the driver may touch; the file stays where it is, and is read at each start [default: nothing]
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// When Wine starts it: with each session, or when a program or `wine sc start` asks for it
+    #[arg(long, value_enum, default_value_t = Start::Auto)]
+    start: Start,
+    #[command(flatten)]
+    place: Where,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Start {
+    Auto,
+    Demand,
+}
+
+/// A policy's absolute path, if it can be read and understood now.
+pub(super) fn checked_policy(path: &Path) -> Result<PathBuf, Failure> {
+    Policy::from_path(path).map_err(|error| Failure::usage(error_chain(&error)))?;
+    path.canonicalize()
+        .map_err(|error| Failure::file(path, &error))
+}
+
+pub(super) fn main(arguments: &Arguments) -> Result<(), Failure> {
+    let stem = arguments
+        .driver
+        .file_stem()
+        .and_then(|stem| stem.to_str())
+        .unwrap_or_default();
+    let name = arguments.name.as_deref().unwrap_or(stem);
+    if !is_name(name) {
+        return Err(Failure::usage(format!(
+            "`{}` cannot be the service's name: it is 1 to 200 letters, digits, dots, dashes and underscores; give --name",
+            escape(name)
+        )));
+    }
+    let prefix = Prefix::find(&arguments.place)?;
+    let shown = escape(&arguments.driver.display().to_string());
+    let bytes = read_driver(&arguments.driver)
+        .map_err(|error| Failure::usage(escape(&error_chain(&error))))?;
+    Image::parse(&bytes).map_err(|error| Failure {
+        code: ExitCode::ImageRejected,
+        message: format!("{shown} is rejected: {}", escape(&error_chain(&error))),
+    })?;
+    let policy = arguments.policy.as_deref().map(checked_policy);
+    let configuration = Configuration::of(&prefix);
+    let service = Service {
+        name: name.to_owned(),
+        driver: configuration.driver(name),
+        policy: policy.transpose()?,
+    };
+    if configuration.service(name).is_some() {
+        return Err(Failure::usage(format!(
+            "{name} is installed already: `ringfence wine remove {name}` first, or give another --name"
+        )));
+    }
+    let installed = install(&prefix, &configuration, &service, &bytes, arguments.start);
+    if installed.is_err() {
+        // What was made is taken away again; the first error is the one to tell.
+        let _ = configuration.forget_service(name).is_ok();
+    }
+    installed?;
+    let policy = service
+        .policy
+        .map_or_else(|| "nothing".to_owned(), |path| path.display().to_string());
+    say(&format!(
+        "{name}: installed in {}; allowed: {policy}; log: {}",
+        prefix.path().display(),
+        configuration.log().display()
+    ));
+    Ok(())
+}
+
+fn install(
+    prefix: &Prefix,
+    configuration: &Configuration,
+    service: &Service,
+    driver: &[u8],
+    start: Start,
+) -> Result<(), Failure> {
+    configuration.write_common(prefix, None)?;
+    configuration::write(&service.driver, driver)?;
+    configuration.write_service(service)?;
+    // The service manager itself: a registry file of a running prefix is not to be edited.
+    prefix.run(&[
+        "sc",
+        "create",
+        &service.name,
+        "binPath=",
+        r"C:\windows\ringfence\ringfence.sys",
+        "type=",
+        "kernel",
+        "start=",
+        match start {
+            Start::Auto => "auto",
+            Start::Demand => "demand",
+        },
+    ])?;
+    Ok(())
+}

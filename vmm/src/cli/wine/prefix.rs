@@ -1,0 +1,133 @@
+//! A Wine prefix, and Wine's own tools in it.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::{Failure, Where};
+
+/// The PE files of one width.
+#[derive(Debug)]
+pub(super) struct Files {
+    /// ringfence.sys.
+    pub(super) driver: &'static [u8],
+    /// winedevice.exe for prefixes that are set to intercept.
+    pub(super) winedevice: &'static [u8],
+}
+
+macro_rules! file {
+    ($name:literal) => {
+        include_bytes!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../wine/images/",
+            $name
+        ))
+    };
+}
+
+static AMD64: Files = Files {
+    driver: file!("amd64/ringfence.sys"),
+    winedevice: file!("amd64/winedevice.exe"),
+};
+
+static I386: Files = Files {
+    driver: file!("i386/ringfence.sys"),
+    winedevice: file!("i386/winedevice.exe"),
+};
+
+/// A prefix that exists.
+#[derive(Debug)]
+pub(super) struct Prefix {
+    path: PathBuf,
+    wine: OsString,
+    is_32: bool,
+}
+
+impl Prefix {
+    /// Finds the prefix that is meant.
+    pub(super) fn find(place: &Where) -> Result<Self, Failure> {
+        let named = place.prefix.clone();
+        let path = named
+            .or_else(|| {
+                std::env::var_os("WINEPREFIX")
+                    .filter(|path| !path.is_empty())
+                    .map(PathBuf::from)
+            })
+            .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".wine")))
+            .ok_or_else(|| Failure::usage("no prefix: give --prefix, or set WINEPREFIX or HOME"))?;
+        let path = path.canonicalize().map_err(|error| {
+            Failure::usage(format!(
+                "{}: {error}; make the prefix with `WINEPREFIX={0} wineboot`",
+                path.display()
+            ))
+        })?;
+        let registry = path.join("system.reg");
+        let text = std::fs::read(&registry).map_err(|error| {
+            Failure::usage(format!(
+                "{} is no Wine prefix: {}: {error}",
+                path.display(),
+                registry.display()
+            ))
+        })?;
+        // In one of the first lines; prefixes before Wine 1.4 have none, and are for 32 bits.
+        let is_64 = text
+            .split(|byte| *byte == b'\n')
+            .take(8)
+            .any(|line| line.starts_with(b"#arch=win64"));
+        Ok(Self {
+            path,
+            wine: place.wine.clone(),
+            is_32: !is_64,
+        })
+    }
+
+    /// Its folder.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// C:\windows.
+    pub(super) fn windows(&self) -> PathBuf {
+        self.path.join("drive_c/windows")
+    }
+
+    /// The PE files of its width.
+    pub(super) fn files(&self) -> &'static Files {
+        if self.is_32 { &I386 } else { &AMD64 }
+    }
+
+    /// Runs a Windows program of Wine's in the prefix. What it prints, if it succeeds, or else what it says.
+    pub(super) fn run<Text: AsRef<OsStr>>(&self, arguments: &[Text]) -> Result<String, Failure> {
+        let wine = self.wine.display();
+        let output = Command::new(&self.wine)
+            .args(arguments)
+            .env("WINEPREFIX", &self.path)
+            .env("WINEDEBUG", "-all")
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| {
+                Failure::failed(format!(
+                    "{wine} cannot be started: {error}; is Wine installed?"
+                ))
+            })?;
+        let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+        if output.status.success() {
+            return Ok(text);
+        }
+        let said = if text.trim().is_empty() {
+            String::from_utf8_lossy(&output.stderr).replace('\r', "")
+        } else {
+            text
+        };
+        let shown: Vec<String> = arguments
+            .iter()
+            .map(|argument| argument.as_ref().display().to_string())
+            .collect();
+        Err(Failure::failed(format!(
+            "`{wine} {}` failed ({}): {}",
+            shown.join(" "),
+            output.status,
+            crate::observe::escape::escape(said.trim())
+        )))
+    }
+}

@@ -1,0 +1,43 @@
+//! `ringfence wine remove`
+
+use super::configuration::{Configuration, is_name};
+use super::prefix::Prefix;
+use super::{Failure, Where, say};
+use crate::observe::escape::escape;
+
+/// Remove a driver from a Wine prefix
+///
+/// Its service is stopped and deleted, its files are removed; with the last one goes everything else of Ringfence's in the
+/// prefix, the log too.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The service's name; `ringfence wine list` shows them
+    name: String,
+    #[command(flatten)]
+    place: Where,
+}
+
+pub(super) fn main(arguments: &Arguments) -> Result<(), Failure> {
+    let prefix = Prefix::find(&arguments.place)?;
+    let configuration = Configuration::of(&prefix);
+    let name = &arguments.name;
+    if !is_name(name) || configuration.service(name).is_none() {
+        return Err(Failure::usage(format!(
+            "{} is not installed in {}; `ringfence wine list` shows what is",
+            escape(name),
+            prefix.path().display()
+        )));
+    }
+    // A service that does not run cannot be stopped, which is as well.
+    let _ = prefix.run(&["sc", "stop", name]).is_ok();
+    let deleted = prefix.run(&["sc", "delete", name]);
+    // One that somebody has deleted already is gone.
+    if let Err(failure) = deleted
+        && prefix.run(&["sc", "query", name]).is_ok()
+    {
+        return Err(failure);
+    }
+    configuration.forget_service(name)?;
+    say(&format!("{name}: removed from {}", prefix.path().display()));
+    Ok(())
+}
