@@ -183,7 +183,12 @@ static void hold(void)
     DWORD written = 0;
     BOOL is_ok = GetOverlappedResult(device, &state, &written, TRUE);
     printf("ended: %s %lu\n", is_ok ? "ok" : "error", is_ok ? 0 : GetLastError());
-    CHECK_ERROR(DeviceIoControl(device, ECHO_RELEASE, NULL, 0, &output, sizeof output, &written, NULL), ERROR_FILE_NOT_FOUND);
+    ResetEvent(state.hEvent);
+    is_ok = DeviceIoControl(device, ECHO_RELEASE, NULL, 0, &output, sizeof output, NULL, &state);
+    if (!is_ok && GetLastError() == ERROR_IO_PENDING) {
+        is_ok = GetOverlappedResult(device, &state, &written, TRUE);
+    }
+    CHECK(!is_ok);
 }
 
 /* Tries to open; says how. */
