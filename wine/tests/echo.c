@@ -32,7 +32,7 @@ static void code(HANDLE device, DWORD control, DWORD key, DWORD bytes)
 static void methods(void)
 {
     HANDLE device = open_device("\\\\.\\echo");
-    static const DWORD sizes[] = {0, 1, 64, 4096, 100000};
+    static const DWORD sizes[] = {0, 1, 64, 4096, 20000};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         code(device, ECHO_BUFFERED, ECHO_KEY_BUFFERED, sizes[i]);
         if (sizes[i] != 0) {

@@ -22,7 +22,16 @@ fn build(folder: &Path, width: &str) -> Option<PathBuf> {
     let program = folder.join("echo");
     let mut command = Command::new("cc");
     command
-        .args([width, "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"])
+        .args([
+            width,
+            "-std=gnu11",
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-pthread",
+            "-o",
+        ])
         .arg(&program)
         .arg(sources.join("tests/echo.c"));
     for name in ["channel", "connect", "queue", "call"] {
@@ -33,7 +42,9 @@ fn build(folder: &Path, width: &str) -> Option<PathBuf> {
         // Many machines have no 32-bit C library; all that test have the other.
         Ok(built) if width == "-m64" => panic!("{}", String::from_utf8_lossy(&built.stderr)),
         _ => {
-            skip_without_program(&format!("the channel's C client, {width}: no C compiler for it"));
+            skip_without_program(&format!(
+                "the channel's C client, {width}: no C compiler for it"
+            ));
             None
         }
     }
@@ -49,7 +60,12 @@ fn talks_to_a_driver(width: &str) {
     };
     let socket = folder.path().join("socket");
     let driver = root().join("images/drivers/amd64/echo.sys");
-    let arguments = ["run", driver.to_str().unwrap(), "--socket", socket.to_str().unwrap()];
+    let arguments = [
+        "run",
+        driver.to_str().unwrap(),
+        "--socket",
+        socket.to_str().unwrap(),
+    ];
     let mut running = Running::start(&mut command(&arguments));
     running.wait_for_socket(&socket);
 
@@ -129,7 +145,11 @@ fn serve(program: &Path, folder: &Path, lie: &Lie) -> Output {
     let kick = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
     let (call, _write_end) = rustix::pipe::pipe().unwrap();
     let owned: [OwnedFd; 3] = [memory, kick, call];
-    let borrowed: Vec<BorrowedFd<'_>> = owned.iter().take(lie.descriptors).map(AsFd::as_fd).collect();
+    let borrowed: Vec<BorrowedFd<'_>> = owned
+        .iter()
+        .take(lie.descriptors)
+        .map(AsFd::as_fd)
+        .collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     assert!(ancillary.push(SendAncillaryMessage::ScmRights(&borrowed)));
@@ -148,15 +168,69 @@ fn c_client_believes_no_lying_vmm() {
     };
     let all = |bytes| bytes;
     let lies = [
-        Lie { name: "magic", welcome: |welcome| welcome.magic[1] = 0, is_sealed: true, bytes: all, descriptors: 3 },
-        Lie { name: "version", welcome: |welcome| welcome.version = 9, is_sealed: true, bytes: all, descriptors: 3 },
-        Lie { name: "queue size", welcome: |welcome| welcome.queue_size = 1 << 20, is_sealed: true, bytes: all, descriptors: 3 },
-        Lie { name: "no power of two", welcome: |welcome| welcome.queue_size = 65, is_sealed: true, bytes: all, descriptors: 3 },
-        Lie { name: "used ring", welcome: |welcome| welcome.used = u64::MAX - 3, is_sealed: true, bytes: all, descriptors: 3 },
-        Lie { name: "data", welcome: |welcome| welcome.data_bytes = 1 << 40, is_sealed: true, bytes: all, descriptors: 3 },
-        Lie { name: "unsealed", welcome: |_| {}, is_sealed: false, bytes: all, descriptors: 3 },
-        Lie { name: "small memory", welcome: |_| {}, is_sealed: true, bytes: |bytes| bytes - 1, descriptors: 3 },
-        Lie { name: "two descriptors", welcome: |_| {}, is_sealed: true, bytes: all, descriptors: 2 },
+        Lie {
+            name: "magic",
+            welcome: |welcome| welcome.magic[1] = 0,
+            is_sealed: true,
+            bytes: all,
+            descriptors: 3,
+        },
+        Lie {
+            name: "version",
+            welcome: |welcome| welcome.version = 9,
+            is_sealed: true,
+            bytes: all,
+            descriptors: 3,
+        },
+        Lie {
+            name: "queue size",
+            welcome: |welcome| welcome.queue_size = 1 << 20,
+            is_sealed: true,
+            bytes: all,
+            descriptors: 3,
+        },
+        Lie {
+            name: "no power of two",
+            welcome: |welcome| welcome.queue_size = 65,
+            is_sealed: true,
+            bytes: all,
+            descriptors: 3,
+        },
+        Lie {
+            name: "used ring",
+            welcome: |welcome| welcome.used = u64::MAX - 3,
+            is_sealed: true,
+            bytes: all,
+            descriptors: 3,
+        },
+        Lie {
+            name: "data",
+            welcome: |welcome| welcome.data_bytes = 1 << 40,
+            is_sealed: true,
+            bytes: all,
+            descriptors: 3,
+        },
+        Lie {
+            name: "unsealed",
+            welcome: |_| {},
+            is_sealed: false,
+            bytes: all,
+            descriptors: 3,
+        },
+        Lie {
+            name: "small memory",
+            welcome: |_| {},
+            is_sealed: true,
+            bytes: |bytes| bytes - 1,
+            descriptors: 3,
+        },
+        Lie {
+            name: "two descriptors",
+            welcome: |_| {},
+            is_sealed: true,
+            bytes: all,
+            descriptors: 2,
+        },
     ];
     for lie in &lies {
         let output = serve(&program, folder.path(), lie);
@@ -165,7 +239,13 @@ fn c_client_believes_no_lying_vmm() {
         assert_eq!(output.status.code(), Some(2), "{}: {errors}", lie.name);
     }
     // A welcome that is true, and used elements that are not: the first request ends with the connection.
-    let honest = Lie { name: "used elements", welcome: |_| {}, is_sealed: true, bytes: all, descriptors: 3 };
+    let honest = Lie {
+        name: "used elements",
+        welcome: |_| {},
+        is_sealed: true,
+        bytes: all,
+        descriptors: 3,
+    };
     let output = serve(&program, folder.path(), &honest);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{errors}");

@@ -119,9 +119,12 @@ impl Width {
             || std::env::var_os("RINGFENCE_WINE32_ROOT").is_some()
             || root().join(".cache/wine-i386").exists();
         if !is_set_up || !has(self.command("wine").arg("--version")) {
-            return Some(format!("{what}: there is none; scripts/setup installs it, scripts/wine32 --setup the one for 32 bits"));
+            return Some(format!(
+                "{what}: there is none; scripts/setup installs it, scripts/wine32 --setup the one for 32 bits"
+            ));
         }
-        (!has(Command::new(self.compiler()).arg("--version"))).then(|| format!("{what}: no mingw-w64"))
+        (!has(Command::new(self.compiler()).arg("--version")))
+            .then(|| format!("{what}: no mingw-w64"))
     }
 
     fn shared(self) -> Option<&'static Shared> {
@@ -389,11 +392,15 @@ impl Prefix {
         for file in ["system.reg", "user.reg", "userdef.reg"] {
             let bytes = std::fs::read(self.path().join(file)).unwrap();
             for line in String::from_utf8_lossy(&bytes).lines() {
-                if line.starts_with("#time=") {
+                // The second is that of the display driver, which is none here: the time of its first look.
+                if line.starts_with("#time=") || line.starts_with("\"DriverDateData\"=") {
                     continue;
                 }
                 let is_key = line.starts_with('[');
-                let line = line.rsplit_once("] ").filter(|_| is_key).map_or(line, |(key, _)| key);
+                let line = line
+                    .rsplit_once("] ")
+                    .filter(|_| is_key)
+                    .map_or(line, |(key, _)| key);
                 writeln!(text, "{line}").unwrap();
             }
         }

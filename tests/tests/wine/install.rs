@@ -20,7 +20,7 @@ fn removal_leaves_no_trace(prefix: &Prefix) {
     prefix.keep_session();
     assert_eq!(prefix.service("start", "echo"), 0);
     prefix.run("echo", &["try-open"]);
-    assert!(prefix.registry() == before.0 || prefix.ringfence_folder().exists());
+    assert!(prefix.ringfence_folder().exists());
 
     // One runs, the other does not.
     for name in ["echo", "other"] {
@@ -66,13 +66,33 @@ fn what_cannot_be_is_refused(prefix: &Prefix) {
         (vec!["install", &no_driver], 3, "is rejected"),
         (vec!["install", "/nonexistent.sys"], 2, "cannot read"),
         (vec!["install", echo, "--policy", &no_policy], 2, "range"),
-        (vec!["install", echo, "--policy", "/nonexistent"], 2, "cannot read the policy"),
-        (vec!["install", echo, "--name", "a b"], 2, "cannot be the service's name"),
-        (vec!["install", echo, "--prefix", folder.path().to_str().unwrap()], 2, "is no Wine prefix"),
-        (vec!["install", echo, "--wine", "/nonexistent-wine"], 1, "is Wine installed?"),
+        (
+            vec!["install", echo, "--policy", "/nonexistent"],
+            2,
+            "cannot read the policy",
+        ),
+        (
+            vec!["install", echo, "--name", "a b"],
+            2,
+            "cannot be the service's name",
+        ),
+        (
+            vec!["install", echo, "--prefix", folder.path().to_str().unwrap()],
+            2,
+            "is no Wine prefix",
+        ),
+        (
+            vec!["install", echo, "--wine", "/nonexistent-wine"],
+            1,
+            "is Wine installed?",
+        ),
         (vec!["remove", "nothing"], 2, "is not installed"),
         (vec!["remove", "../prefix"], 2, "is not installed"),
-        (vec!["intercept", "off", "--policy", "x"], 2, "goes with `on`"),
+        (
+            vec!["intercept", "off", "--policy", "x"],
+            2,
+            "goes with `on`",
+        ),
     ] {
         let ended = prefix.ringfence(&[vec!["wine"], arguments.clone()].concat());
         assert_eq!(ended.code, Some(code), "{arguments:?}: {ended:?}");

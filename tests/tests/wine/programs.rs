@@ -15,7 +15,13 @@ fn programs_reach_the_driver_by_every_way(prefix: &Prefix) {
     prefix.install("echo", &[]);
     prefix.keep_session();
     assert_eq!(prefix.service("start", "echo"), 0);
-    let scenarios = ["methods", "transfers", "overlapped", "cancel", "close-pending"];
+    let scenarios = [
+        "methods",
+        "transfers",
+        "overlapped",
+        "cancel",
+        "close-pending",
+    ];
 
     let text = prefix.run("echo", &scenarios);
 
@@ -73,8 +79,9 @@ fn crash_ends_requests_and_restart_heals(prefix: &Prefix) {
 
     let text = prefix.run("faulty", &[]);
 
-    assert!(text.contains("pending request: error 1617"), "{text}");
-    assert!(text.contains("crashing request: error 1617"), "{text}");
+    // ERROR_DRIVER_PROCESS_TERMINATED.
+    assert!(text.contains("pending request: error 1291"), "{text}");
+    assert!(text.contains("crashing request: error 1291"), "{text}");
     assert!(text.contains("next request: error"), "{text}");
     // There is nothing to open until the service is started again.
     let again = prefix.run_in(prefix.path(), "faulty", &[]);
@@ -82,11 +89,15 @@ fn crash_ends_requests_and_restart_heals(prefix: &Prefix) {
     assert!(again.stdout.contains("last error 2"), "{again:?}");
     let log = prefix.log();
     assert!(log.contains("the micro-VM has ended"), "{log}");
-    assert!(log.contains("KERNEL_MODE_EXCEPTION_NOT_HANDLED") || log.contains("SYSTEM_SERVICE_EXCEPTION"), "{log}");
+    assert!(
+        log.contains("KERNEL_MODE_EXCEPTION_NOT_HANDLED")
+            || log.contains("SYSTEM_SERVICE_EXCEPTION"),
+        "{log}"
+    );
     assert_eq!(prefix.service("stop", "faulty"), 0);
     assert_eq!(prefix.service("start", "faulty"), 0);
     let text = prefix.run("faulty", &[]);
-    assert!(text.contains("pending request: error 1617"), "{text}");
+    assert!(text.contains("pending request: error 1291"), "{text}");
 }
 
 fn service_that_cannot_start_says_why(prefix: &Prefix) {
@@ -130,7 +141,15 @@ fn two_services_run_at_once(prefix: &Prefix) {
     let states: Vec<(String, bool)> = listed
         .objects()
         .iter()
-        .filter_map(|object| Some((object["name"].as_str()?.to_owned(), object["running"].as_bool()?)))
+        .filter_map(|object| {
+            Some((
+                object["name"].as_str()?.to_owned(),
+                object["running"].as_bool()?,
+            ))
+        })
         .collect();
-    assert_eq!(states, [("echo".to_owned(), true), ("faulty".to_owned(), false)]);
+    assert_eq!(
+        states,
+        [("echo".to_owned(), true), ("faulty".to_owned(), false)]
+    );
 }
