@@ -187,7 +187,9 @@ static uint32_t watch(struct rf_channel *channel)
         /* One read: what is left makes the next poll return. */
         intptr_t taken = rf_syscall3(RF_NR_READ, channel->call_fd, rf_at(bytes), sizeof bytes);
         if (taken == 0 || (rf_is_error(taken) && taken != -RF_EAGAIN && taken != -RF_EINTR)) {
-            return polled[1].revents != 0 ? farewell(channel) : RF_STATUS_NOT_CONNECTED;
+            /* The VMM has closed its end, after its last words. */
+            uint32_t words = farewell(channel);
+            return words != 0 ? words : RF_STATUS_NOT_CONNECTED;
         }
     }
     return polled[1].revents != 0 ? farewell(channel) : 0;

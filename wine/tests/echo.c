@@ -32,7 +32,7 @@ static void code(HANDLE device, DWORD control, DWORD key, DWORD bytes)
 static void methods(void)
 {
     HANDLE device = open_device("\\\\.\\echo");
-    static const DWORD sizes[] = {0, 1, 64, 4096, 100000};
+    static const DWORD sizes[] = {0, 1, 64, 4096, 20000};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         code(device, ECHO_BUFFERED, ECHO_KEY_BUFFERED, sizes[i]);
         if (sizes[i] != 0) {
@@ -183,7 +183,12 @@ static void hold(void)
     DWORD written = 0;
     BOOL is_ok = GetOverlappedResult(device, &state, &written, TRUE);
     printf("ended: %s %lu\n", is_ok ? "ok" : "error", is_ok ? 0 : GetLastError());
-    CHECK_ERROR(DeviceIoControl(device, ECHO_RELEASE, NULL, 0, &output, sizeof output, &written, NULL), ERROR_FILE_NOT_FOUND);
+    ResetEvent(state.hEvent);
+    is_ok = DeviceIoControl(device, ECHO_RELEASE, NULL, 0, &output, sizeof output, NULL, &state);
+    if (!is_ok && GetLastError() == ERROR_IO_PENDING) {
+        is_ok = GetOverlappedResult(device, &state, &written, TRUE);
+    }
+    CHECK(!is_ok);
 }
 
 /* Tries to open; says how. */

@@ -1,7 +1,14 @@
-//! Programs under the real Wine. They are C programs in wine/tests, built here with mingw-w64.
+//! The Wine end, with the real Wine: Debian's, without a display.
 //!
-//! 64-bit programs run in Debian's wine64. 32-bit ones need a Wine that can: RINGFENCE_WINE32 names one (scripts/wine-i386 is
-//! Debian's wine32 in a folder of its own), else they are skipped with a message.
+//! Programs of ours (wine/tests) and unmodified DLLs of others talk to drivers in micro-VMs, in a prefix for 64 bits, and in
+//! one for 32 bits where scripts/wine32 has been set up. Wine's processes belong to a prefix, so tests that share one run one
+//! after the other.
 
+#[macro_use]
+mod harness;
+mod channel_client;
+mod install;
+mod intercept;
 mod ports;
-mod rig;
+mod programs;
+mod running;

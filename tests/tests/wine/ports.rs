@@ -1,6 +1,9 @@
 //! Programs' in and out: wine/tests/ports.c under `ringfence wine run`.
 
-use super::rig::{Bits, Driver, Steps, Wine};
+use integration_tests::program::{Ended, Running};
+
+use super::harness::Prefix;
+use super::running::{Access, Driver, Steps};
 
 /// What the checks of ports.c expect: registers that keep what is written.
 const RAM: &str = "\
@@ -15,26 +18,7 @@ access = \"rw\"
 backend = \"ram\"
 ";
 
-macro_rules! wine_tests {
-    ($($name:ident),+ $(,)?) => {$(
-        mod $name {
-            #[test]
-            fn amd64() {
-                if let Some(wine) = super::Wine::find(super::Bits::B64) {
-                    super::$name(wine);
-                }
-            }
-            #[test]
-            fn i386() {
-                if let Some(wine) = super::Wine::find(super::Bits::B32) {
-                    super::$name(wine);
-                }
-            }
-        }
-    )+};
-}
-
-wine_tests!(
+prefix_tests!(
     program_that_nobody_granted_a_port_sees_what_windows_shows,
     every_form_and_width,
     memory_faults_are_the_programs,
@@ -49,50 +33,64 @@ wine_tests!(
     exit_code_is_the_programs,
 );
 
+/// `ringfence wine run` with ports.exe and the micro-VM that it may use.
+fn command(prefix: &Prefix, arguments: &[&str], access: Option<&Access>) -> std::process::Command {
+    let mut command = prefix.ringfence_run("ports", arguments);
+    if let Some(access) = access {
+        command.env("RINGFENCE_PORTS", access.variable());
+    }
+    command
+}
+
+/// The same, to its end.
+fn run(prefix: &Prefix, arguments: &[&str], access: Option<&Access>) -> Ended {
+    Running::start(&mut command(prefix, arguments, access)).wait()
+}
+
 /// A driver whose access to all ports the program has, and the run of one check.
-fn check(wine: &Wine, what: &str) {
+fn check(prefix: &Prefix, what: &str) {
     let driver = Driver::start(RAM);
     let access = driver.access();
     access.open();
-    let ended = wine.run(&[what], Some(&access));
+    let ended = run(prefix, &[what], Some(&access));
     ended.assert_code(0);
     assert_eq!(ended.stdout.trim(), format!("{what}: 0 failures"));
 }
 
-fn program_that_nobody_granted_a_port_sees_what_windows_shows(wine: &Wine) {
+fn program_that_nobody_granted_a_port_sees_what_windows_shows(prefix: &Prefix) {
     // With a driver that grants nothing, and without any.
     let driver = Driver::start(RAM);
     let access = driver.access();
     for access in [Some(&access), None] {
-        let ended = wine.run(&["denied"], access);
+        let ended = run(prefix, &["denied"], access);
         ended.assert_code(0);
         assert_eq!(ended.stdout.trim(), "denied: 0 failures");
-        let ended = wine.run(&["unhandled"], access);
+        let ended = run(prefix, &["unhandled"], access);
         ended.assert_code(3);
         assert_eq!(ended.stdout.trim(), "unhandled c0000096");
     }
 }
 
-fn every_form_and_width(wine: &Wine) {
+fn every_form_and_width(prefix: &Prefix) {
     check(wine, "forms");
 }
 
-fn memory_faults_are_the_programs(wine: &Wine) {
+fn memory_faults_are_the_programs(prefix: &Prefix) {
     check(wine, "faults");
 }
 
-fn single_steps_over_an_access(wine: &Wine) {
+fn single_steps_over_an_access(prefix: &Prefix) {
     check(wine, "step");
 }
 
-fn threads_at_once(wine: &Wine) {
+fn threads_at_once(prefix: &Prefix) {
     check(wine, "threads");
 }
 
-fn before_and_after_the_grant(wine: &Wine) {
+fn before_and_after_the_grant(prefix: &Prefix) {
     let driver = Driver::start(RAM);
     let access = driver.access();
-    let mut program = Steps::start(wine.ringfence(&["try", "5"], Some(&access)));
+    let mut program = Steps::start(command(prefix, &["try", "5"], Some(&access)));
     assert_eq!(program.line(), "exception c0000096");
     access.open();
     program.go_on();
@@ -109,7 +107,7 @@ fn before_and_after_the_grant(wine: &Wine) {
     assert_eq!(program.line(), "value 00");
 }
 
-fn grants_of_several_drivers_add_up(wine: &Wine) {
+fn grants_of_several_drivers_add_up(prefix: &Prefix) {
     let of = |value: &str| {
         format!(
             "[[port]]\nrange = \"0x300\"\naccess = \"r\"\nbackend = \"ram\"\ninitial = [{value}]\n"
@@ -117,7 +115,7 @@ fn grants_of_several_drivers_add_up(wine: &Wine) {
     };
     let (one, two) = (Driver::start(&of("0x11")), Driver::start(&of("0x22")));
     let (first, second) = (one.access(), two.access());
-    let mut command = wine.ringfence(&["try", "4"], None);
+    let mut command = command(prefix, &["try", "4"], None);
     command.env(
         "RINGFENCE_PORTS",
         format!("{};{}", first.variable(), second.variable()),
@@ -136,11 +134,11 @@ fn grants_of_several_drivers_add_up(wine: &Wine) {
     assert_eq!(program.line(), "exception c0000096");
 }
 
-fn one_process_is_granted_and_another_is_not(wine: &Wine) {
+fn one_process_is_granted_and_another_is_not(prefix: &Prefix) {
     let driver = Driver::start(RAM);
     let (granted, other) = (driver.access(), driver.access());
-    let mut two = Steps::start(wine.ringfence(&["try", "3"], Some(&other)));
-    let mut one = Steps::start(wine.ringfence(&["try", "2"], Some(&granted)));
+    let mut two = Steps::start(command(prefix, &["try", "3"], Some(&other)));
+    let mut one = Steps::start(command(prefix, &["try", "2"], Some(&granted)));
     assert_eq!(one.line(), "exception c0000096");
     assert_eq!(two.line(), "exception c0000096");
     granted.open();
@@ -148,21 +146,20 @@ fn one_process_is_granted_and_another_is_not(wine: &Wine) {
     two.go_on();
     assert_eq!(one.line(), "value 00");
     assert_eq!(two.line(), "exception c0000096");
-    wine.run(&["write", "5a"], Some(&granted)).assert_code(0);
+    run(prefix, &["write", "5a"], Some(&granted)).assert_code(0);
     other.open();
     two.go_on();
     // The ports are the machine's, the maps are the processes'.
     assert_eq!(two.line(), "value 5a");
 }
 
-fn bytes_arrive_at_the_parallel_port(wine: &Wine) {
+fn bytes_arrive_at_the_parallel_port(prefix: &Prefix) {
     let policy =
         "range = \"0x378-0x37a\"\naccess = \"rw\"\nbackend = \"lpt\"\noutput = \"printed\"\n";
     let driver = Driver::start(&format!("[[port]]\n{policy}"));
     let access = driver.access();
     access.open();
-    wine.run(&["print", "Hello, port"], Some(&access))
-        .assert_code(0);
+    run(prefix, &["print", "Hello, port"], Some(&access)).assert_code(0);
     // While the driver runs: whoever watches the output sees it.
     let printed = wait_for(&driver.folder().join("printed"), "Hello, port".len());
     assert_eq!(printed, "Hello, port");
@@ -180,22 +177,21 @@ fn wait_for(file: &std::path::Path, bytes: usize) -> String {
     }
 }
 
-fn children_have_ports_too(wine: &Wine) {
+fn children_have_ports_too(prefix: &Prefix) {
     let driver = Driver::start(RAM);
     let access = driver.access();
     access.open();
-    let program = wine.program("ports");
-    let program = program.to_str().unwrap().replace('/', "\\");
-    let ended = wine.run(&["start", &format!("Z:{program}"), "forms"], Some(&access));
+    let program = prefix.windows_path("ports");
+    let ended = run(prefix, &["start", &program, "forms"], Some(&access));
     ended.assert_code(0);
     assert_eq!(ended.stdout.trim(), "forms: 0 failures");
 }
 
-fn driver_that_stops_takes_its_ports_along(wine: &Wine) {
+fn driver_that_stops_takes_its_ports_along(prefix: &Prefix) {
     let driver = Driver::start(RAM);
     let access = driver.access();
     access.open();
-    let mut program = Steps::start(wine.ringfence(&["try", "3"], Some(&access)));
+    let mut program = Steps::start(command(prefix, &["try", "3"], Some(&access)));
     assert_eq!(program.line(), "value 00");
     driver.stop();
     for _ in 0..2 {
@@ -204,7 +200,7 @@ fn driver_that_stops_takes_its_ports_along(wine: &Wine) {
     }
 }
 
-fn exit_code_is_the_programs(wine: &Wine) {
-    wine.run(&["exit", "42"], None).assert_code(42);
-    wine.run(&["exit", "0"], None).assert_code(0);
+fn exit_code_is_the_programs(prefix: &Prefix) {
+    run(prefix, &["exit", "42"], None).assert_code(42);
+    run(prefix, &["exit", "0"], None).assert_code(0);
 }

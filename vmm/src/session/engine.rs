@@ -165,9 +165,9 @@ impl Fate {
         }
     }
 
-    fn die(&self, death: Death) {
-        // The first reason stands.
-        let _ = self.death.set(death).is_ok();
+    /// Tells those who wait for the machine's end. Clients have had their farewell by then: the server ends their
+    /// connections when it is told.
+    fn announce(&self) {
         let watchers = self
             .watchers
             .lock()
@@ -295,13 +295,17 @@ impl Engine {
 
     /// Serves until shut down or dead.
     pub(super) fn run(mut self) {
-        if let Some(death) = self.serve() {
-            self.finish();
-            self.fate.die(death);
-        } else {
-            self.finish();
+        let death = self.serve();
+        self.finish();
+        let is_dead = death.is_some();
+        if let Some(death) = death {
+            // The first reason stands.
+            let _ = self.fate.death.set(death).is_ok();
         }
         self.end_clients();
+        if is_dead {
+            self.fate.announce();
+        }
         for (_, request) in self.in_flight.drain() {
             request.reply.fail(|| self.fate.error());
         }

@@ -346,16 +346,14 @@ impl RunningMachine for Machine {
     }
 
     fn notify_stop(&self, event: EventFd) {
+        // Locked before it looks: a death that it does not see yet is announced to it.
+        let watchers = self.link.fate.watchers.lock();
+        let mut watchers = watchers.unwrap_or_else(PoisonError::into_inner);
         if self.link.fate.death.get().is_some() {
             // A watcher that is gone needs no news.
             let _ = event.write(1).is_ok();
         }
-        self.link
-            .fate
-            .watchers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(event);
+        watchers.push(event);
     }
 
     fn stopped(&self) -> Option<DriverError> {

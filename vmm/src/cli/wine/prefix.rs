@@ -107,7 +107,8 @@ impl Prefix {
         let output = Command::new(&self.wine)
             .args(arguments)
             .env("WINEPREFIX", &self.path)
-            .env("WINEDEBUG", "-all")
+            // What `sc` says of errors is a debug message.
+            .env("WINEDEBUG", "-all,err+sc")
             .stdin(Stdio::null())
             .output()
             .map_err(|error| {

@@ -1,0 +1,488 @@
+//! Wine prefixes to test in, and the programs that run there.
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use integration_tests::program::Ended;
+use integration_tests::{has_kvm, patience, program, skip_without_program};
+
+/// The width of a prefix and its programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Width {
+    Bits32,
+    Bits64,
+}
+
+/// Makes tests of functions that take a [`Prefix`]: in a module for each width.
+macro_rules! prefix_tests {
+    ($($name:ident),* $(,)?) => {
+        mod bits64 {
+            $(#[test]
+            fn $name() {
+                if let Some(prefix) = $crate::harness::Prefix::take($crate::harness::Width::Bits64) {
+                    super::$name(&prefix);
+                }
+            })*
+        }
+        mod bits32 {
+            $(#[test]
+            fn $name() {
+                if let Some(prefix) = $crate::harness::Prefix::take($crate::harness::Width::Bits32) {
+                    super::$name(&prefix);
+                }
+            })*
+        }
+    };
+}
+
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// How long Wine may take: it has to start a dozen processes first.
+fn wine_patience() -> Duration {
+    8 * patience()
+}
+
+fn has(command: &mut Command) -> bool {
+    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null());
+    quiet
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// Waits for a process that must end; what it said.
+fn finish(mut child: Child, what: &str) -> Ended {
+    let began = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if began.elapsed() > wine_patience() {
+            let _ = child.kill().is_ok();
+            panic!("{what} does not end");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().unwrap().into()
+}
+
+/// What is needed for tests of a width; made or looked for once.
+#[derive(Debug)]
+struct Shared {
+    width: Width,
+    /// The prefix.
+    path: PathBuf,
+    /// The test programs.
+    programs: PathBuf,
+    turn: Mutex<()>,
+}
+
+impl Width {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Bits32 => "32",
+            Self::Bits64 => "64",
+        }
+    }
+
+    /// A command in which `wine` is for this width.
+    fn command(self, program: &str) -> Command {
+        match self {
+            Self::Bits64 => Command::new(program),
+            Self::Bits32 => {
+                let mut command = Command::new(root().join("scripts/wine32"));
+                command.arg(program);
+                command
+            }
+        }
+    }
+
+    fn compiler(self) -> &'static str {
+        match self {
+            Self::Bits32 => "i686-w64-mingw32-gcc",
+            Self::Bits64 => "x86_64-w64-mingw32-gcc",
+        }
+    }
+
+    /// Why there can be no tests.
+    fn missing(self) -> Option<String> {
+        let what = format!("the tests with {}-bit Wine", self.name());
+        if !has_kvm() {
+            return Some(format!("{what}: no KVM"));
+        }
+        // Only what is there is used: making it takes minutes.
+        let is_set_up = self == Self::Bits64
+            || std::env::var_os("RINGFENCE_WINE32_ROOT").is_some()
+            || root().join(".cache/wine-i386").exists();
+        if !is_set_up || !has(self.command("wine").arg("--version")) {
+            return Some(format!(
+                "{what}: there is none; scripts/setup installs it, scripts/wine32 --setup the one for 32 bits"
+            ));
+        }
+        (!has(Command::new(self.compiler()).arg("--version")))
+            .then(|| format!("{what}: no mingw-w64"))
+    }
+
+    fn shared(self) -> Option<&'static Shared> {
+        static BITS32: OnceLock<Option<Shared>> = OnceLock::new();
+        static BITS64: OnceLock<Option<Shared>> = OnceLock::new();
+        let shared = match self {
+            Self::Bits32 => &BITS32,
+            Self::Bits64 => &BITS64,
+        };
+        shared.get_or_init(|| Shared::make(self)).as_ref()
+    }
+}
+
+impl Shared {
+    fn make(width: Width) -> Option<Self> {
+        if let Some(why) = width.missing() {
+            skip_without_program(&why);
+            return None;
+        }
+        // The prefix is kept: making it takes longer than the tests.
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("wine{}", width.name()));
+        let shared = Self {
+            width,
+            path: folder.join("prefix"),
+            programs: folder.join("programs"),
+            turn: Mutex::new(()),
+        };
+        std::fs::create_dir_all(&shared.programs).unwrap();
+        shared.build_programs();
+        let is_made = folder.join("made");
+        if !is_made.exists() {
+            let _ = std::fs::remove_dir_all(&shared.path).is_ok();
+            let ended = shared.wine(&["wineboot", "--init"]);
+            assert_eq!(ended.code, Some(0), "{ended:?}");
+            shared.end_session();
+            std::fs::write(&is_made, "").unwrap();
+        }
+        Some(shared)
+    }
+
+    fn build_programs(&self) {
+        let sources = root().join("wine/tests");
+        for name in ["echo", "faulty", "inpout", "ports", "service", "winio"] {
+            let mut command = Command::new(self.width.compiler());
+            command
+                .args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-o"])
+                .arg(self.programs.join(format!("{name}.exe")))
+                .arg(sources.join(format!("{name}.c")));
+            let built = command.output().unwrap();
+            let errors = String::from_utf8_lossy(&built.stderr);
+            assert!(built.status.success(), "{name}: {errors}");
+        }
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = self.width.command(program);
+        command
+            .env("WINEPREFIX", &self.path)
+            .env("WINEARCH", format!("win{}", self.width.name()))
+            .env("WINEDEBUG", "-all")
+            .env_remove("DISPLAY")
+            .env_remove("WAYLAND_DISPLAY")
+            .env_remove("RINGFENCE_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn wine<Text: AsRef<OsStr>>(&self, arguments: &[Text]) -> Ended {
+        let child = self.command("wine").args(arguments).spawn().unwrap();
+        finish(child, "Wine")
+    }
+
+    /// Ends all of the prefix's processes and has its registry written.
+    fn end_session(&self) {
+        for option in ["-k", "-w"] {
+            // There may be none.
+            let _ = has(self.command("wineserver").arg(option));
+        }
+    }
+}
+
+/// A prefix that is this test's alone. What it has installed is removed, and Wine ended, with it.
+#[derive(Debug)]
+pub(crate) struct Prefix {
+    shared: &'static Shared,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Prefix {
+    /// `None`: the test is skipped.
+    pub(crate) fn take(width: Width) -> Option<Self> {
+        let shared = width.shared()?;
+        let turn = shared.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let prefix = Self {
+            shared,
+            _turn: turn,
+        };
+        // A test that was killed has left something.
+        prefix.clean();
+        Some(prefix)
+    }
+
+    fn clean(&self) {
+        self.shared.end_session();
+        let folder = self.ringfence_folder();
+        if folder.exists() {
+            let listed = self.ringfence(&["wine", "list", "--json"]);
+            for object in listed.objects() {
+                if let Some(name) = object["name"].as_str() {
+                    let removed = self.ringfence(&["wine", "remove", name]);
+                    assert_eq!(removed.code, Some(0), "{removed:?}");
+                }
+            }
+            let _ = self.ringfence(&["wine", "intercept", "off"]);
+            self.shared.end_session();
+            assert!(!folder.exists(), "{} is left", folder.display());
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    pub(crate) fn width(&self) -> Width {
+        self.shared.width
+    }
+
+    /// Where the Wine end keeps its files.
+    pub(crate) fn ringfence_folder(&self) -> PathBuf {
+        self.path().join("drive_c/windows/ringfence")
+    }
+
+    /// A sample driver; whichever its width is, it goes into any prefix.
+    pub(crate) fn sample(&self, name: &str) -> PathBuf {
+        let abi = match self.width() {
+            Width::Bits32 => "i386",
+            Width::Bits64 => "amd64",
+        };
+        root().join(format!("images/drivers/{abi}/{name}.sys"))
+    }
+
+    /// Runs `ringfence ARGUMENTS` for this prefix.
+    pub(crate) fn ringfence<Text: AsRef<OsStr>>(&self, arguments: &[Text]) -> Ended {
+        let own = program();
+        let child = self
+            .shared
+            .command(own.to_str().unwrap())
+            .args(arguments)
+            .spawn()
+            .unwrap();
+        finish(child, "ringfence")
+    }
+
+    /// Installs a sample driver that is started on demand.
+    pub(crate) fn install(&self, sample: &str, options: &[&str]) {
+        let driver = self.sample(sample);
+        let mut arguments = vec!["wine", "install", "--start", "demand"];
+        arguments.extend_from_slice(options);
+        arguments.push(driver.to_str().unwrap());
+        let ended = self.ringfence(&arguments);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
+
+    /// Keeps Wine's services up when no program runs.
+    pub(crate) fn keep_session(&self) {
+        assert!(has(self.shared.command("wineserver").arg("-p")));
+        assert_eq!(self.shared.wine(&["cmd", "/c", "exit"]).code, Some(0));
+    }
+
+    pub(crate) fn end_session(&self) {
+        self.shared.end_session();
+    }
+
+    fn program(&self, name: &str) -> PathBuf {
+        self.shared.programs.join(format!("{name}.exe"))
+    }
+
+    /// Runs a test program to its end, in a folder of choice.
+    pub(crate) fn run_in(&self, folder: &Path, name: &str, arguments: &[&str]) -> Ended {
+        let mut command = self.shared.command("wine");
+        command
+            .arg(self.program(name))
+            .args(arguments)
+            .current_dir(folder);
+        finish(command.spawn().unwrap(), name)
+    }
+
+    /// Runs a test program from a folder that it was copied to.
+    pub(crate) fn run_placed(&self, folder: &Path, name: &str, arguments: &[&str]) -> Ended {
+        let placed = folder.join(format!("{name}.exe"));
+        std::fs::copy(self.program(name), &placed).unwrap();
+        let mut command = self.shared.command("wine");
+        command.arg(placed).args(arguments).current_dir(folder);
+        finish(command.spawn().unwrap(), name)
+    }
+
+    /// Deletes a service that a program has installed, as an administrator does.
+    pub(crate) fn delete_service(&self, name: &str) {
+        // It may have been stopped, and even deleted, by its program.
+        for what in ["stop", "delete"] {
+            let _ = self.shared.wine(&["sc", what, name]);
+        }
+        let ended = self.shared.wine(&["sc", "query", name]);
+        assert_ne!(ended.code, Some(0), "{name} is still there: {ended:?}");
+    }
+
+    /// Runs a test program to its end. It must be content.
+    #[track_caller]
+    pub(crate) fn run(&self, name: &str, arguments: &[&str]) -> String {
+        let ended = self.run_in(root(), name, arguments);
+        assert_eq!(ended.code, Some(0), "{ended:?}\n{}", self.log());
+        ended.stdout.replace('\r', "")
+    }
+
+    /// `ringfence wine run` with a test program, not started.
+    pub(crate) fn ringfence_run(&self, name: &str, arguments: &[&str]) -> Command {
+        let own = program();
+        let mut command = self.shared.command(own.to_str().unwrap());
+        command.args(["wine", "run"]);
+        command.arg(self.program(name)).args(arguments);
+        command
+    }
+
+    /// A test program's path as Windows has it.
+    pub(crate) fn windows_path(&self, name: &str) -> String {
+        let path = self.program(name);
+        format!("Z:{}", path.to_str().unwrap().replace('/', "\\"))
+    }
+
+    /// Starts a test program.
+    pub(crate) fn start(&self, name: &str, arguments: &[&str]) -> Program {
+        let mut command = self.shared.command("wine");
+        command.arg(self.program(name)).args(arguments);
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        Program {
+            stdin: child.stdin.take(),
+            stdout: BufReader::new(child.stdout.take().unwrap()),
+            child,
+        }
+    }
+
+    /// StartService or ControlService: what the program is told.
+    pub(crate) fn service(&self, what: &str, name: &str) -> u32 {
+        let text = self.run("service", &[what, name]);
+        let error = text.trim().rsplit_once(' ').unwrap().1;
+        error.parse().unwrap()
+    }
+
+    /// The log.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.ringfence_folder().join("ringfence.log")).unwrap_or_default()
+    }
+
+    pub(crate) fn socket(&self, service: &str) -> PathBuf {
+        self.ringfence_folder()
+            .join(format!("run/{service}.socket"))
+    }
+
+    /// Waits until so many processes of Wine are processes of a service's guest.
+    pub(crate) fn wait_for_processes(&self, service: &str, wanted: u64) {
+        let socket = self.socket(service);
+        let began = Instant::now();
+        loop {
+            let ended = self.ringfence(&["ctl", "--json", socket.to_str().unwrap(), "stats"]);
+            let stats = ended.objects();
+            // The driver's own connection and this one.
+            let count = stats[0]["processes"].as_u64().unwrap() - 2;
+            if count == wanted {
+                return;
+            }
+            assert!(began.elapsed() < wine_patience(), "{count} processes");
+        }
+    }
+
+    /// The registry as text, without what changes by itself: times.
+    pub(crate) fn registry(&self) -> String {
+        let mut text = String::new();
+        for file in ["system.reg", "user.reg", "userdef.reg"] {
+            let bytes = std::fs::read(self.path().join(file)).unwrap();
+            for line in String::from_utf8_lossy(&bytes).lines() {
+                // The second is that of the display driver, which is none here: the time of its first look.
+                if line.starts_with("#time=") || line.starts_with("\"DriverDateData\"=") {
+                    continue;
+                }
+                let is_key = line.starts_with('[');
+                let line = line
+                    .rsplit_once("] ")
+                    .filter(|_| is_key)
+                    .map_or(line, |(key, _)| key);
+                writeln!(text, "{line}").unwrap();
+            }
+        }
+        text
+    }
+
+    /// All files of the prefix but the registry's, with their lengths.
+    pub(crate) fn files(&self) -> Vec<(PathBuf, u64)> {
+        fn walk(folder: &Path, found: &mut Vec<(PathBuf, u64)>) {
+            for entry in std::fs::read_dir(folder).unwrap().flatten() {
+                let path = entry.path();
+                let metadata = path.symlink_metadata().unwrap();
+                if metadata.is_dir() {
+                    found.push((path.clone(), 0));
+                    walk(&path, found);
+                } else if path.extension() != Some(OsStr::new("reg")) {
+                    found.push((path, metadata.len()));
+                }
+            }
+        }
+        let mut found = Vec::new();
+        walk(self.path(), &mut found);
+        found.sort();
+        found
+    }
+}
+
+impl Drop for Prefix {
+    fn drop(&mut self) {
+        self.shared.end_session();
+        if !std::thread::panicking() {
+            self.clean();
+        }
+    }
+}
+
+/// A test program that runs. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Program {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Program {
+    /// Waits for its next line.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// Ends it as `kill -9` does.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for its end; the rest of what it says.
+    pub(crate) fn finish(mut self) -> String {
+        if let Some(mut stdin) = self.stdin.take() {
+            let _ = stdin.write_all(b"\n").is_ok();
+        }
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut self.stdout, &mut text).unwrap();
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}: {text}");
+        text.replace('\r', "")
+    }
+}

@@ -1,0 +1,112 @@
+//! `ringfence wine install`, `list` and `remove`.
+
+use std::path::Path;
+
+use crate::harness::Prefix;
+
+prefix_tests!(
+    removal_leaves_no_trace,
+    drivers_start_with_the_session,
+    what_cannot_be_is_refused,
+);
+
+fn removal_leaves_no_trace(prefix: &Prefix) {
+    // Wine writes things of its own when a session ends for the first time.
+    prefix.keep_session();
+    prefix.end_session();
+    let before = (prefix.registry(), prefix.files());
+    prefix.install("echo", &[]);
+    prefix.install("faulty", &["--name", "other"]);
+    prefix.keep_session();
+    assert_eq!(prefix.service("start", "echo"), 0);
+    prefix.run("echo", &["try-open"]);
+    assert!(prefix.ringfence_folder().exists());
+
+    // One runs, the other does not.
+    for name in ["echo", "other"] {
+        let ended = prefix.ringfence(&["wine", "remove", name]);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
+
+    prefix.end_session();
+    for (old, new) in before.0.lines().zip(prefix.registry().lines()) {
+        assert_eq!(old, new);
+    }
+    assert_eq!(before.0, prefix.registry());
+    assert_eq!(before.1, prefix.files());
+}
+
+fn drivers_start_with_the_session(prefix: &Prefix) {
+    let driver = prefix.sample("echo");
+    let ended = prefix.ringfence(&["wine", "install", driver.to_str().unwrap()]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+
+    let text = prefix.run("echo", &["try-open", "methods"]);
+
+    assert!(text.contains("open: ok"), "{text}{}", prefix.log());
+    prefix.end_session();
+    assert!(
+        std::os::unix::net::UnixStream::connect(prefix.socket("echo")).is_err(),
+        "the micro-VM ends with the session"
+    );
+}
+
+fn what_cannot_be_is_refused(prefix: &Prefix) {
+    let folder = tempfile::tempdir().unwrap();
+    let echo = prefix.sample("echo");
+    let echo = echo.to_str().unwrap();
+    let path = |name: &str, contents: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, contents).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let no_driver = path("text.sys", "no driver");
+    let no_policy = path("policy.toml", "[[port]]\nrange = 1\n");
+    for (arguments, code, text) in [
+        (vec!["install", &no_driver], 3, "is rejected"),
+        (vec!["install", "/nonexistent.sys"], 2, "cannot read"),
+        (vec!["install", echo, "--policy", &no_policy], 2, "range"),
+        (
+            vec!["install", echo, "--policy", "/nonexistent"],
+            2,
+            "cannot read the policy",
+        ),
+        (
+            vec!["install", echo, "--name", "a b"],
+            2,
+            "cannot be the service's name",
+        ),
+        (
+            vec!["install", echo, "--prefix", folder.path().to_str().unwrap()],
+            2,
+            "is no Wine prefix",
+        ),
+        (
+            vec!["install", echo, "--wine", "/nonexistent-wine"],
+            1,
+            "is Wine installed?",
+        ),
+        (vec!["remove", "nothing"], 2, "is not installed"),
+        (vec!["remove", "../prefix"], 2, "is not installed"),
+        (
+            vec!["intercept", "off", "--policy", "x"],
+            2,
+            "goes with `on`",
+        ),
+    ] {
+        let ended = prefix.ringfence(&[vec!["wine"], arguments.clone()].concat());
+        assert_eq!(ended.code, Some(code), "{arguments:?}: {ended:?}");
+        assert!(ended.stderr.contains(text), "{arguments:?}: {ended:?}");
+        assert!(!prefix.ringfence_folder().exists(), "{arguments:?}");
+    }
+    prefix.install("echo", &[]);
+    let twice = prefix.ringfence(&["wine", "install", echo]);
+    assert_eq!(twice.code, Some(2), "{twice:?}");
+    assert!(twice.stderr.contains("is installed already"), "{twice:?}");
+    // A service of that name that is not ours is left alone.
+    let foreign = prefix.ringfence(&["wine", "install", echo, "--name", "MountMgr"]);
+    assert_eq!(foreign.code, Some(1), "{foreign:?}");
+    assert!(foreign.stderr.contains("1073"), "{foreign:?}");
+    let conf = Path::new("services/MountMgr.conf");
+    assert!(!prefix.ringfence_folder().join(conf).exists());
+}

@@ -1,0 +1,155 @@
+//! Programs and a driver that `ringfence wine install` has installed.
+
+use crate::harness::Prefix;
+
+prefix_tests!(
+    programs_reach_the_driver_by_every_way,
+    service_stops_under_a_program,
+    killed_programs_leave_nothing,
+    crash_ends_requests_and_restart_heals,
+    service_that_cannot_start_says_why,
+    two_services_run_at_once,
+);
+
+fn programs_reach_the_driver_by_every_way(prefix: &Prefix) {
+    prefix.install("echo", &[]);
+    prefix.keep_session();
+    assert_eq!(prefix.service("start", "echo"), 0);
+    let scenarios = [
+        "methods",
+        "transfers",
+        "overlapped",
+        "cancel",
+        "close-pending",
+    ];
+
+    let text = prefix.run("echo", &scenarios);
+
+    for scenario in scenarios {
+        let line = format!("{scenario}: as it should be");
+        assert!(text.lines().any(|found| found == line), "{text}");
+    }
+    prefix.wait_for_processes("echo", 0);
+}
+
+fn service_stops_under_a_program(prefix: &Prefix) {
+    prefix.install("echo", &[]);
+    prefix.keep_session();
+    assert_eq!(prefix.service("start", "echo"), 0);
+    let mut holder = prefix.start("echo", &["hold"]);
+    assert_eq!(holder.line(), "holding");
+
+    assert_eq!(prefix.service("stop", "echo"), 0);
+
+    // ERROR_DEVICE_REMOVED.
+    assert_eq!(holder.line(), "ended: error 1617");
+    holder.finish();
+    // ERROR_FILE_NOT_FOUND.
+    assert!(prefix.run("echo", &["try-open"]).contains("open: error 2"));
+    assert!(!prefix.socket("echo").exists(), "the micro-VM has ended");
+    assert_eq!(prefix.service("start", "echo"), 0);
+    assert!(prefix.run("echo", &["try-open"]).contains("open: ok"));
+}
+
+fn killed_programs_leave_nothing(prefix: &Prefix) {
+    prefix.install("echo", &[]);
+    prefix.keep_session();
+    assert_eq!(prefix.service("start", "echo"), 0);
+    let mut first = prefix.start("echo", &["hold"]);
+    let mut second = prefix.start("echo", &["hold"]);
+    assert_eq!(first.line(), "holding");
+    assert_eq!(second.line(), "holding");
+    prefix.wait_for_processes("echo", 2);
+
+    first.kill();
+
+    prefix.wait_for_processes("echo", 1);
+    second.kill();
+    prefix.wait_for_processes("echo", 0);
+    // Nothing waits any more that a release would find.
+    let text = prefix.run("echo", &["cancel", "try-open"]);
+    assert!(text.contains("cancel: as it should be"), "{text}");
+    assert!(text.contains("open: ok"), "{text}");
+}
+
+fn crash_ends_requests_and_restart_heals(prefix: &Prefix) {
+    prefix.install("faulty", &[]);
+    prefix.keep_session();
+    assert_eq!(prefix.service("start", "faulty"), 0);
+
+    let text = prefix.run("faulty", &[]);
+
+    // ERROR_DRIVER_PROCESS_TERMINATED.
+    assert!(text.contains("pending request: error 1291"), "{text}");
+    assert!(text.contains("crashing request: error 1291"), "{text}");
+    assert!(text.contains("next request: error"), "{text}");
+    // There is nothing to open until the service is started again.
+    let again = prefix.run_in(prefix.path(), "faulty", &[]);
+    assert_eq!(again.code, Some(1), "{again:?}");
+    assert!(again.stdout.contains("last error 2"), "{again:?}");
+    let log = prefix.log();
+    assert!(log.contains("the micro-VM has ended"), "{log}");
+    assert!(
+        log.contains("KERNEL_MODE_EXCEPTION_NOT_HANDLED")
+            || log.contains("SYSTEM_SERVICE_EXCEPTION"),
+        "{log}"
+    );
+    assert_eq!(prefix.service("stop", "faulty"), 0);
+    assert_eq!(prefix.service("start", "faulty"), 0);
+    let text = prefix.run("faulty", &[]);
+    assert!(text.contains("pending request: error 1291"), "{text}");
+}
+
+fn service_that_cannot_start_says_why(prefix: &Prefix) {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    std::fs::write(&policy, "").unwrap();
+    prefix.install("echo", &["--policy", policy.to_str().unwrap()]);
+    prefix.keep_session();
+    std::fs::remove_file(&policy).unwrap();
+
+    // ERROR_INVALID_PARAMETER.
+    assert_eq!(prefix.service("start", "echo"), 87);
+
+    let log = prefix.log();
+    assert!(log.contains("cannot read the policy"), "{log}");
+    // A file that is no driver any more: ERROR_BAD_EXE_FORMAT.
+    std::fs::write(&policy, "").unwrap();
+    let driver = prefix.ringfence_folder().join("drivers/echo.sys");
+    let image = std::fs::read(&driver).unwrap();
+    std::fs::write(&driver, "MZ").unwrap();
+    assert_eq!(prefix.service("start", "echo"), 193);
+    // Nothing of that is in the way of the next start.
+    std::fs::write(&driver, image).unwrap();
+    assert_eq!(prefix.service("start", "echo"), 0);
+    assert!(prefix.run("echo", &["try-open"]).contains("open: ok"));
+}
+
+fn two_services_run_at_once(prefix: &Prefix) {
+    prefix.install("echo", &[]);
+    prefix.install("faulty", &[]);
+    prefix.keep_session();
+    assert_eq!(prefix.service("start", "echo"), 0);
+    assert_eq!(prefix.service("start", "faulty"), 0);
+
+    // One crashes.
+    prefix.run("faulty", &[]);
+
+    let text = prefix.run("echo", &["methods"]);
+    assert!(text.contains("methods: as it should be"), "{text}");
+    let listed = prefix.ringfence(&["wine", "list", "--json"]);
+    let states: Vec<(String, bool)> = listed
+        .objects()
+        .iter()
+        .filter_map(|object| {
+            Some((
+                object["name"].as_str()?.to_owned(),
+                object["running"].as_bool()?,
+            ))
+        })
+        .collect();
+    assert_eq!(
+        states,
+        [("echo".to_owned(), true), ("faulty".to_owned(), false)]
+    );
+}

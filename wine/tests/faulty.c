@@ -1,0 +1,28 @@
+/* A driver that crashes under a program: faulty.exe. */
+#include "common.h"
+
+#include "../../tests/drivers/include/faulty.h"
+
+int main(void)
+{
+    HANDLE device = open_device_with("\\\\.\\faulty", FILE_FLAG_OVERLAPPED);
+    CHECK(device != INVALID_HANDLE_VALUE);
+    OVERLAPPED lost = {.hEvent = CreateEventA(NULL, TRUE, FALSE, NULL)};
+    OVERLAPPED state = {.hEvent = CreateEventA(NULL, TRUE, FALSE, NULL)};
+    DWORD written = 0;
+    CHECK_ERROR(DeviceIoControl(device, FAULTY_LOST_REQUEST, NULL, 0, NULL, 0, NULL, &lost), ERROR_IO_PENDING);
+    BOOL is_ok = DeviceIoControl(device, FAULTY_NULL_WRITE, NULL, 0, NULL, 0, NULL, &state);
+    CHECK(!is_ok && GetLastError() == ERROR_IO_PENDING);
+    is_ok = GetOverlappedResult(device, &lost, &written, TRUE);
+    printf("pending request: %s %lu\n", is_ok ? "ok" : "error", is_ok ? 0 : GetLastError());
+    is_ok = GetOverlappedResult(device, &state, &written, TRUE);
+    printf("crashing request: %s %lu\n", is_ok ? "ok" : "error", is_ok ? 0 : GetLastError());
+    /* What was opened stays open, and answers nothing any more. */
+    ResetEvent(state.hEvent);
+    is_ok = DeviceIoControl(device, FAULTY_NULL_WRITE, NULL, 0, NULL, 0, NULL, &state);
+    if (!is_ok && GetLastError() == ERROR_IO_PENDING) {
+        is_ok = GetOverlappedResult(device, &state, &written, TRUE);
+    }
+    printf("next request: %s\n", is_ok ? "ok" : "error");
+    return 0;
+}
