@@ -105,10 +105,11 @@ static void set_part(uintptr_t *whole, unsigned bytes, uintptr_t value)
 /* An access as the program's exception handlers may see it: a suspended or ended thread would keep a lock. */
 static enum port_outcome access(int is_write, uint16_t port, uint32_t width, uint32_t *value, int may_rest)
 {
+    uint32_t known = port_found();
     uint64_t mask = port_block_signals();
     enum port_outcome outcome = port_access(is_write, port, width, value, may_rest);
     port_restore_signals(mask);
-    if (outcome == PORT_DENIED && port_search() != 0) {
+    if (outcome == PORT_DENIED && port_search(known)) {
         mask = port_block_signals();
         outcome = port_access(is_write, port, width, value, may_rest);
         port_restore_signals(mask);
@@ -158,7 +159,7 @@ static enum result string(const struct port_instruction *decoded, CONTEXT *conte
         set_part(count, decoded->address_bytes, *count - 1);
     }
     /* None at all: the map has not been looked at. */
-    return port_is_ready() || port_search() != 0 ? CONTINUES : DENIED;
+    return port_is_ready() || port_search(port_found()) ? CONTINUES : DENIED;
 }
 
 static enum result single(const struct port_instruction *decoded, CONTEXT *context)

@@ -46,6 +46,7 @@ static struct machine machines[MACHINES_MAX];
 /* How many entries were ever used. */
 static uint32_t used;
 static uint32_t ready;
+static uint32_t found;
 /* One thread searches at a time. */
 static rf_lock search_lock;
 
@@ -225,8 +226,8 @@ static struct machine *vacant(void)
     return NULL;
 }
 
-/* Connects to a micro-VM. Whether it is there. */
-static int add(const char *path, const uint8_t token[RF_TOKEN_BYTES])
+/* Connects to a micro-VM, if it is there and not known. */
+static void add(const char *path, const uint8_t token[RF_TOKEN_BYTES])
 {
     size_t length = 0;
     while (path[length] != 0) {
@@ -234,7 +235,7 @@ static int add(const char *path, const uint8_t token[RF_TOKEN_BYTES])
     }
     struct machine *machine = length >= sizeof machine->path || is_known(token) ? NULL : vacant();
     if (machine == NULL || !open_lane(&machine->lane[0], path, token)) {
-        return 0;
+        return;
     }
     rf_copy(machine->path, path, length + 1);
     rf_copy(machine->token, token, RF_TOKEN_BYTES);
@@ -245,7 +246,7 @@ static int add(const char *path, const uint8_t token[RF_TOKEN_BYTES])
         __atomic_store_n(&used, index + 1, __ATOMIC_RELEASE);
     }
     __atomic_add_fetch(&ready, 1, __ATOMIC_SEQ_CST);
-    return 1;
+    __atomic_add_fetch(&found, 1, __ATOMIC_SEQ_CST);
 }
 
 static int hex_digit(char c)
@@ -255,13 +256,12 @@ static int hex_digit(char c)
 
 /* RINGFENCE_PORTS: `PATH=TOKEN`, the token in 32 hexadecimal digits; several with `;` between them. For programs without
  * the proxy driver, such as tests. */
-static int search_environment(void)
+static void search_environment(void)
 {
     char text[1024];
-    int found = 0;
     DWORD length = GetEnvironmentVariableA("RINGFENCE_PORTS", text, sizeof text);
     if (length == 0 || length >= sizeof text) {
-        return 0;
+        return;
     }
     for (char *at = text; *at != 0;) {
         char *path = at, *equals = NULL;
@@ -284,16 +284,14 @@ static int search_environment(void)
         }
         if (is_whole) {
             *equals = 0;
-            found += add(path, token);
+            add(path, token);
         }
     }
-    return found;
 }
 
 /* The devices of the proxy driver. */
-static int search_devices(void)
+static void search_devices(void)
 {
-    int found = 0;
     for (unsigned number = 0; number < RF_PORTS_DEVICES; number++) {
         WCHAR name[sizeof(RF_PORTS_DEVICE_W) / sizeof(WCHAR) + 2] = RF_PORTS_DEVICE_W;
         unsigned length = sizeof(RF_PORTS_DEVICE_W) / sizeof(WCHAR) - 1;
@@ -313,21 +311,28 @@ static int search_devices(void)
         CloseHandle(device);
         if (is_answered && bytes >= sizeof ports && ports.version == RF_PORTS_VERSION) {
             ports.socket[sizeof ports.socket - 1] = 0;
-            found += add(ports.socket, ports.token);
+            add(ports.socket, ports.token);
         }
     }
-    return found;
 }
 
-int port_search(void)
+uint32_t port_found(void)
+{
+    return __atomic_load_n(&found, __ATOMIC_SEQ_CST);
+}
+
+int port_search(uint32_t known)
 {
     /* The program's own error code is not ours to change. */
     DWORD error = GetLastError();
     uint64_t mask = port_block_signals();
     rf_acquire(&search_lock);
     port_restore_signals(mask);
-    int found = search_environment() + search_devices();
+    if (port_found() == known) {
+        search_environment();
+        search_devices();
+    }
     rf_unlock(&search_lock);
     SetLastError(error);
-    return found;
+    return port_found() != known;
 }

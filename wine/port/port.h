@@ -33,9 +33,11 @@ int port_is_ready(void);
 /* An access of `width` bytes, `*value` being what is written or read. Any thread; waits for the VMM. `may_rest`: it is a
  * single in of a loop, which is slowed down when it sees nothing new. */
 enum port_outcome port_access(int is_write, uint16_t port, uint32_t width, uint32_t *value, int may_rest);
-/* Asks the proxy driver for the micro-VMs in which this process has a guest process now. Returns how many there are that
- * were not known. Not in a signal handler. */
-int port_search(void);
+/* How often a micro-VM was found so far. */
+uint32_t port_found(void);
+/* Asks the proxy driver for the micro-VMs in which this process has a guest process now. Whether there is one that was not
+ * known when port_found() was `known`; another thread may have found it. Not in a signal handler. */
+int port_search(uint32_t known);
 
 /* exception.c */
 void port_start_exceptions(void);

@@ -167,7 +167,7 @@ impl Shared {
 
     fn build_programs(&self) {
         let sources = root().join("wine/tests");
-        for name in ["echo", "faulty", "inpout", "service", "winio"] {
+        for name in ["echo", "faulty", "inpout", "ports", "service", "winio"] {
             let mut command = Command::new(self.width.compiler());
             command
                 .args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-o"])
@@ -339,6 +339,21 @@ impl Prefix {
         let ended = self.run_in(root(), name, arguments);
         assert_eq!(ended.code, Some(0), "{ended:?}\n{}", self.log());
         ended.stdout.replace('\r', "")
+    }
+
+    /// `ringfence wine run` with a test program, not started.
+    pub(crate) fn ringfence_run(&self, name: &str, arguments: &[&str]) -> Command {
+        let own = program();
+        let mut command = self.shared.command(own.to_str().unwrap());
+        command.args(["wine", "run"]);
+        command.arg(self.program(name)).args(arguments);
+        command
+    }
+
+    /// A test program's path as Windows has it.
+    pub(crate) fn windows_path(&self, name: &str) -> String {
+        let path = self.program(name);
+        format!("Z:{}", path.to_str().unwrap().replace('/', "\\"))
     }
 
     /// Starts a test program.

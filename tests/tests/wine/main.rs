@@ -9,4 +9,6 @@ mod harness;
 mod channel_client;
 mod install;
 mod intercept;
+mod ports;
 mod programs;
+mod running;

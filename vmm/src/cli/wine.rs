@@ -6,6 +6,7 @@ mod intercept;
 mod list;
 mod prefix;
 mod remove;
+mod run;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ enum Command {
     List(list::Arguments),
     Remove(remove::Arguments),
     Intercept(intercept::Arguments),
+    Run(run::Arguments),
 }
 
 /// Which Wine is meant.
@@ -77,6 +79,7 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
         Command::List(arguments) => list::main(arguments),
         Command::Remove(arguments) => remove::main(arguments),
         Command::Intercept(arguments) => intercept::main(arguments),
+        Command::Run(arguments) => run::main(arguments),
     };
     match done {
         Ok(()) => ExitCode::Success,

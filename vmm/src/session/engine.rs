@@ -397,7 +397,10 @@ impl Engine {
         if may_wait {
             let mut first = None;
             let inbox = &self.inbox;
-            self.clients.wait(wake_at, || {
+            let (responder, fate) = (&mut self.responder, &self.fate);
+            // Port accesses that the mirror answers have left bytes in devices, and the guest has not run since.
+            let flush = || fate.device_failures(responder.ports.flush());
+            self.clients.wait(wake_at, flush, || {
                 // A message, or that there will be none any more.
                 first = match inbox.try_recv() {
                     Ok(message) => Some(Ok(message)),

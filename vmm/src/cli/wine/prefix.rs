@@ -81,6 +81,11 @@ impl Prefix {
         })
     }
 
+    /// Whether it is for 32-bit programs alone.
+    pub(super) fn is_32(&self) -> bool {
+        self.is_32
+    }
+
     /// Its folder.
     pub(super) fn path(&self) -> &Path {
         &self.path

@@ -187,10 +187,11 @@ impl Clients {
     }
 
     /// Waits until a client has a request, `has_message` says so, or `wake_at`: first looking for a short while, then
-    /// asleep.
+    /// asleep, before which `before_sleep` is called.
     pub(in crate::session) fn wait(
         &mut self,
         wake_at: Option<Instant>,
+        before_sleep: impl FnOnce(),
         mut has_message: impl FnMut() -> bool,
     ) {
         let began = Instant::now();
@@ -204,6 +205,7 @@ impl Clients {
                 std::hint::spin_loop();
             }
         }
+        before_sleep();
         self.waker.begin_sleep();
         for client in self.clients.values() {
             // What cannot be armed is found to be available.

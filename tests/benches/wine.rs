@@ -1,0 +1,315 @@
+//! What drivers and ports cost a Windows program, beside the same driver in Wine's own winedevice.
+//! `cargo bench -p integration-tests --bench wine`
+//!
+//! One program (wine/tests/bench.c), one driver (echo.sys), two prefixes, in turns. The table goes to standard output and to
+//! target/benchmarks-wine.md. Figures of a busy machine are upper bounds; read the ratios.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Turns of each measurement; the fastest counts.
+const TURNS: usize = 3;
+/// Programs at once.
+const PROGRAMS: usize = 16;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map_or_else(PathBuf::new, Path::to_path_buf)
+}
+
+fn ringfence() -> PathBuf {
+    root().join("target/release/ringfence")
+}
+
+/// A prefix with one driver.
+struct Prefix {
+    path: PathBuf,
+    wine: PathBuf,
+    is_pinned: bool,
+}
+
+impl Prefix {
+    fn command(&self, program: &Path) -> Command {
+        let mut command = if self.is_pinned {
+            let mut command = Command::new("taskset");
+            command.args(["-c", "0"]).arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        command
+            .env("WINEPREFIX", &self.path)
+            .env("WINEDEBUG", "-all")
+            .env("WINEDLLOVERRIDES", "mscoree,mshtml=")
+            .env_remove("DISPLAY")
+            .stdin(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    }
+
+    fn wine(&self, arguments: &[&str]) -> Result<String, Failure> {
+        let output = self.command(&self.wine).args(arguments).output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if output.status.success() {
+            Ok(text)
+        } else {
+            Err(format!("wine {arguments:?}: {}: {text}", output.status).into())
+        }
+    }
+
+    /// Numbers that the program prints, in nanoseconds.
+    fn measure(&self, program: &Path, arguments: &[&str]) -> Result<Vec<u64>, Failure> {
+        let program = program.to_str().ok_or("a path")?;
+        numbers(&self.wine(&[&[program], arguments].concat())?)
+    }
+
+    /// Ends everything that runs in it, so that what is started next is pinned, or not.
+    fn pin(&mut self, is_pinned: bool) {
+        self.is_pinned = false;
+        // There may be nothing.
+        let _ = self.wine(&["wineboot", "-k"]).is_ok();
+        std::thread::sleep(Duration::from_secs(1));
+        self.is_pinned = is_pinned;
+    }
+}
+
+fn numbers(text: &str) -> Result<Vec<u64>, Failure> {
+    text.split_whitespace()
+        .map(|word| {
+            word.parse()
+                .map_err(|_| format!("the program says {text:?}").into())
+        })
+        .collect()
+}
+
+fn micro(ns: u64) -> String {
+    format!("{}.{:02} µs", ns / 1000, ns % 1000 / 10)
+}
+
+/// The fastest of the turns, by the first number.
+fn fastest(results: &[Vec<u64>]) -> Result<Vec<u64>, Failure> {
+    let fastest = results.iter().min_by_key(|numbers| numbers.first());
+    Ok(fastest.ok_or("no measurement")?.clone())
+}
+
+struct Table(String);
+
+impl Table {
+    fn row(&mut self, what: &str, ours: &str, theirs: &str, ratio: &str) {
+        let line = format!("| {what} | {ours} | {theirs} | {ratio} |\n");
+        print!("{line}");
+        self.0.push_str(&line);
+    }
+
+    fn compare(&mut self, what: &str, ours: &[u64], theirs: &[u64]) {
+        let (Some(&one), Some(&other)) = (ours.first(), theirs.first()) else {
+            return;
+        };
+        let hundredths = one * 100 / other.max(1);
+        let show = |numbers: &[u64]| {
+            let tail = numbers.last().copied().unwrap_or(0);
+            format!("p50 {}, p99 {}", micro(numbers[0]), micro(tail))
+        };
+        let ratio = format!("{}.{:02}", hundredths / 100, hundredths % 100);
+        self.row(what, &show(ours), &show(theirs), &ratio);
+    }
+}
+
+/// Programs at once; requests a second of all.
+fn at_once(prefix: &Prefix, program: &Path, count: usize) -> Result<u64, Failure> {
+    let count_text = count.to_string();
+    let began = Instant::now();
+    let children: Vec<_> = (0..PROGRAMS)
+        .map(|_| {
+            prefix
+                .command(&prefix.wine)
+                .arg(program)
+                .args(["ioctl", &count_text])
+                .stdout(Stdio::piped())
+                .spawn()
+        })
+        .collect();
+    for child in children {
+        let output = child?.wait_with_output()?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stdout).into_owned().into());
+        }
+    }
+    // With the tenth that warms up, and with the programs' starts.
+    let requests = (PROGRAMS * count * 11 / 10) as u64;
+    Ok(requests * 1000 / u64::try_from(began.elapsed().as_millis())?.max(1))
+}
+
+fn main() -> Result<(), Failure> {
+    let wine = std::env::var_os("WINE")
+        .map_or_else(|| PathBuf::from("/usr/lib/wine/wine64"), PathBuf::from);
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("wine-bench");
+    std::fs::create_dir_all(&folder)?;
+    let program = folder.join("bench.exe");
+    let built = Command::new("x86_64-w64-mingw32-gcc")
+        .args(["-O2", "-o"])
+        .arg(&program)
+        .arg(root().join("wine/tests/bench.c"))
+        .status()?;
+    if !built.success() {
+        return Err("bench.c does not compile".into());
+    }
+    let [mut ours, mut theirs] = ["ours", "theirs"].map(|name| Prefix {
+        path: folder.join(name),
+        wine: wine.clone(),
+        is_pinned: false,
+    });
+    let echo = root().join("images/drivers/amd64/echo.sys");
+    for prefix in [&ours, &theirs] {
+        prefix.wine(&["wineboot", "-u"])?;
+    }
+    // Errors: it is installed already, from an earlier run.
+    let ours_command = |arguments: &[&str]| {
+        let mut command = ours.command(&ringfence());
+        command.args(["wine", "install", "--wine"]).arg(&wine);
+        command.args(["--prefix"]).arg(&ours.path).args(arguments);
+        command.stderr(Stdio::inherit());
+        command.status()
+    };
+    let policy = folder.join("policy.toml");
+    std::fs::write(
+        &policy,
+        "[[port]]\nrange = \"0x300-0x30f\"\naccess = \"rw\"\nbackend = \"ram\"\n",
+    )?;
+    let text = |path: &Path| path.to_str().map(str::to_owned).ok_or("a path");
+    let (echo_text, policy_text) = (text(&echo)?, text(&policy)?);
+    let ioperm = text(&root().join("images/drivers/amd64/ioperm.sys"))?;
+    let _ = ours_command(&["--start", "demand", &echo_text])?;
+    let _ = ours_command(&["--start", "demand", "--policy", &policy_text, &ioperm])?;
+    let native = format!("Z:{}", echo_text.replace('/', "\\"));
+    let _ = theirs
+        .wine(&[
+            "sc", "create", "echo", "binPath=", &native, "type=", "kernel", "start=", "demand",
+        ])
+        .is_ok();
+
+    let mut table = Table(String::new());
+    table.row("what", "Ringfence", "winedevice", "ratio");
+    table.row("---", "---", "---", "---");
+    for (is_pinned, how) in [(true, "pinned to one processor"), (false, "not pinned")] {
+        ours.pin(is_pinned);
+        theirs.pin(is_pinned);
+        let mut starts = [Vec::new(), Vec::new()];
+        let mut ioctls = [Vec::new(), Vec::new()];
+        for _ in 0..TURNS {
+            for (index, prefix) in [&ours, &theirs].into_iter().enumerate() {
+                starts[index].push(prefix.measure(&program, &["start", "echo", "10"])?);
+                let _ = prefix.wine(&["sc", "start", "echo"]).is_ok();
+                ioctls[index].push(prefix.measure(&program, &["ioctl", "4000"])?);
+            }
+        }
+        let what = format!("DeviceIoControl of 64 bytes, {how}");
+        table.compare(&what, &fastest(&ioctls[0])?, &fastest(&ioctls[1])?);
+        let what = format!("StartService, {how}");
+        table.compare(&what, &fastest(&starts[0])?, &fastest(&starts[1])?);
+    }
+    for prefix in [&ours, &theirs] {
+        let _ = prefix.wine(&["sc", "start", "echo"]).is_ok();
+    }
+    let (one, other) = (
+        at_once(&ours, &program, 1000)?,
+        at_once(&theirs, &program, 1000)?,
+    );
+    table.row(
+        &format!("{PROGRAMS} programs at once, with their starts"),
+        &format!("{one} requests a second"),
+        &format!("{other} requests a second"),
+        "",
+    );
+    ports(&program, &mut table)?;
+    let text = format!("{}\n", table.0);
+    std::fs::write(root().join("target/benchmarks-wine.md"), text)?;
+    Ok(())
+}
+
+/// `in` and `out`, of a model, by each way that the port DLL has.
+fn ports(program: &Path, table: &mut Table) -> Result<(), Failure> {
+    use ringfence_client::{Connection, Opcode, Request};
+    let folder = tempfile::tempdir()?;
+    let socket = folder.path().join("socket");
+    let policy = folder.path().join("policy.toml");
+    std::fs::write(
+        &policy,
+        "[[port]]\nrange = \"0x300-0x30f\"\naccess = \"rw\"\nbackend = \"ram\"\n",
+    )?;
+    let mut driver = Command::new(ringfence())
+        .arg("run")
+        .arg(root().join("images/drivers/amd64/ioperm.sys"))
+        .arg("--policy")
+        .arg(&policy)
+        .arg("--socket")
+        .arg(&socket)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let began = Instant::now();
+    let connection = loop {
+        match Connection::connect(&socket) {
+            Ok(connection) => break connection,
+            Err(error) if began.elapsed() > Duration::from_secs(30) => return Err(error.into()),
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    let process = connection.attach()?;
+    let token: String = connection
+        .share(process)?
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let name: Vec<u8> = r"\\.\ioperm"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let opened = connection.call(&Request {
+        process,
+        input: &name,
+        ..Request::new(Opcode::Open)
+    })?;
+    if opened.status != 0 {
+        return Err("ioperm.sys does not open".into());
+    }
+    let prefix = Path::new(env!("CARGO_TARGET_TMPDIR")).join("wine-bench/ours");
+    for (patch, how) in [("1", "as a jump"), ("0", "by the signal handler")] {
+        let mut results = Vec::new();
+        for _ in 0..TURNS {
+            let output = Command::new(ringfence())
+                .args(["wine", "run", "--wine", "/usr/lib/wine/wine64", "--prefix"])
+                .arg(&prefix)
+                .arg(program)
+                .args(["ports", "4000"])
+                .env("RINGFENCE_PORTS", format!("{}={token}", socket.display()))
+                .env("RINGFENCE_PORT_PATCH", patch)
+                .env("WINEDEBUG", "-all")
+                .env_remove("DISPLAY")
+                .stderr(Stdio::null())
+                .output()?;
+            results.push(numbers(&String::from_utf8_lossy(&output.stdout))?);
+        }
+        let best = fastest(&results)?;
+        if let [least, median, tail] = best[..] {
+            table.row(
+                &format!("in or out of a model, {how}"),
+                &format!(
+                    "p50 {}, p99 {}, least {}",
+                    micro(median),
+                    micro(tail),
+                    micro(least)
+                ),
+                "the program dies",
+                "",
+            );
+        }
+    }
+    driver.kill()?;
+    driver.wait()?;
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! Programs' in and out: wine/tests/ports.c under `ringfence wine run`.
+
+use integration_tests::program::{Ended, Running};
+
+use super::harness::Prefix;
+use super::running::{Access, Driver, Steps};
+
+/// What the checks of ports.c expect: registers that keep what is written.
+const RAM: &str = "\
+[[port]]
+range = \"0x300-0x36f\"
+access = \"rw\"
+backend = \"ram\"
+
+[[port]]
+range = \"0x80-0x83\"
+access = \"rw\"
+backend = \"ram\"
+";
+
+prefix_tests!(
+    program_that_nobody_granted_a_port_sees_what_windows_shows,
+    every_form_and_width,
+    memory_faults_are_the_programs,
+    single_steps_over_an_access,
+    threads_at_once,
+    before_and_after_the_grant,
+    grants_of_several_drivers_add_up,
+    one_process_is_granted_and_another_is_not,
+    bytes_arrive_at_the_parallel_port,
+    children_have_ports_too,
+    driver_that_stops_takes_its_ports_along,
+    exit_code_is_the_programs,
+);
+
+/// `ringfence wine run` with ports.exe and the micro-VM that it may use.
+fn command(prefix: &Prefix, arguments: &[&str], access: Option<&Access>) -> std::process::Command {
+    let mut command = prefix.ringfence_run("ports", arguments);
+    if let Some(access) = access {
+        command.env("RINGFENCE_PORTS", access.variable());
+    }
+    command
+}
+
+/// The same, to its end.
+fn run(prefix: &Prefix, arguments: &[&str], access: Option<&Access>) -> Ended {
+    Running::start(&mut command(prefix, arguments, access)).wait()
+}
+
+/// A driver whose access to all ports the program has, and the run of one check.
+fn check(prefix: &Prefix, what: &str) {
+    let driver = Driver::start(RAM);
+    let access = driver.access();
+    access.open();
+    let ended = run(prefix, &[what], Some(&access));
+    ended.assert_code(0);
+    assert_eq!(ended.stdout.trim(), format!("{what}: 0 failures"));
+}
+
+fn program_that_nobody_granted_a_port_sees_what_windows_shows(prefix: &Prefix) {
+    // With a driver that grants nothing, and without any.
+    let driver = Driver::start(RAM);
+    let access = driver.access();
+    for access in [Some(&access), None] {
+        let ended = run(prefix, &["denied"], access);
+        ended.assert_code(0);
+        assert_eq!(ended.stdout.trim(), "denied: 0 failures");
+        let ended = run(prefix, &["unhandled"], access);
+        ended.assert_code(3);
+        assert_eq!(ended.stdout.trim(), "unhandled c0000096");
+    }
+}
+
+fn every_form_and_width(prefix: &Prefix) {
+    check(wine, "forms");
+}
+
+fn memory_faults_are_the_programs(prefix: &Prefix) {
+    check(wine, "faults");
+}
+
+fn single_steps_over_an_access(prefix: &Prefix) {
+    check(wine, "step");
+}
+
+fn threads_at_once(prefix: &Prefix) {
+    check(wine, "threads");
+}
+
+fn before_and_after_the_grant(prefix: &Prefix) {
+    let driver = Driver::start(RAM);
+    let access = driver.access();
+    let mut program = Steps::start(command(prefix, &["try", "5"], Some(&access)));
+    assert_eq!(program.line(), "exception c0000096");
+    access.open();
+    program.go_on();
+    assert_eq!(program.line(), "value 00");
+    access.revoke();
+    program.go_on();
+    assert_eq!(program.line(), "exception c0000096");
+    // Of other ports.
+    access.grant(0x301, 0x320);
+    program.go_on();
+    assert_eq!(program.line(), "exception c0000096");
+    access.grant(0x300, 0x300);
+    program.go_on();
+    assert_eq!(program.line(), "value 00");
+}
+
+fn grants_of_several_drivers_add_up(prefix: &Prefix) {
+    let of = |value: &str| {
+        format!(
+            "[[port]]\nrange = \"0x300\"\naccess = \"r\"\nbackend = \"ram\"\ninitial = [{value}]\n"
+        )
+    };
+    let (one, two) = (Driver::start(&of("0x11")), Driver::start(&of("0x22")));
+    let (first, second) = (one.access(), two.access());
+    let mut command = command(prefix, &["try", "4"], None);
+    command.env(
+        "RINGFENCE_PORTS",
+        format!("{};{}", first.variable(), second.variable()),
+    );
+    let mut program = Steps::start(command);
+    assert_eq!(program.line(), "exception c0000096");
+    second.open();
+    program.go_on();
+    assert_eq!(program.line(), "value 22");
+    second.revoke();
+    first.open();
+    program.go_on();
+    assert_eq!(program.line(), "value 11");
+    first.revoke();
+    program.go_on();
+    assert_eq!(program.line(), "exception c0000096");
+}
+
+fn one_process_is_granted_and_another_is_not(prefix: &Prefix) {
+    let driver = Driver::start(RAM);
+    let (granted, other) = (driver.access(), driver.access());
+    let mut two = Steps::start(command(prefix, &["try", "3"], Some(&other)));
+    let mut one = Steps::start(command(prefix, &["try", "2"], Some(&granted)));
+    assert_eq!(one.line(), "exception c0000096");
+    assert_eq!(two.line(), "exception c0000096");
+    granted.open();
+    one.go_on();
+    two.go_on();
+    assert_eq!(one.line(), "value 00");
+    assert_eq!(two.line(), "exception c0000096");
+    run(prefix, &["write", "5a"], Some(&granted)).assert_code(0);
+    other.open();
+    two.go_on();
+    // The ports are the machine's, the maps are the processes'.
+    assert_eq!(two.line(), "value 5a");
+}
+
+fn bytes_arrive_at_the_parallel_port(prefix: &Prefix) {
+    let policy =
+        "range = \"0x378-0x37a\"\naccess = \"rw\"\nbackend = \"lpt\"\noutput = \"printed\"\n";
+    let driver = Driver::start(&format!("[[port]]\n{policy}"));
+    let access = driver.access();
+    access.open();
+    run(prefix, &["print", "Hello, port"], Some(&access)).assert_code(0);
+    // While the driver runs: whoever watches the output sees it.
+    let printed = wait_for(&driver.folder().join("printed"), "Hello, port".len());
+    assert_eq!(printed, "Hello, port");
+}
+
+/// The contents of a file once it has so many bytes.
+fn wait_for(file: &std::path::Path, bytes: usize) -> String {
+    let began = std::time::Instant::now();
+    loop {
+        let contents = std::fs::read_to_string(file).unwrap_or_default();
+        if contents.len() >= bytes || began.elapsed() > integration_tests::patience() {
+            return contents;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+fn children_have_ports_too(prefix: &Prefix) {
+    let driver = Driver::start(RAM);
+    let access = driver.access();
+    access.open();
+    let program = prefix.windows_path("ports");
+    let ended = run(prefix, &["start", &program, "forms"], Some(&access));
+    ended.assert_code(0);
+    assert_eq!(ended.stdout.trim(), "forms: 0 failures");
+}
+
+fn driver_that_stops_takes_its_ports_along(prefix: &Prefix) {
+    let driver = Driver::start(RAM);
+    let access = driver.access();
+    access.open();
+    let mut program = Steps::start(command(prefix, &["try", "3"], Some(&access)));
+    assert_eq!(program.line(), "value 00");
+    driver.stop();
+    for _ in 0..2 {
+        program.go_on();
+        assert_eq!(program.line(), "exception c0000096");
+    }
+}
+
+fn exit_code_is_the_programs(prefix: &Prefix) {
+    run(prefix, &["exit", "42"], None).assert_code(42);
+    run(prefix, &["exit", "0"], None).assert_code(0);
+}
