@@ -63,7 +63,8 @@ impl PciBackend for HostPci {
     fn write(&mut self, address: PciAddress, register: u16, width: Width, value: u32) {
         match self.vfio.get(address) {
             Some(function) => {
-                function.write_config(register, &value.to_le_bytes()[..usize::from(width.bytes())])
+                let bytes = value.to_le_bytes();
+                function.write_config(register, &bytes[..usize::from(width.bytes())]);
             }
             None => self.sysfs.write(address, register, width, value),
         }

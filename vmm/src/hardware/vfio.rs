@@ -341,7 +341,8 @@ mod tests {
         let open = VfioFunctions::open(&policy).unwrap();
         assert!(open.functions.is_empty() && open.container.is_none());
         // SAFETY: no memory is named.
-        assert!(unsafe { open.reach(&[]) }.unwrap().is_none());
+        let reached = unsafe { open.reach(&[]) };
+        assert!(reached.unwrap().is_none());
     }
 
     #[test]

@@ -268,7 +268,7 @@ fn start_with(
     let engine = std::thread::Builder::new()
         .name("vcpu".to_owned())
         .spawn(move || {
-            let set_up = prepare(launch, &images, functions, inbox, waker, engine_fate).and_then(
+            let set_up = prepare(launch, &images, &functions, inbox, waker, engine_fate).and_then(
                 |prepared| match confinement {
                     Some(confinement) => privileges::confine(confinement)
                         .map(|()| prepared)
@@ -377,7 +377,7 @@ fn choose_windows(
 fn prepare(
     launch: Launch,
     images: &[DriverImage],
-    functions: VfioFunctions,
+    functions: &VfioFunctions,
     inbox: Receiver<Message>,
     waker: Arc<Waker>,
     fate: Arc<Fate>,
@@ -405,7 +405,7 @@ fn prepare(
         pci: Some(Box::new(HostPci::new(functions.clone()))),
     };
     let ports = PortSpace::with_backends(&launch.policy, backends)?;
-    let memory = MemorySpace::with_functions(&launch.policy, launch.memory_bytes, &functions)?;
+    let memory = MemorySpace::with_functions(&launch.policy, launch.memory_bytes, functions)?;
     let msrs = MsrSpace::new(&launch.policy, Some(Box::new(DevCpuMsr::default())))?;
     let mut builder = VmBuilder::new(
         &kvm,
@@ -432,7 +432,7 @@ fn prepare(
     let symbols = Arc::new(symbols(&placed, kernel_base, &unbound));
     let loads = placed.iter().map(Placed::load).collect();
     let vm = builder.build()?;
-    let dma = open_dma(&functions, &vm)?;
+    let dma = open_dma(functions, &vm)?;
     let clock = Clock {
         boot_tsc: vm.boot_time_stamp(),
         tsc_khz: vm.tsc_khz(),
