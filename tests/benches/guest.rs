@@ -91,6 +91,7 @@ impl Bench {
             is_strict: false,
             is_verifying: false,
             is_pnp_held: false,
+            processor_share: None,
         })?;
         let mut process = machine.process()?;
         let handle = process.open(r"\\.\ktest")?;

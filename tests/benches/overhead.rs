@@ -179,6 +179,7 @@ fn port_writes(
         save_registry: None,
         is_verifying: false,
         is_pnp_held: false,
+        processor_share: None,
         registry: None,
         files: None,
         is_strict: false,

@@ -109,6 +109,7 @@ impl Target {
             windows: None,
             is_verifying: true,
             is_pnp_held: false,
+            processor_share: None,
         }
     }
 

@@ -36,6 +36,7 @@ fn text(path: &Path) -> &str {
 
 mod images;
 mod launching;
+mod limits;
 mod readiness;
 mod recordings;
 mod restarts;

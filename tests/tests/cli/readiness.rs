@@ -197,6 +197,34 @@ fn socket_that_is_passed_in_is_served() {
     }
 }
 
+#[test]
+fn units_are_well_formed() {
+    if !has_program("systemd-analyze") {
+        skip_without_program("the units (systemd-analyze, package systemd)");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/systemd");
+    for name in ["ringfence@.service", "ringfence@.socket"] {
+        let unit = std::fs::read_to_string(units.join(name)).unwrap();
+        // It is not installed here, and what is to be executed has to exist.
+        let program = integration_tests::program().display().to_string();
+        let unit = unit.replace("/usr/bin/ringfence", &program);
+        std::fs::write(folder.path().join(name), unit).unwrap();
+    }
+    let verified = std::process::Command::new("systemd-analyze")
+        .args([
+            "verify",
+            "./ringfence@echo.service",
+            "./ringfence@echo.socket",
+        ])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(verified.status.success(), "{verified:?}");
+    assert!(verified.stderr.is_empty(), "{verified:?}");
+}
+
 fn has_program(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(name).exists())

@@ -6,6 +6,7 @@ use crate::launch::Wish;
 use crate::launch::directory::{DirectoryError, RunDirectory};
 use crate::launch::name::Name;
 use crate::launch::restart::RestartPolicy;
+use crate::machine::processor_share::ProcessorShare;
 
 /// Options of `ringfence run`.
 #[derive(Debug, clap::Args)]
@@ -30,6 +31,13 @@ pub(super) struct Launching {
         hide_default_value = true
     )]
     restart: RestartPolicy,
+    /// The share of one processor that the guest gets at most; what it is held back does not count for --timeout
+    #[arg(long, value_name = "PERCENT")]
+    cpu: Option<ProcessorShare>,
+    /// Memory that the driver's process takes at most, its guest's and what clients share with it included, such as 64M;
+    /// clients for which there is no room are refused
+    #[arg(long, value_name = "SIZE", value_parser = super::run::parse_size)]
+    max_memory: Option<u64>,
 }
 
 /// Where running drivers are known.
@@ -52,6 +60,14 @@ impl Launching {
     /// Whether the run may be another process's.
     pub(super) fn is_launched(&self) -> bool {
         self.detach || self.restart != RestartPolicy::NEVER
+    }
+
+    pub(super) fn processor_share(&self) -> Option<ProcessorShare> {
+        self.cpu
+    }
+
+    pub(super) fn max_memory(&self) -> Option<u64> {
+        self.max_memory
     }
 
     pub(super) fn wish<'a>(

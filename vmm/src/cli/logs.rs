@@ -127,10 +127,24 @@ fn show(mut file: File, arguments: &Arguments, directory: &RunDirectory) -> io::
         show_bytes(&mut out, line)?;
     }
     out.flush()?;
-    let mut position = length;
-    while arguments.follow {
+    if arguments.follow {
+        follow(&mut file, length, &mut out, || {
+            directory.find(&arguments.name).is_err()
+        })?;
+    }
+    Ok(())
+}
+
+/// Shows what is added to a log, until the run is over.
+fn follow(
+    file: &mut File,
+    mut position: u64,
+    out: &mut impl Write,
+    is_over: impl Fn() -> bool,
+) -> io::Result<()> {
+    loop {
         // Looked at first: what is logged at the end is shown.
-        let is_over = directory.find(&arguments.name).is_err();
+        let is_over = is_over();
         let length = file.metadata()?.len();
         if length < position {
             // It was full, and has begun anew.
@@ -139,11 +153,11 @@ fn show(mut file: File, arguments: &Arguments, directory: &RunDirectory) -> io::
         if length > position {
             file.seek(SeekFrom::Start(position))?;
             let mut bytes = Vec::new();
-            (&file)
+            (&*file)
                 .take((length - position).min(BYTES_MAX))
                 .read_to_end(&mut bytes)?;
             position += bytes.len() as u64;
-            show_bytes(&mut out, &bytes)?;
+            show_bytes(out, &bytes)?;
             out.flush()?;
         } else if is_over {
             return Ok(());
@@ -151,7 +165,6 @@ fn show(mut file: File, arguments: &Arguments, directory: &RunDirectory) -> io::
             std::thread::sleep(INTERVAL);
         }
     }
-    Ok(())
 }
 
 /// Line ends stay, and everything else that a terminal would obey does not.

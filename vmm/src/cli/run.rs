@@ -4,7 +4,7 @@ use super::launching::Launching;
 use super::output::Output;
 use crate::error_chain;
 use crate::files::FilesOption;
-use crate::launch::{Begun, Presence, begin};
+use crate::launch::{Begun, LaunchError, Presence, begin, memory};
 use crate::observe::escape::escape;
 use crate::observe::output::TraceOutput;
 use crate::policy::{Policy, device_help};
@@ -126,17 +126,22 @@ enum PrivilegeArgument {
     Ring3,
 }
 
-pub(super) fn parse_memory(text: &str) -> Result<u64, String> {
+/// A number of bytes.
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     let (digits, unit) = match text.trim_end_matches("iB").char_indices().next_back() {
         Some((at, 'K' | 'k')) => (text.get(..at), 1 << 10),
         Some((at, 'M' | 'm')) => (text.get(..at), 1 << 20),
         Some((at, 'G' | 'g')) => (text.get(..at), 1 << 30),
         _ => (Some(text), 1),
     };
-    let bytes = digits
+    digits
         .and_then(|digits| digits.parse::<u64>().ok())
         .and_then(|count| count.checked_mul(unit))
-        .ok_or_else(|| "write a number of bytes, or of K, M or G: 16M".to_owned())?;
+        .ok_or_else(|| "write a number of bytes, or of K, M or G: 16M".to_owned())
+}
+
+pub(super) fn parse_memory(text: &str) -> Result<u64, String> {
+    let bytes = parse_size(text)?;
     let range = layout::RAM_MIN..=layout::RAM_MAX;
     if !range.contains(&bytes) || bytes % layout::PAGE_SIZE != 0 {
         return Err(format!(
@@ -270,9 +275,15 @@ pub(super) fn main_recording(arguments: &Arguments, record: Option<&Path>) -> Ex
         arguments.memory,
     );
     let presence = match begin(&wish) {
-        Ok(Begun::Run(presence)) => presence,
+        Ok(Begun::Run(presence)) => *presence,
         Ok(Begun::Ended(code)) => return code,
-        Err(error) => return output.error(ExitCode::Usage, &error_chain(&error)),
+        Err(error) => {
+            let code = match error {
+                LaunchError::Process(_) | LaunchError::Log { .. } => ExitCode::CommandFailed,
+                _ => ExitCode::Usage,
+            };
+            return output.error(code, &error_chain(&error));
+        }
     };
     let prepared = match prepare(arguments, record) {
         Ok(prepared) => prepared,
@@ -289,6 +300,13 @@ fn present(
     output: &mut Output,
 ) -> ExitCode {
     let interrupt = prepared.interrupt;
+    let max_memory = arguments.launching.max_memory();
+    if let Err(error) = max_memory.map_or(Ok(()), memory::begin) {
+        return output.error(
+            ExitCode::CommandFailed,
+            &format!("no --max-memory: {error}"),
+        );
+    }
     // What is opened or removed later by a name that the user gave.
     let names_files = arguments.files.is_some()
         || arguments.save_registry.is_some()
@@ -326,7 +344,16 @@ fn present(
             return ExitCode::Success;
         }
     }
-    let (commands, server) = (prepared.commands, presence.take_server());
+    let (commands, mut server) = (prepared.commands, presence.take_server());
+    match max_memory.map(memory::divide).transpose() {
+        Ok(Some(budget)) => {
+            if let Some(server) = &mut server {
+                server.limit_memory(budget);
+            }
+        }
+        Ok(None) => {}
+        Err(error) => return output.error(ExitCode::Usage, &error_chain(&error)),
+    }
     let code = drive(
         &running,
         commands.as_deref(),
@@ -422,6 +449,7 @@ fn prepare(arguments: &Arguments, record: Option<&Path>) -> Result<Prepared, Str
             },
             memory_bytes: arguments.memory,
             timeout: arguments.timeout,
+            processor_share: arguments.launching.processor_share(),
             trace,
             recorder,
             save_registry: arguments.save_registry.clone(),
@@ -464,6 +492,7 @@ fn start_failed(error: &StartError, output: &mut Output) -> ExitCode {
         | StartError::Registry(_)
         | StartError::Device(_)
         | StartError::Privileges(_)
+        | StartError::ProcessorShare(_)
         | StartError::Thread(_) => ExitCode::CommandFailed,
     };
     output.error(code, &escape(&error_chain(error)))

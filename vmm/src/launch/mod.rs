@@ -9,6 +9,7 @@
 //! | `notify`, `activation`, `watchdog` | systemd's protocols |
 //! | `detach` | `--detach` |
 //! | `supervisor`, `restart` | `--restart` |
+//! | `memory` | `--max-memory` |
 //! | `again` | this program once more, in another role |
 
 pub mod activation;
@@ -17,6 +18,7 @@ mod detach;
 pub mod directory;
 pub mod entry;
 mod log_file;
+pub mod memory;
 pub mod name;
 mod notify;
 mod presence;

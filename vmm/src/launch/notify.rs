@@ -1,13 +1,15 @@
 //! Readiness by systemd's protocol (sd_notify(3)): told to whoever started this process, and heard from processes that
-//! this one starts.
+//! this one starts. Not by the crate sd-notify: it (0.5) knows no sockets in the abstract namespace.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::net::UnixDatagram;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-
-use sd_notify::NotifyState;
+use std::time::Duration;
 
 /// The environment variable that names the socket to notify.
 pub(super) const ENVIRONMENT: &str = "NOTIFY_SOCKET";
@@ -22,24 +24,57 @@ pub(super) fn end() {
     IS_OVER.store(true, Ordering::Relaxed);
 }
 
-/// Tells the starter, if it asked to be told.
-pub(super) fn tell(states: &[NotifyState<'_>]) {
+/// Tells the starter, if it asked to be told: assignments such as `READY=1`, one a line.
+pub(super) fn tell(assignments: &str) {
+    let Some(target) = std::env::var_os(ENVIRONMENT).filter(|target| !target.is_empty()) else {
+        return;
+    };
     if IS_OVER.load(Ordering::Relaxed) {
         return;
     }
-    if let Err(error) = sd_notify::notify(states) {
+    let sent = address(&target).and_then(|address| {
+        UnixDatagram::unbound()?.send_to_addr(assignments.as_bytes(), &address)
+    });
+    if let Err(error) = sent {
         tracing::warn!("the process that started this one cannot be notified: {error}");
     }
 }
 
+/// The address of a socket: a path, or `@` and a name in the abstract namespace (unix(7)).
+fn address(target: &OsStr) -> io::Result<SocketAddr> {
+    match target.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(target),
+    }
+}
+
 /// The driver answers.
-pub(super) fn ready(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+pub(super) fn ready() {
+    tell("READY=1\nSTATUS=running\n");
 }
 
 /// The driver is being stopped.
 pub(super) fn stopping() {
-    tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+    tell("STOPPING=1\nSTATUS=stopping\n");
+}
+
+/// How things are, for people.
+pub(super) fn status(text: &str) {
+    tell(&format!("STATUS={text}\n"));
+}
+
+/// The driver's process is alive.
+pub(super) fn alive() {
+    tell("WATCHDOG=1\n");
+}
+
+/// How often pings are wanted at least, if they are (sd_watchdog_enabled(3)).
+pub(super) fn keep_alive() -> Option<Duration> {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
+    let is_for_another = std::env::var_os("WATCHDOG_PID").is_some()
+        && number("WATCHDOG_PID") != Some(std::process::id().into());
+    let microseconds = number("WATCHDOG_USEC").filter(|count| *count > 0)?;
+    (!is_for_another).then_some(Duration::from_micros(microseconds))
 }
 
 /// What a process that was started says.
@@ -106,6 +141,14 @@ impl Drop for Listener {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_paths_or_abstract_names() {
+        let of = |text: &str| address(OsStr::new(text)).unwrap();
+        assert_eq!(of("/run/x").as_pathname(), Some(Path::new("/run/x")));
+        assert_eq!(of("@x/y").as_abstract_name(), Some(&b"x/y"[..]));
+        assert!(address(OsStr::new(&"x".repeat(200))).is_err());
+    }
 
     #[test]
     fn notifications_are_heard_and_others_are_not() {

@@ -80,7 +80,7 @@ pub enum LaunchError {
 #[derive(Debug)]
 pub enum Begun {
     /// The driver is to run in this process.
-    Run(Presence),
+    Run(Box<Presence>),
     /// It ran in another one, or does: this is the exit code.
     Ended(ExitCode),
 }
@@ -108,7 +108,7 @@ pub fn begin(wish: &Wish<'_>) -> Result<Begun, LaunchError> {
         is_detached,
     } = role
     {
-        return supervised(folder, is_detached).map(Begun::Run);
+        return supervised(folder, is_detached).map(|presence| Begun::Run(Box::new(presence)));
     }
     let inherited = activation::take()?;
     let is_detached = role == Role::Detached;
@@ -122,7 +122,7 @@ pub fn begin(wish: &Wish<'_>) -> Result<Begun, LaunchError> {
     let is_supervisor = wish.restart != RestartPolicy::NEVER;
     let needs_entry = wish.name.is_some() || is_detached || is_supervisor;
     if !needs_entry && wish.socket.is_none() && inherited.is_none() {
-        return Ok(Begun::Run(Presence::default()));
+        return Ok(Begun::Run(Box::default()));
     }
     let mut presence = match place(wish) {
         Ok((directory, entry)) => present(wish, inherited, Some((&directory, entry)))?,
@@ -141,7 +141,7 @@ pub fn begin(wish: &Wish<'_>) -> Result<Begun, LaunchError> {
         }
         (_, entry, _) => {
             presence.entry = entry;
-            Ok(Begun::Run(presence))
+            Ok(Begun::Run(Box::new(presence)))
         }
     }
 }
@@ -151,7 +151,7 @@ fn place(wish: &Wish<'_>) -> Result<(RunDirectory, Entry), LaunchError> {
     let entry = match (wish.name, wish.drivers.last()) {
         (Some(name), _) => directory.claim(name)?,
         (None, top) => {
-            let top = top.map_or(Path::new(""), PathBuf::as_path);
+            let top = top.map_or_else(|| Path::new(""), PathBuf::as_path);
             directory.claim_numbered(&Name::of_driver(top))?
         }
     };
@@ -253,7 +253,7 @@ impl Presence {
         {
             tracing::error!("the log cannot take over: {error}");
         }
-        notify::ready("running");
+        notify::ready();
         if self.is_detached && !self.is_supervised {
             detach::forget_starter();
         }

@@ -32,6 +32,7 @@ pub struct Usage {
 struct Stat {
     state: char,
     ticks: u64,
+    threads: u64,
     start_time: u64,
 }
 
@@ -50,8 +51,14 @@ impl Stat {
         Some(Self {
             state: fields.first()?.chars().next()?,
             ticks: number(14)?.checked_add(number(15)?)?,
+            threads: number(20)?,
             start_time: number(22)?,
         })
+    }
+
+    /// The first thread may end before the others; until they have too, the process holds what it held.
+    fn has_ended(&self) -> bool {
+        matches!(self.state, 'Z' | 'X') && self.threads <= 1
     }
 }
 
@@ -76,9 +83,7 @@ impl ProcessId {
     /// Whether it is there and has not ended: one that its parent has not waited for yet has.
     #[must_use]
     pub fn is_alive(self) -> bool {
-        Stat::of(self.pid).is_ok_and(|stat| {
-            stat.start_time == self.start_time && !matches!(stat.state, 'Z' | 'X')
-        })
+        Stat::of(self.pid).is_ok_and(|stat| stat.start_time == self.start_time && !stat.has_ended())
     }
 
     /// Its user, if it is there.
@@ -130,7 +135,7 @@ impl ProcessId {
 }
 
 /// A line's number of KiB, in bytes.
-fn kibibytes(text: &str, name: &str) -> Option<u64> {
+pub(super) fn kibibytes(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let count: u64 = line.split_whitespace().next()?.parse().ok()?;
     count.checked_mul(1024)
@@ -157,6 +162,14 @@ mod tests {
         let text = "7 (a) R 9 (b) S 1 7 7 0 -1 4194560 9 0 0 0 12 30 0 0 20 0 1 0 777 1 2";
         let stat = Stat::parse(text).unwrap();
         assert_eq!((stat.state, stat.ticks, stat.start_time), ('S', 42, 777));
+        assert!(!stat.has_ended());
+        let ended = |line: &str| Stat::parse(line).unwrap().has_ended();
+        assert!(ended(&text.replace(") S 1", ") Z 1")));
+        // Its first thread alone.
+        let others = text
+            .replace(") S 1", ") Z 1")
+            .replace("20 0 1 0 777", "20 0 3 0 777");
+        assert!(!ended(&others));
         assert!(Stat::parse("7 (x) S 1 2").is_none());
         assert!(Stat::parse("").is_none());
     }

@@ -11,7 +11,6 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use sd_notify::NotifyState;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::again::Again;
@@ -124,7 +123,7 @@ impl Supervisor<'_> {
             // What it has said before its end.
             let said = self.listener.heard()?;
             if said.is_alive {
-                notify::tell(&[NotifyState::Watchdog]);
+                notify::alive();
             }
             if said.is_ready && ready_since.is_none() {
                 ready_since = Some(Instant::now());
@@ -158,7 +157,7 @@ impl Supervisor<'_> {
             detach::leave(false)?;
         }
         self.was_ready = true;
-        notify::ready("running");
+        notify::ready();
         if is_leaving {
             detach::forget_starter();
         }
@@ -185,7 +184,7 @@ impl Supervisor<'_> {
     fn pause(&mut self, end: End, wait: Duration) -> io::Result<bool> {
         let status = format!("{end}; it is started again in {:.1} s", wait.as_secs_f64());
         tracing::warn!("{status}");
-        notify::tell(&[NotifyState::Status(&status)]);
+        notify::status(&status);
         self.entry.update(|registration| {
             registration.state = State::Restarting;
             registration.status = status;

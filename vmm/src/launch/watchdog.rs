@@ -7,14 +7,12 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use sd_notify::NotifyState;
-
 use super::notify;
 use crate::session::Machine;
 
 /// Pings from a thread of its own, if that is asked for. It ends with the machine.
 pub(super) fn start(machine: &Arc<Machine>, timeout: Duration) {
-    let Some(allowed) = sd_notify::watchdog_enabled() else {
+    let Some(allowed) = notify::keep_alive() else {
         return;
     };
     let machine = Arc::downgrade(machine);
@@ -41,7 +39,7 @@ fn ping(machine: &Weak<Machine>, interval: Duration, timeout: Duration) {
                 Ok(_) => break,
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) if asked.elapsed() < timeout + interval => {
-                    notify::tell(&[NotifyState::Watchdog]);
+                    notify::alive();
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     tracing::error!("the guest's thread does not answer: no more keep-alive pings");
@@ -49,7 +47,7 @@ fn ping(machine: &Weak<Machine>, interval: Duration, timeout: Duration) {
                 }
             }
         }
-        notify::tell(&[NotifyState::Watchdog]);
+        notify::alive();
         std::thread::sleep(interval.saturating_sub(asked.elapsed()));
     }
 }

@@ -11,6 +11,7 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use super::interrupt_lines::InterruptLines;
+use super::processor_share::held_back;
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 const POLL: Duration = Duration::from_millis(1);
@@ -24,6 +25,8 @@ struct Shared {
     epoch: Instant,
     /// When the guest began to run without being idle, µs since `epoch`; NEVER when idle.
     busy_since: AtomicU64,
+    /// How long threads had been held back ([`held_back`]) by then, µs.
+    held_before: AtomicU64,
     /// When the next tick is due, µs since `epoch`.
     tick_at: AtomicU64,
     /// How long it may run, µs.
@@ -37,6 +40,12 @@ struct Shared {
 impl Shared {
     fn now(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(NEVER)
+    }
+
+    /// Whether a guest that began to run at `since` has run for longer than it may; time that it was held back is none.
+    fn is_late(&self, since: u64, now: u64) -> bool {
+        let held = micros(held_back()).saturating_sub(self.held_before.load(Ordering::Relaxed));
+        now.saturating_sub(since).saturating_sub(held) >= self.timeout.load(Ordering::Relaxed)
     }
 }
 
@@ -89,6 +98,7 @@ impl Watchdog {
         let shared = Arc::new(Shared {
             epoch: Instant::now(),
             busy_since: AtomicU64::new(NEVER),
+            held_before: AtomicU64::new(0),
             tick_at: AtomicU64::new(NEVER),
             timeout: AtomicU64::new(u64::try_from(timeout.as_micros()).unwrap_or(NEVER)),
             is_stopping: AtomicBool::new(false),
@@ -125,6 +135,9 @@ impl Watchdog {
         self.shared
             .tick_at
             .store(now + micros(TICK), Ordering::Relaxed);
+        self.shared
+            .held_before
+            .store(micros(held_back()), Ordering::Relaxed);
         self.shared.busy_since.store(now, Ordering::Release);
         self.thread.unpark();
     }
@@ -146,9 +159,7 @@ impl Watchdog {
         let since = self.shared.busy_since.load(Ordering::Acquire);
         if self.shared.is_stop_wanted.load(Ordering::Acquire) {
             Due::Stop
-        } else if since != NEVER
-            && now.saturating_sub(since) >= self.shared.timeout.load(Ordering::Relaxed)
-        {
+        } else if since != NEVER && self.shared.is_late(since, now) {
             Due::Deadline
         } else if now >= self.shared.tick_at.load(Ordering::Relaxed) {
             Due::Tick
@@ -189,7 +200,7 @@ fn watch(shared: &Shared, target: libc::pthread_t) {
         }
         std::thread::park_timeout(POLL);
         let now = shared.now();
-        let is_late = now.saturating_sub(since) >= shared.timeout.load(Ordering::Relaxed);
+        let is_late = shared.is_late(since, now);
         let is_wanted = shared.is_stop_wanted.load(Ordering::Acquire);
         let is_interrupted = shared.lines.wants_exit();
         if is_late || is_wanted || is_interrupted || now >= shared.tick_at.load(Ordering::Relaxed) {

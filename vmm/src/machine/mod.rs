@@ -14,6 +14,7 @@
 //! | `host` | which KVM this is, what it can do |
 //! | `interrupt_lines` | interrupt lines, raised from any thread |
 //! | `kick` | the watchdog that interrupts a running guest for ticks and deadlines |
+//! | `processor_share` | how much of a processor a guest's thread gets |
 //! | `builder` | all of it put together, drivers placed |
 //! | `backend` | the seam to whoever answers exits |
 //! | `vm` | a [`Vm`] that runs from exit to exit |
@@ -30,6 +31,7 @@ mod kick;
 mod memory;
 mod paging;
 mod plan;
+pub mod processor_share;
 mod stubs;
 mod vcpu;
 mod version_resource;

@@ -19,6 +19,7 @@ use super::driver::{
 use super::engine::{Done, Fate, Job, Message, Output, Reply};
 use super::interrupt::Interrupt;
 use crate::hardware::HostInterrupts;
+use crate::machine::processor_share::held_back;
 use crate::machine::{InterruptLine, InterruptLines, PortExit, Stopper};
 use crate::observe::ntstatus::NtStatus;
 
@@ -170,9 +171,12 @@ impl Link {
     ) -> Result<Done, DriverError> {
         let process = call.process;
         let (id, answer) = self.submit(call)?;
-        let give_up_at = Instant::now() + self.timeout.saturating_add(GRACE);
+        let (asked, held_before) = (Instant::now(), held_back());
         loop {
-            let left = give_up_at.saturating_duration_since(Instant::now());
+            // While the guest is held back (`--cpu`) it cannot answer.
+            let held = held_back().saturating_sub(held_before);
+            let patience = self.timeout.saturating_add(GRACE).saturating_add(held);
+            let left = patience.saturating_sub(asked.elapsed());
             let slice = if interrupt.is_some() {
                 left.min(SIGNAL_POLL)
             } else {

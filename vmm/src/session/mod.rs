@@ -12,10 +12,11 @@
 //! | `device` | the device tree, plug and play, power |
 //! | `command` | the grammar of session commands |
 //! | `interpreter` | executes commands and says what came of them |
-//! | `server`, `protocol` | the control socket |
+//! | `server`, `admission`, `protocol` | the control socket |
 //! | `interrupt` | SIGINT and SIGTERM |
 //! | `privileges` | giving them up before the guest runs |
 
+mod admission;
 mod channel;
 pub mod client;
 mod client_memory;

@@ -1,10 +1,13 @@
 //! The socket of a running driver: text commands, and the way to a channel.
 
+use super::admission::{Admission, CLIENT_STACK};
 use super::client::handshake::{self, Wanted};
 use super::client::{Caller, status};
+use super::command::Command;
 use super::driver::{DriverError, RunningMachine};
 use super::interpreter::{Interpreter, Outcome};
 use super::protocol::{REQUEST_MAX, Request, read_line, reply};
+use crate::launch::memory::{MemoryBudget, Share};
 use std::fs::Permissions;
 use std::io::{self, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -51,6 +54,7 @@ pub struct Server {
     listener: UnixListener,
     /// The file that it has made.
     path: Option<PathBuf>,
+    admission: Admission,
 }
 
 impl Server {
@@ -87,6 +91,7 @@ impl Server {
         Ok(Self {
             listener,
             path: Some(path.into()),
+            admission: Admission::default(),
         })
     }
 
@@ -101,7 +106,13 @@ impl Server {
         Ok(Self {
             listener,
             path: None,
+            admission: Admission::default(),
         })
+    }
+
+    /// Limits what clients may take.
+    pub fn limit_memory(&mut self, budget: MemoryBudget) {
+        self.admission = Admission::new(budget);
     }
 
     /// Where clients connect, if that is a file.
@@ -140,7 +151,10 @@ impl Server {
                 EpollEvent::new(EventSet::IN, data),
             )?;
         }
-        let connections = Connections::default();
+        let connections = Connections {
+            admission: self.admission.clone(),
+            ..Connections::default()
+        };
         let mut events = [EpollEvent::default(); 2];
         loop {
             let count = match epoll.wait(-1, &mut events) {
@@ -183,6 +197,17 @@ struct Connections {
     open: Mutex<Vec<Connection>>,
     is_ending: Arc<AtomicBool>,
     live: Arc<AtomicU64>,
+    admission: Admission,
+}
+
+/// What a client's thread works with.
+struct Serving {
+    machine: Arc<dyn RunningMachine>,
+    is_ending: Arc<AtomicBool>,
+    live: Live,
+    admission: Admission,
+    /// Of memory, for itself.
+    _share: Option<Share>,
 }
 
 /// A client that is connected, counted as long as it is.
@@ -217,16 +242,27 @@ impl Connections {
             );
             return;
         }
+        let share = match self.admission.client() {
+            Ok(share) => share,
+            Err(refused) => return refuse(&stream, &refused.outcome()),
+        };
+        let serving = Serving {
+            machine: Arc::clone(machine),
+            is_ending: Arc::clone(&self.is_ending),
+            live: Live::new(&self.live),
+            admission: self.admission.clone(),
+            _share: share,
+        };
         let started = stream
             .set_nonblocking(false)
             .and_then(|()| stream.try_clone())
             .and_then(|theirs| {
-                let machine = Arc::clone(machine);
-                let is_ending = Arc::clone(&self.is_ending);
-                let live = Live::new(&self.live);
-                thread::Builder::new().name("client".into()).spawn(move || {
+                let client = thread::Builder::new()
+                    .name("client".into())
+                    .stack_size(CLIENT_STACK);
+                client.spawn(move || {
                     let ours = theirs.try_clone();
-                    serve_client(theirs, &*machine, &is_ending, &live);
+                    serve_client(theirs, &serving);
                     // The list of connections still has a descriptor: without this the client would
                     // never see the end.
                     if let Ok(ours) = ours {
@@ -236,7 +272,13 @@ impl Connections {
             });
         match started {
             Ok(thread) => open.push(Connection { stream, thread }),
-            Err(error) => tracing::warn!("a client could not be served: {error}"),
+            Err(error) => {
+                tracing::warn!("a client could not be served: {error}");
+                refuse(
+                    &stream,
+                    &Outcome::refused(&format!("no room for one more client: {error}")),
+                );
+            }
         }
     }
 
@@ -257,12 +299,7 @@ fn refuse(mut stream: &UnixStream, outcome: &Outcome) {
     let _ = writeln!(stream, "{}", reply(outcome));
 }
 
-fn serve_client(
-    stream: UnixStream,
-    machine: &dyn RunningMachine,
-    is_ending: &AtomicBool,
-    live: &Live,
-) {
+fn serve_client(stream: UnixStream, serving: &Serving) {
     let wanted = handshake::wanted(&stream);
     if !handshake::is_peer_allowed(&stream) {
         match wanted {
@@ -272,14 +309,14 @@ fn serve_client(
         return;
     }
     match wanted {
-        Wanted::Text => serve_commands(stream, machine, is_ending, live),
-        Wanted::Channel => serve_channel(stream, machine),
+        Wanted::Text => serve_commands(stream, serving),
+        Wanted::Channel => serve_channel(stream, serving),
         Wanted::Nothing => {}
     }
 }
 
 /// Gives a client its channel, and waits until it is gone.
-fn serve_channel(stream: UnixStream, machine: &dyn RunningMachine) {
+fn serve_channel(stream: UnixStream, serving: &Serving) {
     let hello = match handshake::receive(&stream) {
         Ok(hello) => hello,
         Err(error) => {
@@ -288,11 +325,14 @@ fn serve_channel(stream: UnixStream, machine: &dyn RunningMachine) {
             return;
         }
     };
+    let Ok(_share) = serving.admission.channel(&hello) else {
+        return handshake::refuse(&stream, status::INSUFFICIENT_RESOURCES);
+    };
     let caller = Caller {
         hello,
         socket: stream,
     };
-    let attachment = match machine.attach(&caller) {
+    let attachment = match serving.machine.attach(&caller) {
         Ok(attachment) => attachment,
         Err(error) => {
             let status = match error {
@@ -311,15 +351,14 @@ fn serve_channel(stream: UnixStream, machine: &dyn RunningMachine) {
     drop(attachment);
 }
 
-fn serve_commands(
-    stream: UnixStream,
-    machine: &dyn RunningMachine,
-    is_ending: &AtomicBool,
-    live: &Live,
-) {
+fn serve_commands(stream: UnixStream, serving: &Serving) {
     // A client that does not read its replies must not keep this thread for ever.
     let _ = stream.set_write_timeout(Some(std::time::Duration::from_secs(10)));
-    let driver = match machine.connect() {
+    let _share = match serving.admission.text() {
+        Ok(share) => share,
+        Err(refused) => return refuse(&stream, &refused.outcome()),
+    };
+    let driver = match serving.machine.connect() {
         Ok(driver) => driver,
         Err(error) => {
             refuse(&stream, &Outcome::driver_error("connect", &error));
@@ -331,11 +370,18 @@ fn serve_commands(
         return;
     };
     let mut reader = BufReader::new(stream);
-    while !is_ending.load(Ordering::SeqCst) {
+    while !serving.is_ending.load(Ordering::SeqCst) {
+        // Held until the reply is on its way.
+        let mut _share = None;
         let mut outcome = match read_line(&mut reader, REQUEST_MAX) {
             Ok(None) => return,
             Ok(Some(line)) => match serde_json::from_str::<Request>(&line) {
-                Ok(request) => interpreter.execute_line(&request.command),
+                Ok(request) => {
+                    let (outcome, share) =
+                        execute(&mut interpreter, &request.command, &serving.admission);
+                    _share = share;
+                    outcome
+                }
                 Err(error) => Outcome::refused(&format!(
                     "not a request ({error}); send one line such as {{\"command\": \"stats\"}}"
                 )),
@@ -348,7 +394,7 @@ fn serve_commands(
         };
         if outcome.fields.contains_key("stats") {
             // The guest knows of processes, which need not be clients.
-            let clients = live.count();
+            let clients = serving.live.count();
             outcome.fields.insert("clients".into(), clients.into());
             outcome
                 .text
@@ -357,6 +403,21 @@ fn serve_commands(
         if writeln!(writer, "{}", reply(&outcome)).is_err() || outcome.is_over {
             return;
         }
+    }
+}
+
+fn execute(
+    interpreter: &mut Interpreter,
+    line: &str,
+    admission: &Admission,
+) -> (Outcome, Option<Share>) {
+    let command = match line.parse::<Command>() {
+        Ok(command) => command,
+        Err(error) => return (Outcome::malformed(&error), None),
+    };
+    match admission.command(&command) {
+        Ok(share) => (interpreter.execute(&command), share),
+        Err(refused) => (refused.outcome(), None),
     }
 }
 
@@ -369,7 +430,7 @@ mod tests {
     struct Running {
         path: PathBuf,
         stop: EventFd,
-        live: Arc<std::sync::atomic::AtomicU64>,
+        live: Arc<AtomicU64>,
         thread: Option<thread::JoinHandle<()>>,
         _directory: tempfile::TempDir,
     }

@@ -29,6 +29,7 @@ use crate::hardware::{
 use crate::loader::report::ImportStatus;
 use crate::loader::{Image, ImageError, MapError};
 use crate::machine::host::{self, KvmError, KvmKind};
+use crate::machine::processor_share::{self, ProcessorShare};
 use crate::machine::{
     CreateError, InterruptLines, PhysicalPiece, Vm, VmBuilder, VmConfig, WindowMemory,
 };
@@ -55,6 +56,8 @@ pub struct Launch {
     pub privilege: Option<Privilege>,
     /// Guest RAM in bytes.
     pub memory_bytes: u64,
+    /// The share of a processor that the guest gets, if it has a limit.
+    pub processor_share: Option<ProcessorShare>,
     /// How long the guest may run, or a request may stay pending.
     pub timeout: Duration,
     /// Where the trace goes, if one is wanted, and whether as JSON.
@@ -146,6 +149,8 @@ pub enum StartError {
     Interrupts(#[from] InterruptStartError),
     /// cannot give up privileges
     Privileges(#[source] std::io::Error),
+    /// the guest's share of a processor cannot be limited
+    ProcessorShare(#[source] std::io::Error),
     /// cannot start a thread
     Thread(#[source] std::io::Error),
     /// cannot open the directory {path} for --files
@@ -256,6 +261,7 @@ fn start_with(
     let device = PreparedDevice::new(&launch, &images)?;
     let timeout = launch.timeout;
     let registry = launch.registry.clone();
+    let share = launch.processor_share;
     let functions = VfioFunctions::open(&launch.policy)?;
     let sources = OpenInterrupts::new(&launch.policy, &functions)?;
     let fate = Arc::new(Fate::default());
@@ -276,8 +282,12 @@ fn start_with(
                     None => Ok(prepared),
                 },
             );
-            match set_up {
-                Ok((engine, loads)) => {
+            let limited = set_up.and_then(|prepared| {
+                let limit = share.map(processor_share::limit).transpose();
+                Ok((prepared, limit.map_err(StartError::ProcessorShare)?))
+            });
+            match limited {
+                Ok(((engine, loads), _limit)) => {
                     let lines = engine.interrupt_lines();
                     lines.set_waker(Box::new(move || {
                         // An engine that is gone has no guest to interrupt.
