@@ -33,7 +33,7 @@ static struct {
     int count;
 } seen;
 /* Bytes to continue behind the instruction; 0: the exception goes on. */
-static int skip;
+static volatile int skip;
 
 static LONG CALLBACK on_exception(EXCEPTION_POINTERS *pointers)
 {
@@ -316,7 +316,7 @@ static void faults(void)
     /* Code that is somebody else's business still is: hlt, and in without a grant for the port is tested elsewhere. */
     skip = 1;
     memset(&seen, 0, sizeof seen);
-    __asm__ volatile("hlt");
+    __asm__ volatile("hlt" : : : "memory");
     CHECK(seen.count == 1 && seen.code == (DWORD)STATUS_PRIVILEGED_INSTRUCTION);
     memset(&seen, 0, sizeof seen);
     volatile uint8_t *none = NULL;
@@ -412,7 +412,7 @@ static void try_in(void)
     uint32_t value = 0;
     memset(&seen, 0, sizeof seen);
     skip = 1;
-    __asm__ volatile("inb %%dx, %%al" : "+a"(value) : "d"(0x300));
+    __asm__ volatile("inb %%dx, %%al" : "+a"(value) : "d"(0x300) : "memory");
     skip = 0;
     if (seen.count != 0) {
         printf("exception %08lx\n", seen.code);
