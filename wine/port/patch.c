@@ -25,6 +25,7 @@ enum {
     JUMP_BYTES = 5,
     GRANULE = 0x10000,
     PAGE = 0x1000,
+    PROT_EXEC_ = 4,
 #ifdef _WIN64
     /* call *8(%rip); the site; the routine. */
     ROOM = 6 + 8 + 8,
@@ -179,18 +180,12 @@ static int is_ours(uintptr_t page)
 }
 
 #ifndef _WIN64
-/* A 32-bit program has the lower half for itself, and Wine gives it no address in the upper one, where half of all jumps lead
- * to. Linux does. */
-static int is_beyond_wine(uintptr_t page)
-{
-    return page >= 0x80000000u;
-}
-
-static int map_beyond_wine(uintptr_t page)
+/* Memory that Wine does not give out: the upper half, where half of all jumps of 32-bit code lead to, and what lies outside
+ * of the ranges that Wine has reserved. Linux does, if it is free. */
+static int map_beyond_wine(uintptr_t granule)
 {
     enum { MAP_FIXED_NOREPLACE_ = 0x100000 };
-    uintptr_t granule = page & ~(uintptr_t)(GRANULE - 1);
-    intptr_t at = rf_syscall(RF_NR_MMAP, (intptr_t)granule, GRANULE, 0,
+    intptr_t at = rf_syscall(RF_NR_MMAP, (intptr_t)granule, GRANULE, RF_PROT_READ | PROT_EXEC_,
                              RF_MAP_PRIVATE | RF_MAP_ANONYMOUS | MAP_FIXED_NOREPLACE_, -1, 0);
     if (rf_is_error(at)) {
         return 0;
@@ -202,51 +197,36 @@ static int map_beyond_wine(uintptr_t page)
     }
     return 1;
 }
+#endif
 
-static int protect_beyond_wine(uintptr_t page, int protection)
+/* Takes the 64 KiB around a page, to read and execute; not if something else is there. */
+static int take_granule(uintptr_t page)
 {
-    enum { NR_MPROTECT = 125 };
+    uintptr_t granule = page & ~(uintptr_t)(GRANULE - 1);
+#ifndef _WIN64
+    if (map_beyond_wine(granule)) {
+        return 1;
+    }
+#endif
+    return VirtualAlloc((void *)granule, GRANULE, MEM_RESERVE | MEM_COMMIT, PAGE_EXECUTE_READ) != NULL;
+}
+
+/* By Linux, for memory of both kinds: in the end it is as Wine knows it. */
+static int protect(uintptr_t page, int protection)
+{
+    enum { NR_MPROTECT = RF_NR(10, 125) };
     return !rf_is_error(rf_syscall3(NR_MPROTECT, (intptr_t)page, PAGE, protection));
 }
-#endif
 
-/* Makes a page writable that holds, or is to hold, code of ours. */
+/* Makes a page writable that is to hold code of ours, or holds some already, which threads may be executing. */
 static int open_page(uintptr_t page)
 {
-    MEMORY_BASIC_INFORMATION memory;
-    DWORD before;
-#ifndef _WIN64
-    if (is_beyond_wine(page)) {
-        return (is_ours(page) || map_beyond_wine(page)) && protect_beyond_wine(page, RF_PROT_READ | RF_PROT_WRITE);
-    }
-#endif
-    if (VirtualQuery((void *)page, &memory, sizeof memory) == 0) {
-        return 0;
-    }
-    if (memory.State == MEM_FREE) {
-        uintptr_t granule = page & ~(uintptr_t)(GRANULE - 1);
-        if (VirtualAlloc((void *)granule, GRANULE, MEM_RESERVE, PAGE_NOACCESS) == NULL) {
-            return 0;
-        }
-    } else if (!is_ours(page)) {
-        return 0;
-    }
-    return VirtualAlloc((void *)page, PAGE, MEM_COMMIT, PAGE_READWRITE) != NULL &&
-           VirtualProtect((void *)page, PAGE, PAGE_READWRITE, &before);
+    return (is_ours(page) || take_granule(page)) && protect(page, RF_PROT_READ | RF_PROT_WRITE | PROT_EXEC_);
 }
 
 static void close_page(uintptr_t page)
 {
-    DWORD before;
-#ifndef _WIN64
-    if (is_beyond_wine(page)) {
-        enum { PROT_EXEC_ = 4 };
-        protect_beyond_wine(page, RF_PROT_READ | PROT_EXEC_);
-        return;
-    }
-#endif
-    VirtualProtect((void *)page, PAGE, PAGE_EXECUTE_READ, &before);
-    FlushInstructionCache(GetCurrentProcess(), (void *)page, PAGE);
+    protect(page, RF_PROT_READ | PROT_EXEC_);
 }
 
 void port_jump_entry(void);

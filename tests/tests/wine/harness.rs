@@ -58,7 +58,7 @@ fn has(command: &mut Command) -> bool {
 }
 
 /// Waits for a process that must end; what it said.
-fn finish(mut child: Child, what: &str) -> Ended {
+pub(crate) fn finish(mut child: Child, what: &str) -> Ended {
     let began = Instant::now();
     while child.try_wait().unwrap().is_none() {
         if began.elapsed() > wine_patience() {

@@ -1,8 +1,8 @@
 //! Programs' in and out: wine/tests/ports.c under `ringfence wine run`.
 
-use integration_tests::program::{Ended, Running};
+use integration_tests::program::Ended;
 
-use super::harness::Prefix;
+use super::harness::{Prefix, finish};
 use super::running::{Access, Driver, Steps};
 
 /// What the checks of ports.c expect: registers that keep what is written.
@@ -24,6 +24,7 @@ prefix_tests!(
     memory_faults_are_the_programs,
     single_steps_over_an_access,
     threads_at_once,
+    program_that_opens_its_driver_has_its_ports,
     before_and_after_the_grant,
     grants_of_several_drivers_add_up,
     one_process_is_granted_and_another_is_not,
@@ -44,7 +45,8 @@ fn command(prefix: &Prefix, arguments: &[&str], access: Option<&Access>) -> std:
 
 /// The same, to its end.
 fn run(prefix: &Prefix, arguments: &[&str], access: Option<&Access>) -> Ended {
-    Running::start(&mut command(prefix, arguments, access)).wait()
+    let child = command(prefix, arguments, access).spawn().unwrap();
+    finish(child, "ringfence wine run")
 }
 
 /// A driver whose access to all ports the program has, and the run of one check.
@@ -72,19 +74,45 @@ fn program_that_nobody_granted_a_port_sees_what_windows_shows(prefix: &Prefix) {
 }
 
 fn every_form_and_width(prefix: &Prefix) {
-    check(wine, "forms");
+    check(prefix, "forms");
 }
 
 fn memory_faults_are_the_programs(prefix: &Prefix) {
-    check(wine, "faults");
+    check(prefix, "faults");
 }
 
 fn single_steps_over_an_access(prefix: &Prefix) {
-    check(wine, "step");
+    check(prefix, "step");
 }
 
 fn threads_at_once(prefix: &Prefix) {
-    check(wine, "threads");
+    check(prefix, "threads");
+}
+
+fn program_that_opens_its_driver_has_its_ports(prefix: &Prefix) {
+    // All of it: the service, the proxy driver's device, the micro-VM, the token.
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    std::fs::write(&policy, RAM).unwrap();
+    prefix.install("ioperm", &["--policy", policy.to_str().unwrap()]);
+    assert_eq!(prefix.service("start", "ioperm"), 0);
+    let ended = run(prefix, &["giveio"], None);
+    ended.assert_code(0);
+    let lines: Vec<&str> = ended.stdout.lines().map(str::trim).collect();
+    assert_eq!(
+        lines,
+        [
+            "exception c0000096",
+            "opened",
+            "value 00",
+            "value 3c",
+            "closed",
+            "value 3c",
+            "giveio: 0 failures"
+        ],
+        "{}",
+        prefix.log()
+    );
 }
 
 fn before_and_after_the_grant(prefix: &Prefix) {
