@@ -25,9 +25,10 @@ pub enum Operation {
     /// A client is gone: close its handles, delete its EPROCESS.
     ExitProcess = 4,
     /// Open a device (IRP_MJ_CREATE). Arguments: user address and byte length of the name (UTF-16, an NT
-    /// path such as `\??\giveio`), desired access. Value: a handle.
+    /// path such as `\??\giveio`), desired access; of a client whose memory is mapped, its slot + 1 and its number for
+    /// the handle, by which the shim knows it in the client's requests. Value: a handle.
     Open = 5,
-    /// Close a handle (IRP_MJ_CLEANUP, IRP_MJ_CLOSE). Arguments: handle.
+    /// Close a handle (IRP_MJ_CLEANUP, IRP_MJ_CLOSE). Arguments: handle; a mapped client's slot + 1 and number for it.
     Close = 6,
     /// IRP_MJ_DEVICE_CONTROL. Arguments: handle, control code, input address and bytes, output address and bytes.
     DeviceControl = 7,
@@ -77,6 +78,11 @@ pub enum Operation {
     ListDevices = 39,
     /// IRP_MJ_FLUSH_BUFFERS. Arguments: handle.
     Flush = 40,
+    /// A client's memory is mapped: serve its queue. Arguments: [`crate::clients::Attach`].
+    AttachClient = 48,
+    /// A client is gone: cancel its requests. Arguments: slot. Completed when no driver has a request of it any more;
+    /// then its memory goes.
+    DetachClient = 49,
 }
 
 impl Operation {
@@ -107,6 +113,8 @@ impl Operation {
             38 => Self::DeviceText,
             39 => Self::ListDevices,
             40 => Self::Flush,
+            48 => Self::AttachClient,
+            49 => Self::DetachClient,
             _ => return None,
         })
     }

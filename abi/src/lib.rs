@@ -11,6 +11,7 @@
 pub mod boot;
 pub mod channel;
 pub mod client;
+pub mod clients;
 pub mod crash;
 pub mod doorbell;
 pub mod file;
@@ -22,7 +23,7 @@ pub mod trace;
 pub mod windows;
 
 /// Version of everything in this crate. Raised with every change that the other side can see.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The driver ABI of a guest: which machine its drivers were built for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
