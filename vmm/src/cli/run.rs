@@ -7,6 +7,7 @@ use crate::observe::escape::escape;
 use crate::observe::output::TraceOutput;
 use crate::policy::{Policy, device_help};
 use crate::recording::{Keep, Recorder};
+use crate::session::access::Access;
 use crate::session::command::{Command, HELP, parse_script_line};
 use crate::session::driver::{DriverError, RunningMachine};
 use crate::session::exit_code::ExitCode;
@@ -364,7 +365,10 @@ fn prepare(arguments: &Arguments, record: Option<&Path>) -> Result<Prepared, Str
         Interrupt::install().map_err(|error| format!("cannot take signals over: {error}"))?;
     let server = match &arguments.socket {
         None => None,
-        Some(path) => Some(Server::bind(path).map_err(|error| error_chain(&error))?),
+        Some(path) => {
+            let access = Access::new(policy.clients()).map_err(|error| error_chain(&error))?;
+            Some(Server::bind_for(path, access).map_err(|error| error_chain(&error))?)
+        }
     };
     Ok(Prepared {
         commands,

@@ -1,5 +1,6 @@
 //! The socket of a running driver: text commands, and the way to a channel.
 
+use super::access::Access;
 use super::client::handshake::{self, Wanted};
 use super::client::{Caller, status};
 use super::driver::{DriverError, RunningMachine};
@@ -47,6 +48,7 @@ pub enum SocketError {
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
+    access: Access,
     path: PathBuf,
 }
 
@@ -56,6 +58,14 @@ impl Server {
     /// # Errors
     /// See [`SocketError`].
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
+        Self::bind_for(path, Access::default())
+    }
+
+    /// As [`Self::bind`], for whom `access` names too.
+    ///
+    /// # Errors
+    /// See [`SocketError`].
+    pub fn bind_for(path: &Path, access: Access) -> Result<Self, SocketError> {
         let shown = path.display().to_string();
         if let Ok(metadata) = path.symlink_metadata() {
             if !metadata.file_type().is_socket() {
@@ -74,7 +84,10 @@ impl Server {
         temporary.push(format!(".{}", std::process::id()));
         let temporary = PathBuf::from(temporary);
         let listener = UnixListener::bind(&temporary).map_err(create)?;
-        let placed = std::fs::set_permissions(&temporary, Permissions::from_mode(0o600))
+        let placed = std::os::unix::fs::chown(&temporary, None, access.socket_group())
+            .and_then(|()| {
+                std::fs::set_permissions(&temporary, Permissions::from_mode(access.mode()))
+            })
             .and_then(|()| listener.set_nonblocking(true))
             .and_then(|()| std::fs::rename(&temporary, path));
         if let Err(error) = placed {
@@ -83,6 +96,7 @@ impl Server {
         }
         Ok(Self {
             listener,
+            access,
             path: path.into(),
         })
     }
@@ -113,7 +127,7 @@ impl Server {
                 return Ok(());
             }
             match self.listener.accept() {
-                Ok((stream, _)) => connections.begin(stream, machine),
+                Ok((stream, _)) => connections.begin(stream, machine, &self.access),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
                     tracing::warn!("a client could not be accepted: {error}");
@@ -143,7 +157,7 @@ struct Connections {
 }
 
 impl Connections {
-    fn begin(&self, stream: UnixStream, machine: &Arc<dyn RunningMachine>) {
+    fn begin(&self, stream: UnixStream, machine: &Arc<dyn RunningMachine>, access: &Access) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|connection| !connection.thread.is_finished());
         if open.len() >= CONNECTIONS_MAX {
@@ -158,10 +172,11 @@ impl Connections {
             .and_then(|()| stream.try_clone())
             .and_then(|theirs| {
                 let machine = Arc::clone(machine);
+                let access = access.clone();
                 let is_ending = Arc::clone(&self.is_ending);
                 thread::Builder::new().name("client".into()).spawn(move || {
                     let ours = theirs.try_clone();
-                    serve_client(theirs, &*machine, &is_ending);
+                    serve_client(theirs, &*machine, &access, &is_ending);
                     // The list of connections still has a descriptor: without this the client would
                     // never see the end.
                     if let Ok(ours) = ours {
@@ -192,12 +207,20 @@ fn refuse(mut stream: &UnixStream, outcome: &Outcome) {
     let _ = writeln!(stream, "{}", reply(outcome));
 }
 
-fn serve_client(stream: UnixStream, machine: &dyn RunningMachine, is_ending: &AtomicBool) {
+fn serve_client(
+    stream: UnixStream,
+    machine: &dyn RunningMachine,
+    access: &Access,
+    is_ending: &AtomicBool,
+) {
     let wanted = handshake::wanted(&stream);
-    if !handshake::is_peer_allowed(&stream) {
+    if wanted != Wanted::Nothing && !access.allows(&stream) {
         match wanted {
             Wanted::Channel => handshake::refuse(&stream, status::ACCESS_DENIED),
-            _ => refuse(&stream, &Outcome::refused("the driver is another user's")),
+            _ => refuse(
+                &stream,
+                &Outcome::refused("the driver is another user's: STATUS_ACCESS_DENIED"),
+            ),
         }
         return;
     }
@@ -293,9 +316,13 @@ mod tests {
 
     impl Running {
         fn start() -> Self {
+            Self::start_for(Access::default())
+        }
+
+        fn start_for(access: Access) -> Self {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("s");
-            let server = Server::bind(&path).unwrap();
+            let server = Server::bind_for(&path, access).unwrap();
             let stop = EventFd::new(0).unwrap();
             let theirs = stop.try_clone().unwrap();
             let fake = FakeMachine::default();
@@ -371,6 +398,75 @@ mod tests {
         idle.read_exact(&mut first).unwrap();
         let path = running.end();
         assert!(!path.exists(), "the socket's file is gone");
+    }
+
+    /// Connects as another user, whose credentials the thread has from then on: Linux keeps them by thread.
+    #[expect(unsafe_code, reason = "libc's own setresuid changes all threads")]
+    fn connect_as(path: &Path, user: libc::uid_t, group: libc::gid_t) -> UnixStream {
+        let path = path.to_owned();
+        let connect = move || {
+            let none: *const libc::gid_t = std::ptr::null();
+            // SAFETY: no groups are read from a null pointer.
+            assert_eq!(unsafe { libc::syscall(libc::SYS_setgroups, 0, none) }, 0);
+            // SAFETY: numbers alone; this thread does nothing but connect.
+            assert_eq!(
+                unsafe { libc::syscall(libc::SYS_setresgid, group, group, group) },
+                0
+            );
+            // SAFETY: as above.
+            assert_eq!(
+                unsafe { libc::syscall(libc::SYS_setresuid, user, user, user) },
+                0
+            );
+            UnixStream::connect(path).unwrap()
+        };
+        thread::spawn(connect).join().unwrap()
+    }
+
+    #[test]
+    fn only_those_whom_the_policy_names_are_served() {
+        if !rustix::process::geteuid().is_root() {
+            // Nobody else can become another user.
+            return;
+        }
+        let clients = crate::policy::clients::Clients {
+            users: vec!["65533".to_owned()],
+            groups: vec!["65531".to_owned()],
+            socket_mode: 0o666,
+        };
+        let running = Running::start_for(Access::new(&clients).unwrap());
+        let directory = running.path.parent().unwrap();
+        std::fs::set_permissions(directory, Permissions::from_mode(0o755)).unwrap();
+        let metadata = running.path.metadata().unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o666);
+        assert_eq!(std::os::unix::fs::MetadataExt::gid(&metadata), 65_531);
+        for (user, group, is_served) in [
+            (65_533, 65_532, true),
+            (65_532, 65_531, true),
+            (65_532, 65_532, false),
+        ] {
+            let mut text = connect_as(&running.path, user, group);
+            text.write_all(b"{\"command\":\"stats\"}\n").unwrap();
+            text.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut answer = String::new();
+            BufReader::new(text).read_line(&mut answer).unwrap();
+            assert_eq!(
+                !answer.contains("STATUS_ACCESS_DENIED"),
+                is_served,
+                "{answer}"
+            );
+            if !is_served {
+                let mut channel = connect_as(&running.path, user, group);
+                channel.write_all(b"\0RFchan\n").unwrap();
+                let mut welcome = [0; 80];
+                channel.read_exact(&mut welcome).unwrap();
+                assert_eq!(
+                    welcome.get(12..16),
+                    Some(&0xC000_0022_u32.to_le_bytes()[..])
+                );
+            }
+        }
+        running.end();
     }
 
     #[test]
