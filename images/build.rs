@@ -36,6 +36,7 @@ fn main() {
         "Cargo.toml",
         "Cargo.lock",
         "abi",
+        "channel",
         "guest-stub",
         "kernel-shim",
     ] {

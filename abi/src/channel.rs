@@ -25,9 +25,10 @@ pub enum Operation {
     /// A client is gone: close its handles, delete its EPROCESS.
     ExitProcess = 4,
     /// Open a device (IRP_MJ_CREATE). Arguments: user address and byte length of the name (UTF-16, an NT
-    /// path such as `\??\giveio`), desired access. Value: a handle.
+    /// path such as `\??\giveio`), desired access; of a client whose memory is mapped, its slot + 1 and its number for
+    /// the handle, by which the shim knows it in the client's requests. Value: a handle.
     Open = 5,
-    /// Close a handle (IRP_MJ_CLEANUP, IRP_MJ_CLOSE). Arguments: handle.
+    /// Close a handle (IRP_MJ_CLEANUP, IRP_MJ_CLOSE). Arguments: handle; a mapped client's slot + 1 and number for it.
     Close = 6,
     /// IRP_MJ_DEVICE_CONTROL. Arguments: handle, control code, input address and bytes, output address and bytes.
     DeviceControl = 7,
@@ -85,6 +86,11 @@ pub enum Operation {
     /// Answer when names of devices or symbolic links have changed. Arguments: the count of changes that is known. Value:
     /// what it is now. Can be cancelled.
     WatchNames = 49,
+    /// A client's memory is mapped: serve its queue. Arguments: [`crate::clients::Attach`].
+    AttachClient = 50,
+    /// A client is gone: cancel its requests. Arguments: slot. Completed when no driver has a request of it any more;
+    /// then its memory goes.
+    DetachClient = 51,
 }
 
 impl Operation {
@@ -117,6 +123,8 @@ impl Operation {
             40 => Self::Flush,
             48 => Self::ListNames,
             49 => Self::WatchNames,
+            50 => Self::AttachClient,
+            51 => Self::DetachClient,
             _ => return None,
         })
     }

@@ -46,6 +46,9 @@ pub enum Call {
     /// A driver's `rdmsr` or `wrmsr` where the processor does not exit for it: `arguments` = the MSR's number, nonzero to
     /// write, the value, the instruction's address. `results` = 0 and the value read, or 1: the instruction faults.
     Msr = 40,
+    /// Clients of the channel are to be looked after: notifications that are due, requests that the shim does not serve
+    /// itself. The guest has more to do and is to run again at once.
+    Clients = 48,
 }
 
 /// The most bytes of registry contents that are taken from a guest.
@@ -70,6 +73,7 @@ impl Call {
             32 => Self::File,
             33 => Self::SaveRegistry,
             40 => Self::Msr,
+            48 => Self::Clients,
             _ => return None,
         })
     }

@@ -109,6 +109,29 @@ pub const IST_STACKS: u64 = 0x0D20_0000;
 pub const IO_TABLES: u64 = 0x0E00_0000;
 /// Paged and non-paged pool.
 pub const POOL: u64 = 0x1000_0000;
+/// Bytes of a large page: what the clients' memory is mapped with.
+pub const LARGE_PAGE: u64 = 2 << 20;
+/// Where the memory of a client of the channel is for its own process, an absolute user address: every process sees its own
+/// there.
+pub const CLIENT_USER: u64 = 0x4000_0000;
+/// Bytes of address space there: the largest memory of one client.
+pub const CLIENT_USER_SIZE: u64 = 66 << 20;
+/// Guest-physical address of the first client window's byte.
+pub const CLIENT_WINDOW_GPA: u64 = 0x5000_0000;
+
+/// Where in kernel space the memory of all clients of the channel is, as an offset, and how many bytes there are for it.
+/// i386 has the address space that is left; amd64 has enough for each client's largest.
+#[must_use]
+pub const fn client_window(abi: DriverAbi) -> (u64, u64) {
+    match abi {
+        DriverAbi::I386 => (0x6800_0000, 0x0800_0000),
+        DriverAbi::Amd64 => (
+            0x10_0000_0000,
+            crate::clients::SLOTS as u64 * CLIENT_USER_SIZE,
+        ),
+    }
+}
+
 /// Kernel-space alias of the client processes' memory ([`USER`]).
 pub const USER_ALIAS: u64 = 0x6000_0000;
 /// Where MmMapIoSpace and section views are mapped.
@@ -185,8 +208,10 @@ impl Shared {
     pub const COMPLETIONS: u64 = 0x6_2000;
     /// [`crate::trace::TraceRing`].
     pub const TRACE: u64 = 0x1_0000;
+    /// [`crate::clients::Slot`]s.
+    pub const CLIENTS: u64 = 0x7_4000;
     /// Bytes of the shared pages.
-    pub const SIZE: u64 = 0x7_4000;
+    pub const SIZE: u64 = 0x7_9000;
 }
 
 /// The page-table entries at [`IO_TABLES`], by their index there.

@@ -11,6 +11,7 @@
 pub mod boot;
 pub mod channel;
 pub mod client;
+pub mod clients;
 pub mod crash;
 pub mod doorbell;
 pub mod file;

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use abi::client::{
     DATA_MAX, Farewell, Hello, MAGIC, QUEUE_MAX, QueueLayout, RequestHeader, ResultHeader, VERSION,
@@ -18,17 +18,15 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::buffers::Buffers;
+use crate::buffers;
 use crate::error::Error;
+use crate::pinned::{Buffer, DataArea, Part};
 use crate::queue::Queue;
 use crate::request::{Completion, Notify, Request};
+use crate::spin::Spin;
 
 /// Bytes of data area that [`Connection::connect`] asks for; memory that is not used costs nothing.
 const DATA_BYTES: u64 = 16 << 20;
-/// Longest time that a thread looks for an answer before it sleeps.
-const SPIN_MAX: Duration = Duration::from_micros(100);
-/// Shortest time that is worth it.
-const SPIN_MIN: Duration = Duration::from_micros(10);
 /// STATUS_DEVICE_NOT_CONNECTED: the connection ended without a farewell.
 const NOT_CONNECTED: u32 = 0xC000_009D;
 /// STATUS_INVALID_PARAMETER.
@@ -47,12 +45,14 @@ struct Pending {
     result_at: u64,
     output_bytes: u32,
     notify: Notify,
+    /// What the driver works on is not freed before.
+    _part: Option<Part>,
 }
 
 #[derive(Debug)]
 struct State {
     queue: Queue,
-    buffers: Buffers,
+    area: DataArea,
     pending: HashMap<u16, Pending>,
     /// Completions that threads wait for, by tag.
     done: HashMap<u64, Completion>,
@@ -63,8 +63,7 @@ struct State {
     is_waited: bool,
     /// The status of everything from now on: the connection has ended.
     end: Option<u32>,
-    spin: Duration,
-    has_processors: bool,
+    spin: Spin,
 }
 
 type Calls = Vec<(Box<dyn FnOnce(Completion) + Send>, Completion)>;
@@ -89,7 +88,7 @@ impl State {
                 continue;
             };
             let completion = self.completion(&pending, length)?;
-            self.buffers.release(pending.at, pending.bytes);
+            self.area.release(pending.at, pending.bytes);
             self.deliver(pending.notify, completion, calls);
         }
         Ok(is_any)
@@ -147,6 +146,7 @@ struct Shared {
     socket: UnixStream,
     /// Readable when `call` or `socket` is.
     ready: OwnedFd,
+    area: DataArea,
     process: u32,
     transfer_max: u32,
 }
@@ -227,15 +227,15 @@ impl Connection {
             })
             .ok_or(Error::Protocol("the memory's layout is not this version's"))?;
         let queue = Queue::map(memory.into(), layout)?;
+        let area = DataArea::new(Arc::clone(queue.memory()), layout.data, layout.data_bytes);
         let ready = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&ready, &call, EventData::new_u64(0), EventFlags::IN)?;
         let ended = EventFlags::IN | EventFlags::RDHUP;
         epoll::add(&ready, &socket, EventData::new_u64(1), ended)?;
         socket.set_nonblocking(true)?;
-        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let state = State {
             queue,
-            buffers: Buffers::new(layout.data, layout.data_bytes),
+            area: area.clone(),
             pending: HashMap::new(),
             done: HashMap::new(),
             queued: VecDeque::new(),
@@ -243,8 +243,7 @@ impl Connection {
             in_flight_max: usize::try_from(welcome.in_flight_max).unwrap_or(1).max(1),
             is_waited: false,
             end: None,
-            spin: Duration::ZERO,
-            has_processors: processors > 1,
+            spin: Spin::new(),
         };
         let shared = Shared {
             state: Mutex::new(state),
@@ -253,6 +252,7 @@ impl Connection {
             call,
             socket,
             ready,
+            area,
             process: welcome.process,
             transfer_max: welcome.transfer_max,
         };
@@ -265,6 +265,14 @@ impl Connection {
     #[must_use]
     pub fn process(&self) -> u32 {
         self.shared.process
+    }
+
+    /// Memory that requests use in place ([`Request::read_to`] and its like): `bytes` of it, rounded up to whole pages.
+    ///
+    /// # Errors
+    /// The data area has no room for it.
+    pub fn buffer(&self, bytes: u32) -> Result<Buffer, Error> {
+        Buffer::allocate(&self.shared.area, bytes)
     }
 
     /// Makes a request; returns its tag. Waits while too many are under way.
@@ -339,6 +347,15 @@ impl Shared {
         let transfer_max = u64::from(self.transfer_max);
         let input_bytes = request.input.len() as u64;
         let output_bytes = u64::from(request.output_bytes);
+        let (part_written, part_read) = request.part_bytes();
+        let is_ours = |part: &Part| part.is_in(&self.area);
+        if !request.part.as_ref().is_none_or(is_ours) {
+            return Err(Error::Protocol("a buffer belongs to another connection"));
+        }
+        let most = u64::from(part_written.max(part_read));
+        if most > transfer_max || most != 0 && input_bytes.max(output_bytes) > transfer_max - most {
+            return Err(Error::NoRoom(most));
+        }
         if input_bytes > transfer_max || output_bytes > transfer_max {
             return Err(Error::NoRoom(input_bytes.max(output_bytes)));
         }
@@ -350,7 +367,7 @@ impl Shared {
                 return Err(Error::Status(status));
             }
             let has_room = state.pending.len() < state.in_flight_max && state.queue.has_room();
-            if has_room && let Some(at) = state.buffers.allocate(bytes) {
+            if has_room && let Some(at) = state.area.allocate(bytes, buffers::ALIGNMENT) {
                 break at;
             }
             if state.pending.is_empty() {
@@ -382,7 +399,17 @@ impl Shared {
         let (Ok(readable), Ok(writable)) = (readable, writable) else {
             return Err(Error::NoRoom(bytes));
         };
-        let head = queue.add((at, readable), (at + result_at, writable))?;
+        let part = request.part.as_ref().map_or(0, Part::at);
+        let readable = [(at, readable), (part, part_read)];
+        let writable = [(at + result_at, writable), (part, part_written)];
+        let head = queue.add(
+            readable
+                .get(..1 + usize::from(part_read != 0))
+                .unwrap_or(&readable),
+            writable
+                .get(..1 + usize::from(part_written != 0))
+                .unwrap_or(&writable),
+        )?;
         let pending = Pending {
             tag,
             at,
@@ -390,6 +417,7 @@ impl Shared {
             result_at: at + result_at,
             output_bytes: request.output_bytes,
             notify,
+            _part: request.part.clone(),
         };
         let is_kick_due = state.queue.is_kick_due()?;
         state.pending.insert(head, pending);
@@ -445,12 +473,12 @@ impl Shared {
     /// over.
     fn sleep(&self) -> Result<Option<u32>, Error> {
         let began = Instant::now();
-        let spin = self.lock().spin;
+        let spin = self.lock().spin.window();
         while began.elapsed() < spin {
             if self.lock().queue.has_used()? {
                 return Ok(None);
             }
-            for _ in 0..16 {
+            for _ in 0..4 {
                 std::hint::spin_loop();
             }
         }
@@ -468,17 +496,7 @@ impl Shared {
             Err(error) => return Err(error.into()),
         }
         let slept = asleep.elapsed();
-        let mut state = self.lock();
-        state.spin = if !state.has_processors {
-            Duration::ZERO
-        } else if slept < SPIN_MAX {
-            (state.spin * 2).clamp(SPIN_MIN, SPIN_MAX)
-        } else if state.spin > SPIN_MIN {
-            state.spin / 2
-        } else {
-            Duration::ZERO
-        };
-        drop(state);
+        self.lock().spin.slept(slept);
         self.drain();
         self.farewell()
     }

@@ -25,7 +25,9 @@
 //! | `calls` | the blocking calls |
 //! | `control` | text commands over the same socket |
 //! | `queue` | the client's end of the split queue |
-//! | `buffers` | the data area |
+//! | `spin` | how long to look for answers before sleeping |
+//! | `buffers` | what of the data area is free |
+//! | `pinned` | buffers that driver and program share |
 //!
 //! client/c has the same for C.
 
@@ -34,11 +36,14 @@ mod calls;
 mod connection;
 pub mod control;
 mod error;
+mod pinned;
 mod queue;
 mod request;
+mod spin;
 
 pub use abi::client::{Opcode, Statistics};
 pub use calls::{Handle, Width};
 pub use connection::Connection;
 pub use error::Error;
+pub use pinned::{Buffer, Part};
 pub use request::{Completion, Notify, Request};

@@ -3,6 +3,7 @@
 //! The VMM is trusted with the program's data, but not with its memory: what it writes is checked before it is used as an
 //! index.
 
+use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use abi::client::{
@@ -15,14 +16,17 @@ use crate::error::Error;
 
 const OUTSIDE: Error = Error::Protocol("an offset is outside of the shared memory");
 
+/// The most descriptors that a request takes here: header and input, a part to write; result and output, a part to read.
+const CHAIN_MAX: usize = 4;
+
 /// The queue with its memory.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    memory: MmapRegion,
+    memory: Arc<MmapRegion>,
     layout: QueueLayout,
     free: Vec<u16>,
-    /// The second descriptor of each chain, by its first.
-    second: Vec<Option<u16>>,
+    /// The descriptors of each chain that the VMM has, by the first.
+    chains: Vec<Vec<u16>>,
     available: u16,
     /// The available index when the VMM was last notified, or need not be.
     kicked: u16,
@@ -40,10 +44,10 @@ impl Queue {
         let memory = MmapRegion::from_file(FileOffset::new(file, 0), bytes)
             .map_err(|_| Error::Protocol("the shared memory cannot be mapped"))?;
         Ok(Self {
-            memory,
+            memory: Arc::new(memory),
             layout,
             free: (0..layout.size).rev().collect(),
-            second: vec![None; usize::from(layout.size)],
+            chains: vec![Vec::new(); usize::from(layout.size)],
             available: 0,
             kicked: 0,
             next_used: 0,
@@ -77,32 +81,45 @@ impl Queue {
         memory.read_slice(bytes, usize_of(at)?).map_err(|_| OUTSIDE)
     }
 
-    /// Whether a request finds descriptors.
-    pub(crate) fn has_room(&self) -> bool {
-        self.free.len() >= 2
+    /// The memory.
+    pub(crate) fn memory(&self) -> &Arc<MmapRegion> {
+        &self.memory
     }
 
-    /// Makes a request available: what the VMM reads, and what it writes, each an offset and bytes. Returns its head.
-    pub(crate) fn add(&mut self, readable: (u64, u32), writable: (u64, u32)) -> Result<u16, Error> {
-        let (Some(head), Some(second)) = (self.free.pop(), self.free.pop()) else {
+    /// Whether a request finds descriptors.
+    pub(crate) fn has_room(&self) -> bool {
+        self.free.len() >= CHAIN_MAX
+    }
+
+    /// Makes a request available: pieces that the VMM reads, then those that it writes, each an offset and bytes. Returns
+    /// its head.
+    pub(crate) fn add(
+        &mut self,
+        readable: &[(u64, u32)],
+        writable: &[(u64, u32)],
+    ) -> Result<u16, Error> {
+        let count = readable.len() + writable.len();
+        if count == 0 || count > self.free.len() {
             return Err(Error::NoRoom(0));
-        };
-        let first = Descriptor {
-            address: readable.0,
-            length: readable.1,
-            flags: DESCRIPTOR_NEXT,
-            next: second,
-        };
-        let last = Descriptor {
-            address: writable.0,
-            length: writable.1,
-            flags: DESCRIPTOR_WRITE,
-            next: 0,
-        };
-        self.write(self.layout.descriptor(head), first.as_bytes())?;
-        self.write(self.layout.descriptor(second), last.as_bytes())?;
-        if let Some(slot) = self.second.get_mut(usize::from(head)) {
-            *slot = Some(second);
+        }
+        let chain = self.free.split_off(self.free.len() - count);
+        let pieces = readable
+            .iter()
+            .map(|piece| (piece, 0))
+            .chain(writable.iter().map(|piece| (piece, DESCRIPTOR_WRITE)));
+        let nexts = chain.iter().skip(1).map(Some).chain([None]);
+        for ((&index, next), (&(address, length), flags)) in chain.iter().zip(nexts).zip(pieces) {
+            let descriptor = Descriptor {
+                address,
+                length,
+                flags: flags | next.map_or(0, |_| DESCRIPTOR_NEXT),
+                next: next.copied().unwrap_or(0),
+            };
+            self.write(self.layout.descriptor(index), descriptor.as_bytes())?;
+        }
+        let head = chain.first().copied().unwrap_or(0);
+        if let Some(slot) = self.chains.get_mut(usize::from(head)) {
+            *slot = chain;
         }
         self.store(self.layout.available_entry(self.available), head)?;
         self.available = self.available.wrapping_add(1);
@@ -137,15 +154,14 @@ impl Queue {
         let element =
             UsedElement::read_from_bytes(&bytes).map_err(|_| Error::Protocol("a used element"))?;
         let unknown = Error::Protocol("a chain was given back that the VMM does not have");
-        let head = u16::try_from(u32::from_le(element.id));
-        let Some((head, second)) = head.ok().and_then(|head| {
-            let second = self.second.get_mut(usize::from(head))?.take()?;
-            Some((head, second))
-        }) else {
+        let Ok(head) = u16::try_from(u32::from_le(element.id)) else {
             return Err(unknown);
         };
-        self.free.push(second);
-        self.free.push(head);
+        let chain = self.chains.get_mut(usize::from(head)).map(std::mem::take);
+        let Some(chain) = chain.filter(|chain| !chain.is_empty()) else {
+            return Err(unknown);
+        };
+        self.free.extend(chain);
         self.next_used = self.next_used.wrapping_add(1);
         Ok(Some((head, u32::from_le(element.length))))
     }

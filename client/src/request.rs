@@ -2,6 +2,8 @@
 
 use abi::client::{Opcode, RequestHeader};
 
+use crate::pinned::Part;
+
 /// A request: what [`Opcode`] says, with its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request<'a> {
@@ -22,6 +24,9 @@ pub struct Request<'a> {
     /// What lies in the output buffer before; at most `output_bytes`. The driver sees it with METHOD_IN_DIRECT,
     /// METHOD_OUT_DIRECT and METHOD_NEITHER.
     pub output: &'a [u8],
+    /// A buffer that takes the place of `output`, or with [`Opcode::Write`] of `input`: nothing is copied for it, and what
+    /// the driver has written is in it.
+    pub part: Option<Part>,
 }
 
 impl<'a> Request<'a> {
@@ -37,12 +42,49 @@ impl<'a> Request<'a> {
             input: &[],
             output_bytes: 0,
             output: &[],
+            part: None,
+        }
+    }
+
+    /// As [`Self::ioctl`]; the output goes to a part of a [`Buffer`](crate::Buffer).
+    #[must_use]
+    pub fn ioctl_to(handle: u64, code: u32, input: &'a [u8], part: Part) -> Self {
+        Self {
+            part: Some(part),
+            ..Self::ioctl(handle, code, input, 0)
+        }
+    }
+
+    /// As [`Self::read`], to a part of a [`Buffer`](crate::Buffer).
+    #[must_use]
+    pub fn read_to(handle: u64, part: Part, offset: u64) -> Self {
+        Self {
+            part: Some(part),
+            ..Self::read(handle, 0, offset)
+        }
+    }
+
+    /// As [`Self::write`], from a part of a [`Buffer`](crate::Buffer).
+    #[must_use]
+    pub fn write_from(handle: u64, part: Part, offset: u64) -> Self {
+        Self {
+            part: Some(part),
+            ..Self::write(handle, &[], offset)
+        }
+    }
+
+    /// Bytes of the part that the driver writes, and of the part that it reads.
+    pub(crate) fn part_bytes(&self) -> (u32, u32) {
+        match (&self.part, self.opcode) {
+            (None, _) => (0, 0),
+            (Some(part), Opcode::Write) => (0, part.bytes()),
+            (Some(part), _) => (part.bytes(), 0),
         }
     }
 
     /// IRP_MJ_DEVICE_CONTROL.
     #[must_use]
-    pub const fn ioctl(handle: u64, code: u32, input: &'a [u8], output_bytes: u32) -> Self {
+    pub fn ioctl(handle: u64, code: u32, input: &'a [u8], output_bytes: u32) -> Self {
         Self {
             handle,
             code,
@@ -54,7 +96,7 @@ impl<'a> Request<'a> {
 
     /// IRP_MJ_READ.
     #[must_use]
-    pub const fn read(handle: u64, bytes: u32, offset: u64) -> Self {
+    pub fn read(handle: u64, bytes: u32, offset: u64) -> Self {
         Self {
             handle,
             argument: offset,
@@ -65,7 +107,7 @@ impl<'a> Request<'a> {
 
     /// IRP_MJ_WRITE.
     #[must_use]
-    pub const fn write(handle: u64, data: &'a [u8], offset: u64) -> Self {
+    pub fn write(handle: u64, data: &'a [u8], offset: u64) -> Self {
         Self {
             handle,
             argument: offset,
@@ -75,14 +117,17 @@ impl<'a> Request<'a> {
     }
 
     pub(crate) fn header(&self, tag: u64) -> RequestHeader {
+        let (written, read) = self.part_bytes();
         RequestHeader {
             opcode: self.opcode as u16,
             process: self.process,
             tag,
             handle: self.handle,
             code: self.code,
-            input_bytes: u32::try_from(self.input.len()).unwrap_or(u32::MAX),
-            output_bytes: self.output_bytes,
+            input_bytes: u32::try_from(self.input.len())
+                .unwrap_or(u32::MAX)
+                .saturating_add(read),
+            output_bytes: self.output_bytes.saturating_add(written),
             argument: self.argument,
             ..RequestHeader::default()
         }
@@ -100,7 +145,7 @@ pub struct Completion {
     pub information: u64,
     /// As the opcode says.
     pub value: u64,
-    /// Output.
+    /// Output; empty if it is in a [`Part`].
     pub output: Vec<u8>,
     /// Nanoseconds that the VMM and the driver took.
     pub elapsed_ns: u64,

@@ -17,6 +17,7 @@ extern crate alloc;
 
 pub(crate) mod api;
 pub mod cc;
+mod client;
 pub mod cm;
 pub mod dispatch;
 mod emulate;

@@ -5,14 +5,19 @@ use crate::ke::{iopm, sched, time, timer};
 use crate::nt::{NtStatus, PASSIVE_LEVEL};
 use crate::platform::{Platform, PortAccess};
 use crate::raw::{low8, low16, low32, to_usize};
-use crate::{cm, ex, fs, io, ke, ob, ps, se, shared, view};
+use crate::{client, cm, ex, fs, io, ke, ob, ps, se, shared, view};
 use abi::channel::{Completion, Operation, Request};
 use abi::crash::{CrashKind, Registers};
 use abi::doorbell::Call;
 use abi::trace::TraceKind;
 
-/// How often the ring is looked at before the guest idles; each look costs a few nanoseconds, an exit thousands.
-const POLLS: u32 = 2000;
+/// A request of the shim's own, for [`request::release_late`]: its operation is no [`Operation`].
+const CLOSE_LATE: Request = Request {
+    id: 0,
+    operation: u32::MAX,
+    process: 0,
+    arguments: [0; 6],
+};
 
 /// Starts the shim on a machine whose shared pages hold the boot information, and serves requests until
 /// [`Operation::Shutdown`].
@@ -46,6 +51,7 @@ pub(crate) fn initialize() {
     crate::mm::io_space::initialize();
     crate::mm::section::initialize();
     crate::mm::section_view::initialize();
+    client::initialize();
     ob::initialize();
     ps::initialize();
     se::initialize();
@@ -67,17 +73,13 @@ pub(crate) fn initialize() {
 /// Runs what can run; then hands out the next request, or idles when there is none. On the idle thread.
 fn serve_one_or_idle() {
     sched::run_ready();
-    for _ in 0..POLLS {
-        if let Some(request) = shared::next_request() {
-            serve(&request);
-            return;
-        }
-        if shared::interrupt_due() != 0 {
-            return;
-        }
-        core::hint::spin_loop();
+    if request::has_late() && ps::client::serve(&CLOSE_LATE).is_ok() {
+        // On a System thread, before anything else.
+    } else if let Some(request) = shared::next_request() {
+        serve(&request);
+    } else if !client::attend(serve) {
+        client::look(idle);
     }
-    idle();
 }
 
 /// Lets the VMM have the processor until a request comes or a timer is due.
@@ -119,7 +121,13 @@ pub(crate) fn serve(request: &Request) {
 /// IRP.
 pub(crate) fn answer_on_thread(request: &Request) {
     time::update();
+    if request.operation == CLOSE_LATE.operation {
+        request::release_late();
+        return;
+    }
+    client::memory::set_view(client::view_of(request.id));
     post(request, answer(request));
+    client::memory::set_view(0);
 }
 
 fn post(request: &Request, answer: Option<Result<u64, NtStatus>>) {
@@ -190,10 +198,23 @@ fn answer(request: &Request) -> Option<Result<u64, NtStatus>> {
             crate::mm::section_view::forget_process(request.process);
             crate::mm::address_space::forget_process(request.process);
             crate::mm::secure::forget_process(request.process);
+            client::forget_process(request.process);
             to_result(ps::remove(request.process))
         }
-        Operation::Open => return request::open(request).err().map(Err),
-        Operation::Close => to_result(file::close_handle(request.process, arguments[0])),
+        Operation::Open => {
+            client::opening(request);
+            let refused = request::open(request).err();
+            if refused.is_some() {
+                client::opened(request.id, None);
+            }
+            return refused.map(Err);
+        }
+        Operation::Close => {
+            client::closed(request);
+            to_result(file::close_handle(request.process, arguments[0]))
+        }
+        Operation::AttachClient => client::attach(request),
+        Operation::DetachClient => return client::detach(request),
         Operation::DeviceControl => return request::device_control(request).err().map(Err),
         Operation::Read => return request::read_or_write(request, false).err().map(Err),
         Operation::Write => return request::read_or_write(request, true).err().map(Err),

@@ -454,8 +454,12 @@ pub(crate) fn next_request() -> Option<Request> {
     Some(request)
 }
 
-/// Posts a completion.
+/// Posts a completion: to the VMM, or to the client from whose queue the request came.
 pub(crate) fn post(completion: &Completion) {
+    if crate::client::is_for_client(completion.id) {
+        crate::client::complete(completion);
+        return;
+    }
     let ring = shared_pages() + Shared::COMPLETIONS;
     let produced_at = ring + offset_of!(CompletionRing, produced) as u64;
     let produced: u64 = volatile_read(produced_at);

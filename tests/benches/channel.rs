@@ -7,14 +7,20 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use ringfence_client::Connection;
+use ringfence_client::{Connection, Request};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// ECHO_BUFFERED.
 const IOCTL_ECHO: u32 = 0x0022_2000;
+/// ECHO_FILL.
+const IOCTL_FILL: u32 = 0x0022_2052;
 /// Requests of one measurement.
 const REQUESTS: usize = 4000;
+/// Requests of one measurement of an i386 driver, which paravirtual KVM interprets.
+const REQUESTS_I386: usize = 300;
+/// A pause that is longer than anybody looks for.
+const PAUSE: Duration = Duration::from_millis(2);
 /// Reads of 1 MiB.
 const READS: usize = 60;
 const MEBIBYTE: u32 = 1 << 20;
@@ -36,6 +42,10 @@ struct Driver {
 
 impl Driver {
     fn start(processor: Option<usize>) -> Result<Self, Failure> {
+        Self::start_abi("amd64", processor)
+    }
+
+    fn start_abi(abi: &str, processor: Option<usize>) -> Result<Self, Failure> {
         let folder = tempfile::tempdir()?;
         let socket = folder.path().join("socket");
         let mut command = match processor {
@@ -49,7 +59,7 @@ impl Driver {
         };
         let child = command
             .arg("run")
-            .arg(root().join("images/drivers/amd64/echo.sys"))
+            .arg(root().join(format!("images/drivers/{abi}/echo.sys")))
             .args(["--memory", "64M", "--socket"])
             .arg(&socket)
             .stdout(Stdio::null())
@@ -98,16 +108,23 @@ fn percentile(sorted: &[Duration], percent: usize) -> Duration {
     sorted.get(index).copied().unwrap_or_default()
 }
 
-/// Round trips of 64 bytes, sorted, and exits for each.
-fn round_trips(client: &Connection, count: usize) -> Result<(Vec<Duration>, f64), Failure> {
+/// Round trips of 64 bytes with a pause between them, sorted, and exits for each.
+fn round_trips(
+    client: &Connection,
+    count: usize,
+    pause: Duration,
+) -> Result<(Vec<Duration>, f64), Failure> {
     let handle = client.open(r"\\.\echo")?;
     let input = [7; 64];
-    for _ in 0..200 {
+    for _ in 0..(count / 10).min(200) {
         client.ioctl(handle, IOCTL_ECHO, &input, 64)?;
     }
     let before = client.statistics()?.exits;
     let mut samples = Vec::with_capacity(count);
     for _ in 0..count {
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
         let began = Instant::now();
         let done = client.ioctl(handle, IOCTL_ECHO, &input, 64)?;
         samples.push(began.elapsed());
@@ -121,19 +138,29 @@ fn round_trips(client: &Connection, count: usize) -> Result<(Vec<Duration>, f64)
     Ok((samples, exits as f64 / count as f64))
 }
 
-fn latency(processor: Option<usize>, rows: &mut Vec<String>) -> Result<(), Failure> {
-    let driver = Driver::start(processor)?;
+fn latency(
+    abi: &str,
+    processor: Option<usize>,
+    pause: Duration,
+    rows: &mut Vec<String>,
+) -> Result<(), Failure> {
+    let driver = Driver::start_abi(abi, processor)?;
     let how = match processor {
         Some(_) => "client and driver pinned to one processor",
-        None => "not pinned",
+        None if pause.is_zero() => "one after the other",
+        None => "2 ms between them: nobody looks",
     };
     if let Some(number) = processor {
         pin(number)?;
     }
     let client = Connection::connect(&driver.socket)?;
-    let (samples, exits) = round_trips(&client, REQUESTS)?;
+    let count = match (abi, pause.is_zero()) {
+        ("i386", _) | (_, false) => REQUESTS_I386,
+        _ => REQUESTS,
+    };
+    let (samples, exits) = round_trips(&client, count, pause)?;
     rows.push(format!(
-        "| DeviceIoControl of 64 bytes, {how} | p50 {:.1?}, p99 {:.1?} | {exits:.2} exits a request |",
+        "| DeviceIoControl of 64 bytes, {abi}, {how} | p50 {:.1?}, p99 {:.1?} | {exits:.3} exits a request |",
         percentile(&samples, 50),
         percentile(&samples, 99),
     ));
@@ -164,7 +191,7 @@ fn clients(rows: &mut Vec<String>) -> Result<(), Failure> {
                 std::thread::spawn(move || -> Result<(), Failure> {
                     let client = Connection::connect(&socket)?;
                     barrier.wait();
-                    round_trips(&client, REQUESTS / count).map(|_| ())
+                    round_trips(&client, REQUESTS / count, Duration::ZERO).map(|_| ())
                 })
             })
             .collect();
@@ -173,7 +200,7 @@ fn clients(rows: &mut Vec<String>) -> Result<(), Failure> {
         for thread in threads {
             thread.join().map_err(|_| "a client panicked")??;
         }
-        let total = REQUESTS / count * count + 200 * count;
+        let total = REQUESTS / count * count + (REQUESTS / count / 10).min(200) * count;
         let rate = total as f64 / began.elapsed().as_secs_f64();
         rows.push(format!(
             "| {count} clients, one request at a time each | {rate:.0} requests a second | |"
@@ -186,31 +213,46 @@ fn reads(rows: &mut Vec<String>) -> Result<(), Failure> {
     let driver = Driver::start(None)?;
     let client = Connection::connect(&driver.socket)?;
     let handle = client.open(r"\\.\echo_direct")?;
-    // IN_DIRECT reads both of its buffers, OUT_DIRECT writes its output: a mebibyte each way.
-    let input = vec![3; 16];
-    let (mut ours, mut copies) = (Vec::new(), Vec::new());
+    let input = 3_u32.to_le_bytes();
+    let buffer = client.buffer(MEBIBYTE)?;
     let from = vec![5_u8; MEBIBYTE as usize];
     let mut to = vec![0_u8; MEBIBYTE as usize];
+    let (mut in_place, mut copied, mut copies) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..READS {
         let began = Instant::now();
         to.copy_from_slice(std::hint::black_box(&from));
         std::hint::black_box(&mut to);
         copies.push(began.elapsed());
+        // The driver fills its MDL's pages, which are the buffer's.
+        let part = buffer.part(0, MEBIBYTE)?;
         let began = Instant::now();
-        let done = client.ioctl(handle, 0x0022_200A, &input, MEBIBYTE)?;
-        ours.push(began.elapsed());
+        let done = client.call(&Request::ioctl_to(handle.0, IOCTL_FILL, &input, part))?;
+        in_place.push(began.elapsed());
+        if done.status != 0 || done.information != u64::from(MEBIBYTE) {
+            return Err(format!("the read failed: {:#x}", done.status).into());
+        }
+        // The same, and the program gets it in memory of its own.
+        let began = Instant::now();
+        let done = client.ioctl(handle, IOCTL_FILL, &input, MEBIBYTE)?;
+        copied.push(began.elapsed());
         if done.status != 0 || done.output.len() != MEBIBYTE as usize {
             return Err(format!("the read failed: {:#x}", done.status).into());
         }
     }
-    ours.sort();
     copies.sort();
-    let (read, copy) = (percentile(&ours, 50), percentile(&copies, 50));
-    rows.push(format!(
-        "| output of 1 MiB by METHOD_OUT_DIRECT, median of {READS} | {read:.1?}, {:.2} GB/s | memcpy {copy:.1?}: {:.0} % of its speed |",
-        f64::from(MEBIBYTE) / read.as_secs_f64() / 1e9,
-        100.0 * copy.as_secs_f64() / read.as_secs_f64(),
-    ));
+    let copy = percentile(&copies, 50);
+    for (how, mut samples) in [
+        ("into a shared buffer", in_place),
+        ("copied to the program", copied),
+    ] {
+        samples.sort();
+        let read = percentile(&samples, 50);
+        rows.push(format!(
+            "| 1 MiB that the driver writes, direct I/O, {how}, median of {READS} | {read:.1?}, {:.2} GB/s | memcpy {copy:.1?}: {:.0} % of its speed |",
+            f64::from(MEBIBYTE) / read.as_secs_f64() / 1e9,
+            100.0 * copy.as_secs_f64() / read.as_secs_f64(),
+        ));
+    }
     Ok(())
 }
 
@@ -245,7 +287,7 @@ fn idle(rows: &mut Vec<String>) -> Result<(), Failure> {
         .map(|driver| Connection::connect(&driver.socket))
         .collect::<Result<Vec<_>, _>>()?;
     for client in &clients {
-        round_trips(client, 10)?;
+        round_trips(client, 10, Duration::ZERO)?;
     }
     std::thread::sleep(Duration::from_millis(500));
     let total = || {
@@ -268,13 +310,15 @@ fn idle(rows: &mut Vec<String>) -> Result<(), Failure> {
 
 fn main() -> Result<(), Failure> {
     let mut rows = Vec::new();
-    latency(None, &mut rows)?;
+    latency("amd64", None, Duration::ZERO, &mut rows)?;
+    latency("amd64", None, PAUSE, &mut rows)?;
+    latency("i386", None, Duration::ZERO, &mut rows)?;
     clients(&mut rows)?;
     reads(&mut rows)?;
     ports(&mut rows)?;
     idle(&mut rows)?;
     // Last: it pins this process.
-    latency(Some(0), &mut rows)?;
+    latency("amd64", Some(0), Duration::ZERO, &mut rows)?;
     let kvm = vmm::machine::host::KvmKind::detect().name();
     let text = format!(
         "KVM: {kvm}; processors: {}.\n\n| what | cost | |\n|---|---|---|\n{}\n",

@@ -187,6 +187,10 @@ pub mod echo {
     pub const RELEASE: u32 = 0x0022_2048;
     /// u32 status, u32 information, u32 fill.
     pub const COMPLETE: u32 = 0x0022_204C;
+    /// METHOD_OUT_DIRECT; u32: its low byte fills the output.
+    pub const FILL: u32 = 0x0022_2052;
+    /// METHOD_OUT_DIRECT; u32 delay in ms, u32: its low byte fills the output then.
+    pub const PEND_FILL: u32 = 0x0022_2056;
 
     /// What the driver makes of `bytes` with `key`.
     #[must_use]

@@ -1,4 +1,4 @@
-/* Sends a driver a buffer by DeviceIoControl, blocking and by callback with poll.
+/* Sends a driver a buffer by DeviceIoControl, blocking, by callback with poll, and with a buffer that both share.
  *
  *     cc client/c/examples/echo.c -Iclient/c/include -Ltarget/release -lringfence -o echo
  *     LD_LIBRARY_PATH=target/release ./echo /run/echo.sock
@@ -9,6 +9,7 @@
 #include "ringfence.h"
 
 #define IOCTL_ECHO 0x00222000u
+#define IOCTL_ECHO_OUT_DIRECT 0x0022200Au
 
 static void print(const unsigned char *bytes, size_t count) {
     for (size_t at = 0; at < count; at++)
@@ -29,6 +30,7 @@ static int failed(const char *what, uint32_t status) {
 
 int main(int count, char **arguments) {
     ringfence_connection *driver;
+    ringfence_buffer *buffer;
     uint64_t handle, information;
     unsigned char output[5];
     int is_done = 0;
@@ -62,6 +64,16 @@ int main(int count, char **arguments) {
     }
     if (status != 0)
         return failed("process", status);
+
+    status = ringfence_buffer_create(driver, 4096, &buffer);
+    if (status != 0)
+        return failed("buffer", status);
+    status = ringfence_ioctl_buffer(driver, handle, IOCTL_ECHO_OUT_DIRECT, "hello", 5, buffer, 0, 5, &information);
+    if (status != 0)
+        return failed("ioctl in place", status);
+    printf("in place: ");
+    print(ringfence_buffer_address(buffer), information);
+    ringfence_buffer_free(buffer);
     ringfence_close(driver, handle);
     ringfence_disconnect(driver);
     return 0;

@@ -71,6 +71,33 @@ uint32_t ringfence_submit_write(ringfence_connection *connection, uint64_t handl
 /* Starts a thread that calls callbacks; it ends with the connection. */
 uint32_t ringfence_start_thread(ringfence_connection *connection);
 
+/* Buffers that driver and program share: whole pages of the connection's memory. With METHOD_IN_DIRECT, METHOD_OUT_DIRECT
+ * and devices of DO_DIRECT_IO the driver works on these very pages and nothing is copied; it may do so until the request
+ * is completed. A buffer that is freed earlier goes then. `information` and `tag` may be null. */
+
+typedef struct ringfence_buffer ringfence_buffer;
+
+uint32_t ringfence_buffer_create(ringfence_connection *connection, uint32_t bytes, ringfence_buffer **buffer);
+/* Null is allowed. */
+void ringfence_buffer_free(ringfence_buffer *buffer);
+/* Its first byte, at the beginning of a page; null for null. */
+void *ringfence_buffer_address(const ringfence_buffer *buffer);
+uint32_t ringfence_ioctl_buffer(ringfence_connection *connection, uint64_t handle, uint32_t code, const void *input,
+                                uint32_t input_bytes, const ringfence_buffer *buffer, uint64_t buffer_offset,
+                                uint32_t output_bytes, uint64_t *information);
+uint32_t ringfence_read_buffer(ringfence_connection *connection, uint64_t handle, uint64_t offset,
+                               const ringfence_buffer *buffer, uint64_t buffer_offset, uint32_t bytes,
+                               uint64_t *information);
+uint32_t ringfence_write_buffer(ringfence_connection *connection, uint64_t handle, uint64_t offset,
+                                const ringfence_buffer *buffer, uint64_t buffer_offset, uint32_t bytes,
+                                uint64_t *information);
+uint32_t ringfence_submit_read_buffer(ringfence_connection *connection, uint64_t handle, uint64_t offset,
+                                      const ringfence_buffer *buffer, uint64_t buffer_offset, uint32_t bytes,
+                                      ringfence_callback callback, void *context, uint64_t *tag);
+uint32_t ringfence_submit_write_buffer(ringfence_connection *connection, uint64_t handle, uint64_t offset,
+                                       const ringfence_buffer *buffer, uint64_t buffer_offset, uint32_t bytes,
+                                       ringfence_callback callback, void *context, uint64_t *tag);
+
 /* With a file descriptor: wait until it is readable (poll, epoll), then call ringfence_process, which calls the callbacks
  * that are due and does not block. The descriptor is the connection's; do not close it. -1 for null. */
 int ringfence_fd(const ringfence_connection *connection);

@@ -9,6 +9,8 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use ringfence_client::{Completion, Connection, Error, Handle, Notify, Request, Width};
 
+pub mod buffer;
+
 /// STATUS_INVALID_PARAMETER.
 const INVALID_PARAMETER: u32 = 0xC000_000D;
 

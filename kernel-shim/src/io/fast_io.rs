@@ -23,6 +23,12 @@ fn routine_of(table: u64, index: u64) -> Option<u64> {
     (routine != 0).then_some(routine)
 }
 
+/// Whether a file's driver has a FastIoDeviceControl.
+pub(crate) fn has_device_control(file: Ptr<FILE_OBJECT>) -> bool {
+    let driver = related_device(file).read().DriverObject.read();
+    routine_of(from_word(driver.FastIoDispatch), DEVICE_CONTROL).is_some()
+}
+
 /// Asks the driver's FastIoDeviceControl; `None`: it wants an IRP. The routine gets the client's own addresses.
 pub(super) fn device_control(
     file: Ptr<FILE_OBJECT>,

@@ -12,9 +12,9 @@ use crate::ke::apc::Completion;
 use crate::ke::event;
 use crate::nt::bugcheck::{IRQL_GT_ZERO_AT_SYSTEM_SERVICE, bugcheck_with_text};
 use crate::nt::{
-    ControlCode, DEVICE_OBJECT, FILE_OBJECT, IO_STACK_LOCATION, IO_STATUS_BLOCK, IRP,
-    IRP_MJ_CREATE, IRP_MJ_DEVICE_CONTROL, IRP_MJ_FLUSH_BUFFERS, IRP_MJ_READ, IRP_MJ_WRITE, KEVENT,
-    NtStatus, PASSIVE_LEVEL,
+    ControlCode, DEVICE_OBJECT, DISPATCH_LEVEL, FILE_OBJECT, IO_STACK_LOCATION, IO_STATUS_BLOCK,
+    IRP, IRP_MJ_CREATE, IRP_MJ_DEVICE_CONTROL, IRP_MJ_FLUSH_BUFFERS, IRP_MJ_READ, IRP_MJ_WRITE,
+    KEVENT, NtStatus, PASSIVE_LEVEL,
 };
 use crate::raw::{Global, Ptr, Word, from_word, low32, to_word};
 use crate::se::token;
@@ -79,6 +79,7 @@ pub(super) fn initialize() {
         requests.outstanding.clear();
         requests.done.clear();
     });
+    LATE.with(Vec::clear);
 }
 
 /// Builds an IRP for `target`, remembers what becomes of it and sends it.
@@ -185,7 +186,7 @@ pub(super) fn finish(packet: Ptr<IRP>) {
     match outstanding.kind {
         Kind::Transfer => {
             file::finished(outstanding.file, status);
-            ob::dereference(outstanding.file.addr());
+            release_file(outstanding.file);
         }
         Kind::Driver(reply) => {
             file::finished(outstanding.file, status);
@@ -204,13 +205,15 @@ pub(super) fn finish(packet: Ptr<IRP>) {
                     apc.forget();
                 }
             }
-            ob::dereference(outstanding.file.addr());
+            release_file(outstanding.file);
         }
         Kind::Create(granted) if status.is_success() => {
             value = file::created(outstanding.file, outstanding.process, granted);
+            crate::client::opened(outstanding.id, Some(value));
         }
         Kind::Create(_) => {
-            ob::dereference(outstanding.file.addr());
+            crate::client::opened(outstanding.id, None);
+            release_file(outstanding.file);
         }
         Kind::Internal => {
             REQUESTS.with(|requests| {
@@ -229,6 +232,31 @@ pub(super) fn finish(packet: Ptr<IRP>) {
             information,
             value,
         });
+    }
+}
+
+/// Files whose last reference was a request that was completed at DISPATCH_LEVEL: they are closed by a System thread, since
+/// a driver's IRP_MJ_CLOSE is called at PASSIVE_LEVEL.
+static LATE: Global<Vec<u64>> = Global::new("files to close", Vec::new());
+
+/// A request with a file is done.
+fn release_file(file: Ptr<FILE_OBJECT>) {
+    if shared::irql() >= DISPATCH_LEVEL && ob::is_last_reference(file.addr()) {
+        LATE.with(|late| late.push(file.addr()));
+    } else {
+        ob::dereference(file.addr());
+    }
+}
+
+/// Whether [`release_late`] has something to do.
+pub(crate) fn has_late() -> bool {
+    LATE.with(|late| !late.is_empty())
+}
+
+/// Closes what was let go of at DISPATCH_LEVEL; at PASSIVE_LEVEL, on a thread that may wait.
+pub(crate) fn release_late() {
+    for file in LATE.with(core::mem::take) {
+        ob::dereference(file);
     }
 }
 

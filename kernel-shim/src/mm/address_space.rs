@@ -146,7 +146,14 @@ impl Place {
 fn obstacle(ranges: &BTreeMap<u64, Range>, start: u64, end: u64) -> Option<(u64, u64)> {
     let stub = layout::USER_STUB / entries::TABLE_BYTES * entries::TABLE_BYTES;
     let clients = (layout::USER + shared::user_bytes()).next_multiple_of(entries::TABLE_BYTES);
-    let fixed = [(layout::USER, clients), (stub, stub + entries::TABLE_BYTES)];
+    let fixed = [
+        (layout::USER, clients),
+        (stub, stub + entries::TABLE_BYTES),
+        (
+            layout::CLIENT_USER,
+            layout::CLIENT_USER + layout::CLIENT_USER_SIZE,
+        ),
+    ];
     let last = ranges.range(..end).next_back();
     last.map(|(&base, range)| (base, base + range.bytes))
         .into_iter()

@@ -6,6 +6,7 @@
 
 use super::{io_space, locked, mdl_mapping, pages_spanned};
 use crate::api::nt_api;
+use crate::client::memory;
 use crate::io::driver::owner_of;
 use crate::io::mdl;
 use crate::mm;
@@ -47,8 +48,15 @@ pub fn map(mdl: Ptr<MDL>) -> Ptr<u8> {
         return Ptr::new(from_word(header.MappedSystemVa));
     }
     let buffer = buffer_of(&header);
-    let alias = mm::user_alias(buffer, u64::from(header.ByteCount));
     let is_locked = header.MdlFlags & MDL_PAGES_LOCKED != 0;
+    let has_pages = MDL_PAGES_LOCKED | MDL_PARTIAL;
+    let alias = if header.MdlFlags & has_pages != 0 && memory::is_user(buffer) {
+        // Whoever's thread runs: the pages say whose memory it is.
+        let first = from_word(frame(mdl, 0).read()) * PAGE_SIZE;
+        memory::virtual_for(first).map(|page| page + u64::from(header.ByteOffset))
+    } else {
+        mm::user_alias(buffer, u64::from(header.ByteCount))
+    };
     let is_device = io_space::physical_address_of(buffer).is_some();
     let address = if header.StartVa != 0 && alias.is_some() {
         alias

@@ -19,6 +19,7 @@ pub mod validity;
 pub mod virtual_memory;
 pub(crate) mod window;
 
+use crate::client::memory;
 use crate::ex::pool;
 use crate::export::{Coverage, ExportKind, Module};
 use crate::raw::{low32, volatile_read};
@@ -46,6 +47,9 @@ pub fn is_in(address: u64, kind: RegionKind) -> bool {
 /// range. `None` when nothing is there.
 #[must_use]
 pub fn physical_address(address: u64) -> Option<u64> {
+    if let Some(of_client) = memory::physical(address) {
+        return of_client;
+    }
     if let Some(decided) = window::lookup(address) {
         return decided.map(|mapped| mapped.physical + address % layout::PAGE_SIZE);
     }
@@ -71,6 +75,9 @@ pub(crate) fn is_writable(address: u64) -> bool {
 /// The kernel address of guest-physical memory; of the lowest region that has it. `None` when it is mapped nowhere.
 #[must_use]
 pub fn virtual_for_physical(physical: u64) -> Option<u64> {
+    if let Some(of_client) = memory::virtual_for(physical) {
+        return Some(of_client);
+    }
     let count = shared::region_count();
     (0..count).filter_map(region).find_map(|region| {
         let offset = physical.wrapping_sub(region.physical_address);
@@ -109,9 +116,13 @@ pub fn export_address(number: u32, abi: DriverAbi) -> Option<u64> {
     })
 }
 
-/// Where a range of client memory is in kernel space; `None` unless the whole range is client memory.
+/// Where a range of client memory is in kernel space; `None` unless the whole range is client memory, or the running
+/// thread's client's own.
 #[must_use]
 pub fn user_alias(address: u64, bytes: u64) -> Option<u64> {
+    if memory::is_user(address) {
+        return memory::alias(address, bytes);
+    }
     let offset = address.checked_sub(layout::USER)?;
     let end = offset.checked_add(bytes)?;
     (end <= shared::user_bytes()).then(|| shared::kernel_base() + layout::USER_ALIAS + offset)

@@ -167,6 +167,8 @@ pub struct ThreadPrivate {
     pub is_terminating: u32,
     /// Ticks of the clock that found it running.
     pub ticks: u32,
+    /// Which client's memory it sees; see [`crate::client`].
+    pub view: u32,
 }
 
 /// KTHREAD (Windows 7).

@@ -202,6 +202,15 @@ pub fn reference(body: u64) -> u32 {
     })
 }
 
+/// Whether an object has one reference only.
+pub(crate) fn is_last_reference(body: u64) -> bool {
+    OBJECTS.with(|objects| {
+        objects
+            .get(&body)
+            .is_some_and(|object| object.references == 1)
+    })
+}
+
 /// Takes a reference away, and deletes the object with the last one.
 pub fn dereference(body: u64) -> u32 {
     let left = change(body, |object| {

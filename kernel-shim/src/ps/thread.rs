@@ -182,6 +182,7 @@ fn create_object(
         wait_next: 0,
         is_terminating: 0,
         ticks: 0,
+        view: 0,
     });
     THREADS.with(|threads| threads.by_id.insert(id, thread.addr()));
     Some(thread)

@@ -1,5 +1,6 @@
 //! The shim as a whole, natively: a driver of the test's own under requests of a VMM that the test plays.
 
+mod clients;
 #[cfg(not(nt_i386))]
 mod fast_paths;
 mod kernel;

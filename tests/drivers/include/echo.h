@@ -64,4 +64,10 @@ struct echo_complete {
     rf_u32 fill; /* low byte */
 };
 
+/* 0x00222052: METHOD_OUT_DIRECT; in rf_u32, its low byte fills the second buffer, through its MDL; Information is that
+ * buffer's length. */
+#define ECHO_FILL RF_CODE(0x814u, RF_OUT_DIRECT)
+/* 0x00222056: METHOD_OUT_DIRECT; in struct echo_pend. As ECHO_FILL with the tag's low byte, by the DPC of ECHO_PEND. */
+#define ECHO_PEND_FILL RF_CODE(0x815u, RF_OUT_DIRECT)
+
 #endif

@@ -153,6 +153,20 @@ static VOID complete_with_tag(PIRP irp, ULONG tag)
     complete(irp, STATUS_SUCCESS, sizeof(rf_u32));
 }
 
+/* Completes an ECHO_FILL or ECHO_PEND_FILL. */
+static NTSTATUS fill_mdl(PIRP irp, ULONG fill)
+{
+    ULONG length = irp->MdlAddress == NULL ? 0 : MmGetMdlByteCount(irp->MdlAddress);
+    PUCHAR bytes = mdl_bytes(irp);
+    if (bytes == NULL && length != 0) {
+        return complete(irp, STATUS_INSUFFICIENT_RESOURCES, 0);
+    }
+    if (length != 0) {
+        RtlFillMemory(bytes, length, (UCHAR)fill);
+    }
+    return complete(irp, STATUS_SUCCESS, length);
+}
+
 static VOID NTAPI pending_expired(PKDPC dpc, PVOID context, PVOID argument1, PVOID argument2)
 {
     UNREFERENCED_PARAMETER(dpc);
@@ -161,7 +175,12 @@ static VOID NTAPI pending_expired(PKDPC dpc, PVOID context, PVOID argument1, PVO
     struct pending *pending = context;
     PIRP irp = pending->irp;
     ExFreePoolWithTag(pending, TAG);
-    complete_with_tag(irp, ((struct echo_pend *)irp->AssociatedIrp.SystemBuffer)->tag);
+    ULONG tag = ((struct echo_pend *)irp->AssociatedIrp.SystemBuffer)->tag;
+    if (irp->MdlAddress != NULL) {
+        fill_mdl(irp, tag);
+    } else {
+        complete_with_tag(irp, tag);
+    }
 }
 
 static NTSTATUS start_pending(PIRP irp)
@@ -287,6 +306,16 @@ static NTSTATUS NTAPI dispatch_control(PDEVICE_OBJECT device_object, PIRP irp)
             break;
         }
         return complete_as_asked(irp, output_bytes);
+    case ECHO_FILL:
+        if (input_bytes < sizeof(rf_u32)) {
+            break;
+        }
+        return fill_mdl(irp, *(rf_u32 *)buffer);
+    case ECHO_PEND_FILL:
+        if (input_bytes < sizeof(struct echo_pend) || output_bytes == 0) {
+            break;
+        }
+        return start_pending(irp);
     default:
         return complete(irp, STATUS_INVALID_DEVICE_REQUEST, 0);
     }

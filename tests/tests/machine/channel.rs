@@ -45,7 +45,7 @@ const REMOVED: u32 = 0xC000_02B6;
 
 /// A machine that serves a socket.
 pub(super) struct Served {
-    machine: Arc<Machine>,
+    pub(super) machine: Arc<Machine>,
     pub(super) path: PathBuf,
     stop: EventFd,
     server: Option<JoinHandle<()>>,
@@ -71,12 +71,12 @@ impl Served {
         }
     }
 
-    fn connect(&self) -> Connection {
+    pub(super) fn connect(&self) -> Connection {
         Connection::connect(&self.path).unwrap()
     }
 
     /// Waits until so many processes are left besides those of text clients.
-    fn wait_for_processes(&self, count: u64) {
+    pub(super) fn wait_for_processes(&self, count: u64) {
         let mut process = self.machine.process().unwrap();
         let began = Instant::now();
         while process.stats().unwrap().processes != count + 1 {

@@ -41,7 +41,11 @@ fn succeeded(output: &Output) -> String {
 }
 
 fn expected() -> String {
-    echo::coded(b"hello", 0xA5)
+    coded(0xA5)
+}
+
+fn coded(key: u8) -> String {
+    echo::coded(b"hello", key)
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect()
@@ -85,7 +89,10 @@ fn c_example_talks_to_a_driver() {
         let expected = expected();
         assert_eq!(
             succeeded(&run),
-            format!("blocking: {expected}\ncallback: status 00000000, {expected}\n")
+            format!(
+                "blocking: {expected}\ncallback: status 00000000, {expected}\nin place: {}\n",
+                coded(0x5A)
+            )
         );
     }
 }

@@ -6,6 +6,7 @@
 )]
 
 mod channel;
+mod channel_memory;
 mod client_examples;
 mod device_models;
 mod echo_sample;

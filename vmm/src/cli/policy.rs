@@ -159,12 +159,18 @@ fn report(policy: &Policy, accesses: &[Access], output: &mut Output) -> Result<(
         // The policy may be for another machine.
         warnings.extend(found);
     }
+    let unknown = policy.clients().ids().err();
     object["warnings"] = warnings
         .iter()
         .map(|warning| json!({"line": warning.line, "column": warning.column, "message": warning.message}))
         .collect();
     for warning in &warnings {
         text += &format!("\nwarning: {warning}");
+    }
+    if let Some(unknown) = unknown {
+        // As above.
+        object["clients"] = json!(unknown.to_string());
+        text += &format!("\nwarning: {unknown}");
     }
     output.result(&text, &object)?;
     for access in accesses {

@@ -9,6 +9,7 @@ use crate::observe::escape::escape;
 use crate::observe::output::TraceOutput;
 use crate::policy::{Policy, device_help};
 use crate::recording::{Keep, Recorder};
+use crate::session::access::Access;
 use crate::session::command::{Command, HELP, parse_script_line};
 use crate::session::driver::{DriverError, RunningMachine};
 use crate::session::exit_code::ExitCode;
@@ -223,6 +224,7 @@ fn read_script(path: &Path) -> io::Result<String> {
 struct Prepared {
     commands: Option<Vec<Command>>,
     launch: Launch,
+    access: Access,
     interrupt: Interrupt,
 }
 
@@ -300,6 +302,9 @@ fn present(
     output: &mut Output,
 ) -> ExitCode {
     let interrupt = prepared.interrupt;
+    if let Err(error) = presence.admit(prepared.access) {
+        return output.error(ExitCode::Usage, &error_chain(&error));
+    }
     let max_memory = arguments.launching.max_memory();
     if let Err(error) = max_memory.map_or(Ok(()), memory::begin) {
         return output.error(
@@ -436,8 +441,10 @@ fn prepare(arguments: &Arguments, record: Option<&Path>) -> Result<Prepared, Str
     };
     let interrupt =
         Interrupt::install().map_err(|error| format!("cannot take signals over: {error}"))?;
+    let access = Access::new(policy.clients()).map_err(|error| error_chain(&error))?;
     Ok(Prepared {
         commands,
+        access,
         launch: Launch {
             drivers: arguments.drivers.clone(),
             available: arguments.available.clone(),

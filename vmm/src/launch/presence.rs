@@ -21,6 +21,7 @@ use super::restart::RestartPolicy;
 use super::{detach, log_file, notify, supervisor, watchdog};
 use crate::observe::escape::escape;
 use crate::session::Machine;
+use crate::session::access::Access;
 use crate::session::driver::DriverError;
 use crate::session::exit_code::ExitCode;
 use crate::session::interpreter::Outcome;
@@ -95,6 +96,8 @@ pub struct Presence {
     is_detached: bool,
     /// Another process watches this one, and has the entry.
     is_supervised: bool,
+    /// The socket's file was made by this run.
+    is_socket_ours: bool,
 }
 
 /// Takes a run's place: its name, its socket, its log. With `--detach` and `--restart` the rest may be another process's.
@@ -183,6 +186,7 @@ fn present(
     }
     Ok(Presence {
         folder: entry.as_ref().map(|entry| entry.folder().to_path_buf()),
+        is_socket_ours: server.as_ref().is_some_and(Server::owns_path),
         server,
         entry,
         is_detached: false,
@@ -221,10 +225,22 @@ fn supervised(folder: PathBuf, is_detached: bool) -> Result<Presence, LaunchErro
         folder: Some(folder),
         is_detached,
         is_supervised: true,
+        is_socket_ours: registration.owns_socket,
     })
 }
 
 impl Presence {
+    /// Says who may use the socket, see [`Server::admit`].
+    ///
+    /// # Errors
+    /// [`SocketError`]: the socket's file cannot be changed.
+    pub fn admit(&mut self, access: Access) -> Result<(), SocketError> {
+        match &mut self.server {
+            Some(server) => server.admit(access, self.is_socket_ours),
+            None => Ok(()),
+        }
+    }
+
     /// Takes the socket, to serve it.
     pub fn take_server(&mut self) -> Option<Server> {
         self.server.take()

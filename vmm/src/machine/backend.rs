@@ -176,6 +176,8 @@ pub trait Backend {
 pub enum Stop {
     /// The guest has nothing to do; until then, if a timer is set.
     Idle(Option<Duration>),
+    /// Clients are to be looked after ([`abi::doorbell::Call::Clients`]); the guest has more to do.
+    Clients,
     /// A crash record was left.
     Crash(Box<CrashRecord>),
     /// The guest is done.

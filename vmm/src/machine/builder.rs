@@ -17,6 +17,7 @@ use kvm_ioctls::{Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlag
 use thiserror::Error;
 
 use super::backend::PhysicalPiece;
+use super::client_window::ClientWindow;
 use super::image::{GuestImage, ImageError};
 use super::interrupt_lines::InterruptLines;
 use super::kick::Watchdog;
@@ -266,7 +267,7 @@ impl VmBuilder {
         Ok(Vm {
             vcpu,
             watchdog,
-            _vm: self.vm,
+            vm: self.vm,
             plan: self.plan,
             header: self.header,
             tsc_khz,
@@ -277,6 +278,7 @@ impl VmBuilder {
             is_busy: false,
             lines: self.lines,
             is_exit_wanted: false,
+            clients: ClientWindow::new(layout::client_window(self.config.abi).1),
         })
     }
 }
@@ -311,7 +313,10 @@ fn take_msrs(vm: &VmFd) -> Result<(), CreateError> {
     unsafe_code,
     reason = "KVM_SET_USER_MEMORY_REGION takes a host address"
 )]
-unsafe fn map_slot(vm: &VmFd, region: kvm_userspace_memory_region) -> Result<(), CreateError> {
+pub(super) unsafe fn map_slot(
+    vm: &VmFd,
+    region: kvm_userspace_memory_region,
+) -> Result<(), CreateError> {
     // SAFETY: the caller's promise.
     unsafe { vm.set_user_memory_region(region) }.map_err(|source| CreateError::Kvm {
         call: "KVM_SET_USER_MEMORY_REGION",

@@ -21,6 +21,7 @@
 
 mod backend;
 mod builder;
+mod client_window;
 pub(crate) mod convert;
 mod descriptors;
 pub mod host;

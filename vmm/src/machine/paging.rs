@@ -12,6 +12,8 @@ const WRITABLE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
 const WRITE_THROUGH: u64 = 1 << 3;
 const CACHE_DISABLE: u64 = 1 << 4;
+/// In an entry of the second level: it is a page of 2 MiB.
+const LARGE: u64 = 1 << 7;
 const NO_EXECUTE: u64 = 1 << 63;
 const ADDRESS_MASK: u64 = 0x000F_FFFF_FFFF_F000;
 const ENTRIES: u64 = 512;
@@ -102,6 +104,24 @@ impl PageTables {
                 .collect();
             ram.write(table + first * 8, &encoded)?;
             done += count * PAGE_SIZE;
+        }
+        Ok(())
+    }
+
+    /// Maps a page of 2 MiB, unless its entry is there.
+    ///
+    /// # Errors
+    /// When the pages for tables are used up.
+    pub(super) fn map_large(
+        &mut self,
+        ram: &GuestRam,
+        virtual_address: u64,
+        physical_address: u64,
+        protection: Protection,
+    ) -> Result<(), MemoryError> {
+        let slot = self.slot(ram, virtual_address)?;
+        if ram.read_value::<u64>(slot)? & PRESENT == 0 {
+            ram.write_value(slot, &(physical_address | protection.bits() | LARGE))?;
         }
         Ok(())
     }

@@ -27,7 +27,7 @@ use kernel::KernelData;
 use user_tables::UserTables;
 
 /// Pages of page tables beside those that map RAM and the I/O window.
-const SPARE_TABLES: u64 = 40;
+const SPARE_TABLES: u64 = 44;
 
 /// Why a guest could not be laid out.
 #[derive(Debug, Display, Error)]
@@ -393,6 +393,26 @@ impl Plan {
             RegionKind::Processor,
             RegionFlags::WRITE,
         )?;
+        Ok(())
+    }
+
+    /// Has a part of the client window lead to the guest-physical addresses of the same offset; whole large pages. It may
+    /// have done so before.
+    ///
+    /// # Errors
+    /// When the pages for tables are used up.
+    pub(super) fn map_client_window(&mut self, offset: u64, bytes: u64) -> Result<(), PlanError> {
+        let (window, _) = layout::client_window(self.abi);
+        let protection = Protection {
+            write: true,
+            ..self.protection()
+        };
+        for page in (offset..offset + bytes).step_by(to_usize(layout::LARGE_PAGE)) {
+            let address = self.kernel_base + window + page;
+            let physical = layout::CLIENT_WINDOW_GPA + page;
+            self.tables
+                .map_large(&self.ram, address, physical, protection)?;
+        }
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use super::backend::{
     Backend, GuestView, MsrAnswer, MsrExit, PhysicalAnswer, PortAnswer, PortExit, Stop,
 };
 use super::builder::CreateError;
+use super::client_window::ClientWindow;
 use super::convert::to_usize;
 use super::interrupt_lines::InterruptLines;
 use super::kick::{Due, Stopper, Watchdog};
@@ -59,7 +60,7 @@ pub struct Vm {
     pub(super) vcpu: Vcpu,
     pub(super) watchdog: Watchdog,
     /// Kept open: closing it would end the guest.
-    pub(super) _vm: VmFd,
+    pub(super) vm: VmFd,
     pub(super) plan: Plan,
     pub(super) header: ImageHeader,
     pub(super) tsc_khz: u64,
@@ -71,6 +72,7 @@ pub struct Vm {
     pub(super) lines: InterruptLines,
     /// An interrupt is to be injected at the next occasion.
     pub(super) is_exit_wanted: bool,
+    pub(super) clients: ClientWindow,
 }
 
 impl Vm {
@@ -323,6 +325,7 @@ impl Vm {
                 let delay = (first != u64::MAX).then(|| self.until(first));
                 return Ok(Some(Stop::Idle(delay)));
             }
+            Call::Clients => return Ok(Some(Stop::Clients)),
             Call::DrainTrace => backend.drain_trace(&self.view()),
             Call::MapPhysical => {
                 page.results = match self.map_physical(backend, first, second, third, fourth != 0) {

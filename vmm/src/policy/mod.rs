@@ -5,6 +5,7 @@
 //! is denied. [`Policy::explain_port`] and [`Policy::explain_memory`] tell a person what it would do and why.
 //! The reference for owners is docs/policy.md.
 
+pub mod clients;
 mod danger;
 pub mod device;
 mod diagnostic;
@@ -73,6 +74,7 @@ pub struct Policy {
     msr_numbers: Numbers,
     defaults: Defaults,
     device: device::Device,
+    clients: clients::Clients,
     warnings: Vec<Diagnostic>,
 }
 
@@ -93,6 +95,7 @@ impl Policy {
             msr_numbers: Numbers::default(),
             defaults: Defaults::default(),
             device: device::Device::default(),
+            clients: clients::Clients::default(),
             warnings: Vec::new(),
         }
     }
@@ -218,6 +221,12 @@ impl Policy {
     #[must_use]
     pub fn interrupt_rules(&self) -> &[InterruptRule] {
         &self.interrupt_rules
+    }
+
+    /// Who may connect to the driver's socket.
+    #[must_use]
+    pub fn clients(&self) -> &clients::Clients {
+        &self.clients
     }
 
     /// The memory rule that covers an address, as its place among [`Policy::memory_rules`].

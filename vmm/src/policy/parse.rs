@@ -1,6 +1,7 @@
 //! From TOML to a checked [`Policy`].
 
 pub(super) mod choices;
+pub(super) mod clients;
 mod common;
 pub(super) mod device;
 pub(super) mod device_option;
@@ -76,6 +77,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Policy, PolicyError> {
         let rule = msr::parse_msr(&mut context, &fields, &defaults);
         policy.msr_rules.extend(rule);
     }
+    policy.clients = clients::parse(&mut context, &top);
     policy.device = device::parse(&mut context, &top);
     for fields in rule_tables(&mut context, &top, "interrupt", INTERRUPT.title) {
         let rule = interrupt::parse_interrupt(&mut context, &fields, &policy.interrupt_rules);

@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 
 use abi::DriverAbi;
 use abi::Privilege;
-use abi::channel::{Operation, RING_ENTRIES, Request};
-use abi::crash::Registers;
+use abi::channel::Operation;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::channel::Channel;
-use super::client::connection::{ClientEnd, Outcome};
+use super::client::connection::ClientEnd;
 use super::client::set::Clients;
 use super::client::status;
 use super::client::waker::Waker;
@@ -23,15 +22,15 @@ use super::responder::Responder;
 use crate::hardware::DmaWindow;
 use crate::machine::{InterruptLines, PortExit, Stop, Vm};
 use crate::observe::clock::Clock;
-use crate::observe::crash::{CrashReport, Reporter};
-use crate::observe::symbols::{Module, Symbols};
-use crate::observe::unwind::MemoryReader;
+use crate::observe::crash::CrashReport;
+use crate::observe::symbols::Symbols;
 use crate::ports::{PortOutcome, Width};
 
 mod clients;
+mod jobs;
+mod mapped;
+mod report;
 
-/// STATUS_INSUFFICIENT_RESOURCES: client memory is used up.
-const STATUS_INSUFFICIENT_RESOURCES: u32 = 0xC000_009A;
 /// STATUS_PRIVILEGED_INSTRUCTION: the IOPM denies a port.
 pub(super) const STATUS_PRIVILEGED_INSTRUCTION: u32 = 0xC000_0096;
 
@@ -67,6 +66,10 @@ pub(super) enum Reply {
     Waiter(Sender<Result<Done, DriverError>>),
     /// A client of the channel: its id, and the head of the request's chain.
     Client(u64, u16),
+    /// The engine: the shim serves this client's queue, in that slot.
+    Attached(u64, u32),
+    /// The engine: the shim has nothing of that slot's client any more.
+    Detached(u32),
     /// Nobody.
     Nobody,
 }
@@ -219,6 +222,8 @@ pub(super) struct Engine {
     backlog: VecDeque<Job>,
     in_flight: HashMap<u64, InFlight>,
     clients: Clients,
+    /// A client's next request is the shim's to take.
+    is_shim_wanted: bool,
     /// Requests of clients of the channel that were made.
     client_jobs: u64,
     /// A port access that the VMM answered itself ended the guest, by the policy.
@@ -227,34 +232,6 @@ pub(super) struct Engine {
     started: Instant,
     requests: u64,
     processes: u64,
-}
-
-/// Memory of the stopped guest, for reports.
-struct VmMemory<'a>(&'a Vm);
-
-impl MemoryReader for VmMemory<'_> {
-    fn read(&self, address: u64, buffer: &mut [u8]) -> usize {
-        // Whole, or byte by byte up to where memory ends.
-        if self.0.view().read(address, buffer).is_ok() {
-            return buffer.len();
-        }
-        let mut count = 0;
-        for (offset, byte) in (0_u64..).zip(buffer.iter_mut()) {
-            let Some(next) = address.checked_add(offset) else {
-                break;
-            };
-            if self
-                .0
-                .view()
-                .read(next, std::slice::from_mut(byte))
-                .is_err()
-            {
-                break;
-            }
-            count += 1;
-        }
-        count
-    }
 }
 
 impl Engine {
@@ -279,6 +256,7 @@ impl Engine {
             backlog: VecDeque::new(),
             in_flight: HashMap::new(),
             clients: Clients::new(waker)?,
+            is_shim_wanted: false,
             client_jobs: 0,
             policy_stop: None,
             fate,
@@ -357,8 +335,10 @@ impl Engine {
         // When the guest wants to run next, with no request: its earliest timer.
         let mut wake_at: Option<Instant> = None;
         let mut is_first = true;
+        // It has only come for its clients, and goes on.
+        let mut is_awake = false;
         loop {
-            let is_idle = self.requests_waiting() == 0 && !is_first;
+            let is_idle = self.requests_waiting() == 0 && !is_first && !is_awake;
             if self.take_messages(is_idle, wake_at).is_err() {
                 return None;
             }
@@ -372,12 +352,22 @@ impl Engine {
             };
             let is_timer_due = wake_at.is_some_and(|at| at <= Instant::now());
             let is_interrupted = self.vm.interrupt_lines().is_wanted();
-            if submitted == 0 && !is_timer_due && !is_interrupted && !is_first {
+            let is_wanted = submitted != 0 || is_timer_due || is_interrupted || self.is_shim_wanted;
+            if !is_wanted && !is_first && !is_awake {
                 continue;
             }
             is_first = false;
-            match self.vm.run(&mut self.responder) {
+            if let Err(error) = self.lend_queues() {
+                return Some(Death::Gone(crate::error_chain(&error)));
+            }
+            let stop = self.vm.run(&mut self.responder);
+            if let Err(error) = self.take_queues_back() {
+                return Some(Death::Gone(crate::error_chain(&error)));
+            }
+            is_awake = matches!(stop, Stop::Clients);
+            match stop {
                 Stop::Idle(delay) => wake_at = delay.map(|delay| Instant::now() + delay),
+                Stop::Clients => {}
                 Stop::Asked => return None,
                 stop => return Some(self.died(stop)),
             }
@@ -440,166 +430,11 @@ impl Engine {
             }
             // It has only ended the wait.
             Message::Interrupt => {}
-            Message::Attach(id, end) => self.clients.attach(id, *end),
+            Message::Attach(id, end) => self.attach_client(id, *end),
             Message::Detach(id) => self.detach_client(id),
             Message::Shutdown => return Err(()),
         }
         Ok(())
-    }
-
-    /// Moves jobs to the ring while there is room; returns how many.
-    fn submit(&mut self) -> Result<usize, crate::machine::MemoryError> {
-        let mut count = 0;
-        while self.in_flight.len() < RING_ENTRIES {
-            let Some(job) = self.backlog.pop_front() else {
-                break;
-            };
-            count += usize::from(self.submit_one(job)?);
-        }
-        Ok(count)
-    }
-
-    fn submit_one(&mut self, job: Job) -> Result<bool, crate::machine::MemoryError> {
-        let mut arguments = job.arguments;
-        let mut buffers = [None, None];
-        let wishes = [
-            job.input
-                .as_ref()
-                .map(|(index, bytes)| (*index, bytes.len() as u64)),
-            job.output
-                .as_ref()
-                .map(|output| (output.argument, output.bytes)),
-        ];
-        for (buffer, wish) in buffers.iter_mut().zip(wishes) {
-            let Some((index, bytes)) = wish else { continue };
-            if bytes == 0 {
-                // As an application that passes NULL, 0.
-                continue;
-            }
-            let Some(address) = self.memory.allocate(job.process, bytes) else {
-                self.release(job.process, &buffers);
-                let done = Done {
-                    status: STATUS_INSUFFICIENT_RESOURCES,
-                    information: 0,
-                    value: 0,
-                    output: Vec::new(),
-                    elapsed: Duration::ZERO,
-                };
-                self.finished(&job.reply, done);
-                self.clients.signal();
-                return Ok(false);
-            };
-            *buffer = Some((address, bytes));
-            if let Some(argument) = arguments.get_mut(index) {
-                *argument = address;
-            }
-        }
-        let [input, output] = buffers;
-        if let (Some((address, _)), Some((_, bytes))) = (input, &job.input) {
-            self.vm.write(address, bytes)?;
-        }
-        let contents = job.output.and_then(|output| output.contents);
-        let is_whole = contents.is_some();
-        if let Some((address, bytes)) = output {
-            // Nothing of another client's data may be left there.
-            let mut contents = contents.unwrap_or_default();
-            contents.resize(usize::try_from(bytes).unwrap_or(0), 0);
-            self.vm.write(address, &contents)?;
-        }
-        let request = Request {
-            id: job.id,
-            operation: job.operation as u32,
-            process: job.process,
-            arguments,
-        };
-        self.channel.submit(&self.vm, &request)?;
-        self.requests += 1;
-        self.in_flight.insert(
-            job.id,
-            InFlight {
-                reply: job.reply,
-                operation: job.operation,
-                process: job.process,
-                input,
-                output,
-                is_whole,
-                started: Instant::now(),
-            },
-        );
-        match job.operation {
-            Operation::CreateProcess => self.processes += 1,
-            Operation::ExitProcess => {
-                self.processes = self.processes.saturating_sub(1);
-                self.responder.mirror.remove_process(job.process);
-            }
-            _ => {}
-        }
-        Ok(true)
-    }
-
-    fn release(&mut self, process: u32, buffers: &[Option<(u64, u64)>; 2]) {
-        for (address, bytes) in buffers.iter().flatten() {
-            self.memory.release(process, *address, *bytes);
-        }
-    }
-
-    fn complete(&mut self) -> Result<(), crate::machine::MemoryError> {
-        for completion in self.channel.completions(&self.vm)? {
-            let Some(request) = self.in_flight.remove(&completion.id) else {
-                tracing::warn!(
-                    "the guest completed request {:#x}, which is not under way",
-                    completion.id
-                );
-                continue;
-            };
-            let mut output = Vec::new();
-            if let Some((address, bytes)) = request.output {
-                // The driver's number may exceed the buffer; the buffer's end is ours.
-                let count = if request.is_whole {
-                    bytes
-                } else {
-                    completion.information.min(bytes)
-                };
-                output.resize(usize::try_from(count).unwrap_or(0), 0);
-                self.vm.view().read(address, &mut output)?;
-            }
-            self.release(request.process, &[request.input, request.output]);
-            if request.operation == Operation::CreateProcess {
-                self.process_created(&request.reply, request.process);
-            }
-            if request.operation == Operation::Open && completion.status >> 31 == 0 {
-                self.handle_opened(&request.reply, request.process, completion.value);
-            }
-            let done = Done {
-                status: completion.status,
-                information: completion.information,
-                value: completion.value,
-                output,
-                elapsed: request.started.elapsed(),
-            };
-            self.finished(&request.reply, done);
-        }
-        self.clients.signal();
-        Ok(())
-    }
-
-    /// Hands over a result.
-    fn finished(&mut self, reply: &Reply, done: Done) {
-        match reply {
-            Reply::Waiter(sender) => {
-                let _ = sender.send(Ok(done)).is_ok();
-            }
-            Reply::Client(client, head) => {
-                let outcome = Outcome {
-                    status: done.status,
-                    information: done.information,
-                    value: done.value,
-                    output: &done.output,
-                };
-                self.clients.complete(*client, *head, outcome);
-            }
-            Reply::Nobody => {}
-        }
     }
 
     fn mirror_port(&mut self, process: u32, access: PortExit) -> Result<u32, DriverError> {
@@ -632,71 +467,6 @@ impl Engine {
             msr_writes: msrs.iter().map(|rule| rule.writes).sum(),
             msr_denied: self.responder.msrs.unnamed_accesses()
                 + msrs.iter().map(|rule| rule.denied).sum::<u64>(),
-        }
-    }
-
-    fn died(&mut self, stop: Stop) -> Death {
-        self.complete_symbols();
-        let registers = self.registers();
-        let memory = VmMemory(&self.vm);
-        let reporter = self.reporter(&memory);
-        match stop {
-            Stop::Crash(record) => Death::Crashed(Box::new(reporter.crashed(&record))),
-            Stop::Hung => Death::Hung(Box::new(reporter.hung(self.identity.timeout, &registers))),
-            Stop::PolicyStop(what) => {
-                let reason =
-                    format!("stopped by the policy: {what} is denied with on-deny = \"stop\"");
-                Death::Crashed(Box::new(reporter.vm_failed(&reason, &registers)))
-            }
-            Stop::Failure(reason) => {
-                Death::Crashed(Box::new(reporter.vm_failed(&reason, &registers)))
-            }
-            Stop::Shutdown => Death::Gone("the guest shut down".to_owned()),
-            Stop::Idle(_) | Stop::Asked => Death::Gone("the guest was stopped".to_owned()),
-        }
-    }
-
-    /// Adds the shim's own symbols: only reports need them, and reading them takes time that a start has not.
-    fn complete_symbols(&mut self) {
-        match Module::shim(images::guest(self.identity.abi)) {
-            Ok(module) => Arc::make_mut(&mut self.identity.symbols).add(module),
-            Err(error) => tracing::debug!("no symbols of the shim: {}", crate::error_chain(&error)),
-        }
-    }
-
-    fn hung_report(&self) -> CrashReport {
-        let memory = VmMemory(&self.vm);
-        self.reporter(&memory)
-            .hung(self.identity.timeout, &self.registers())
-    }
-
-    fn reporter<'a>(&'a self, memory: &'a VmMemory<'a>) -> Reporter<'a> {
-        Reporter {
-            driver: &self.identity.driver,
-            abi: self.identity.abi,
-            privilege: self.identity.privilege,
-            symbols: &self.identity.symbols,
-            memory,
-            exports: &kernel_shim::table::EXPORTS,
-            unbound: &self.identity.unbound,
-            flight: self.responder.observer.flight(),
-            clock: self.identity.clock,
-        }
-    }
-
-    fn registers(&self) -> Registers {
-        let Ok(from) = self.vm.registers() else {
-            return Registers::default();
-        };
-        Registers {
-            general: [
-                from.rax, from.rcx, from.rdx, from.rbx, from.rsp, from.rbp, from.rsi, from.rdi,
-                from.r8, from.r9, from.r10, from.r11, from.r12, from.r13, from.r14, from.r15,
-            ],
-            rip: from.rip,
-            rflags: from.rflags,
-            cr2: 0,
-            cs: u64::from(self.vm.code_selector().unwrap_or(0)),
         }
     }
 }

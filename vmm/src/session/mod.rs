@@ -13,9 +13,11 @@
 //! | `command` | the grammar of session commands |
 //! | `interpreter` | executes commands and says what came of them |
 //! | `server`, `admission`, `protocol` | the control socket |
+//! | `access` | who may use it |
 //! | `interrupt` | SIGINT and SIGTERM |
 //! | `privileges` | giving them up before the guest runs |
 
+pub mod access;
 mod admission;
 mod channel;
 pub mod client;

@@ -1,5 +1,6 @@
 //! The socket of a running driver: text commands, and the way to a channel.
 
+use super::access::Access;
 use super::admission::{Admission, CLIENT_STACK};
 use super::client::handshake::{self, Wanted};
 use super::client::{Caller, status};
@@ -52,6 +53,7 @@ pub enum SocketError {
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
+    access: Access,
     /// The file that it has made.
     path: Option<PathBuf>,
     admission: Admission,
@@ -90,6 +92,7 @@ impl Server {
         }
         Ok(Self {
             listener,
+            access: Access::default(),
             path: Some(path.into()),
             admission: Admission::default(),
         })
@@ -105,9 +108,30 @@ impl Server {
             .map_err(SocketError::Inherited)?;
         Ok(Self {
             listener,
+            access: Access::default(),
             path: None,
             admission: Admission::default(),
         })
+    }
+
+    /// Says who may connect besides root and the own user. The socket's file gets the group and the permissions for it, if
+    /// it is ours: those of one that a service manager has made are its business.
+    ///
+    /// # Errors
+    /// [`SocketError::Create`]: the file cannot be changed.
+    pub fn admit(&mut self, access: Access, is_file_ours: bool) -> Result<(), SocketError> {
+        if is_file_ours && let Some(path) = self.path() {
+            std::os::unix::fs::chown(&path, None, access.socket_group())
+                .and_then(|()| {
+                    std::fs::set_permissions(&path, Permissions::from_mode(access.mode()))
+                })
+                .map_err(|source| SocketError::Create {
+                    path: path.display().to_string(),
+                    source,
+                })?;
+        }
+        self.access = access;
+        Ok(())
     }
 
     /// Limits what clients may take.
@@ -152,6 +176,7 @@ impl Server {
             )?;
         }
         let connections = Connections {
+            access: self.access.clone(),
             admission: self.admission.clone(),
             ..Connections::default()
         };
@@ -197,6 +222,7 @@ struct Connections {
     open: Mutex<Vec<Connection>>,
     is_ending: Arc<AtomicBool>,
     live: Arc<AtomicU64>,
+    access: Access,
     admission: Admission,
 }
 
@@ -205,6 +231,7 @@ struct Serving {
     machine: Arc<dyn RunningMachine>,
     is_ending: Arc<AtomicBool>,
     live: Live,
+    access: Access,
     admission: Admission,
     /// Of memory, for itself.
     _share: Option<Share>,
@@ -250,6 +277,7 @@ impl Connections {
             machine: Arc::clone(machine),
             is_ending: Arc::clone(&self.is_ending),
             live: Live::new(&self.live),
+            access: self.access.clone(),
             admission: self.admission.clone(),
             _share: share,
         };
@@ -301,10 +329,13 @@ fn refuse(mut stream: &UnixStream, outcome: &Outcome) {
 
 fn serve_client(stream: UnixStream, serving: &Serving) {
     let wanted = handshake::wanted(&stream);
-    if !handshake::is_peer_allowed(&stream) {
+    if wanted != Wanted::Nothing && !serving.access.allows(&stream) {
         match wanted {
             Wanted::Channel => handshake::refuse(&stream, status::ACCESS_DENIED),
-            _ => refuse(&stream, &Outcome::refused("the driver is another user's")),
+            _ => refuse(
+                &stream,
+                &Outcome::refused("the driver is another user's: STATUS_ACCESS_DENIED"),
+            ),
         }
         return;
     }
@@ -437,9 +468,14 @@ mod tests {
 
     impl Running {
         fn start() -> Self {
+            Self::start_for(Access::default())
+        }
+
+        fn start_for(access: Access) -> Self {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("s");
-            let server = Server::bind(&path).unwrap();
+            let mut server = Server::bind(&path).unwrap();
+            server.admit(access, true).unwrap();
             let stop = EventFd::new(0).unwrap();
             let theirs = stop.try_clone().unwrap();
             let fake = FakeMachine::default();
@@ -515,6 +551,75 @@ mod tests {
         idle.read_exact(&mut first).unwrap();
         let path = running.end();
         assert!(!path.exists(), "the socket's file is gone");
+    }
+
+    /// Connects as another user, whose credentials the thread has from then on: Linux keeps them by thread.
+    #[expect(unsafe_code, reason = "libc's own setresuid changes all threads")]
+    fn connect_as(path: &Path, user: libc::uid_t, group: libc::gid_t) -> UnixStream {
+        let path = path.to_owned();
+        let connect = move || {
+            let none: *const libc::gid_t = std::ptr::null();
+            // SAFETY: no groups are read from a null pointer.
+            assert_eq!(unsafe { libc::syscall(libc::SYS_setgroups, 0, none) }, 0);
+            // SAFETY: numbers alone; this thread does nothing but connect.
+            assert_eq!(
+                unsafe { libc::syscall(libc::SYS_setresgid, group, group, group) },
+                0
+            );
+            // SAFETY: as above.
+            assert_eq!(
+                unsafe { libc::syscall(libc::SYS_setresuid, user, user, user) },
+                0
+            );
+            UnixStream::connect(path).unwrap()
+        };
+        thread::spawn(connect).join().unwrap()
+    }
+
+    #[test]
+    fn only_those_whom_the_policy_names_are_served() {
+        if !rustix::process::geteuid().is_root() {
+            // Nobody else can become another user.
+            return;
+        }
+        let clients = crate::policy::clients::Clients {
+            users: vec!["65533".to_owned()],
+            groups: vec!["65531".to_owned()],
+            socket_mode: 0o666,
+        };
+        let running = Running::start_for(Access::new(&clients).unwrap());
+        let directory = running.path.parent().unwrap();
+        std::fs::set_permissions(directory, Permissions::from_mode(0o755)).unwrap();
+        let metadata = running.path.metadata().unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o666);
+        assert_eq!(std::os::unix::fs::MetadataExt::gid(&metadata), 65_531);
+        for (user, group, is_served) in [
+            (65_533, 65_532, true),
+            (65_532, 65_531, true),
+            (65_532, 65_532, false),
+        ] {
+            let mut text = connect_as(&running.path, user, group);
+            text.write_all(b"{\"command\":\"stats\"}\n").unwrap();
+            text.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut answer = String::new();
+            BufReader::new(text).read_line(&mut answer).unwrap();
+            assert_eq!(
+                !answer.contains("STATUS_ACCESS_DENIED"),
+                is_served,
+                "{answer}"
+            );
+            if !is_served {
+                let mut channel = connect_as(&running.path, user, group);
+                channel.write_all(b"\0RFchan\n").unwrap();
+                let mut welcome = [0; 80];
+                channel.read_exact(&mut welcome).unwrap();
+                assert_eq!(
+                    welcome.get(12..16),
+                    Some(&0xC000_0022_u32.to_le_bytes()[..])
+                );
+            }
+        }
+        running.end();
     }
 
     #[test]

@@ -7,8 +7,8 @@ mod tables;
 mod tests;
 
 pub(super) use tables::{
-    DEFAULT, DEVICE, INDEX_PAIR, INDEX_REGISTER, INTERRUPT, MEMORY, MSR, PCI, PCI_REGISTER, PORT,
-    RESOURCE, TOP,
+    CLIENTS, DEFAULT, DEVICE, INDEX_PAIR, INDEX_REGISTER, INTERRUPT, MEMORY, MSR, PCI,
+    PCI_REGISTER, PORT, RESOURCE, TOP,
 };
 
 /// What a key's value may be.
@@ -122,6 +122,7 @@ pub(super) fn all_keys() -> Vec<&'static str> {
         &DEVICE,
         &RESOURCE,
         &INTERRUPT,
+        &CLIENTS,
     ]
     .iter()
     .flat_map(|table| table.names())

@@ -5,6 +5,7 @@ use crate::policy::parse::choices::{
     ACCESS, CACHE, DMA, EPP, INDEX_PAIR_BACKENDS, INTERRUPT_BACKENDS, MEMORY_BACKENDS,
     MEMORY_ON_DENY, MSR_BACKENDS, ON_DENY, ON_RATE, PCI_BACKENDS, PORT_BACKENDS,
 };
+use crate::policy::parse::clients::{NAME_MAX, NAMES_MAX};
 use crate::policy::parse::device::{CHANNEL_MAX, ID_MAX, IDS_MAX, KINDS, LINE_MAX, MODES, SHARES};
 use crate::policy::{ADDRESS_MAX, LOG_RATE_MAX, RATE_MAX};
 
@@ -140,6 +141,34 @@ pub(in crate::policy) static TOP: Table = Table {
             Kind::Tables(&INTERRUPT),
             "interrupts from outside",
         ),
+        key(
+            "clients",
+            Kind::Table(&CLIENTS),
+            "who may connect to the driver's socket",
+        ),
+    ],
+};
+
+/// `[clients]`
+pub(in crate::policy) static CLIENTS: Table = Table {
+    title: "[clients]",
+    keys: &[
+        key(
+            "users",
+            Kind::Texts(1, NAMES_MAX, NAME_MAX),
+            "users who may connect, by name or number, besides root and who runs the driver",
+        ),
+        key(
+            "groups",
+            Kind::Texts(1, NAMES_MAX, NAME_MAX),
+            "groups whose members may connect, by name or number",
+        ),
+        key(
+            "socket-mode",
+            Kind::Form("^0?[0-7]{3}$"),
+            "the socket's permission bits",
+        ),
+        COMMENT,
     ],
 };
 

@@ -59,8 +59,8 @@ pub(in crate::session) enum FollowUp {
     Nothing,
     /// There is one more process.
     Attached(u32),
-    /// The process has one more handle, of the number that is the value.
-    Opened(u32),
+    /// The process has one more handle: the guest's is the value, the client's this number.
+    Opened(u32, u64),
 }
 
 /// A handle as the client knows it. The numbers are the VMM's: the guest uses its own again as soon as they are closed,
@@ -108,6 +108,19 @@ pub(in crate::session) struct Client {
     pub(in crate::session) bytes: u64,
     /// Why it is being disconnected: it is not served any more.
     pub(in crate::session) violation: Option<Violation>,
+    /// Its memory in the guest.
+    pub(in crate::session) mapping: Option<Mapping>,
+}
+
+/// A client's memory in the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::session) struct Mapping {
+    /// Number of its [`abi::clients::Slot`].
+    pub(in crate::session) slot: u32,
+    /// The shim serves the queue.
+    pub(in crate::session) is_attached: bool,
+    /// The shim has left the next chain to the VMM.
+    pub(in crate::session) is_declined: bool,
 }
 
 impl Client {
@@ -123,6 +136,7 @@ impl Client {
             opening: 0,
             bytes: 0,
             violation: None,
+            mapping: None,
         }
     }
 
@@ -132,12 +146,38 @@ impl Client {
         self.violation.is_none() && self.end.queue.available() != Ok(0)
     }
 
+    /// Requests under way, those that the shim has taken too.
     pub(in crate::session) fn in_flight(&self) -> usize {
-        self.pending.len()
+        self.end.queue.busy_count()
+    }
+
+    /// Whether the next request is the shim's to take.
+    pub(in crate::session) fn is_next_for_shim(&self) -> bool {
+        let is_served = |mapping: &Mapping| mapping.is_attached && !mapping.is_declined;
+        self.violation.is_none()
+            && self.mapping.as_ref().is_some_and(is_served)
+            && matches!(self.end.queue.peek(), Ok(Some(head))
+                if Incoming::decode(&self.end.queue, head).is_ok_and(|next| next.is_for_shim()))
+    }
+
+    /// The client's slot as an argument of requests to the shim; 0: it has none.
+    pub(in crate::session) fn slot_argument(&self) -> u64 {
+        self.mapping
+            .map_or(0, |mapping| u64::from(mapping.slot) + 1)
+    }
+
+    /// The number of the next handle.
+    pub(in crate::session) fn take_handle_number(&mut self) -> u64 {
+        let number = self.next_handle;
+        self.next_handle += HANDLE_STEP;
+        number
     }
 
     /// Takes the next request that may be carried out; answers those that may not.
     pub(in crate::session) fn take(&mut self) -> Option<(u16, Incoming)> {
+        if let Some(mapping) = &mut self.mapping {
+            mapping.is_declined = false;
+        }
         while self.violation.is_none() {
             let head = match self.end.queue.take() {
                 Ok(head) => head?,
@@ -228,7 +268,8 @@ impl Client {
     /// Whether one more request of that many bytes is within the client's quota, when `free` bytes of guest memory are left.
     /// A client never takes more than two thirds of what there is, so that others get theirs.
     pub(in crate::session) fn has_quota(&self, bytes: u64, free: u64) -> bool {
-        self.pending.len() < IN_FLIGHT_MAX as usize
+        // The request itself is under way by now.
+        self.in_flight() <= IN_FLIGHT_MAX as usize
             && bytes <= free
             && self.bytes.saturating_add(bytes) <= 2 * (free - bytes)
     }
@@ -245,7 +286,7 @@ impl Client {
         let bytes = incoming.bytes();
         self.bytes = self.bytes.saturating_add(bytes);
         self.attaching += usize::from(matches!(follow_up, FollowUp::Attached(_)));
-        self.opening += usize::from(matches!(follow_up, FollowUp::Opened(_)));
+        self.opening += usize::from(matches!(follow_up, FollowUp::Opened(..)));
         let pending = Pending {
             tag: incoming.header.tag,
             chain: incoming.chain,
@@ -284,16 +325,15 @@ impl Client {
                     self.processes.insert(process);
                 }
             }
-            FollowUp::Opened(process) => {
+            FollowUp::Opened(process, number) => {
                 self.opening = self.opening.saturating_sub(1);
                 if !is_error {
                     let handle = Handle {
                         process,
                         guest: Some(outcome.value),
                     };
-                    outcome.value = self.next_handle;
-                    self.handles.insert(self.next_handle, handle);
-                    self.next_handle += HANDLE_STEP;
+                    outcome.value = number;
+                    self.handles.insert(number, handle);
                 }
             }
         }
@@ -307,6 +347,16 @@ impl Client {
         let heads: Vec<u16> = self.pending.keys().copied().collect();
         for head in heads {
             self.complete(head, Outcome::of_status(status));
+        }
+        // What the shim had taken: the client may have changed the chains since, to its own harm.
+        let heads: Vec<u16> = self.end.queue.busy().collect();
+        for head in heads {
+            match Incoming::decode(&self.end.queue, head) {
+                Ok(Incoming { chain, .. }) | Err(Refusal::Status(chain, _)) => {
+                    self.answer(head, &chain, Outcome::of_status(status), 0);
+                }
+                Err(Refusal::Unanswerable) => self.give_back(head, 0),
+            }
         }
     }
 

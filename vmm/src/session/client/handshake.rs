@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::connection::ClientEnd;
-use super::queue::Queue;
+use super::queue;
 use super::status;
 
 /// How long a client may take for its [`Hello`] once it has begun it.
@@ -42,12 +42,6 @@ pub(in crate::session) fn wanted(socket: &UnixStream) -> Wanted {
             Err(_) => return Wanted::Nothing,
         }
     }
-}
-
-/// Whether the peer may use the driver: it is root or who runs the VMM, whatever the socket's mode is.
-pub(in crate::session) fn is_peer_allowed(socket: &UnixStream) -> bool {
-    rustix::net::sockopt::socket_peercred(socket)
-        .is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid())
 }
 
 /// Reads the client's hello.
@@ -122,7 +116,7 @@ pub(in crate::session) fn make(
         tracing::warn!("no channel for a client: {error}");
         status::INSUFFICIENT_RESOURCES
     };
-    let (queue, memory) = Queue::create(layout).map_err(|error| failed(&error))?;
+    let (queue, memory) = queue::create(layout).map_err(|error| failed(&error))?;
     let flags = libc::EFD_CLOEXEC | libc::EFD_NONBLOCK;
     let kick = EventFd::new(flags).map_err(|error| failed(&error))?;
     let theirs = kick.try_clone().map_err(|error| failed(&error))?;

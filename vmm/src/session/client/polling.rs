@@ -10,6 +10,20 @@ const LONGEST: Duration = Duration::from_micros(100);
 /// Shortest time that is worth it.
 const SHORTEST: Duration = Duration::from_micros(10);
 
+/// Whether there is a processor to look on while the client runs on another.
+fn is_useful() -> bool {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get) > 1
+}
+
+/// Longest time that the shim may spend looking, once, in its units of 100 ns.
+pub(in crate::session) fn guest_max() -> u64 {
+    if is_useful() {
+        u64::try_from(LONGEST.as_nanos() / 100).unwrap_or(0)
+    } else {
+        0
+    }
+}
+
 /// The time to look, adapted.
 #[derive(Debug)]
 pub(super) struct Polling {
@@ -20,8 +34,7 @@ pub(super) struct Polling {
 impl Polling {
     /// On one processor looking only keeps the client from running.
     pub(super) fn new() -> Self {
-        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self::with(processors > 1)
+        Self::with(is_useful())
     }
 
     fn with(is_useful: bool) -> Self {

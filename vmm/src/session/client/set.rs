@@ -101,6 +101,11 @@ impl Clients {
         own < GUARANTEED || self.shared() < SHARED
     }
 
+    /// All of them.
+    pub(in crate::session) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Client> {
+        self.clients.values_mut()
+    }
+
     /// Ids of the clients.
     pub(in crate::session) fn ids(&self) -> Vec<u64> {
         self.clients.keys().copied().collect()

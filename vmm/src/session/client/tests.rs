@@ -11,7 +11,7 @@ use abi::client::{
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::handshake;
-use super::queue::{CHAIN_MAX, ChainError, Queue, Violation};
+use super::queue::{self, CHAIN_MAX, ChainError, Queue, Violation};
 use super::request::{Incoming, Refusal};
 use super::status;
 
@@ -26,7 +26,7 @@ struct Rig {
 impl Rig {
     fn new() -> Self {
         let layout = QueueLayout::new(512, 1 << 20).unwrap();
-        let (queue, file) = Queue::create(layout).unwrap();
+        let (queue, file) = queue::create(layout).unwrap();
         Self {
             queue,
             file: file.into(),

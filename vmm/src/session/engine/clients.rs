@@ -7,19 +7,19 @@ use abi::client::{
 };
 use zerocopy::IntoBytes;
 
-use super::super::client::connection::FollowUp;
+use super::super::client::connection::{FollowUp, Outcome};
 use super::super::client::request::Incoming;
 use super::super::client::set::Taken;
 use super::super::client::sharing;
 use super::super::machine::DESIRED_ACCESS;
 use super::{
-    Clients, Death, Engine, Job, Outcome, Output, PortExit, Reply, STATUS_PRIVILEGED_INSTRUCTION,
-    Width, status,
+    Clients, Death, Engine, Job, Output, PortExit, Reply, STATUS_PRIVILEGED_INSTRUCTION, Width,
+    status,
 };
 use crate::machine::PortAnswer;
 
 /// Ids of clients' requests have this bit, those of threads that wait do not.
-const CLIENT_JOB: u64 = 1 << 63;
+pub(super) const CLIENT_JOB: u64 = 1 << 63;
 
 /// What is to be done for a request.
 enum Work {
@@ -74,9 +74,13 @@ const fn is_output_seen(code: u32) -> bool {
 impl Engine {
     /// Takes what clients have made available, from each in its turn.
     pub(super) fn take_client_requests(&mut self) {
+        self.is_shim_wanted = false;
         for id in self.clients.ids() {
             for _ in 0..Clients::turn() {
                 if !self.clients.has_share(id) {
+                    break;
+                }
+                if self.is_next_for_shim(id) {
                     break;
                 }
                 let Some(taken) = self.clients.take(id) else {
@@ -214,13 +218,14 @@ impl Engine {
                     0 => DESIRED_ACCESS,
                     access => access,
                 };
+                let number = client.take_handle_number();
                 Work::Guest {
                     operation: Operation::Open,
-                    arguments: [0, input, access, 0, 0, 0],
+                    arguments: [0, input, access, client.slot_argument(), number, 0],
                     input: Some(0),
                     output: None,
                     is_output_seen: false,
-                    follow_up: FollowUp::Opened(process),
+                    follow_up: FollowUp::Opened(process, number),
                 }
             }
             Opcode::Close | Opcode::Cleanup => {
@@ -231,7 +236,8 @@ impl Engine {
                 match handle {
                     Some(handle) => {
                         client.clean(header.handle);
-                        Work::plain(Operation::Close, [handle, 0, 0, 0, 0, 0])
+                        let slot = client.slot_argument();
+                        Work::plain(Operation::Close, [handle, slot, header.handle, 0, 0, 0])
                     }
                     // It has had its cleanup.
                     None if is_close => Work::Done(0, Vec::new()),
@@ -403,6 +409,9 @@ impl Engine {
         };
         self.backlog
             .retain(|job| !matches!(job.reply, Reply::Client(of, _) if of == id));
+        if let Some(mapping) = client.mapping {
+            self.detach_mapped(mapping.slot);
+        }
         let processes: Vec<u32> = client.processes().collect();
         for process in processes {
             self.clients.forget_process(process);
