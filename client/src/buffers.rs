@@ -80,7 +80,7 @@ mod tests {
     fn aligned_buffer_leaves_what_is_before_it() {
         let mut buffers = Buffers::new(64, 2 * 4096);
         assert_eq!(buffers.allocate(4096, 4096), Some(4096));
-        assert_eq!(buffers.allocate(64, 4096), None);
+        assert_eq!(buffers.allocate(128, 4096), None);
         assert_eq!(buffers.allocate(4032, 64), Some(64));
         assert_eq!(buffers.allocate(64, 64), Some(8192));
         assert_eq!(buffers.allocate(64, 64), None);

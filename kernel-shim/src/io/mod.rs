@@ -13,7 +13,7 @@ pub mod dos_names;
 pub mod driver;
 pub mod driver_extension;
 pub mod error_log;
-mod fast_io;
+pub(crate) mod fast_io;
 pub mod file;
 pub mod file_system;
 pub mod interrupt;
