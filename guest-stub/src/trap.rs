@@ -96,6 +96,12 @@ unsafe extern "C" {
     fn guest_change_entries(first_index: u64, count: u64, address: u64, physical: u64);
 }
 
+/// Behind the guest-physical addresses that the guest may map itself: RAM, and the memory of clients of the channel, whose
+/// MDLs a driver may map anywhere. What lies between has no memory behind it; what follows is the VMM's to hand out.
+const MEMORY_END: u64 = layout::CLIENT_WINDOW_GPA + layout::client_window(abi::DriverAbi::Amd64).1;
+const _: () = assert!(layout::RAM_BASE + layout::RAM_MAX <= layout::CLIENT_WINDOW_GPA);
+const _: () = assert!(MEMORY_END <= layout::IO_WINDOW_GPA);
+
 global_asm!(
     ".section .text.trap, \"ax\"",
     // One gate a vector. Vectors 8, 10-14, 17, 21, 29 and 30 push an error code (Intel SDM vol. 3A, 6.3).
@@ -137,8 +143,8 @@ global_asm!(
     "   push qword ptr [rip + guest_trap_entry_pointer]",
     "   iretq",
     // RDI = index of the first entry (abi::layout::entries), RSI = count, RDX = address of the first page, RCX = 0 to
-    // clear the entries, or the first one's new value, whose page and those behind it must be RAM. The bounds are
-    // checked here, at CPL 0, against constants; entries of tables that a guest does not have fault.
+    // clear the entries, or the first one's new value, whose page and those behind it must be RAM or clients' memory. The
+    // bounds are checked here, at CPL 0, against constants; entries of tables that a guest does not have fault.
     "guest_service:",
     "   call guest_change_entries_cpl0",
     "   pop rax",
@@ -291,7 +297,7 @@ global_asm!(
     entries_end = const layout::entries::END,
     user_entries = const layout::entries::USER,
     ram_start = const layout::RAM_BASE,
-    ram_end = const layout::RAM_BASE + layout::RAM_MAX,
+    ram_end = const MEMORY_END,
     entry_mask = const NO_EXECUTE | PAGE_MASK | WRITABLE | PRESENT,
     address_mask = const PAGE_MASK,
     frame = const size_of::<TrapFrame>(),
@@ -328,7 +334,7 @@ pub(crate) fn clear_page_table_entries(first_index: u64, count: u64, address: u6
 }
 
 /// Makes the entries of `count` pages from `address` those of the pages of RAM from `physical`, and flushes them.
-/// Anything else than RAM changes nothing.
+/// Anything else than RAM and clients' memory changes nothing.
 pub(crate) fn fill_page_table_entries(
     first_index: u64,
     count: u64,
