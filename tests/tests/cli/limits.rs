@@ -2,6 +2,7 @@
 
 use super::launching::Runs;
 use super::*;
+use integration_tests::is_lane;
 use std::time::Duration;
 
 /// Fields of a process's threads, such as schedstat, by the thread's name.
@@ -71,7 +72,8 @@ fn guest_gets_no_more_than_its_share_of_a_processor() {
 
 #[test]
 fn deadline_does_not_run_while_the_guest_is_held_back() {
-    if !has_kvm() {
+    // The emulated machine needs more than these times for its start alone.
+    if !has_kvm() || is_lane() {
         return;
     }
     let runs = Runs::new();

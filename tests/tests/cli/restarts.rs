@@ -2,6 +2,7 @@
 
 use super::launching::{Runs, kill};
 use super::*;
+use integration_tests::is_lane;
 
 const CRASH: &str = "ioctl 0x222000";
 const LOOP: &str = "ioctl 0x222010";
@@ -86,6 +87,8 @@ fn driver_that_hangs_is_started_again() {
     if !has_kvm() {
         return;
     }
+    // An emulated machine needs its time to start.
+    let timeout = if is_lane() { "20" } else { "0.5" };
     let runs = Runs::new();
     runs.detach(&[
         &driver("faulty"),
@@ -94,7 +97,7 @@ fn driver_that_hangs_is_started_again() {
         "--restart",
         "on-crash",
         "--timeout",
-        "0.5",
+        timeout,
     ]);
 
     let hung = runs.run(&["ctl", "f", r"open \\.\faulty", LOOP]);
