@@ -301,8 +301,10 @@ impl Prefix {
         assert_eq!(ended.code, Some(0), "{ended:?}");
     }
 
-    /// Keeps Wine's services up when no program runs.
+    /// Begins a session in which Wine's services stay up when no program runs.
     pub(crate) fn keep_session(&self) {
+        // A server that runs cannot be made to stay.
+        self.shared.end_session();
         assert!(has(self.shared.command("wineserver").arg("-p")));
         assert_eq!(self.shared.wine(&["cmd", "/c", "exit"]).code, Some(0));
     }

@@ -210,6 +210,7 @@ fn driver_of_the_other_width_works(prefix: &Prefix) {
     let ended = prefix.ringfence(&["wine", "install", driver.to_str().unwrap()]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
 
+    prefix.end_session();
     let text = prefix.run("echo", &["try-open", "overlapped", "cancel"]);
 
     assert!(text.contains("open: ok"), "{text}");
