@@ -2,9 +2,9 @@
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -57,17 +57,36 @@ fn has(command: &mut Command) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// Waits for a process that must end; what it said.
-pub(crate) fn finish(mut child: Child, what: &str) -> Ended {
+/// Runs a process that must end; what it said. Not through pipes: Wine's services, which go on, would hold them open.
+pub(crate) fn run_to_end(command: &mut Command, what: &str) -> Ended {
+    let mut outputs = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
+    command
+        .stdout(outputs[0].try_clone().unwrap())
+        .stderr(outputs[1].try_clone().unwrap());
+    let mut child = command.spawn().unwrap();
     let began = Instant::now();
-    while child.try_wait().unwrap().is_none() {
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
         if began.elapsed() > wine_patience() {
             let _ = child.kill().is_ok();
             panic!("{what} does not end");
         }
         std::thread::sleep(Duration::from_millis(5));
+    };
+    let [stdout, stderr] = outputs.each_mut().map(|file| {
+        let mut bytes = Vec::new();
+        file.rewind().unwrap();
+        file.read_to_end(&mut bytes).unwrap();
+        bytes
+    });
+    Output {
+        status,
+        stdout,
+        stderr,
     }
-    child.wait_with_output().unwrap().into()
+    .into()
 }
 
 /// What is needed for tests of a width; made or looked for once.
@@ -188,15 +207,12 @@ impl Shared {
             .env_remove("DISPLAY")
             .env_remove("WAYLAND_DISPLAY")
             .env_remove("RINGFENCE_LOG")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .stdin(Stdio::null());
         command
     }
 
     fn wine<Text: AsRef<OsStr>>(&self, arguments: &[Text]) -> Ended {
-        let child = self.command("wine").args(arguments).spawn().unwrap();
-        finish(child, "Wine")
+        run_to_end(self.command("wine").args(arguments), "Wine")
     }
 
     /// Ends all of the prefix's processes and has its registry written.
@@ -271,13 +287,8 @@ impl Prefix {
     /// Runs `ringfence ARGUMENTS` for this prefix.
     pub(crate) fn ringfence<Text: AsRef<OsStr>>(&self, arguments: &[Text]) -> Ended {
         let own = program();
-        let child = self
-            .shared
-            .command(own.to_str().unwrap())
-            .args(arguments)
-            .spawn()
-            .unwrap();
-        finish(child, "ringfence")
+        let mut command = self.shared.command(own.to_str().unwrap());
+        run_to_end(command.args(arguments), "ringfence")
     }
 
     /// Installs a sample driver that is started on demand.
@@ -290,8 +301,10 @@ impl Prefix {
         assert_eq!(ended.code, Some(0), "{ended:?}");
     }
 
-    /// Keeps Wine's services up when no program runs.
+    /// Begins a session in which Wine's services stay up when no program runs.
     pub(crate) fn keep_session(&self) {
+        // A server that runs cannot be made to stay.
+        self.shared.end_session();
         assert!(has(self.shared.command("wineserver").arg("-p")));
         assert_eq!(self.shared.wine(&["cmd", "/c", "exit"]).code, Some(0));
     }
@@ -311,7 +324,7 @@ impl Prefix {
             .arg(self.program(name))
             .args(arguments)
             .current_dir(folder);
-        finish(command.spawn().unwrap(), name)
+        run_to_end(&mut command, name)
     }
 
     /// Runs a test program from a folder that it was copied to.
@@ -320,7 +333,7 @@ impl Prefix {
         std::fs::copy(self.program(name), &placed).unwrap();
         let mut command = self.shared.command("wine");
         command.arg(placed).args(arguments).current_dir(folder);
-        finish(command.spawn().unwrap(), name)
+        run_to_end(&mut command, name)
     }
 
     /// Deletes a service that a program has installed, as an administrator does.
@@ -360,7 +373,8 @@ impl Prefix {
     pub(crate) fn start(&self, name: &str, arguments: &[&str]) -> Program {
         let mut command = self.shared.command("wine");
         command.arg(self.program(name)).args(arguments);
-        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
         Program {
             stdin: child.stdin.take(),
             stdout: BufReader::new(child.stdout.take().unwrap()),
@@ -398,6 +412,14 @@ impl Prefix {
                 return;
             }
             assert!(began.elapsed() < wine_patience(), "{count} processes");
+        }
+    }
+
+    /// Waits until something is so.
+    pub(crate) fn wait_for(&self, is_so: impl Fn() -> bool) {
+        let began = Instant::now();
+        while !is_so() {
+            assert!(began.elapsed() < wine_patience(), "{}", self.log());
         }
     }
 
@@ -480,7 +502,7 @@ impl Program {
             let _ = stdin.write_all(b"\n").is_ok();
         }
         let mut text = String::new();
-        std::io::Read::read_to_string(&mut self.stdout, &mut text).unwrap();
+        self.stdout.read_to_string(&mut text).unwrap();
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}: {text}");
         text.replace('\r', "")

@@ -2,7 +2,7 @@
 
 use integration_tests::program::Ended;
 
-use super::harness::{Prefix, finish};
+use super::harness::{Prefix, run_to_end};
 use super::running::{Access, Driver, Steps};
 
 /// What the checks of ports.c expect: registers that keep what is written.
@@ -45,8 +45,10 @@ fn command(prefix: &Prefix, arguments: &[&str], access: Option<&Access>) -> std:
 
 /// The same, to its end.
 fn run(prefix: &Prefix, arguments: &[&str], access: Option<&Access>) -> Ended {
-    let child = command(prefix, arguments, access).spawn().unwrap();
-    finish(child, "ringfence wine run")
+    run_to_end(
+        &mut command(prefix, arguments, access),
+        "ringfence wine run",
+    )
 }
 
 /// A driver whose access to all ports the program has, and the run of one check.

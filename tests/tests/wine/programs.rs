@@ -1,6 +1,8 @@
 //! Programs and a driver that `ringfence wine install` has installed.
 
-use crate::harness::Prefix;
+use integration_tests::program::{Running, command};
+
+use crate::harness::{Prefix, Width, root};
 
 prefix_tests!(
     programs_reach_the_driver_by_every_way,
@@ -9,6 +11,9 @@ prefix_tests!(
     crash_ends_requests_and_restart_heals,
     service_that_cannot_start_says_why,
     two_services_run_at_once,
+    names_follow_the_driver,
+    driver_of_the_other_width_works,
+    served_socket_is_used_and_left_alone,
 );
 
 fn programs_reach_the_driver_by_every_way(prefix: &Prefix) {
@@ -152,4 +157,61 @@ fn two_services_run_at_once(prefix: &Prefix) {
         states,
         [("echo".to_owned(), true), ("faulty".to_owned(), false)]
     );
+}
+
+fn names_follow_the_driver(prefix: &Prefix) {
+    prefix.install("echo", &[]);
+    prefix.keep_session();
+    assert_eq!(prefix.service("start", "echo"), 0);
+    assert!(prefix.run("echo", &["try-open"]).contains("open: ok"));
+    let socket = prefix.socket("echo");
+
+    // The driver deletes its devices and links, of which Wine is told nothing but by the channel.
+    let ended = prefix.ringfence(&["ctl", socket.to_str().unwrap(), "unload"]);
+
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    prefix.wait_for(|| prefix.run("echo", &["try-open"]).contains("open: error 2"));
+    // The micro-VM is there, and so is the service.
+    assert_eq!(prefix.run("service", &["state", "echo"]).trim(), "state 4");
+    assert_eq!(prefix.service("stop", "echo"), 0);
+}
+
+fn served_socket_is_used_and_left_alone(prefix: &Prefix) {
+    prefix.install("echo", &[]);
+    prefix.keep_session();
+    let socket = prefix.socket("echo");
+    std::fs::create_dir_all(socket.parent().unwrap()).unwrap();
+    let driver = prefix.sample("echo");
+    let arguments = [
+        "run",
+        driver.to_str().unwrap(),
+        "--socket",
+        socket.to_str().unwrap(),
+    ];
+    let mut running = Running::start(&mut command(&arguments));
+    running.wait_for_socket(&socket);
+
+    assert_eq!(prefix.service("start", "echo"), 0);
+
+    assert!(prefix.run("echo", &["try-open"]).contains("open: ok"));
+    assert_eq!(prefix.service("stop", "echo"), 0);
+    let asked = prefix.ringfence(&["ctl", socket.to_str().unwrap(), "stats"]);
+    assert_eq!(asked.code, Some(0), "{asked:?}");
+    running.signal("TERM");
+    running.wait().assert_code(0);
+}
+
+fn driver_of_the_other_width_works(prefix: &Prefix) {
+    let abi = match prefix.width() {
+        Width::Bits32 => "amd64",
+        Width::Bits64 => "i386",
+    };
+    let driver = root().join(format!("images/drivers/{abi}/echo.sys"));
+    let ended = prefix.ringfence(&["wine", "install", driver.to_str().unwrap()]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+
+    prefix.end_session();
+    let text = prefix.run("echo", &["try-open", "overlapped", "cancel"]);
+
+    assert!(text.contains("open: ok"), "{text}");
 }

@@ -1,8 +1,12 @@
 //! A Wine prefix, and Wine's own tools in it.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use rustix::fs::MemfdFlags;
 
 use super::{Failure, Where};
 
@@ -104,26 +108,40 @@ impl Prefix {
     /// Runs a Windows program of Wine's in the prefix. What it prints, if it succeeds, or else what it says.
     pub(super) fn run<Text: AsRef<OsStr>>(&self, arguments: &[Text]) -> Result<String, Failure> {
         let wine = self.wine.display();
-        let output = Command::new(&self.wine)
+        // Not pipes: the first program of a session starts services, which would hold them open.
+        let make = || -> std::io::Result<File> {
+            Ok(rustix::fs::memfd_create("wine", MemfdFlags::CLOEXEC)?.into())
+        };
+        let failed = |error| Failure::failed(format!("no memory for what Wine says: {error}"));
+        let (mut stdout, mut stderr) = (make().map_err(failed)?, make().map_err(failed)?);
+        let status = Command::new(&self.wine)
             .args(arguments)
             .env("WINEPREFIX", &self.path)
             // What `sc` says of errors is a debug message.
             .env("WINEDEBUG", "-all,err+sc")
             .stdin(Stdio::null())
-            .output()
+            .stdout(stdout.try_clone().map_err(failed)?)
+            .stderr(stderr.try_clone().map_err(failed)?)
+            .status()
             .map_err(|error| {
                 Failure::failed(format!(
                     "{wine} cannot be started: {error}; is Wine installed?"
                 ))
             })?;
-        let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
-        if output.status.success() {
-            return Ok(text);
+        let text = |file: &mut File| -> Result<String, Failure> {
+            let mut bytes = Vec::new();
+            let read = file.rewind().and_then(|()| file.read_to_end(&mut bytes));
+            read.map_err(failed)?;
+            Ok(String::from_utf8_lossy(&bytes).replace('\r', ""))
+        };
+        let printed = text(&mut stdout)?;
+        if status.success() {
+            return Ok(printed);
         }
-        let said = if text.trim().is_empty() {
-            String::from_utf8_lossy(&output.stderr).replace('\r', "")
+        let said = if printed.trim().is_empty() {
+            text(&mut stderr)?
         } else {
-            text
+            printed
         };
         let shown: Vec<String> = arguments
             .iter()
@@ -132,7 +150,7 @@ impl Prefix {
         Err(Failure::failed(format!(
             "`{wine} {}` failed ({}): {}",
             shown.join(" "),
-            output.status,
+            status,
             crate::observe::escape::escape(said.trim())
         )))
     }
