@@ -93,14 +93,19 @@ static int open_lane(struct lane *lane, const char *path, const uint8_t token[RF
 static void add_lane(struct machine *machine, uint32_t known)
 {
     uint32_t expected = 0;
-    if (known == LANES_MAX ||
-        !__atomic_compare_exchange_n(&machine->lanes_lock, &expected, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
+    if (known == LANES_MAX) {
+        return;
+    }
+    uint64_t mask = port_block_signals();
+    if (!__atomic_compare_exchange_n(&machine->lanes_lock, &expected, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
+        port_restore_signals(mask);
         return;
     }
     if (machine->lanes == known && open_lane(&machine->lane[known], machine->path, machine->token)) {
         __atomic_store_n(&machine->lanes, known + 1, __ATOMIC_RELEASE);
     }
     __atomic_store_n(&machine->lanes_lock, 0, __ATOMIC_RELEASE);
+    port_restore_signals(mask);
 }
 
 /* What one machine says: an NTSTATUS; STATUS_PRIVILEGED too when it is over. */
@@ -327,12 +332,12 @@ int port_search(uint32_t known)
     DWORD error = GetLastError();
     uint64_t mask = port_block_signals();
     rf_acquire(&search_lock);
-    port_restore_signals(mask);
     if (port_found() == known) {
         search_environment();
         search_devices();
     }
     rf_unlock(&search_lock);
+    port_restore_signals(mask);
     SetLastError(error);
     return port_found() != known;
 }

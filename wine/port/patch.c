@@ -112,16 +112,20 @@ void port_site_count(uintptr_t at, const struct port_instruction *decoded)
     }
 }
 
-static void lock(void)
+/* Whoever holds it is not suspended: another thread may be waiting in the middle of the program's code. */
+static uint64_t lock(void)
 {
+    uint64_t mask = port_block_signals();
     while (__atomic_exchange_n(&patch_lock, 1, __ATOMIC_ACQUIRE) != 0) {
         Sleep(0);
     }
+    return mask;
 }
 
-static void unlock(void)
+static void unlock(uint64_t mask)
 {
     __atomic_store_n(&patch_lock, 0, __ATOMIC_RELEASE);
+    port_restore_signals(mask);
 }
 
 /* Writes the first byte of the program's instruction. */
@@ -312,11 +316,11 @@ void port_patch(uintptr_t at)
 {
     DWORD error = GetLastError();
     struct port_site *site = find(at);
-    lock();
+    uint64_t mask = lock();
     if (site != NULL && site->state == PORT_SITE_WANTED && !patch(site)) {
         __atomic_store_n(&site->state, PORT_SITE_REFUSED, __ATOMIC_SEQ_CST);
     }
-    unlock();
+    unlock(mask);
     SetLastError(error);
 }
 
@@ -347,9 +351,9 @@ void port_jump(struct frame *frame)
 
     if (port_access(decoded->is_write, port, decoded->width, &value, 1) == PORT_DENIED) {
         DWORD error = GetLastError();
-        lock();
+        uint64_t held = lock();
         undo(site);
-        unlock();
+        unlock(held);
         SetLastError(error);
         frame->next = site->at;
         return;
