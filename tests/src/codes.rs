@@ -94,6 +94,14 @@ pub mod edu {
     pub const WRITE: u32 = 0x0022_2008;
     /// Waits for a DPC; out: interrupts, DPCs, all statuses, runs that disclaimed; each u32.
     pub const WAIT: u32 = 0x0022_200C;
+    /// Out: slot, first BAR, line, pin, subsystem, class and revision of the device; each u32.
+    pub const FIND: u32 = 0x0022_2010;
+    /// u32 slot, u32 offset, u32 0; out u32.
+    pub const GET_CONFIG: u32 = 0x0022_2014;
+    /// u32 slot, u32 offset, u32 value.
+    pub const SET_CONFIG: u32 = 0x0022_2018;
+    /// Undoes START.
+    pub const STOP: u32 = 0x0022_201C;
 }
 
 /// tests/drivers/include/msr.h
