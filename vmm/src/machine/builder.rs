@@ -87,6 +87,22 @@ pub struct WindowMemory {
     pub is_writable: bool,
 }
 
+impl WindowMemory {
+    pub(super) fn region(self, slot: u32) -> kvm_userspace_memory_region {
+        kvm_userspace_memory_region {
+            slot,
+            flags: if self.is_writable {
+                0
+            } else {
+                KVM_MEM_READONLY
+            },
+            guest_phys_addr: layout::IO_WINDOW_GPA + self.piece.window_offset,
+            memory_size: self.piece.bytes,
+            userspace_addr: self.host_address,
+        }
+    }
+}
+
 /// A guest that is being put together: drivers are placed before the first run.
 #[derive(Debug)]
 pub struct VmBuilder {
@@ -202,22 +218,7 @@ impl VmBuilder {
         let slot = self.next_slot;
         self.next_slot += 1;
         // SAFETY: the caller's promise.
-        unsafe {
-            map_slot(
-                &self.vm,
-                kvm_userspace_memory_region {
-                    slot,
-                    flags: if memory.is_writable {
-                        0
-                    } else {
-                        KVM_MEM_READONLY
-                    },
-                    guest_phys_addr: layout::IO_WINDOW_GPA + memory.piece.window_offset,
-                    memory_size: memory.piece.bytes,
-                    userspace_addr: memory.host_address,
-                },
-            )
-        }
+        unsafe { map_slot(&self.vm, memory.region(slot)) }
     }
 
     /// Makes the guest ready to run. It belongs to the calling thread from here on.
@@ -266,7 +267,8 @@ impl VmBuilder {
         Ok(Vm {
             vcpu,
             watchdog,
-            _vm: self.vm,
+            vm: self.vm,
+            next_slot: self.next_slot,
             plan: self.plan,
             header: self.header,
             tsc_khz,
@@ -311,7 +313,10 @@ fn take_msrs(vm: &VmFd) -> Result<(), CreateError> {
     unsafe_code,
     reason = "KVM_SET_USER_MEMORY_REGION takes a host address"
 )]
-unsafe fn map_slot(vm: &VmFd, region: kvm_userspace_memory_region) -> Result<(), CreateError> {
+pub(super) unsafe fn map_slot(
+    vm: &VmFd,
+    region: kvm_userspace_memory_region,
+) -> Result<(), CreateError> {
     // SAFETY: the caller's promise.
     unsafe { vm.set_user_memory_region(region) }.map_err(|source| CreateError::Kvm {
         call: "KVM_SET_USER_MEMORY_REGION",

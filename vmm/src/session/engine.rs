@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use abi::DriverAbi;
@@ -20,6 +20,7 @@ use super::client_memory::ClientMemory;
 use super::driver::{DriverError, Stats};
 use super::machine::ProcessIds;
 use super::responder::Responder;
+use crate::devices::RunningModel;
 use crate::machine::{InterruptLines, PortExit, Stop, Vm};
 use crate::observe::clock::Clock;
 use crate::observe::crash::{CrashReport, Reporter};
@@ -139,6 +140,8 @@ pub(super) struct Fate {
     pub(super) failed_devices: Mutex<Vec<String>>,
     /// Where new processes get their ids.
     pub(super) process_ids: ProcessIds,
+    /// The device models, while they run.
+    pub(super) models: Mutex<Vec<RunningModel>>,
 }
 
 impl Fate {
@@ -154,7 +157,7 @@ impl Fate {
         let mut failed = self
             .failed_devices
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+            .unwrap_or_else(PoisonError::into_inner);
         for error in errors {
             let text = crate::error_chain(&error);
             // A device goes on failing with growing numbers; its name says that it is the same.
@@ -165,13 +168,15 @@ impl Fate {
         }
     }
 
+    /// The device models that run.
+    pub(super) fn models(&self) -> MutexGuard<'_, Vec<RunningModel>> {
+        self.models.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn die(&self, death: Death) {
         // The first reason stands.
         let _ = self.death.set(death).is_ok();
-        let watchers = self
-            .watchers
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
         for watcher in watchers.iter() {
             // A watcher that is gone needs no news.
             let _ = watcher.write(1).is_ok();
@@ -331,15 +336,19 @@ impl Engine {
     }
 
     fn finish(&mut self) {
+        // Handles on the machine keep none of them alive.
+        self.fate.models().clear();
         self.responder.observer.finish();
-        let errors = self.responder.ports.finish();
+        let mut errors = self.responder.ports.finish();
+        errors.extend(self.responder.memory.flush());
         self.fate.device_failures(errors);
     }
 
     /// Hands over what devices have buffered: whoever watches an output sees it while the guest is idle.
     fn flush_devices(&mut self) {
         self.responder.observer.end_line();
-        let errors = self.responder.ports.flush();
+        let mut errors = self.responder.ports.flush();
+        errors.extend(self.responder.memory.flush());
         self.fate.device_failures(errors);
     }
 

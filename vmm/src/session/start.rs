@@ -396,7 +396,7 @@ fn prepare(
         pci: Some(Box::new(SysfsPci::default())),
     };
     let ports = PortSpace::with_backends(&launch.policy, backends)?;
-    let memory = MemorySpace::new(&launch.policy, launch.memory_bytes)?;
+    let memory = MemorySpace::with_lines(&launch.policy, launch.memory_bytes, &lines)?;
     let msrs = MsrSpace::new(&launch.policy, Some(Box::new(DevCpuMsr::default())))?;
     let mut builder = VmBuilder::new(
         &kvm,
@@ -454,6 +454,7 @@ fn prepare(
         })
         .transpose()?;
     responder.tsc_offset = vm.time_stamp_offset();
+    *fate.models() = responder.models();
     let identity = Identity {
         driver: file_name,
         abi,

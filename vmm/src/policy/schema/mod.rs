@@ -7,8 +7,8 @@ mod tables;
 mod tests;
 
 pub(super) use tables::{
-    DEFAULT, DEVICE, INDEX_PAIR, INDEX_REGISTER, INTERRUPT, MEMORY, MSR, PCI, PCI_REGISTER, PORT,
-    RESOURCE, TOP,
+    DEFAULT, DEVICE, INDEX_PAIR, INDEX_REGISTER, INTERRUPT, MEMORY, MSR, PCI, PCI_BAR,
+    PCI_REGISTER, PORT, RESOURCE, TOP,
 };
 
 /// What a key's value may be.
@@ -118,6 +118,7 @@ pub(super) fn all_keys() -> Vec<&'static str> {
         &MEMORY,
         &PCI,
         &PCI_REGISTER,
+        &PCI_BAR,
         &MSR,
         &DEVICE,
         &RESOURCE,
