@@ -26,22 +26,25 @@ import sys
 import threading
 import time
 
-VERSION = 1
+VERSION = 2
 MAGIC = 0x4D444652  # "RFDM"
 
-# Kind, width, offset, value, number, extra.
-MESSAGE = struct.Struct("<BBHIII")
+# Hellos, and all messages of version 1: kind, width, offset, value, number, extra.
+SHORT = struct.Struct("<BBHIII")
+# All other messages of version 2: kind, width, flags, number, offset, value.
+LONG = struct.Struct("<BBHIQQ")
 WORD = struct.Struct("<I")
 PAGE_BYTES = 4096
 
 # Ringfence's messages.
-HELLO, READ, WRITE, RESET, DOORBELL, GOODBYE = range(0x01, 0x07)
+HELLO, READ, WRITE, RESET, DOORBELL, GOODBYE, RANGE = range(0x01, 0x08)
 # The model's.
 M_HELLO, M_DONE, M_ASSERT, M_DEASSERT, M_DOORBELL, M_GOODBYE, M_PULSE = range(0x81, 0x88)
 
 # Words of the shared memory.
 REQUEST_NUMBER, REQUEST, REQUEST_VALUE, RINGFENCE_POLLS = 0x00, 0x04, 0x08, 0x0C
-ANSWER_NUMBER, ANSWER_VALUE, MODEL_POLLS = 0x40, 0x44, 0x48
+REQUEST_OFFSET, REQUEST_VALUE_HIGH = 0x10, 0x14
+ANSWER_NUMBER, ANSWER_VALUE, MODEL_POLLS, ANSWER_VALUE_HIGH = 0x40, 0x44, 0x48, 0x4C
 
 
 class ProtocolError(Exception):
@@ -51,26 +54,30 @@ class ProtocolError(Exception):
 class Model:
     """A device. Override what it needs; everything is called on one thread."""
 
-    #: The widest access that it takes as one: 1, 2 or 4 bytes. Ringfence cuts wider ones into pieces.
+    #: The widest access that it takes as one: 1, 2, 4 or 8 bytes. Ringfence cuts wider ones into pieces.
     width = 1
     #: Whether accesses come by shared memory instead of messages.
     memory = True
     #: Seconds to look at the shared memory before sleeping: quick answers for a processor's time.
     spin = 0.0
+    #: Whether `pulse_irq` writes to an eventfd that Ringfence waits for, instead of sending a message (Python 3.10).
+    irq_eventfd = False
 
-    #: The first port, how many there are, and whether the rule has an interrupt line.
+    #: The first port or physical address, how many ports or bytes there are, whether it is memory, and whether the
+    #: rule has an interrupt line.
     first = 0
     ports = 0
+    is_memory = False
     has_irq = False
 
     _link = None
 
     def read(self, offset, width):
-        """What a read of `width` bytes at the range's first port + `offset` returns."""
+        """What a read of `width` bytes at `offset` from the range's beginning returns."""
         return (1 << 8 * width) - 1
 
     def write(self, offset, width, value):
-        """A write of `width` bytes at the range's first port + `offset`."""
+        """A write of `width` bytes at `offset` from the range's beginning."""
 
     def reset(self):
         """The device is to be as after power on. Called at the start of every run."""
@@ -88,7 +95,11 @@ class Model:
 
     def pulse_irq(self):
         """One edge, or one delivery of a level-sensitive interrupt."""
-        self._signal(M_PULSE)
+        link = self._link
+        if link is not None and link.event is not None:
+            link.event_pulse()
+        else:
+            self._signal(M_PULSE)
 
     def _signal(self, kind):
         link = self._link
@@ -103,17 +114,31 @@ class Link:
         self._connection = connection
         self._lock = threading.Lock()
         self._page = None
+        self._version = 1
+        #: The eventfd that Ringfence waits for, if there is one.
+        self.event = None
 
-    def send(self, kind, width=0, offset=0, value=0, number=0):
+    def send(self, kind, value=0, number=0):
+        if self._version == 1:
+            message = SHORT.pack(kind, 0, 0, value & 0xFFFFFFFF, number, 0)
+        else:
+            message = LONG.pack(kind, 0, 0, number, 0, value)
         with self._lock:
-            self._connection.sendall(MESSAGE.pack(kind, width, offset, value, number, 0))
+            self._connection.sendall(message)
+
+    def event_pulse(self):
+        try:
+            os.eventfd_write(self.event, 1)
+        except BlockingIOError:
+            pass  # 2^64 - 2 pulses that nobody has read: Ringfence sees each write, and reads none.
 
     def serve(self, model):
         """Answers until the end of the run."""
         fields, descriptors = self._receive_hello()
         _, _, version, magic, ports, extra = fields
-        if magic != MAGIC or version < VERSION:
-            raise ProtocolError("this is no Ringfence, or too old a one")
+        if magic != MAGIC or version < 1:
+            raise ProtocolError("this is no Ringfence")
+        version = min(version, VERSION)
         takes_memory = bool(model.memory and descriptors)
         if takes_memory:
             self._page = mmap.mmap(descriptors[0], PAGE_BYTES)
@@ -121,13 +146,28 @@ class Link:
             os.close(descriptor)
         model.first, model.ports = extra & 0xFFFF, ports
         model.has_irq = bool(extra >> 16 & 1)
-        self.send(M_HELLO, model.width, VERSION, MAGIC, int(takes_memory))
+        model.is_memory = bool(extra >> 16 & 8)
+        if version > 1 and model.irq_eventfd and hasattr(os, "eventfd"):
+            self.event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        width = model.width if version > 1 else min(model.width, 4)
+        flags = int(takes_memory) | int(self.event is not None) << 1
+        hello = SHORT.pack(M_HELLO, width, version, MAGIC, flags, 0)
+        if self.event is None:
+            self._connection.sendall(hello)
+        else:
+            socket.send_fds(self._connection, [hello], [self.event])
+        self._version = version
         # The reset comes first: an access that is in the shared memory already is one after it.
-        message = self._receive()
-        if message is None:
-            return
-        if message[0] != RESET:
-            raise ProtocolError("no reset after the hello")
+        while True:
+            message = self._receive()
+            if message is None:
+                return
+            kind, flags, offset, value = message[0], message[2], message[3], message[4]
+            if kind == RESET:
+                break
+            if kind != RANGE:
+                raise ProtocolError("no reset after the hello")
+            model.first, model.ports, model.is_memory = offset, value, bool(flags & 1)
         model.reset()
         model._link = self
         try:
@@ -136,6 +176,8 @@ class Link:
             pass
         finally:
             model._link = None
+            if self.event is not None:
+                os.close(self.event)
             model.goodbye()
 
     def _serve_messages(self, model):
@@ -145,7 +187,7 @@ class Link:
             message = self._receive()
             if message is None:
                 return
-            kind, width, offset, value, number, _ = MESSAGE.unpack(message)
+            kind, width, _, offset, value, number = message
             if kind in (READ, WRITE):
                 result = self._access(model, kind, width, offset, value)
                 self.send(M_DONE, value=result, number=number)
@@ -165,8 +207,14 @@ class Link:
             if number != self._load(ANSWER_NUMBER):
                 request = self._load(REQUEST)
                 kind, width, offset = request & 0xFF, request >> 8 & 0xFF, request >> 16
-                result = self._access(model, kind, width, offset, self._load(REQUEST_VALUE))
-                self._store(ANSWER_VALUE, result)
+                value = self._load(REQUEST_VALUE)
+                if self._version > 1:
+                    offset = self._load(REQUEST_OFFSET)
+                    value |= self._load(REQUEST_VALUE_HIGH) << 32
+                result = self._access(model, kind, width, offset, value)
+                self._store(ANSWER_VALUE, result & 0xFFFFFFFF)
+                if self._version > 1:
+                    self._store(ANSWER_VALUE_HIGH, result >> 32)
                 self._store(ANSWER_NUMBER, number)
                 if not self._load(RINGFENCE_POLLS):
                     self.send(M_DOORBELL)
@@ -182,7 +230,7 @@ class Link:
         if kind == WRITE:
             model.write(offset, width, value)
             return 0
-        return model.read(offset, width) & 0xFFFFFFFF
+        return model.read(offset, width) & 0xFFFFFFFFFFFFFFFF
 
     def _load(self, offset):
         return WORD.unpack_from(self._page, offset)[0]
@@ -191,19 +239,25 @@ class Link:
         WORD.pack_into(self._page, offset, value)
 
     def _receive_hello(self):
-        data, descriptors, _, _ = socket.recv_fds(self._connection, MESSAGE.size, 4)
-        if len(data) < MESSAGE.size or data[0] != HELLO:
+        data, descriptors, _, _ = socket.recv_fds(self._connection, SHORT.size, 4)
+        if len(data) < SHORT.size or data[0] != HELLO:
             raise ProtocolError("no hello")
-        return MESSAGE.unpack(data), descriptors
+        return SHORT.unpack(data), descriptors
 
     def _receive(self):
+        """The next message: kind, width, flags, offset, value, number; `None` at the end."""
+        form = SHORT if self._version == 1 else LONG
         data = b""
-        while len(data) < MESSAGE.size:
-            more = self._connection.recv(MESSAGE.size - len(data))
+        while len(data) < form.size:
+            more = self._connection.recv(form.size - len(data))
             if not more:
                 return None
             data += more
-        return data
+        if self._version == 1:
+            kind, width, offset, value, number, _ = form.unpack(data)
+            return kind, width, 0, offset, value, number
+        kind, width, flags, number, offset, value = form.unpack(data)
+        return kind, width, flags, offset, value, number
 
 
 def serve(model, connection):

@@ -99,6 +99,14 @@ pub mod edu {
     /// u64 logical address, u32 bytes, u32 whether to memory; out u64: the common buffer's logical address,
     /// then bytes of its second half.
     pub const TRANSFER: u32 = 0x0022_2014;
+    /// Out: slot, first BAR, line, pin, subsystem, class and revision of the device; each u32.
+    pub const FIND: u32 = 0x0022_2018;
+    /// u32 slot, u32 offset, u32 0; out u32.
+    pub const GET_CONFIG: u32 = 0x0022_201C;
+    /// u32 slot, u32 offset, u32 value.
+    pub const SET_CONFIG: u32 = 0x0022_2020;
+    /// Undoes START.
+    pub const STOP: u32 = 0x0022_2024;
 }
 
 /// tests/drivers/include/msr.h

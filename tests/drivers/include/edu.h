@@ -1,4 +1,4 @@
-/* edu.sys: drives QEMU's `edu` device (docs/specs/edu.rst of QEMU): registers in a BAR, an interrupt. \Device\edu, link
+/* edu.sys: drives QEMU's `edu` device (docs/specs/edu.rst of QEMU), 1234:11e8: registers in a BAR, an interrupt. \Device\edu, link
  * \DosDevices\edu.
  *
  * Its service routine reads the interrupt status register, disclaims if nothing is set, else acknowledges and queues the
@@ -48,5 +48,26 @@ struct edu_transfer {
     rf_u32 count;    /* 1 to EDU_COUNT_MAX bytes */
     rf_u32 to_memory; /* else to the device */
 };
+/* 0x00222018: looks for the device on bus 0 by HalGetBusData; out struct edu_function. STATUS_NO_SUCH_DEVICE. */
+#define EDU_FIND RF_CODE(0x806u, RF_BUFFERED)
+struct edu_function {
+    rf_u32 slot; /* PCI_SLOT_NUMBER */
+    rf_u32 bar;  /* the first base address register */
+    rf_u32 line; /* the interrupt line register */
+    rf_u32 pin;
+    rf_u32 subsystem;
+    rf_u32 revision; /* and class code */
+};
+/* 0x0022201C: in struct edu_config, out rf_u32: reads 4 bytes of configuration space by HalGetBusDataByOffset. */
+#define EDU_GET_CONFIG RF_CODE(0x807u, RF_BUFFERED)
+/* 0x00222020: in struct edu_config: writes them by HalSetBusDataByOffset. */
+#define EDU_SET_CONFIG RF_CODE(0x808u, RF_BUFFERED)
+struct edu_config {
+    rf_u32 slot;
+    rf_u32 offset;
+    rf_u32 value;
+};
+/* 0x00222024: undoes EDU_START. */
+#define EDU_STOP RF_CODE(0x809u, RF_BUFFERED)
 
 #endif

@@ -5,7 +5,10 @@
 /* Not in mingw-w64's amd64 headers. */
 NTHALAPI ULONG NTAPI HalGetInterruptVector(INTERFACE_TYPE type, ULONG bus, ULONG level, ULONG vector, PKIRQL irql,
                                            PKAFFINITY affinity);
+NTHALAPI ULONG NTAPI HalGetBusData(BUS_DATA_TYPE type, ULONG bus, ULONG slot, PVOID buffer, ULONG length);
 
+#define EDU_VENDOR 0x1234u
+#define EDU_DEVICE 0x11e8u
 #define BAR_BYTES 4096u
 #define INTERRUPT_STATUS 0x24u
 #define INTERRUPT_ACKNOWLEDGE 0x64u
@@ -143,6 +146,33 @@ static NTSTATUS copy(PDEVICE_OBJECT device, PUCHAR buffer, ULONG count)
     return STATUS_SUCCESS;
 }
 
+static NTSTATUS find(struct edu_function *function)
+{
+    for (ULONG slot = 0; slot < 256; slot++) {
+        PCI_COMMON_CONFIG config;
+        PCI_SLOT_NUMBER number;
+        number.u.AsULONG = 0;
+        number.u.bits.DeviceNumber = slot >> 3;
+        number.u.bits.FunctionNumber = slot & 7;
+        ULONG bytes = HalGetBusData(PCIConfiguration, 0, number.u.AsULONG, &config, PCI_COMMON_HDR_LENGTH);
+        if (bytes == 0) {
+            return STATUS_NO_SUCH_DEVICE;
+        }
+        if (bytes < PCI_COMMON_HDR_LENGTH || config.VendorID != EDU_VENDOR || config.DeviceID != EDU_DEVICE) {
+            continue;
+        }
+        function->slot = number.u.AsULONG;
+        function->bar = config.u.type0.BaseAddresses[0];
+        function->line = config.u.type0.InterruptLine;
+        function->pin = config.u.type0.InterruptPin;
+        function->subsystem = (rf_u32)config.u.type0.SubSystemID << 16 | config.u.type0.SubVendorID;
+        function->revision = (rf_u32)config.BaseClass << 24 | (rf_u32)config.SubClass << 16 | (rf_u32)config.ProgIf << 8 |
+                             config.RevisionID;
+        return STATUS_SUCCESS;
+    }
+    return STATUS_NO_SUCH_DEVICE;
+}
+
 static NTSTATUS NTAPI control(PDEVICE_OBJECT device, PIRP irp)
 {
     PIO_STACK_LOCATION stack = IoGetCurrentIrpStackLocation(irp);
@@ -209,6 +239,40 @@ static NTSTATUS NTAPI control(PDEVICE_OBJECT device, PIRP irp)
         RtlCopyMemory((PUCHAR)buffer + sizeof(rf_u64), common + EDU_BUFFER, rest);
         return complete(irp, STATUS_SUCCESS, sizeof(rf_u64) + rest);
     }
+    case EDU_FIND: {
+        struct edu_function function = {0};
+        if (output < sizeof(function)) {
+            return complete(irp, STATUS_BUFFER_TOO_SMALL, 0);
+        }
+        NTSTATUS status = find(&function);
+        if (!NT_SUCCESS(status)) {
+            return complete(irp, status, 0);
+        }
+        *(struct edu_function *)buffer = function;
+        return complete(irp, STATUS_SUCCESS, sizeof(function));
+    }
+    case EDU_GET_CONFIG:
+    case EDU_SET_CONFIG: {
+        struct edu_config config;
+        if (input < sizeof(config) || (code == EDU_GET_CONFIG && output < sizeof(ULONG))) {
+            return complete(irp, STATUS_BUFFER_TOO_SMALL, 0);
+        }
+        config = *(struct edu_config *)buffer;
+        ULONG bytes = code == EDU_SET_CONFIG
+                          ? HalSetBusDataByOffset(PCIConfiguration, 0, config.slot, &config.value, config.offset, 4)
+                          : HalGetBusDataByOffset(PCIConfiguration, 0, config.slot, &config.value, config.offset, 4);
+        if (bytes != 4) {
+            return complete(irp, STATUS_UNSUCCESSFUL, 0);
+        }
+        if (code == EDU_SET_CONFIG) {
+            return complete(irp, STATUS_SUCCESS, 0);
+        }
+        *(ULONG *)buffer = config.value;
+        return complete(irp, STATUS_SUCCESS, sizeof(ULONG));
+    }
+    case EDU_STOP:
+        stop();
+        return complete(irp, STATUS_SUCCESS, 0);
     default:
         return complete(irp, STATUS_INVALID_DEVICE_REQUEST, 0);
     }

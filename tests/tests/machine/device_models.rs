@@ -1,18 +1,29 @@
 //! Every device model under every driver that hands ports to programs: our portio sample, inpout and WinIo.
 //!
-//! One table says what is written and what must be read; each driver runs all of it, in one machine.
+//! One table says what is written and what must be read; each driver runs all of it, in one machine. And the interrupts
+//! of the timers, and inputs that change while a driver waits for them.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use abi::DriverAbi;
-use integration_tests::codes::portio;
+use integration_tests::codes::{irq, portio};
 use integration_tests::{Client, Target, fields, machine_tests, patience, third_party};
 use vmm::session::driver::{PortWidth, RunningDriver};
+use vmm::session::interpreter::Interpreter;
+use vmm::session::{Machine, start};
 
 use super::real_drivers::{inpout, winio};
 
-machine_tests!(portio_sample, inpout_driver, winio3_driver, winio2_process);
+machine_tests!(
+    portio_sample,
+    inpout_driver,
+    winio3_driver,
+    winio2_process,
+    periodic_interrupts_of_the_clock_reach_a_driver,
+    interrupts_of_the_timer_reach_a_driver,
+    status_lines_change_while_a_driver_polls,
+);
 
 /// One step of a table.
 #[derive(Clone, Copy, Debug)]
@@ -27,11 +38,23 @@ enum Step {
 
 use Step::{In, Out, Until};
 
-/// Each model's steps.
-const TABLE: &[(&str, &[Step])] = &[
-    (
-        "uart16550",
-        &[
+/// A model: its rule, and what it has to do.
+struct Model {
+    backend: &'static str,
+    range: &'static str,
+    keys: &'static str,
+    /// What it prints, if it has an output.
+    printed: Option<&'static str>,
+    steps: &'static [Step],
+}
+
+const MODELS: &[Model] = &[
+    Model {
+        backend: "uart16550",
+        range: "0x3f8-0x3ff",
+        keys: "",
+        printed: Some("U"),
+        steps: &[
             // The divisor's latch, line control, scratch.
             Out(0x3FB, 0x83),
             Out(0x3F8, 0x0C),
@@ -50,10 +73,13 @@ const TABLE: &[(&str, &[Step])] = &[
             Out(0x3F8, b'U'),
             Until(0x3FD, 0x60, 0x60),
         ],
-    ),
-    (
-        "rtc",
-        &[
+    },
+    Model {
+        backend: "rtc",
+        range: "0x70-0x71",
+        keys: "",
+        printed: None,
+        steps: &[
             // Memory, and the register that says that the time is valid.
             Out(0x70, 0x20),
             Out(0x71, 0x77),
@@ -62,10 +88,13 @@ const TABLE: &[(&str, &[Step])] = &[
             Out(0x70, 0x20),
             In(0x71, 0xFF, 0x77),
         ],
-    ),
-    (
-        "pit",
-        &[
+    },
+    Model {
+        backend: "pit",
+        range: "0x40-0x43",
+        keys: "",
+        printed: None,
+        steps: &[
             // Counter 2, low byte then high byte, mode 0: the status that read-back latches says so.
             Out(0x43, 0xB0),
             Out(0x42, 0x34),
@@ -73,20 +102,26 @@ const TABLE: &[(&str, &[Step])] = &[
             Out(0x43, 0xE8),
             In(0x42, 0x3F, 0x30),
         ],
-    ),
-    (
-        "gameport",
-        &[
+    },
+    Model {
+        backend: "gameport",
+        range: "0x201",
+        keys: "axes = [1, 2, 3, 4]\nbuttons = 5",
+        printed: None,
+        steps: &[
             In(0x201, 0xF0, 0xA0),
             // The one-shots run, and are over some time later.
             Out(0x201, 0x00),
             Until(0x201, 0x0F, 0x00),
             In(0x201, 0xFF, 0xA0),
         ],
-    ),
-    (
-        "pio8255",
-        &[
+    },
+    Model {
+        backend: "pio8255",
+        range: "0x300-0x303",
+        keys: "inputs = [1, 2, 0xa5]\nloop = true",
+        printed: None,
+        steps: &[
             In(0x300, 0xFF, 0x01),
             In(0x302, 0xFF, 0xA5),
             Out(0x303, 0x83),
@@ -95,10 +130,13 @@ const TABLE: &[(&str, &[Step])] = &[
             Out(0x303, 0x0F),
             In(0x302, 0xFF, 0x85),
         ],
-    ),
-    (
-        "adc12",
-        &[
+    },
+    Model {
+        backend: "adc12",
+        range: "0x310-0x317",
+        keys: "conversion-us = 1\ndigital-inputs = 0x3c",
+        printed: None,
+        steps: &[
             // DAC 0 is wired to channel 14.
             Out(0x314, 0x55),
             Out(0x315, 0x0A),
@@ -109,10 +147,13 @@ const TABLE: &[(&str, &[Step])] = &[
             In(0x311, 0xFF, 0xEA),
             In(0x313, 0xFF, 0x3C),
         ],
-    ),
-    (
-        "printer",
-        &[
+    },
+    Model {
+        backend: "printer",
+        range: "0x278-0x27a",
+        keys: "",
+        printed: Some("P"),
+        steps: &[
             Out(0x27A, 0x0C),
             Out(0x278, b'P'),
             Out(0x27A, 0x0D),
@@ -121,10 +162,13 @@ const TABLE: &[(&str, &[Step])] = &[
             In(0x279, 0x40, 0x00),
             In(0x279, 0xFF, 0xD8),
         ],
-    ),
-    (
-        "lpt",
-        &[
+    },
+    Model {
+        backend: "lpt",
+        range: "0x378-0x37a",
+        keys: "",
+        printed: Some("L"),
+        steps: &[
             Out(0x378, b'L'),
             Out(0x37A, 0x0D),
             In(0x379, 0xFF, 0xD8),
@@ -132,37 +176,29 @@ const TABLE: &[(&str, &[Step])] = &[
             In(0x378, 0xFF, b'L'),
             In(0x37A, 0xFF, 0xCC),
         ],
-    ),
+    },
 ];
 
-/// All models at once, and the files that three of them write.
-fn policy(folder: &Path) -> (String, [(PathBuf, &'static [u8]); 3]) {
-    let files = ["U", "P", "L"].map(|name| folder.join(name));
-    let [uart, printer, lpt] = &files;
-    let rule = |range: &str, backend: &str, keys: &str| {
-        format!("[[port]]\nrange = \"{range}\"\naccess = \"rw\"\nbackend = \"{backend}\"\n{keys}\n")
-    };
-    let text = [
-        rule("0x3f8-0x3ff", "uart16550", &format!("output = {uart:?}")),
-        rule("0x70-0x71", "rtc", ""),
-        rule("0x40-0x43", "pit", ""),
-        rule("0x201", "gameport", "axes = [1, 2, 3, 4]\nbuttons = 5"),
-        rule(
-            "0x300-0x303",
-            "pio8255",
-            "inputs = [1, 2, 0xa5]\nloop = true",
-        ),
-        rule(
-            "0x310-0x317",
-            "adc12",
-            "conversion-us = 1\ndigital-inputs = 0x3c",
-        ),
-        rule("0x278-0x27a", "printer", &format!("output = {printer:?}")),
-        rule("0x378-0x37a", "lpt", &format!("output = {lpt:?}")),
-    ]
-    .concat();
-    let [uart, printer, lpt] = files;
-    (text, [(uart, b"U"), (printer, b"P"), (lpt, b"L")])
+impl Model {
+    /// Where it prints to.
+    fn output(&self, folder: &Path) -> Option<PathBuf> {
+        self.printed.map(|_| folder.join(self.backend))
+    }
+
+    fn rule(&self, folder: &Path) -> String {
+        let Self {
+            backend,
+            range,
+            keys,
+            ..
+        } = self;
+        let output = self
+            .output(folder)
+            .map_or(String::new(), |path| format!("output = {path:?}\n"));
+        format!(
+            "[[port]]\nrange = \"{range}\"\naccess = \"rw\"\nbackend = \"{backend}\"\n{keys}\n{output}"
+        )
+    }
 }
 
 /// How a driver does its program's port accesses.
@@ -173,13 +209,17 @@ struct Ports {
 
 fn check(target: Target, driver: &Path, device: &str, prepare: fn(&mut Client), ports: &Ports) {
     let folder = tempfile::tempdir().unwrap();
-    let (policy, files) = policy(folder.path());
-    let machine = target.start(driver, &policy);
+    let rules: Vec<String> = MODELS
+        .iter()
+        .map(|model| model.rule(folder.path()))
+        .collect();
+    let machine = target.start(driver, &rules.concat());
     let mut client = Client::open(&machine, device);
     prepare(&mut client);
-    for (model, steps) in TABLE {
-        for (number, step) in steps.iter().enumerate() {
-            let place = format!("{model}, step {number}: {step:?} by {}", driver.display());
+    for model in MODELS {
+        for (number, step) in model.steps.iter().enumerate() {
+            let backend = model.backend;
+            let place = format!("{backend}, step {number}: {step:?} by {}", driver.display());
             match *step {
                 Out(port, value) => (ports.write)(&mut client, port, value),
                 In(port, mask, expected) => {
@@ -203,8 +243,12 @@ fn check(target: Target, driver: &Path, device: &str, prepare: fn(&mut Client), 
     assert_eq!(client.process.stats().unwrap().port_denied, 0);
     drop(client);
     drop(machine);
-    for (file, bytes) in files {
-        assert_eq!(std::fs::read(&file).unwrap(), bytes, "{}", file.display());
+    for model in MODELS {
+        let Some(path) = model.output(folder.path()) else {
+            continue;
+        };
+        let printed = std::fs::read_to_string(path).unwrap();
+        assert_eq!(Some(&*printed), model.printed, "{}", model.backend);
     }
 }
 
@@ -282,4 +326,119 @@ fn winio2_process(target: Target) {
         client.control(winio::ENABLE_DIRECT, &[], 0);
     };
     check(target, &path, r"\\.\WinIo", prepare, &ports);
+}
+
+/// The portio sample for a model's ports, and the irq sample, which connects to its line as latched.
+struct Timer {
+    _machine: Machine,
+    ports: Client,
+    device: Client,
+}
+
+impl Timer {
+    fn start(target: Target, policy: &str, line: u32) -> Self {
+        let mut launch = target.launch(&target.sample("portio"), policy);
+        launch.drivers.push(target.sample("irq"));
+        let machine = start(launch).unwrap_or_else(|error| panic!("{}", vmm::error_chain(&error)));
+        let mut device = Client::open(&machine, r"\\.\irq");
+        device.control(irq::CONNECT, &fields!(line, 1_u32, 0_u32), 0);
+        Self {
+            ports: Client::open(&machine, r"\\.\portio"),
+            device,
+            _machine: machine,
+        }
+    }
+
+    fn write(&mut self, port: u32, value: u32) {
+        let input = fields!(port, 1_u32, value);
+        self.ports.control(portio::WRITE_PORT, &input, 0);
+    }
+
+    fn read(&mut self, port: u32) -> u32 {
+        self.ports
+            .control_u32(portio::READ_PORT, &fields!(port, 1_u32))
+    }
+
+    /// Waits until the service routine and the DPC have run so often.
+    fn wait_for(&mut self, count: u32) {
+        let end = Instant::now() + patience();
+        loop {
+            let counts = self.device.control(irq::COUNTS, &[], 16);
+            let word = |at: usize| u32::from_le_bytes(counts[at..at + 4].try_into().unwrap());
+            let (interrupts, dpcs) = (word(0), word(4));
+            if interrupts >= count && dpcs > 0 {
+                assert_eq!(word(8), word(12), "IRQL of the service routine");
+                return;
+            }
+            assert!(Instant::now() < end, "{interrupts} interrupts, {dpcs} DPCs");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+fn periodic_interrupts_of_the_clock_reach_a_driver(target: Target) {
+    let policy = "[[port]]\nrange = \"0x70-0x71\"\naccess = \"rw\"\nbackend = \"rtc\"\nirq = 8\n";
+    let mut clock = Timer::start(target, policy, 8);
+    let register = |clock: &mut Timer, index| clock.write(0x70, index);
+    // 1024 Hz, 24 hours, periodic interrupts.
+    register(&mut clock, 0x0A);
+    clock.write(0x71, 0x26);
+    register(&mut clock, 0x0B);
+    clock.write(0x71, 0x42);
+    register(&mut clock, 0x0C);
+    for round in 1..=3 {
+        clock.wait_for(round);
+        // Interrupt request and periodic flag; the read is what lets the next one come.
+        assert_eq!(clock.read(0x71) & 0xC0, 0xC0);
+    }
+    // Turned off, no more come.
+    register(&mut clock, 0x0B);
+    clock.write(0x71, 0x02);
+    register(&mut clock, 0x0C);
+    clock.read(0x71);
+    assert_eq!(clock.read(0x71) & 0x80, 0);
+}
+
+fn interrupts_of_the_timer_reach_a_driver(target: Target) {
+    let policy = "[[port]]\nrange = \"0x40-0x43\"\naccess = \"rw\"\nbackend = \"pit\"\nirq = 0\n";
+    let mut timer = Timer::start(target, policy, 0);
+    // Counter 0, low byte then high byte, mode 2, every 10 ms (11932 of 1.193182 MHz).
+    timer.write(0x43, 0x34);
+    timer.write(0x40, 0x9C);
+    timer.write(0x40, 0x2E);
+    timer.wait_for(3);
+    // Mode 0 without a count stops it.
+    timer.write(0x43, 0x30);
+}
+
+/// What another program changes reaches a driver that polls, as the printer that becomes ready.
+fn status_lines_change_while_a_driver_polls(target: Target) {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("printed");
+    let policy = format!(
+        "[[port]]\nname = \"LPT1\"\nrange = \"0x378-0x37a\"\naccess = \"rw\"\nbackend = \"lpt\"\n\
+         output = {output:?}\nstatus = 0x58\n"
+    );
+    let machine = target.start_sample("portio", &policy);
+    let mut client = Client::open(&machine, r"\\.\portio");
+    let mut other = Interpreter::new(Box::new(machine.process().unwrap()));
+    let status =
+        |client: &mut Client| client.control_u32(portio::READ_PORT, &fields!(0x379_u32, 1_u32));
+    assert_eq!(status(&mut client), 0x58, "busy");
+    let listed = other.execute_line("device").text;
+    assert!(listed.contains("LPT1 (0x378): lpt to "), "{listed}");
+    assert!(listed.contains("busy=1  (0 or 1)"), "{listed}");
+    // The driver may be in the middle of a request of many reads; setting does not wait for it.
+    let polling = std::thread::spawn(move || {
+        let input = fields!(0x379_u32, 1_u32);
+        let bytes = client.control(portio::READ_PORT_BUFFER, &input, 1 << 15);
+        (client, bytes)
+    });
+    let set = other.execute_line("device LPT1 busy=0 paper-out=1");
+    assert!(set.is_success(), "{}", set.text);
+    let (mut client, bytes) = polling.join().unwrap();
+    assert!(bytes.iter().all(|byte| [0x58, 0xD8, 0xF8].contains(byte)));
+    assert_eq!(status(&mut client), 0xF8);
+    let wrong = other.execute_line("device LPT2 busy=0");
+    assert!(wrong.text.contains("no device model is called LPT2"));
 }

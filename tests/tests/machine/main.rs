@@ -18,6 +18,7 @@ mod iopm_property;
 mod irq_sample;
 mod kmdf_sample;
 mod msr_sample;
+mod pci_models;
 mod pnp_sample;
 mod portio_sample;
 mod real_drivers;

@@ -22,7 +22,8 @@ Examples:
   ringfence trace run.rec --denied
   ringfence trace run.rec --format html --output run.html
   ringfence trace run.rec --format vcd --signal w:0x37a.0=strobe --signal w:0x378=data --output lpt.vcd
-  ringfence trace run.rec --port 0x378-0x37a --from 1.5 --until 1.6")]
+  ringfence trace run.rec --port 0x378-0x37a --from 1.5 --until 1.6
+  ringfence trace run.rec --msr 0xc0000080-0xc0000084 --writes")]
 pub(super) struct Arguments {
     /// The recording
     file: PathBuf,
@@ -35,9 +36,12 @@ pub(super) struct Arguments {
     /// Only these ports; may be given several times
     #[arg(long, value_name = "RANGE")]
     port: Vec<PortRange>,
-    /// Only mappings that touch this physical memory; may be given several times
+    /// Only mappings of this physical memory and accesses to devices there; may be given several times
     #[arg(long, value_name = "RANGE")]
     memory: Vec<PortRange>,
+    /// Only accesses to these MSRs; may be given several times
+    #[arg(long, value_name = "RANGE")]
+    msr: Vec<PortRange>,
     /// Only reads
     #[arg(long, conflicts_with = "writes")]
     reads: bool,
@@ -78,6 +82,7 @@ impl Arguments {
         Filter {
             ports: self.port.clone(),
             memory: self.memory.clone(),
+            msrs: self.msr.clone(),
             direction: match (self.reads, self.writes) {
                 (true, _) => Some(Direction::Read),
                 (_, true) => Some(Direction::Write),

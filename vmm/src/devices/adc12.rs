@@ -16,10 +16,11 @@
 use std::fmt;
 use std::io;
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::PortDevice;
 use super::output::OutputError;
+use super::{Input, InputError, Inputs, PortDevice, inputs};
 use crate::machine::InterruptLine;
 use crate::policy::{AdcSpec, Shape, Wave};
 use crate::ports::Width;
@@ -47,9 +48,88 @@ enum Signal {
     },
 }
 
+/// What is wired to the card.
+#[derive(Debug)]
+struct Analog {
+    signal: Signal,
+    /// How the signal is written in a policy.
+    wave: String,
+    /// Channels that have a value of their own, in codes.
+    fixed: [Option<u16>; WIRED as usize],
+    digital_in: u8,
+}
+
+/// Channels that a signal can be wired to; the others have the DACs.
+const WIRED: u8 = 14;
+const CODE: &str = "a number from 0 to 4095, or \"wave\" for the signal";
+const WAVE: &str = "sine, square, triangle or ramp, then such as amplitude=1000 frequency=50 offset=2048; or csv:PATH";
+
+impl Analog {
+    fn sample(&mut self, channel: u8, now: Duration) -> u16 {
+        match self.fixed.get(usize::from(channel)) {
+            Some(Some(code)) => *code,
+            _ => self.signal.sample(channel, now),
+        }
+    }
+}
+
+impl Inputs for Mutex<Analog> {
+    fn list(&self) -> Vec<Input> {
+        let analog = locked(self);
+        let channels = (0..WIRED).zip(analog.fixed).map(|(channel, fixed)| {
+            let value = fixed.map_or_else(|| "wave".to_owned(), |code| code.to_string());
+            Input::new(&format!("channel{channel}"), value, CODE)
+        });
+        let rest = [
+            Input::new("wave", &analog.wave, WAVE),
+            Input::new(
+                "digital-inputs",
+                format_args!("{:#04x}", analog.digital_in),
+                inputs::BYTE,
+            ),
+        ];
+        channels.chain(rest).collect()
+    }
+
+    fn set(&self, key: &str, value: &str) -> Result<(), InputError> {
+        if key == "wave" {
+            let wave = crate::policy::parse_wave(value).ok_or(InputError::Value(WAVE))?;
+            // A file is read before anybody has to wait.
+            let signal = Signal::new(&wave)
+                .map_err(|_| InputError::Value("a csv: file that can be read and has numbers"))?;
+            let mut analog = locked(self);
+            analog.signal = signal;
+            value.clone_into(&mut analog.wave);
+            return Ok(());
+        }
+        if key == "digital-inputs" {
+            locked(self).digital_in = inputs::byte(value)?;
+            return Ok(());
+        }
+        let channel = key
+            .strip_prefix("channel")
+            .and_then(|channel| channel.parse::<usize>().ok());
+        let mut analog = locked(self);
+        let fixed = channel.and_then(|channel| analog.fixed.get_mut(channel));
+        let fixed = fixed.ok_or(InputError::Unknown)?;
+        *fixed = match value {
+            "wave" => None,
+            code => {
+                let code = inputs::number(code, 4095, CODE)?;
+                Some(u16::try_from(code).unwrap_or(4095))
+            }
+        };
+        Ok(())
+    }
+}
+
+fn locked(analog: &Mutex<Analog>) -> MutexGuard<'_, Analog> {
+    analog.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The card.
 pub struct Adc12 {
-    signal: Signal,
+    analog: Arc<Mutex<Analog>>,
     clock: Clock,
     conversion: Duration,
     channel: u8,
@@ -58,7 +138,6 @@ pub struct Adc12 {
     under_way: Option<(Duration, u16, u8)>,
     result: (u16, u8),
     is_done: bool,
-    digital_in: u8,
     digital_out: u8,
     dac_low: [u8; 2],
     dacs: [u16; 2],
@@ -104,32 +183,14 @@ impl Adc12 {
     }
 
     fn with_clock(spec: &AdcSpec, clock: Clock) -> Result<Self, OutputError> {
-        let signal = match &spec.wave {
-            Wave::Formula {
-                shape,
-                amplitude,
-                offset,
-                millihertz,
-            } => Signal::Formula {
-                shape: *shape,
-                amplitude: f64::from(*amplitude),
-                offset: f64::from(*offset),
-                hertz: f64::from(*millihertz) / 1000.0,
-            },
-            Wave::Csv(path) => {
-                let failed = |source| OutputError {
-                    path: path.display().to_string(),
-                    source,
-                };
-                let text = std::fs::read_to_string(path).map_err(failed)?;
-                Signal::Table {
-                    rows: table(&text).map_err(failed)?,
-                    next: [0; CHANNELS as usize],
-                }
-            }
+        let analog = Analog {
+            signal: Signal::new(&spec.wave)?,
+            wave: spec.wave.to_string(),
+            fixed: [None; WIRED as usize],
+            digital_in: spec.digital_in,
         };
         Ok(Self {
-            signal,
+            analog: Arc::new(Mutex::new(analog)),
             clock,
             conversion: Duration::from_micros(spec.conversion_micros.into()),
             channel: 0,
@@ -137,7 +198,6 @@ impl Adc12 {
             under_way: None,
             result: (0, 0),
             is_done: false,
-            digital_in: spec.digital_in,
             digital_out: 0,
             dac_low: [0; 2],
             dacs: [0; 2],
@@ -164,7 +224,7 @@ impl Adc12 {
         let value = match self.channel {
             14 => self.dacs[0],
             15 => self.dacs[1],
-            channel => self.signal.sample(channel, now),
+            channel => locked(&self.analog).sample(channel, now),
         };
         self.is_done = false;
         self.under_way = Some((now + self.conversion, value, self.channel));
@@ -189,7 +249,7 @@ impl Adc12 {
                     | u8::from(self.is_done) << 6
                     | u8::from(self.is_interrupting)
             }
-            3 => self.digital_in,
+            3 => locked(&self.analog).digital_in,
             4 | 6 => self.dacs[usize::from(offset - 4) / 2].to_le_bytes()[0],
             5 | 7 => self.dacs[usize::from(offset - 4) / 2].to_le_bytes()[1],
             _ => 0xFF,
@@ -214,6 +274,33 @@ impl Adc12 {
 }
 
 impl Signal {
+    fn new(wave: &Wave) -> Result<Self, OutputError> {
+        Ok(match wave {
+            Wave::Formula {
+                shape,
+                amplitude,
+                offset,
+                millihertz,
+            } => Self::Formula {
+                shape: *shape,
+                amplitude: f64::from(*amplitude),
+                offset: f64::from(*offset),
+                hertz: f64::from(*millihertz) / 1000.0,
+            },
+            Wave::Csv(path) => {
+                let failed = |source| OutputError {
+                    path: path.display().to_string(),
+                    source,
+                };
+                let text = std::fs::read_to_string(path).map_err(failed)?;
+                Self::Table {
+                    rows: table(&text).map_err(failed)?,
+                    next: [0; CHANNELS as usize],
+                }
+            }
+        })
+    }
+
     fn sample(&mut self, channel: u8, now: Duration) -> u16 {
         match self {
             Self::Formula {
@@ -318,13 +405,16 @@ impl PortDevice for Adc12 {
     fn describe(&self) -> String {
         "adc12".to_owned()
     }
+
+    fn inputs(&self) -> Option<Arc<dyn Inputs>> {
+        Some(Arc::clone(&self.analog) as Arc<dyn Inputs>)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::machine::InterruptLines;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     fn spec(wave: Wave) -> AdcSpec {
@@ -426,6 +516,37 @@ mod tests {
                 "{}",
                 error.source
             );
+        }
+    }
+
+    #[test]
+    fn signals_are_changed_from_outside() {
+        let (mut card, time) = card(formula(Shape::Sine));
+        let inputs = card.inputs().unwrap();
+        inputs.set("channel3", "0x123").unwrap();
+        inputs.set("digital-inputs", "0xaa").unwrap();
+        assert_eq!(convert(&mut card, &time, 3), 0x3123);
+        assert_eq!(convert(&mut card, &time, 4) & 0xFFF, 2048);
+        assert_eq!(card.read(3, Width::Byte), 0xAA);
+        inputs
+            .set("wave", "square amplitude=1 offset=100 frequency=1")
+            .unwrap();
+        time.store(0, Ordering::Relaxed);
+        assert_eq!(convert(&mut card, &time, 4) & 0xFFF, 101);
+        inputs.set("channel3", "wave").unwrap();
+        assert_eq!(convert(&mut card, &time, 3) & 0xFFF, 101);
+        let list = inputs.list();
+        assert_eq!(list.len(), 16);
+        assert_eq!(list[14].value, "square amplitude=1 offset=100 frequency=1");
+        for (key, value) in [
+            ("channel14", "1"),
+            ("channelx", "1"),
+            ("wav", "sine"),
+            ("channel0", "4096"),
+            ("wave", "sinus"),
+            ("wave", "csv:/nonexistent"),
+        ] {
+            assert!(inputs.set(key, value).is_err(), "{key}={value}");
         }
     }
 

@@ -11,18 +11,19 @@ mod start;
 #[cfg(test)]
 mod tests;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use rustix::event::PollFlags;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 pub use self::link::Lost;
-use self::link::{Link, poll};
+use self::link::{Link, Opened};
+pub use self::protocol::ModelRange;
 use self::protocol::{Access, Hello};
 pub use self::start::ExternalError;
-use super::{DeviceError, PortDevice};
+use super::{DeviceError, MemoryDevice, PortDevice};
 use crate::machine::InterruptLine;
 use crate::policy::ExternalSpec;
 use crate::ports::Width;
@@ -74,9 +75,9 @@ impl State {
         };
         let name = &self.name;
         if matches!(lost, Lost::Goodbye) {
-            tracing::warn!("{name}: {reason}: its ports read all ones from now on{next}");
+            tracing::warn!("{name}: {reason}: all of it reads ones from now on{next}");
         } else {
-            tracing::error!("{name}: {reason}: its ports read all ones from now on{next}");
+            tracing::error!("{name}: {reason}: all of it reads ones from now on{next}");
             self.failure.get_or_insert(reason);
         }
     }
@@ -96,13 +97,13 @@ fn ended(child: &mut Child) -> Option<String> {
     }
 }
 
-/// The ports of an external model.
+/// The ports or the memory of an external model.
 #[derive(Debug)]
 pub struct External {
     spec: ExternalSpec,
-    first: u16,
-    ports: u32,
-    width: Width,
+    range: ModelRange,
+    /// The widest access that the model takes, in bytes.
+    width: u8,
     state: Arc<Mutex<State>>,
 }
 
@@ -111,24 +112,21 @@ fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl External {
-    /// Starts the model's command, if the spec has one, and connects. `first` and `ports` are the rule's range, `line` that
-    /// of the spec's `irq`.
+    /// Starts the model's command, if the spec has one, and connects. `line` is that of the spec's `irq`.
     ///
     /// # Errors
     /// The command cannot be started, nobody listens at the socket, or it is no model.
     pub fn open(
         spec: &ExternalSpec,
-        first: u16,
-        ports: u32,
+        range: ModelRange,
         line: Option<InterruptLine>,
     ) -> Result<Self, ExternalError> {
         let (socket, child) = start::start(spec)?;
         let name = spec.to_string();
         let mut device = Self {
             spec: spec.clone(),
-            first,
-            ports,
-            width: Width::Dword,
+            range,
+            width: 1,
             state: Arc::new(Mutex::new(State {
                 name,
                 line,
@@ -147,17 +145,11 @@ impl External {
     }
 
     /// Makes a connection out of a socket. `width` is what the model took before, if there was one.
-    fn connect(
-        &self,
-        state: &mut State,
-        socket: OwnedFd,
-        width: Option<Width>,
-    ) -> Result<Width, Lost> {
+    fn connect(&self, state: &mut State, socket: OwnedFd, width: Option<u8>) -> Result<u8, Lost> {
         let hello = Hello {
-            first: self.first,
-            ports: self.ports,
+            range: self.range,
             has_line: state.line.is_some(),
-            has_memory: true,
+            has_page: true,
             is_again: width.is_some(),
         };
         let limit = match width {
@@ -166,18 +158,18 @@ impl External {
             Some(_) => self.spec.answer_limit,
         };
         let for_thread = socket.try_clone()?;
-        let (link, new_width) = Link::open(socket, hello, state.line.clone(), limit)?;
-        if width.is_some_and(|width| width != new_width) {
+        let (link, opened) = Link::open(socket, hello, state.line.clone(), limit)?;
+        if width.is_some_and(|width| width != opened.width) {
             return Err(Lost::Changed);
         }
         state.connection += 1;
-        let connection = state.connection;
+        let ears = Ears::new(for_thread, &opened, state.connection)?;
         let weak = Arc::downgrade(&self.state);
         std::thread::Builder::new()
             .name("external".to_owned())
-            .spawn(move || listen(&for_thread, &weak, connection))?;
+            .spawn(move || ears.listen(&weak))?;
         state.link = Some(link);
-        Ok(new_width)
+        Ok(opened.width)
     }
 
     /// Tries to get a lost model back, if it is time.
@@ -202,7 +194,7 @@ impl External {
         }
     }
 
-    fn access(&self, access: Access) -> Option<u32> {
+    fn access(&self, access: Access) -> Option<u64> {
         let mut state = locked(&self.state);
         if state.link.is_none() {
             self.reconnect(&mut state);
@@ -218,62 +210,31 @@ impl External {
             }
         }
     }
-}
 
-/// Takes interrupts while the driver asks nothing, and notices the end of the model.
-fn listen(socket: &OwnedFd, state: &Weak<Mutex<State>>, connection: u64) {
-    loop {
-        // An error shows itself again where the socket is read.
-        let _ = poll(socket, PollFlags::IN, None).is_ok();
-        let Some(state) = state.upgrade() else { return };
-        let mut state = locked(&state);
-        if state.connection != connection {
-            return;
+    /// An access in aligned pieces that the model takes, lowest first.
+    fn access_in_pieces(&self, offset: u32, bytes: u8, write: Option<u64>) -> u64 {
+        let mut value = 0;
+        let mut done = 0;
+        while done < bytes {
+            let at = offset + u32::from(done);
+            let width = [8, 4, 2, 1].into_iter().find(|width| {
+                *width <= self.width && *width <= bytes - done && at.is_multiple_of((*width).into())
+            });
+            let width = width.unwrap_or(1);
+            let mask = u64::MAX >> (64 - 8 * u32::from(width));
+            let shift = 8 * u32::from(done);
+            let piece = self.access(Access {
+                offset: at,
+                bytes: width,
+                write: write.map(|value| (value >> shift) & mask),
+            });
+            value |= (piece.unwrap_or(u64::MAX) & mask) << shift;
+            done += width;
         }
-        let Some(link) = &mut state.link else { return };
-        loop {
-            match link.listen() {
-                Ok(true) => break,
-                Ok(false) => {}
-                Err(lost) => {
-                    state.lose(&lost);
-                    return;
-                }
-            }
-        }
-    }
-}
-
-impl PortDevice for External {
-    fn read(&mut self, offset: u16, width: Width) -> u32 {
-        let access = Access {
-            offset,
-            width,
-            write: None,
-        };
-        self.access(access).unwrap_or(u32::MAX)
+        value
     }
 
-    fn write(&mut self, offset: u16, width: Width, value: u32) {
-        let write = Some(value & width.mask());
-        let access = Access {
-            offset,
-            width,
-            write,
-        };
-        // What it comes to is in the log; a write has no answer.
-        let _ = self.access(access);
-    }
-
-    fn width_max(&self) -> Width {
-        self.width
-    }
-
-    fn describe(&self) -> String {
-        self.spec.to_string()
-    }
-
-    fn flush(&mut self) -> Result<(), DeviceError> {
+    fn failure(&self) -> Result<(), DeviceError> {
         match &locked(&self.state).failure {
             None => Ok(()),
             Some(reason) => Err(DeviceError {
@@ -281,6 +242,126 @@ impl PortDevice for External {
                 message: format!("{reason}; accesses after that were lost"),
             }),
         }
+    }
+}
+
+/// An access that the bus has cut to the model's width already; aligned or not, it is one.
+fn port_access(offset: u16, width: Width, write: Option<u64>) -> Access {
+    Access {
+        offset: offset.into(),
+        bytes: width.bytes().to_le_bytes()[0],
+        write,
+    }
+}
+
+/// What a connection's thread listens to while the driver asks nothing.
+struct Ears {
+    /// In the epoll set, as the event.
+    _socket: OwnedFd,
+    _event: Option<OwnedFd>,
+    epoll: Epoll,
+    connection: u64,
+}
+
+const SOCKET: u64 = 0;
+const EVENT: u64 = 1;
+
+impl Ears {
+    fn new(socket: OwnedFd, opened: &Opened, connection: u64) -> std::io::Result<Self> {
+        let epoll = Epoll::new()?;
+        let add = |descriptor: &OwnedFd, events, data| {
+            let event = EpollEvent::new(events, data);
+            epoll.ctl(ControlOperation::Add, descriptor.as_raw_fd(), event)
+        };
+        add(&socket, EventSet::IN, SOCKET)?;
+        let event = opened.event.as_ref().map(OwnedFd::try_clone).transpose()?;
+        if let Some(event) = &event {
+            // Each write to an eventfd is an edge, whether or not it is read.
+            add(event, EventSet::IN | EventSet::EDGE_TRIGGERED, EVENT)?;
+        }
+        Ok(Self {
+            _socket: socket,
+            _event: event,
+            epoll,
+            connection,
+        })
+    }
+
+    /// Takes interrupts, and notices the end of the model.
+    fn listen(&self, state: &Weak<Mutex<State>>) {
+        let mut events = [EpollEvent::default(); 2];
+        loop {
+            let count = match self.epoll.wait(-1, &mut events) {
+                Ok(count) => count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                // There is no way to go on; an access still notices what the model does.
+                Err(_) => return,
+            };
+            let has_event = events[..count].iter().any(|event| event.data() == EVENT);
+            let Some(state) = state.upgrade() else { return };
+            let mut state = locked(&state);
+            if state.connection != self.connection {
+                return;
+            }
+            let Some(link) = &mut state.link else { return };
+            let mut heard = if has_event { link.event() } else { Ok(()) };
+            while heard.is_ok() {
+                match link.listen() {
+                    Ok(true) => break,
+                    Ok(false) => {}
+                    Err(lost) => heard = Err(lost),
+                }
+            }
+            if let Err(lost) = heard {
+                state.lose(&lost);
+                return;
+            }
+        }
+    }
+}
+
+impl PortDevice for External {
+    fn read(&mut self, offset: u16, width: Width) -> u32 {
+        let value = self.access(port_access(offset, width, None));
+        let [a, b, c, d, ..] = value.unwrap_or(u64::MAX).to_le_bytes();
+        u32::from_le_bytes([a, b, c, d])
+    }
+
+    fn write(&mut self, offset: u16, width: Width, value: u32) {
+        let value = u64::from(value & width.mask());
+        // What it comes to is in the log; a write has no answer.
+        let _ = self.access(port_access(offset, width, Some(value)));
+    }
+
+    fn width_max(&self) -> Width {
+        Width::from_bytes(self.width).unwrap_or(Width::Dword)
+    }
+
+    fn describe(&self) -> String {
+        self.spec.to_string()
+    }
+
+    fn flush(&mut self) -> Result<(), DeviceError> {
+        self.failure()
+    }
+}
+
+impl MemoryDevice for External {
+    fn load(&mut self, offset: u32, bytes: u8) -> u64 {
+        self.access_in_pieces(offset, bytes, None)
+    }
+
+    fn store(&mut self, offset: u32, bytes: u8, value: u64) {
+        // As above.
+        self.access_in_pieces(offset, bytes, Some(value));
+    }
+
+    fn describe(&self) -> String {
+        self.spec.to_string()
+    }
+
+    fn flush(&mut self) -> Result<(), DeviceError> {
+        self.failure()
     }
 }
 

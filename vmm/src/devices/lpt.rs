@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::ecp::{Ecp, EcpPort};
 use super::output::{OutputError, Sink};
-use super::{DeviceError, PortDevice};
+use super::{DeviceError, Input, InputError, Inputs, PortDevice, inputs};
 use crate::machine::InterruptLine;
 use crate::policy::{EppPeer, LptSpec};
 use crate::ports::Width;
@@ -285,6 +285,10 @@ impl PortDevice for Lpt {
         locked(&self.port).describe()
     }
 
+    fn inputs(&self) -> Option<Arc<dyn Inputs>> {
+        Some(Arc::new(StatusLines(Arc::clone(&self.port))))
+    }
+
     fn flush(&mut self) -> Result<(), DeviceError> {
         let mut port = locked(&self.port);
         let description = port.describe();
@@ -294,6 +298,51 @@ impl PortDevice for Lpt {
     fn second(&self) -> Option<Box<dyn PortDevice>> {
         let has_ecp = locked(&self.port).ecp.is_some();
         has_ecp.then(|| Box::new(EcpPort::new(Arc::clone(&self.port))) as Box<dyn PortDevice>)
+    }
+}
+
+/// The lines that a printer drives.
+#[derive(Debug)]
+struct StatusLines(Arc<Mutex<Port>>);
+
+/// Name, bit of the status register, whether the bit is 0 while the line is active.
+const LINES: [(&str, u8, bool); 5] = [
+    ("busy", STATUS_NOT_BUSY, true),
+    ("ack", STATUS_NOT_ACK, true),
+    ("paper-out", STATUS_PAPER_OUT, false),
+    ("select", STATUS_SELECTED, false),
+    ("error", STATUS_NO_ERROR, true),
+];
+
+impl Inputs for StatusLines {
+    fn list(&self) -> Vec<Input> {
+        let status = locked(&self.0).status;
+        let lines = LINES.map(|(name, bit, is_inverse)| {
+            let is_active = (status & bit != 0) != is_inverse;
+            Input::new(name, u8::from(is_active), inputs::LINE)
+        });
+        let register = Input::new("status", format_args!("{status:#04x}"), inputs::BYTE);
+        lines.into_iter().chain([register]).collect()
+    }
+
+    fn set(&self, key: &str, value: &str) -> Result<(), InputError> {
+        let mut port = locked(&self.0);
+        let before = port.status;
+        if key == "status" {
+            port.status = inputs::byte(value)?;
+        } else {
+            let found = LINES.into_iter().find(|(name, ..)| *name == key);
+            let (_, bit, is_inverse) = found.ok_or(InputError::Unknown)?;
+            if inputs::line(value)? == is_inverse {
+                port.status &= !bit;
+            } else {
+                port.status |= bit;
+            }
+        }
+        if !before & port.status & STATUS_NOT_ACK != 0 {
+            port.acknowledge();
+        }
+        Ok(())
     }
 }
 

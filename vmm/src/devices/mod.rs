@@ -5,7 +5,9 @@
 mod adc12;
 mod ecp;
 pub mod external;
+mod inputs;
 mod lpt;
+mod mapped;
 mod output;
 mod pit;
 mod ram;
@@ -16,10 +18,13 @@ mod uart;
 mod uart_chip;
 
 use std::fmt;
+use std::sync::Arc;
 
 pub use adc12::Adc12;
 pub use external::External;
+pub use inputs::{Input, InputError, Inputs, RunningModel};
 pub use lpt::Lpt;
+pub use mapped::Mapped;
 pub use output::OutputError;
 pub use pit::Pit;
 pub use ram::Ram;
@@ -49,6 +54,11 @@ pub trait PortDevice: Send + fmt::Debug {
     /// What it is and where its data goes, for logs and statistics.
     fn describe(&self) -> String;
 
+    /// What drives it from outside, if that can be set while it runs.
+    fn inputs(&self) -> Option<Arc<dyn Inputs>> {
+        None
+    }
+
     /// The device's second range of registers, which shares its state, if it has one.
     fn second(&self) -> Option<Box<dyn PortDevice>> {
         None
@@ -61,6 +71,69 @@ pub trait PortDevice: Send + fmt::Debug {
     fn flush(&mut self) -> Result<(), DeviceError> {
         Ok(())
     }
+}
+
+/// A device behind a range of memory, where each access leaves the guest.
+pub trait MemoryDevice: Send + fmt::Debug {
+    /// Reads `bytes` bytes, 1 to 8, at `offset` from the range's first byte; the access lies inside the range.
+    /// The result's bytes above them are ignored.
+    fn load(&mut self, offset: u32, bytes: u8) -> u64;
+
+    /// Writes the low `bytes` bytes, 1 to 8, of `value` at `offset`; the access lies inside the range.
+    fn store(&mut self, offset: u32, bytes: u8, value: u64);
+
+    /// As [`PortDevice::describe`].
+    fn describe(&self) -> String;
+
+    /// As [`PortDevice::inputs`].
+    fn inputs(&self) -> Option<Arc<dyn Inputs>> {
+        None
+    }
+
+    /// As [`PortDevice::flush`].
+    ///
+    /// # Errors
+    /// As there.
+    fn flush(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+}
+
+/// Carries out an access of 1 to 4 bytes at `offset`, as the bus does it: as one if there is one of that size and the
+/// device takes it, otherwise in aligned pieces as wide as the device, lowest first. `at` is the port or address of the
+/// first byte, which decides what is aligned. What was read; 0 for a write.
+pub(crate) fn access_in_pieces(
+    device: &mut dyn PortDevice,
+    width_max: Width,
+    (at, offset): (u64, u16),
+    bytes: u16,
+    write: Option<u32>,
+) -> u32 {
+    let whole = u8::try_from(bytes)
+        .ok()
+        .and_then(Width::from_bytes)
+        .filter(|width| *width <= width_max);
+    let mut value = 0;
+    let mut done = 0;
+    while done < bytes {
+        let width = whole.unwrap_or_else(|| {
+            [Width::Dword, Width::Word]
+                .into_iter()
+                .find(|width| {
+                    *width <= width_max
+                        && width.bytes() <= bytes - done
+                        && (at + u64::from(done)).is_multiple_of(width.bytes().into())
+                })
+                .unwrap_or(Width::Byte)
+        });
+        let shift = u32::from(done) * 8;
+        match write {
+            Some(value) => device.write(offset + done, width, (value >> shift) & width.mask()),
+            None => value |= (device.read(offset + done, width) & width.mask()) << shift,
+        }
+        done += width.bytes();
+    }
+    value
 }
 
 /// A device's failure.

@@ -1,8 +1,9 @@
 //! A game port and an 8255: devices of a few bits.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::PortDevice;
+use super::{Input, InputError, Inputs, PortDevice, inputs};
 use crate::ports::Width;
 
 /// The IBM game control adapter at 0x201. A write starts four one-shots; bits 0-3 read as ones until theirs is over,
@@ -10,9 +11,43 @@ use crate::ports::Width;
 /// the buttons, 0 while pressed.
 #[derive(Debug)]
 pub struct Gameport {
+    stick: Arc<Mutex<Stick>>,
+    start: Option<Instant>,
+}
+
+/// What is plugged in.
+#[derive(Debug)]
+struct Stick {
     axes: [u8; 4],
     buttons: u8,
-    start: Option<Instant>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const AXES: [&str; 4] = ["axis0", "axis1", "axis2", "axis3"];
+const BUTTONS: &str = "a number from 0 to 15: a bit for each that is pressed";
+
+impl Inputs for Mutex<Stick> {
+    fn list(&self) -> Vec<Input> {
+        let stick = locked(self);
+        let axes = AXES.iter().zip(stick.axes);
+        axes.map(|(key, value)| Input::new(key, value, inputs::BYTE))
+            .chain([Input::new("buttons", stick.buttons, BUTTONS)])
+            .collect()
+    }
+
+    fn set(&self, key: &str, value: &str) -> Result<(), InputError> {
+        let mut stick = locked(self);
+        if key == "buttons" {
+            stick.buttons = inputs::number(value, 0xF, BUTTONS)?.to_le_bytes()[0];
+            return Ok(());
+        }
+        let axis = AXES.iter().position(|name| *name == key);
+        stick.axes[axis.ok_or(InputError::Unknown)?] = inputs::byte(value)?;
+        Ok(())
+    }
 }
 
 impl Gameport {
@@ -20,16 +55,16 @@ impl Gameport {
     #[must_use]
     pub fn new(axes: [u8; 4], buttons: u8) -> Self {
         Self {
-            axes,
-            buttons,
+            stick: Arc::new(Mutex::new(Stick { axes, buttons })),
             start: None,
         }
     }
 
     /// What is read so many nanoseconds after the write.
     fn value_after(&self, nanoseconds: Option<u128>) -> u8 {
-        let mut value = !self.buttons << 4;
-        for (axis, bit) in self.axes.into_iter().zip([1, 2, 4, 8]) {
+        let stick = locked(&self.stick);
+        let mut value = !stick.buttons << 4;
+        for (axis, bit) in stick.axes.into_iter().zip([1, 2, 4, 8]) {
             let ohms = u128::from(axis) * 100_000 / 255;
             if nanoseconds.is_some_and(|time| time < 24_200 + 11 * ohms) {
                 value |= bit;
@@ -56,6 +91,10 @@ impl PortDevice for Gameport {
     fn describe(&self) -> String {
         "gameport".to_owned()
     }
+
+    fn inputs(&self) -> Option<Arc<dyn Inputs>> {
+        Some(Arc::clone(&self.stick) as Arc<dyn Inputs>)
+    }
 }
 
 const MODE_SET: u8 = 1 << 7;
@@ -71,8 +110,29 @@ const OTHER_MODES: u8 = 0x64;
 pub struct Pio8255 {
     control: u8,
     latches: [u8; 3],
-    inputs: [u8; 3],
+    inputs: Arc<Mutex<Pins>>,
     is_looped: bool,
+}
+
+/// What drives ports A, B and C while they are inputs.
+#[derive(Debug)]
+struct Pins([u8; 3]);
+
+const PORTS: [&str; 3] = ["a", "b", "c"];
+
+impl Inputs for Mutex<Pins> {
+    fn list(&self) -> Vec<Input> {
+        let ports = PORTS.iter().zip(locked(self).0);
+        ports
+            .map(|(key, value)| Input::new(key, format_args!("{value:#04x}"), inputs::BYTE))
+            .collect()
+    }
+
+    fn set(&self, key: &str, value: &str) -> Result<(), InputError> {
+        let port = PORTS.iter().position(|name| *name == key);
+        locked(self).0[port.ok_or(InputError::Unknown)?] = inputs::byte(value)?;
+        Ok(())
+    }
 }
 
 impl Pio8255 {
@@ -82,7 +142,7 @@ impl Pio8255 {
         Self {
             control: MODE_SET | A_INPUT | C_UPPER_INPUT | B_INPUT | C_LOWER_INPUT,
             latches: [0; 3],
-            inputs,
+            inputs: Arc::new(Mutex::new(Pins(inputs))),
             is_looped,
         }
     }
@@ -106,7 +166,7 @@ impl Pio8255 {
         let outside = if port == 1 && self.is_looped && self.input_bits(0) == 0 {
             self.latches[0]
         } else {
-            self.inputs[port]
+            locked(&self.inputs).0[port]
         };
         self.latches[port] & !inputs | outside & inputs
     }
@@ -156,6 +216,10 @@ impl PortDevice for Pio8255 {
     fn describe(&self) -> String {
         "pio8255".to_owned()
     }
+
+    fn inputs(&self) -> Option<Arc<dyn Inputs>> {
+        Some(Arc::clone(&self.inputs) as Arc<dyn Inputs>)
+    }
 }
 
 #[cfg(test)]
@@ -193,5 +257,27 @@ mod tests {
         pio.write(1, Width::Byte, 0x33);
         assert_eq!(read(&mut pio), [0, 0x33, 0]);
         assert_eq!(pio.read(3, Width::Byte), 0xFF);
+    }
+
+    #[test]
+    fn what_is_plugged_in_changes_from_outside() {
+        let mut port = Gameport::new([0; 4], 0);
+        let inputs = port.inputs().unwrap();
+        inputs.set("buttons", "0x9").unwrap();
+        assert_eq!(port.read(0, Width::Byte), 0x60);
+        inputs.set("axis2", "255").unwrap();
+        assert_eq!(port.value_after(Some(30_000)), 0x64);
+        assert_eq!(inputs.list()[2].value, "255");
+        assert_eq!(inputs.set("axis4", "0"), Err(InputError::Unknown));
+        assert!(inputs.set("buttons", "16").is_err());
+
+        let mut pio = Pio8255::new([0; 3], false);
+        let inputs = pio.inputs().unwrap();
+        inputs.set("b", "0xa5").unwrap();
+        assert_eq!(pio.read(1, Width::Byte), 0xA5);
+        let values: Vec<String> = inputs.list().into_iter().map(|input| input.value).collect();
+        assert_eq!(values, ["0x00", "0xa5", "0x00"]);
+        assert_eq!(inputs.set("d", "0"), Err(InputError::Unknown));
+        assert!(inputs.set("a", "256").is_err());
     }
 }

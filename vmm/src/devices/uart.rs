@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::output::{OutputError, Pty, Sink};
-use super::uart_chip::Chip;
-use super::{DeviceError, PortDevice};
+use super::uart_chip::{Chip, MODEM_LINES};
+use super::{DeviceError, Input, InputError, Inputs, PortDevice};
 use crate::machine::InterruptLine;
 use crate::policy::{DeviceOutput, UartLink, UartSpec};
 use crate::ports::Width;
@@ -232,12 +232,52 @@ impl PortDevice for Uart {
         format!("uart16550 to {}", self.name)
     }
 
+    fn inputs(&self) -> Option<Arc<dyn Inputs>> {
+        Some(Arc::new(ModemLines(Arc::clone(&self.shared))))
+    }
+
     fn flush(&mut self) -> Result<(), DeviceError> {
         let device = self.describe();
         match &mut self.line {
             Line::Sink(sink) => sink.flush(|| device),
             Line::Pty(_) | Line::Client => Ok(()),
         }
+    }
+}
+
+/// The lines that a modem drives.
+#[derive(Debug)]
+struct ModemLines(Arc<Shared>);
+
+const HELD: &str = "0 or 1, or \"peer\" for what the other end of the line does";
+
+impl Inputs for ModemLines {
+    fn list(&self) -> Vec<Input> {
+        let chip = self.0.chip();
+        MODEM_LINES
+            .iter()
+            .map(|(key, line)| {
+                let value = match chip.held(*line) {
+                    None => "peer",
+                    Some(false) => "0",
+                    Some(true) => "1",
+                };
+                Input::new(key, value, HELD)
+            })
+            .collect()
+    }
+
+    fn set(&self, key: &str, value: &str) -> Result<(), InputError> {
+        let found = MODEM_LINES.iter().find(|(name, _)| *name == key);
+        let (_, line) = found.ok_or(InputError::Unknown)?;
+        let is_on = match value {
+            "peer" => None,
+            "0" => Some(false),
+            "1" => Some(true),
+            _ => return Err(InputError::Value(HELD)),
+        };
+        self.0.chip().hold(*line, is_on);
+        Ok(())
     }
 }
 
@@ -302,6 +342,30 @@ mod tests {
         assert_eq!(receive(&mut uart, 5), b"hello");
         uart.flush().unwrap();
         assert_eq!(std::fs::read(path).unwrap(), b"sent");
+    }
+
+    #[test]
+    fn modem_lines_are_held_from_outside() {
+        let lines = InterruptLines::default();
+        let mut uart = open(UartLink::Tcp(0), &lines);
+        let inputs = uart.inputs().unwrap();
+        // Modem status interrupts, which reach the line by OUT2.
+        uart.write(4, Width::Byte, 0x08);
+        uart.write(1, Width::Byte, 0x08);
+        assert_eq!(uart.read(6, Width::Byte), 0);
+        inputs.set("dcd", "1").unwrap();
+        assert!(lines.is_wanted());
+        assert_eq!(uart.read(6, Width::Byte), 0x88, "DCD, and its change");
+        inputs.set("ri", "1").unwrap();
+        assert_eq!(uart.read(6, Width::Byte), 0xC0);
+        inputs.set("ri", "0").unwrap();
+        assert_eq!(uart.read(6, Width::Byte), 0x84, "the ring is over");
+        inputs.set("dcd", "peer").unwrap();
+        assert_eq!(uart.read(6, Width::Byte), 0x08);
+        let values: Vec<String> = inputs.list().into_iter().map(|input| input.value).collect();
+        assert_eq!(values, ["peer", "peer", "0", "peer"]);
+        assert_eq!(inputs.set("rts", "1"), Err(InputError::Unknown));
+        assert!(inputs.set("cts", "on").is_err());
     }
 
     #[test]

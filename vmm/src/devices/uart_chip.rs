@@ -67,7 +67,18 @@ pub(super) struct Chip {
     scratch: u8,
     divisor: [u8; 2],
     is_peer_there: bool,
+    /// Modem lines that somebody holds, whatever the peer does, and what they are.
+    held: u8,
+    held_lines: u8,
 }
+
+/// The lines of the modem status register by name.
+pub(super) const MODEM_LINES: [(&str, u8); 4] = [
+    ("cts", MSR_CTS),
+    ("dsr", MSR_DSR),
+    ("ri", MSR_RI),
+    ("dcd", MSR_DCD),
+];
 
 impl Chip {
     pub(super) fn new(line: Option<InterruptLine>, is_peer_there: bool) -> Self {
@@ -88,6 +99,8 @@ impl Chip {
             scratch: 0,
             divisor: [0x0C, 0],
             is_peer_there,
+            held: 0,
+            held_lines: 0,
         };
         chip.modem_lines = chip.modem_inputs();
         chip
@@ -109,6 +122,22 @@ impl Chip {
     pub(super) fn set_peer(&mut self, is_there: bool) {
         self.is_peer_there = is_there;
         self.update();
+    }
+
+    /// Holds a modem line on or off; `None`: it is the peer's again.
+    pub(super) fn hold(&mut self, line: u8, is_on: Option<bool>) {
+        self.held &= !line;
+        self.held_lines &= !line;
+        if let Some(is_on) = is_on {
+            self.held |= line;
+            self.held_lines |= if is_on { line } else { 0 };
+        }
+        self.update();
+    }
+
+    /// Whether a modem line is held, and how.
+    pub(super) fn held(&self, line: u8) -> Option<bool> {
+        (self.held & line != 0).then_some(self.held_lines & line != 0)
     }
 
     /// Reads a register.
@@ -220,11 +249,12 @@ impl Chip {
 
     fn modem_inputs(&self) -> u8 {
         if self.modem_control & MCR_LOOP == 0 {
-            return if self.is_peer_there {
+            let peer = if self.is_peer_there {
                 MSR_CTS | MSR_DSR | MSR_DCD
             } else {
                 0
             };
+            return peer & !self.held | self.held_lines;
         }
         // RTS is CTS, DTR is DSR, OUT1 is RI, OUT2 is DCD.
         let mut lines = 0;

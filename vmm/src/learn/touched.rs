@@ -220,6 +220,8 @@ fn describe(counts: &Counts) -> Vec<String> {
                 (Space::Port, false) => "read",
                 (Space::Port, true) => "write",
                 (Space::Memory, _) => "mapping",
+                (Space::DeviceMemory, false) => "load",
+                (Space::DeviceMemory, true) => "store",
                 (Space::Msr, false) => "rdmsr",
                 (Space::Msr, true) => "wrmsr",
             };

@@ -6,6 +6,7 @@ use abi::crash::CrashRecord;
 use abi::layout;
 use zerocopy::IntoBytes;
 
+use super::builder::WindowMemory;
 use super::memory::MemoryError;
 use super::plan::Plan;
 
@@ -53,6 +54,52 @@ pub enum MsrAnswer {
     Fault,
     /// The guest is stopped.
     Stop,
+}
+
+/// An access to memory that has a device behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryExit {
+    /// Physical address as the driver knows it.
+    pub address: u64,
+    /// Bytes, 1 to 8; they do not cross a page.
+    pub bytes: u8,
+    /// The value written; `None` reads.
+    pub write: Option<u64>,
+    /// Guest-virtual address of the instruction.
+    pub rip: u64,
+}
+
+/// A change of the guest-physical I/O window: memory that appears there, moves or disappears while the guest runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowChange {
+    slot: u32,
+    memory: Option<WindowMemory>,
+}
+
+impl WindowChange {
+    /// Slot `slot`, counted from 0, has this memory from now on.
+    ///
+    /// # Safety
+    /// The host range must be a mapping that lives, and is not moved or unmapped, until another change of the slot has
+    /// been carried out or the [`super::Vm`] is dropped.
+    #[expect(unsafe_code, reason = "KVM is handed a host address")]
+    #[must_use]
+    pub const unsafe fn appears(slot: u32, memory: WindowMemory) -> Self {
+        Self {
+            slot,
+            memory: Some(memory),
+        }
+    }
+
+    /// Slot `slot` has no memory any more: accesses leave the guest.
+    #[must_use]
+    pub const fn disappears(slot: u32) -> Self {
+        Self { slot, memory: None }
+    }
+
+    pub(super) const fn parts(self) -> (u32, Option<WindowMemory>) {
+        (self.slot, self.memory)
+    }
 }
 
 /// A piece of a mapped physical range: pages of the guest-physical I/O window.
@@ -155,6 +202,14 @@ pub trait Backend {
         bytes: u64,
         is_write: bool,
     ) -> PhysicalAnswer;
+    /// An access to memory that a device is behind; what was read (of no meaning for a write).
+    fn memory(&mut self, _guest: &GuestView<'_>, _access: MemoryExit) -> u64 {
+        u64::MAX
+    }
+    /// What has changed in the I/O window since the last call. Asked for before each run and after each port access.
+    fn window_changes(&mut self) -> Vec<WindowChange> {
+        Vec::new()
+    }
     /// An IOPM changed.
     fn io_access_map(&mut self, map: u64, bytes: &[u8; 8192]);
     /// A process was pointed at an IOPM.

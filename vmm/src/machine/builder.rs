@@ -88,6 +88,22 @@ pub struct WindowMemory {
     pub is_writable: bool,
 }
 
+impl WindowMemory {
+    pub(super) fn region(self, slot: u32) -> kvm_userspace_memory_region {
+        kvm_userspace_memory_region {
+            slot,
+            flags: if self.is_writable {
+                0
+            } else {
+                KVM_MEM_READONLY
+            },
+            guest_phys_addr: layout::IO_WINDOW_GPA + self.piece.window_offset,
+            memory_size: self.piece.bytes,
+            userspace_addr: self.host_address,
+        }
+    }
+}
+
 /// A guest that is being put together: drivers are placed before the first run.
 #[derive(Debug)]
 pub struct VmBuilder {
@@ -203,22 +219,7 @@ impl VmBuilder {
         let slot = self.next_slot;
         self.next_slot += 1;
         // SAFETY: the caller's promise.
-        unsafe {
-            map_slot(
-                &self.vm,
-                kvm_userspace_memory_region {
-                    slot,
-                    flags: if memory.is_writable {
-                        0
-                    } else {
-                        KVM_MEM_READONLY
-                    },
-                    guest_phys_addr: layout::IO_WINDOW_GPA + memory.piece.window_offset,
-                    memory_size: memory.piece.bytes,
-                    userspace_addr: memory.host_address,
-                },
-            )
-        }
+        unsafe { map_slot(&self.vm, memory.region(slot)) }
     }
 
     /// Makes the guest ready to run. It belongs to the calling thread from here on.
@@ -268,6 +269,7 @@ impl VmBuilder {
             vcpu,
             watchdog,
             vm: self.vm,
+            next_slot: self.next_slot,
             plan: self.plan,
             header: self.header,
             tsc_khz,

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
 
 use abi::interrupt::LINES;
@@ -58,6 +58,7 @@ impl InterruptLines {
         (number < LINES).then(|| InterruptLine {
             shared: Arc::clone(&self.shared),
             number,
+            pin: None,
         })
     }
 
@@ -97,6 +98,12 @@ impl InterruptLines {
         })
     }
 
+    /// As a guest that takes what there is.
+    #[cfg(test)]
+    pub(crate) fn forget(&self) {
+        let _ = self.take();
+    }
+
     /// Whether the guest has yet to look at what was published.
     pub(super) fn is_offered(&self) -> bool {
         self.shared.is_offered.load(Ordering::Acquire)
@@ -112,6 +119,8 @@ impl InterruptLines {
 pub struct InterruptLine {
     shared: Arc<Shared>,
     number: u32,
+    /// The pin that it is one part of, and which.
+    pin: Option<(Arc<PinState>, u32)>,
 }
 
 impl InterruptLine {
@@ -124,6 +133,13 @@ impl InterruptLine {
     /// Makes the line active, until [`Self::deassert`]. A level-sensitive interrupt is delivered as long as it is; a
     /// latched one when it becomes so.
     pub fn assert(&self) {
+        match &self.pin {
+            None => self.assert_line(),
+            Some((pin, part)) => pin.set_part(*part, true, self),
+        }
+    }
+
+    fn assert_line(&self) {
         let before = self.shared.asserted.fetch_or(self.bit(), Ordering::AcqRel);
         if before & self.bit() == 0 {
             self.interrupt();
@@ -132,6 +148,13 @@ impl InterruptLine {
 
     /// Makes the line inactive.
     pub fn deassert(&self) {
+        match &self.pin {
+            None => self.deassert_line(),
+            Some((pin, part)) => pin.set_part(*part, false, self),
+        }
+    }
+
+    fn deassert_line(&self) {
         let before = self
             .shared
             .asserted
@@ -145,7 +168,17 @@ impl InterruptLine {
 
     /// One interrupt: an edge for a latched interrupt, one delivery for a level-sensitive one.
     pub fn pulse(&self) {
-        self.interrupt();
+        if self.pin.as_ref().is_none_or(|(pin, _)| !pin.is_masked()) {
+            self.interrupt();
+        }
+    }
+
+    /// The line with a pin's part before it.
+    fn part_of(&self, pin: &Arc<PinState>, part: u32) -> Self {
+        Self {
+            pin: Some((Arc::clone(pin), part)),
+            ..self.clone()
+        }
     }
 
     /// Whether the guest has looked since the line last interrupted. It may have put the interrupt off until its IRQL
@@ -174,6 +207,88 @@ impl InterruptLine {
         self.unpark_watchdog();
         if let (false, Some(waker)) = (was_wanted, self.shared.waker.get()) {
             waker();
+        }
+    }
+}
+
+/// What the parts of a pin do.
+#[derive(Debug, Default)]
+struct PinState {
+    /// The parts that assert it, and whether it is masked.
+    state: Mutex<(u32, bool)>,
+}
+
+impl PinState {
+    fn lock(&self) -> MutexGuard<'_, (u32, bool)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_masked(&self) -> bool {
+        self.lock().1
+    }
+
+    /// Notes what a part does, and has the line follow. Under the lock, so that nobody who changes the pin at this moment
+    /// is overtaken.
+    fn set_part(&self, part: u32, is_asserting: bool, line: &InterruptLine) {
+        let mut state = self.lock();
+        let bit = 1_u32.checked_shl(part).unwrap_or(0);
+        if is_asserting {
+            state.0 |= bit;
+        } else {
+            state.0 &= !bit;
+        }
+        if state.1 {
+            return;
+        }
+        if is_asserting {
+            line.assert_line();
+        } else if state.0 == 0 {
+            line.deassert_line();
+        }
+    }
+}
+
+/// The interrupt pin of a device of several parts: its line is active while any of them asserts it, and the pin is not
+/// masked.
+#[derive(Debug)]
+pub struct InterruptPin {
+    line: InterruptLine,
+    state: Arc<PinState>,
+}
+
+impl InterruptPin {
+    /// A pin that is wired to `line`, and not masked.
+    #[must_use]
+    pub fn new(line: InterruptLine) -> Self {
+        Self {
+            line,
+            state: Arc::default(),
+        }
+    }
+
+    /// The line as one of the parts, 0 to 31, sees it.
+    #[must_use]
+    pub fn part(&self, part: u32) -> InterruptLine {
+        self.line.part_of(&self.state, part)
+    }
+
+    /// Whether a part asserts it, masked or not.
+    #[must_use]
+    pub fn is_asserted(&self) -> bool {
+        self.state.lock().0 != 0
+    }
+
+    /// Masks it, or lets it through again. A pulse that comes while it is masked is lost.
+    pub fn set_masked(&self, is_masked: bool) {
+        let mut state = self.state.lock();
+        let was_masked = std::mem::replace(&mut state.1, is_masked);
+        // Under the lock, as above.
+        if state.0 != 0 && was_masked != is_masked {
+            if is_masked {
+                self.line.deassert_line();
+            } else {
+                self.line.assert_line();
+            }
         }
     }
 }
@@ -225,5 +340,31 @@ mod tests {
         assert_eq!(published(&lines), Some((0, 1)));
         line.pulse();
         assert_eq!(WOKEN.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn a_pin_is_active_while_a_part_asserts_it_and_it_is_not_masked() {
+        let lines = InterruptLines::default();
+        let pin = InterruptPin::new(lines.line(2).unwrap());
+        let (one, other) = (pin.part(0), pin.part(1));
+        one.assert();
+        other.assert();
+        assert_eq!(published(&lines), Some((4, 4)));
+        one.deassert();
+        assert_eq!(published(&lines), None, "the other part holds it");
+        pin.set_masked(true);
+        assert_eq!(published(&lines), Some((0, 0)));
+        assert!(pin.is_asserted());
+        one.pulse();
+        one.assert();
+        assert_eq!(published(&lines), None);
+        pin.set_masked(false);
+        assert_eq!(published(&lines), Some((4, 4)));
+        one.deassert();
+        other.deassert();
+        assert!(!pin.is_asserted());
+        assert_eq!(published(&lines), Some((0, 0)));
+        other.pulse();
+        assert_eq!(published(&lines), Some((0, 4)));
     }
 }

@@ -39,14 +39,14 @@ mod version_resource;
 mod vm;
 
 pub use backend::{
-    Backend, GuestView, MsrAnswer, MsrExit, PhysicalAnswer, PhysicalPiece, PortAnswer, PortExit,
-    Stop,
+    Backend, GuestView, MemoryExit, MsrAnswer, MsrExit, PhysicalAnswer, PhysicalPiece, PortAnswer,
+    PortExit, Stop, WindowChange,
 };
 pub use builder::{CreateError, VmBuilder, VmConfig, WindowMemory};
 pub use image::{GuestImage, ImageError};
-pub use interrupt_lines::{InterruptLine, InterruptLines, Waker};
+pub use interrupt_lines::{InterruptLine, InterruptLines, InterruptPin, Waker};
 pub use kick::Stopper;
 pub use memory::{GuestRam, MemoryError};
 pub use plan::{DriverSlot, PlanError};
 pub use vcpu::{Exit, VcpuError};
-pub use vm::{DmaRange, Vm};
+pub use vm::{DEVICE_ADDRESS_MAX, DEVICE_WINDOW, DmaRange, Vm};

@@ -8,8 +8,8 @@ use abi::DriverAbi;
 use abi::layout::{self, selector};
 use displaydoc::Display;
 use kvm_bindings::{
-    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVMIO, Msrs,
-    kvm_interrupt, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs,
+    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVMIO,
+    Msrs, kvm_interrupt, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs,
 };
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 use thiserror::Error;
@@ -78,10 +78,12 @@ pub enum Exit {
         /// How many.
         bytes: u8,
     },
-    /// A load from an address with no memory.
+    /// A load from an address with no memory; [`Vcpu::answer_mmio`] says what it gives. All ones until then.
     MmioRead {
         /// Guest-physical address.
         address: u64,
+        /// How many bytes, 1 to 8.
+        bytes: u8,
     },
     /// `rdmsr`; [`Vcpu::answer_msr`] says what it returns.
     MsrRead {
@@ -250,7 +252,8 @@ impl Vcpu {
             }
             Ok(VcpuExit::MmioRead(address, into)) => {
                 into.fill(0xFF);
-                return Ok(Exit::MmioRead { address });
+                let bytes = u8::try_from(into.len()).unwrap_or(8);
+                return Ok(Exit::MmioRead { address, bytes });
             }
             Ok(VcpuExit::X86Rdmsr(exit)) => Exit::MsrRead { number: exit.index },
             Ok(VcpuExit::X86Wrmsr(exit)) => Exit::MsrWrite {
@@ -321,6 +324,16 @@ impl Vcpu {
         let msr = unsafe { &mut run.__bindgen_anon_1.msr };
         msr.error = u8::from(value.is_none());
         msr.data = value.unwrap_or(0);
+    }
+
+    /// Answers the load that [`Self::run`] just returned: little-endian, as many bytes of it as were asked for.
+    pub(super) fn answer_mmio(&mut self, value: u64) {
+        let run = self.fd.get_kvm_run();
+        debug_assert_eq!(run.exit_reason, KVM_EXIT_MMIO);
+        // SAFETY: callers call this after an MMIO exit only, when this is the union's live variant; all of its bytes are
+        // plain numbers.
+        let mmio = unsafe { &mut run.__bindgen_anon_1.mmio };
+        mmio.data = value.to_le_bytes();
     }
 
     /// General registers.

@@ -8,13 +8,13 @@ use abi::crash::CrashRecord;
 use abi::doorbell::{Call, CallPage};
 use abi::header::{INTERRUPT_VECTOR, ImageHeader};
 use abi::layout::{self, PAGE_SIZE, Shared};
-use kvm_bindings::kvm_regs;
+use kvm_bindings::{kvm_regs, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 
 use super::backend::{
-    Backend, GuestView, MsrAnswer, MsrExit, PhysicalAnswer, PortAnswer, PortExit, Stop,
+    Backend, GuestView, MemoryExit, MsrAnswer, MsrExit, PhysicalAnswer, PortAnswer, PortExit, Stop,
 };
-use super::builder::CreateError;
+use super::builder::{CreateError, map_slot};
 use super::client_window::ClientWindow;
 use super::convert::to_usize;
 use super::interrupt_lines::InterruptLines;
@@ -53,14 +53,28 @@ pub struct DmaRange {
     pub bytes: usize,
 }
 
+/// Where addresses that devices are behind begin in the I/O window: above all memory that is placed there. A physical
+/// address is this far up in the window, so an exit tells the address that the driver used.
+pub const DEVICE_WINDOW: u64 = 0x1_0000_0000;
+/// The highest physical address that a device can have.
+pub const DEVICE_ADDRESS_MAX: u64 = layout::IO_WINDOW_GPA_SIZE - DEVICE_WINDOW - 1;
+
+/// The physical address behind a guest-physical one in the device window.
+fn device_address(guest_physical: u64) -> Option<u64> {
+    guest_physical
+        .checked_sub(layout::IO_WINDOW_GPA + DEVICE_WINDOW)
+        .filter(|address| *address <= DEVICE_ADDRESS_MAX)
+}
+
 /// A guest with its vCPU. Everything happens on the thread that created it.
 #[derive(Debug)]
 pub struct Vm {
     // Field order is drop order: the vCPU and VM descriptors go before the memory that they use.
     pub(super) vcpu: Vcpu,
     pub(super) watchdog: Watchdog,
-    /// Kept open: closing it would end the guest.
     pub(super) vm: VmFd,
+    /// The first memory slot that is free for [`super::WindowChange`]s.
+    pub(super) next_slot: u32,
     pub(super) plan: Plan,
     pub(super) header: ImageHeader,
     pub(super) tsc_khz: u64,
@@ -173,6 +187,9 @@ impl Vm {
             self.is_busy = true;
             self.watchdog.busy();
         }
+        if let Err(error) = self.change_window(backend) {
+            return Stop::Failure(crate::error_chain(&error));
+        }
         let stop = loop {
             match self.run_once(backend) {
                 Ok(None) => {}
@@ -197,7 +214,11 @@ impl Vm {
                 width,
                 count,
                 is_write,
-            } => self.port(backend, port, width, count, is_write)?,
+            } => {
+                let stop = self.port(backend, port, width, count, is_write)?;
+                self.change_window(backend)?;
+                stop
+            }
             Exit::MmioWrite {
                 address: layout::DOORBELL_GPA,
                 data,
@@ -206,10 +227,22 @@ impl Vm {
                 let [a, b, c, d, ..] = data;
                 self.doorbell(backend, u32::from_le_bytes([a, b, c, d]))?
             }
+            Exit::MmioWrite {
+                address,
+                data,
+                bytes,
+            } if device_address(address).is_some() => {
+                self.memory(backend, address, bytes, Some(u64::from_le_bytes(data)));
+                None
+            }
+            Exit::MmioRead { address, bytes } if device_address(address).is_some() => {
+                self.memory(backend, address, bytes, None);
+                None
+            }
             Exit::MmioWrite { address, bytes, .. } => Some(Stop::Failure(format!(
                 "the guest stored {bytes} bytes to guest-physical address {address:#x}, where no memory is"
             ))),
-            Exit::MmioRead { address } => Some(Stop::Failure(format!(
+            Exit::MmioRead { address, .. } => Some(Stop::Failure(format!(
                 "the guest read guest-physical address {address:#x}, where no memory is"
             ))),
             Exit::MsrRead { number } => self.msr_exit(backend, number, None),
@@ -280,6 +313,45 @@ impl Vm {
             }
         }
         Ok(None)
+    }
+
+    /// An access to memory that a device is behind.
+    fn memory(&mut self, backend: &mut dyn Backend, address: u64, bytes: u8, write: Option<u64>) {
+        let Some(address) = device_address(address) else {
+            return;
+        };
+        let access = MemoryExit {
+            address,
+            bytes,
+            write,
+            rip: self.vcpu.exit_rip(),
+        };
+        let value = backend.memory(&GuestView { plan: &self.plan }, access);
+        if write.is_none() {
+            self.vcpu.answer_mmio(value);
+        }
+    }
+
+    /// Memory of devices that has come or gone.
+    fn change_window(&mut self, backend: &mut dyn Backend) -> Result<(), CreateError> {
+        for change in backend.window_changes() {
+            let (slot, memory) = change.parts();
+            let slot = self.next_slot + slot;
+            let region = match memory {
+                Some(memory) => memory.region(slot),
+                None => kvm_userspace_memory_region {
+                    slot,
+                    ..Default::default()
+                },
+            };
+            #[expect(
+                unsafe_code,
+                reason = "KVM_SET_USER_MEMORY_REGION takes a host address"
+            )]
+            // SAFETY: whoever made the change has promised that the range lives long enough; a slot of no bytes has none.
+            unsafe { map_slot(&self.vm, region) }?;
+        }
+        Ok(())
     }
 
     /// `rdmsr` or `wrmsr` at CPL 0.

@@ -5,6 +5,7 @@
 //! arrive one by one as they exit. Both carry the guest's time-stamp counter, by which they are put in order.
 
 use super::clock::Clock;
+use super::memory::MemoryRecord;
 use super::msr::MsrRecord;
 use super::ports::PortRecord;
 use super::symbols::Symbols;
@@ -24,6 +25,7 @@ pub struct Flight {
     calls: VecDeque<Call>,
     ports: VecDeque<PortRecord>,
     msrs: VecDeque<MsrRecord>,
+    memory: VecDeque<MemoryRecord>,
 }
 
 #[derive(Debug)]
@@ -91,6 +93,11 @@ impl Flight {
         keep(&mut self.ports, *record);
     }
 
+    /// Keeps an access to a device's memory.
+    pub fn memory(&mut self, record: &MemoryRecord) {
+        keep(&mut self.memory, *record);
+    }
+
     /// Keeps an access to an MSR.
     pub fn msr(&mut self, record: &MsrRecord) {
         keep(&mut self.msrs, *record);
@@ -111,9 +118,14 @@ impl Flight {
             .msrs
             .iter()
             .map(|record| (record.tsc, record.rip, record.to_string()));
+        let memory = self
+            .memory
+            .iter()
+            .map(|record| (record.tsc, record.rip, record.to_string()));
         let mut lines: Vec<(u64, HistoryLine)> = calls
             .chain(ports)
             .chain(msrs)
+            .chain(memory)
             .map(|(tsc, address, text)| {
                 let line = HistoryLine {
                     t_us: clock.since_boot(tsc).0,

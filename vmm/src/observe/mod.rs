@@ -12,6 +12,7 @@ pub mod escape;
 pub mod flight;
 pub mod hex;
 pub mod log;
+pub mod memory;
 pub mod msr;
 pub mod ntstatus;
 pub mod output;

@@ -15,6 +15,8 @@ impl NtStatus {
     pub const INVALID_HANDLE: Self = Self(0xC000_0008);
     /// STATUS_NO_SUCH_DEVICE.
     pub const NO_SUCH_DEVICE: Self = Self(0xC000_000E);
+    /// STATUS_INVALID_PARAMETER
+    pub const INVALID_PARAMETER: Self = Self(0xC000_000D);
     /// STATUS_INVALID_DEVICE_STATE.
     #[cfg(test)]
     pub const INVALID_DEVICE_STATE: Self = Self(0xC000_0184);

@@ -7,6 +7,7 @@ use super::clock::{Clock, Timestamp};
 use super::escape::escape;
 use super::flight::Flight;
 use super::log::{LineJoiner, RateLimit};
+use super::memory::MemoryRecord;
 use super::msr::MsrRecord;
 use super::output::TraceOutput;
 use super::ports::PortRecord;
@@ -114,6 +115,15 @@ impl Observer {
             recorder.port(record);
         }
         self.narrate(|narrator| narrator.port(record));
+    }
+
+    /// Takes an access to a device's memory. The ring must have been drained before.
+    pub fn memory(&mut self, record: &MemoryRecord) {
+        self.flight.memory(record);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.memory(record);
+        }
+        self.narrate(|narrator| narrator.memory(record));
     }
 
     /// Takes an access to an MSR. The ring must have been drained before.

@@ -4,6 +4,7 @@
 //! [`ConfigMechanism`] there when the policy has `[[pci]]` rules. A pass-through of real functions is a
 //! [`PciBackend`].
 
+mod device;
 mod mechanism;
 mod model;
 mod space;
@@ -12,7 +13,7 @@ use std::fmt;
 use std::io;
 
 pub use mechanism::ConfigMechanism;
-pub use space::{PciFunctionStats, PciSpace, PciStartError};
+pub use space::{BarId, PciFunctionStats, PciRam, PciSpace, PciStartError};
 
 use crate::policy::{PciAddress, PciId};
 use crate::ports::Width;

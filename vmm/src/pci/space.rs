@@ -1,13 +1,20 @@
 //! The PCI functions that the policy names, live.
 
+mod bars;
+mod open;
+
 use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+pub use self::bars::{BarId, PciRam};
+use self::open::open;
+use super::device::{Behind, PciDevice};
 use super::model::Model;
 use super::{CONFIG_BYTES, EXTENDED_CONFIG_BYTES, PciBackend, PciRequest};
+use crate::machine::InterruptLines;
 use crate::policy::gate::Gate;
 use crate::policy::{
     LogLimiter, LogVerdict, PciAddress, PciBackendKind, PciId, PciRule, PciTarget, Policy,
@@ -66,6 +73,21 @@ pub enum PciStartError {
         /// What was looked for.
         target: PciTarget,
     },
+    /// What is behind a BAR of a modelled function.
+    #[error(transparent)]
+    Device(Box<crate::ports::StartError>),
+    /// There is no memory for a BAR.
+    #[error("{file}:{line}: no host memory for a BAR of {bytes} bytes: {reason}")]
+    NoMemory {
+        /// The policy.
+        file: String,
+        /// The BAR's line.
+        line: usize,
+        /// Bytes.
+        bytes: u64,
+        /// Why.
+        reason: String,
+    },
     /// Two rules are about one function.
     #[error("{file}:{line}: the rule of line {other} is about {address} as well")]
     Twice {
@@ -85,6 +107,7 @@ pub enum PciStartError {
 enum Device {
     Nothing,
     Model(Model),
+    Device(Box<PciDevice>),
     Host,
 }
 
@@ -117,6 +140,8 @@ pub struct PciFunctionStats {
     pub denied_reads: u64,
     /// Writes that were denied.
     pub denied_writes: u64,
+    /// Accesses to the ports and the memory of its BARs that left the guest.
+    pub bar_accesses: u64,
 }
 
 /// Time since some fixed moment.
@@ -133,6 +158,8 @@ pub struct PciSpace {
     host: Option<Box<dyn PciBackend>>,
     /// Accesses to functions that no rule names.
     absent: u64,
+    /// Mapped memory may be elsewhere than when it was last asked for.
+    is_ram_moved: bool,
     limiter: LogLimiter,
     clock: Clock,
 }
@@ -152,19 +179,32 @@ impl PciSpace {
     /// # Errors
     /// [`PciStartError`] for the first rule that cannot be set up.
     pub fn new(policy: &Policy, host: Option<Box<dyn PciBackend>>) -> Result<Self, PciStartError> {
+        Self::with_lines(policy, host, &InterruptLines::default())
+    }
+
+    /// As [`PciSpace::new`], with the guest's interrupt lines for modelled functions.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_lines(
+        policy: &Policy,
+        host: Option<Box<dyn PciBackend>>,
+        lines: &InterruptLines,
+    ) -> Result<Self, PciStartError> {
         let start = Instant::now();
-        Self::with_clock(policy, host, Box::new(move || start.elapsed()))
+        Self::with_clock(policy, host, lines, Box::new(move || start.elapsed()))
     }
 
     pub(crate) fn with_clock(
         policy: &Policy,
         mut host: Option<Box<dyn PciBackend>>,
+        lines: &InterruptLines,
         clock: Clock,
     ) -> Result<Self, PciStartError> {
         let mut functions: Vec<Function> = Vec::new();
         let mut present: Option<Vec<(PciAddress, PciId)>> = None;
         for (index, rule) in policy.pci_rules().iter().enumerate() {
-            for (address, device) in find(policy, rule, &mut host, &mut present)? {
+            for (address, device) in find(policy, rule, &mut host, &mut present, lines)? {
                 functions.push(Function {
                     address,
                     rule: index,
@@ -178,6 +218,7 @@ impl PciSpace {
                         writes: 0,
                         denied_reads: 0,
                         denied_writes: 0,
+                        bar_accesses: 0,
                     },
                 });
             }
@@ -206,6 +247,8 @@ impl PciSpace {
             functions,
             host,
             absent: 0,
+            // The VMM has to place what is decoded at the start.
+            is_ram_moved: true,
             limiter: LogLimiter::new(policy.defaults().max_log_rate),
             clock,
         })
@@ -359,6 +402,9 @@ impl PciSpace {
         let target = &mut self.functions[function];
         match (&mut target.device, &mut self.host) {
             (Device::Model(model), _) => model.write(request.register, request.width, value),
+            (Device::Device(device), _) => {
+                self.is_ram_moved |= device.write(request.register, request.width, value);
+            }
             (Device::Host, Some(host)) => {
                 host.write(target.address, request.register, request.width, value);
             }
@@ -370,6 +416,7 @@ impl PciSpace {
         let target = &self.functions[function];
         let value = match (&target.device, &mut self.host) {
             (Device::Model(model), _) => model.read(request.register, request.width),
+            (Device::Device(device), _) => device.read(request.register, request.width),
             (Device::Host, Some(host)) => {
                 host.read(target.address, request.register, request.width)
             }
@@ -431,7 +478,7 @@ pub(crate) fn decide_by_rule(rule: &PciRule, request: &PciRequest) -> Result<(),
     if end > u32::from(EXTENDED_CONFIG_BYTES) {
         return Err(DenialReason::PastEnd);
     }
-    if matches!(rule.backend, PciBackendKind::Model { .. }) && end > u32::from(CONFIG_BYTES) {
+    if matches!(rule.backend, PciBackendKind::Model(_)) && end > u32::from(CONFIG_BYTES) {
         return Err(DenialReason::PastEnd);
     }
     if !rule.widths.contains(request.width) {
@@ -458,19 +505,25 @@ fn find(
     rule: &PciRule,
     host: &mut Option<Box<dyn PciBackend>>,
     present: &mut Option<Vec<(PciAddress, PciId)>>,
+    lines: &InterruptLines,
 ) -> Result<Vec<(PciAddress, Device)>, PciStartError> {
     let (file, line, target) = (policy.file().to_owned(), rule.place.line, rule.target);
     match (&rule.backend, rule.target.address, host) {
-        (PciBackendKind::Model { initial }, address, _) => {
+        (PciBackendKind::Model(model), address, _) => {
             // The parser wants both of a model.
             let id = target.id.unwrap_or(PciId {
                 vendor: 0xFFFF,
                 device: 0xFFFF,
             });
-            Ok(address
-                .map(|address| (address, Device::Model(Model::new(id, initial))))
-                .into_iter()
-                .collect())
+            let Some(address) = address else {
+                return Ok(Vec::new());
+            };
+            let device = if model.is_device() {
+                Device::Device(Box::new(open(policy, id, model, lines)?))
+            } else {
+                Device::Model(Model::new(id, &model.initial))
+            };
+            Ok(vec![(address, device)])
         }
         (PciBackendKind::Deny, Some(address), _) => Ok(vec![(address, Device::Nothing)]),
         // Where there is no machine's function there is nothing to deny.

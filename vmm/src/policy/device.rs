@@ -4,7 +4,7 @@
 //! and memory rules decide, and [`Policy::warnings`] says where they do not cover a resource.
 
 use super::diagnostic::{Diagnostic, Source};
-use super::{Policy, PortBackend};
+use super::{BarKind, PciRule, Policy, PortBackend};
 
 /// Most resources of a device: as many as the guest takes.
 pub const RESOURCES_MAX: usize = kernel_shim::pnp::resources::RESOURCES_MAX;
@@ -31,6 +31,72 @@ impl Device {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+impl Device {
+    /// Makes it a modelled PCI function's: what the PCI bus driver would find by its registers. What has no place at the
+    /// start is no resource.
+    pub(super) fn add_function(&mut self, rule: &PciRule) {
+        let Some(model) = rule.model() else { return };
+        let mut add = |kind, share, place: super::Place| {
+            self.resources.push(Resource {
+                kind,
+                share,
+                line: place.line,
+                span: (0, 0),
+            });
+        };
+        for bar in &model.bars {
+            let Some((first, last)) = bar.range() else {
+                continue;
+            };
+            let ports = u16::try_from(first).ok().zip(u16::try_from(last).ok());
+            let kind = match (bar.kind, ports) {
+                (BarKind::Port, Some((first, last))) => ResourceKind::Port(first, last),
+                (BarKind::Port, None) => continue,
+                (BarKind::Memory | BarKind::Memory64, _) => ResourceKind::Memory(first, last),
+            };
+            add(kind, Share::Device, bar.place);
+        }
+        let line = model.interrupt.and_then(|pin| u8::try_from(pin.line).ok());
+        if let Some(line) = line {
+            let is_latched = false;
+            let kind = ResourceKind::Interrupt { line, is_latched };
+            add(kind, Share::Shared, rule.place);
+        }
+        self.add_pci_ids(rule, &model.initial);
+    }
+
+    /// The ids of "Identifiers for PCI Devices" (Windows driver documentation), most special first.
+    fn add_pci_ids(&mut self, rule: &PciRule, header: &[u8]) {
+        let Some(id) = rule.target.id else { return };
+        let byte = |at: usize| header.get(at).copied().unwrap_or(0);
+        let device = format!("PCI\\VEN_{:04X}&DEV_{:04X}", id.vendor, id.device);
+        let subsystem = [0x2F, 0x2E, 0x2D, 0x2C].map(|at| format!("{:02X}", byte(at)));
+        let subsystem = subsystem.concat();
+        let revision = byte(8);
+        let class = format!("{:02X}{:02X}", byte(11), byte(10));
+        let interface = format!("{class}{:02X}", byte(9));
+        if self.hardware_ids.is_empty() {
+            self.hardware_ids = vec![
+                format!("{device}&SUBSYS_{subsystem}&REV_{revision:02X}"),
+                format!("{device}&SUBSYS_{subsystem}"),
+                format!("{device}&CC_{interface}"),
+                format!("{device}&CC_{class}"),
+            ];
+        }
+        if self.compatible_ids.is_empty() {
+            self.compatible_ids = vec![
+                format!("{device}&REV_{revision:02X}"),
+                device,
+                format!("PCI\\VEN_{:04X}&CC_{interface}", id.vendor),
+                format!("PCI\\VEN_{:04X}&CC_{class}", id.vendor),
+                format!("PCI\\VEN_{:04X}", id.vendor),
+                format!("PCI\\CC_{interface}"),
+                format!("PCI\\CC_{class}"),
+            ];
+        }
     }
 }
 
@@ -140,6 +206,17 @@ impl Policy {
     }
 }
 
+/// Where modelled functions' BARs are at start: ports or memory.
+fn bars(policy: &Policy, is_port: bool) -> impl Iterator<Item = (u64, u64)> + '_ {
+    policy
+        .pci_rules
+        .iter()
+        .filter_map(PciRule::model)
+        .flat_map(|model| &model.bars)
+        .filter(move |bar| (bar.kind == BarKind::Port) == is_port)
+        .filter_map(super::PciBar::range)
+}
+
 /// The first part of a resource that no rule allows, whether there is more of it, and the name of such rules.
 fn uncovered(policy: &Policy, kind: ResourceKind) -> Option<((u64, u64), bool, &'static str)> {
     let (gaps, rule) = match kind {
@@ -155,7 +232,8 @@ fn uncovered(policy: &Policy, kind: ResourceKind) -> Option<((u64, u64), bool, &
                 .flat_map(|pair| [(pair.index, pair.index), (pair.data, pair.data)]);
             let covered = rules
                 .chain(pairs)
-                .map(|(from, to)| (from.into(), to.into()));
+                .map(|(from, to)| (from.into(), to.into()))
+                .chain(bars(policy, true));
             let gaps = gaps(first.into(), last.into(), covered.collect());
             (gaps, "[[port]]")
         }
@@ -163,7 +241,8 @@ fn uncovered(policy: &Policy, kind: ResourceKind) -> Option<((u64, u64), bool, &
             let rules = policy.memory_rules.iter();
             let covered = rules
                 .filter(|rule| rule.access.is_some())
-                .map(|rule| (rule.first, rule.last));
+                .map(|rule| (rule.first, rule.last))
+                .chain(bars(policy, false));
             (gaps(first, last, covered.collect()), "[[memory]]")
         }
         _ => return None,

@@ -5,7 +5,9 @@
 
 use std::fmt::Write;
 
-use super::{IndexPair, MemoryRequest, MemorySpace, OnDeny, Policy, PortRule};
+use super::{
+    BarKind, IndexPair, MemoryRequest, MemorySpace, OnDeny, PciBar, PciRule, Policy, PortRule,
+};
 use crate::ports::{Action, Decision, DenialReason, Origin, PortRequest, decide_data};
 
 impl Policy {
@@ -36,7 +38,13 @@ impl Policy {
                     index,
                     line: pair.place.line,
                 }),
-                (None, None) => return by_default(Origin::Default, DenialReason::Unnamed),
+                (None, None) => match self.bar_at(true, port.into()) {
+                    Some((index, ..)) => owners.push(Origin::Pci {
+                        index,
+                        line: self.pci_rules()[index].place.line,
+                    }),
+                    None => return by_default(Origin::Default, DenialReason::Unnamed),
+                },
             }
         }
         let mut latched = index;
@@ -104,6 +112,31 @@ impl Policy {
             .find(|(_, rule)| (rule.first..=rule.last).contains(&port))
     }
 
+    /// The rule, and the BAR of its function that has a port or an address at the start.
+    fn bar_at(&self, is_port: bool, address: u64) -> Option<(usize, &PciRule, &PciBar)> {
+        let rules = self.pci_rules().iter().enumerate();
+        let bars = rules.flat_map(|(index, rule)| {
+            let bars = rule.model().into_iter().flat_map(|model| &model.bars);
+            bars.map(move |bar| (index, rule, bar))
+        });
+        bars.filter(|(_, _, bar)| (bar.kind == BarKind::Port) == is_port)
+            .find(|(_, _, bar)| {
+                let range = bar.range();
+                range.is_some_and(|(first, last)| (first..=last).contains(&address))
+            })
+    }
+
+    fn describe_bar(&self, rule: &PciRule, bar: &PciBar) -> String {
+        format!(
+            "BAR {} of PCI function {} at {}:{}, backend \"{}\", while the driver leaves it there",
+            bar.index,
+            rule.target,
+            self.file(),
+            bar.place.line,
+            bar.backend.name()
+        )
+    }
+
     /// Says what happens to a port access, by which rule, and what the other bytes of a wide access meet.
     #[must_use]
     pub fn explain_port(&self, request: &PortRequest, index: u8) -> String {
@@ -160,6 +193,9 @@ impl Policy {
         if (0xCF8..=0xCFF).contains(&port) && !self.pci_rules().is_empty() {
             return "PCI configuration: the [[pci]] rules decide (--pci)".to_owned();
         }
+        if let Some((_, rule, bar)) = self.bar_at(true, port.into()) {
+            return self.describe_bar(rule, bar);
+        }
         "no rule covers it: denied by default".to_owned()
     }
 
@@ -203,6 +239,15 @@ impl Policy {
         };
         let direction = if is_write { "read-write" } else { "read-only" };
         let mut text = format!("{direction} mapping of {bytes} byte(s) at {address:#x}: ");
+        // A mapping of whole pages; here only what lies in one BAR's.
+        let page = |address: u64| address / abi::layout::PAGE_SIZE;
+        let last = address.saturating_add(bytes.saturating_sub(1));
+        if let Some((_, rule, bar)) = self.bar_at(false, address)
+            && bar.range().is_some_and(|(_, end)| page(last) <= page(end))
+        {
+            let _ = writeln!(text, "allowed\n  {}", self.describe_bar(rule, bar));
+            return text;
+        }
         match MemorySpace::decide(self, &request) {
             Ok(rules) => {
                 text.push_str("allowed\n");

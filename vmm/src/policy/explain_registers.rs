@@ -32,7 +32,7 @@ impl Policy {
         let is_write = request.write.is_some();
         let end = u32::from(request.register) + u32::from(request.width.bytes());
         let last = match rule.backend {
-            PciBackendKind::Model { .. } => CONFIG_BYTES,
+            PciBackendKind::Model(_) => CONFIG_BYTES,
             _ => EXTENDED_CONFIG_BYTES,
         };
         if end > u32::from(last) {

@@ -14,8 +14,11 @@ use super::values::read_limited;
 use super::{
     AccessMode, LogLimiter, LogVerdict, MemoryBackend, MemoryRule, OnDeny, Policy, PolicyError,
 };
+use crate::devices::external::ModelRange;
+use crate::devices::{DeviceError, External, MemoryDevice, RunningModel};
 use crate::hardware::{HostMapping, MappingError, VfioFunctions, Wish};
-use crate::ports::Action;
+use crate::machine::InterruptLines;
+use crate::ports::{Action, ModelPlace, open_external};
 
 const PAGE_MASK: u64 = abi::layout::PAGE_SIZE - 1;
 /// Most memory that `ram` and `passthrough` rules may have together, in bytes: what the guest's I/O window can map.
@@ -52,12 +55,11 @@ pub enum MemoryDecision {
 /// the page of its last byte.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MemoryMapping {
-    /// Index into [`MemorySpace::backings`].
-    pub backing: usize,
-    /// Where in the backing, in bytes; a multiple of 4096.
+    /// Index into [`MemorySpace::backings`]; `None`: a device is there, and each access is to leave the guest
+    /// ([`MemorySpace::access`]).
+    pub backing: Option<usize>,
+    /// Where in the backing, in bytes; a multiple of 4096. Without a backing, the physical address.
     pub offset: u64,
-    /// Host-virtual address of the first byte, page-aligned; valid as long as the [`MemorySpace`] lives.
-    pub host_address: u64,
     /// Bytes; a multiple of 4096.
     pub bytes: u64,
     /// Whether it was asked for, and allowed, to be written. When not, the KVM memory slot should be read-only
@@ -92,6 +94,9 @@ pub enum MemoryStartError {
         /// Bytes up to and with this rule.
         bytes: u64,
     },
+    /// A device behind a range.
+    #[error(transparent)]
+    Device(Box<crate::ports::StartError>),
     /// The machine's memory cannot be passed through.
     #[error("{file}:{line}: backend \"passthrough\" cannot start")]
     Passthrough {
@@ -202,8 +207,10 @@ pub struct MemoryRuleStats {
     pub backend: &'static str,
     /// Mappings that include some of it.
     pub mapped: u64,
-    /// Mappings that it denied.
+    /// Mappings that it denied, and writes that got round a read-only one.
     pub denied: u64,
+    /// Accesses to a device that left the guest.
+    pub accesses: u64,
 }
 
 /// Time since some fixed moment, for the log's rate limit.
@@ -213,6 +220,8 @@ type Clock = Box<dyn FnMut() -> Duration + Send>;
 pub struct MemorySpace {
     policy: Policy,
     backings: Vec<MemoryBacking>,
+    /// Rules, by their place in the policy, and the devices behind them.
+    devices: Vec<(usize, External)>,
     stats: MemoryStats,
     limiter: LogLimiter,
     clock: Clock,
@@ -233,21 +242,25 @@ impl MemorySpace {
     /// # Errors
     /// [`MemoryStartError`].
     pub fn new(policy: &Policy, ram_bytes: u64) -> Result<Self, MemoryStartError> {
-        Self::with_functions(policy, ram_bytes, &VfioFunctions::default())
+        let lines = InterruptLines::default();
+        Self::with_machine(policy, ram_bytes, &VfioFunctions::default(), &lines)
     }
 
-    /// As [`Self::new`], with BARs of functions that are open by VFIO.
+    /// As [`Self::new`], with BARs of functions that are open by VFIO, and the guest's interrupt lines for devices.
     ///
     /// # Errors
     /// [`MemoryStartError`].
-    pub fn with_functions(
+    pub fn with_machine(
         policy: &Policy,
         ram_bytes: u64,
         functions: &VfioFunctions,
+        lines: &InterruptLines,
     ) -> Result<Self, MemoryStartError> {
         let start = Instant::now();
         let clock = Box::new(move || start.elapsed());
-        Self::with_clock(policy, ram_bytes, functions, clock)
+        let mut space = Self::with_clock(policy, ram_bytes, functions, clock)?;
+        space.devices = open_devices(policy, lines)?;
+        Ok(space)
     }
 
     pub(super) fn with_clock(
@@ -260,6 +273,7 @@ impl MemorySpace {
         let rules = policy.memory_rules();
         Ok(Self {
             backings: allocate(policy, functions)?,
+            devices: Vec::new(),
             stats: MemoryStats {
                 rules: rules
                     .iter()
@@ -271,6 +285,7 @@ impl MemorySpace {
                         backend: rule.backend.name(),
                         mapped: 0,
                         denied: 0,
+                        accesses: 0,
                     })
                     .collect(),
                 denied: 0,
@@ -412,15 +427,12 @@ impl MemorySpace {
         let (mut at, last) = pages(request)?;
         let mut pieces = Vec::new();
         loop {
-            let (index, backing) = self.backings.iter().enumerate().find(|(_, backing)| {
-                backing.physical <= at && at - backing.physical < backing.bytes()
-            })?;
-            let offset = at - backing.physical;
-            let bytes = (last - at + 1).min(backing.bytes() - offset);
+            let (backing, offset, bytes) =
+                self.device_piece(at).or_else(|| self.memory_piece(at))?;
+            let bytes = bytes.min(last - at + 1);
             pieces.push(MemoryMapping {
-                backing: index,
+                backing,
                 offset,
-                host_address: backing.host_address() + offset,
                 bytes,
                 is_writable: request.is_write,
             });
@@ -430,6 +442,117 @@ impl MemorySpace {
             }
         }
     }
+
+    fn memory_piece(&self, at: u64) -> Option<(Option<usize>, u64, u64)> {
+        let (index, backing) = self.backings.iter().enumerate().find(|(_, backing)| {
+            backing.physical <= at && at - backing.physical < backing.bytes()
+        })?;
+        let offset = at - backing.physical;
+        Some((Some(index), offset, backing.bytes() - offset))
+    }
+
+    fn device_piece(&self, at: u64) -> Option<(Option<usize>, u64, u64)> {
+        let rule = &self.policy.memory_rules()[self.policy.memory_rule_at(at)?];
+        matches!(rule.backend, MemoryBackend::External(_)).then(|| (None, at, rule.last - at + 1))
+    }
+
+    /// An access of 1 to 8 bytes, in one page, that has left the guest: what was read, and the rule. `None`: no device is
+    /// there.
+    pub fn access(
+        &mut self,
+        address: u64,
+        bytes: u8,
+        write: Option<u64>,
+    ) -> Option<(u64, crate::observe::ports::Decision)> {
+        let index = self.policy.memory_rule_at(address)?;
+        let rule = &self.policy.memory_rules()[index];
+        let (_, device) = self.devices.iter_mut().find(|(rule, _)| *rule == index)?;
+        let mut decision = crate::observe::ports::Decision {
+            allowed: true,
+            backend: rule.backend.name(),
+            rule_line: u32::try_from(rule.line).ok(),
+        };
+        // The processor does not let it through, unless a driver in ring 0 has changed its page tables.
+        if !rule
+            .access
+            .is_some_and(|access| access.allows(write.is_some()))
+        {
+            self.stats.rules[index].denied += 1;
+            decision.allowed = false;
+            return Some((u64::MAX, decision));
+        }
+        self.stats.rules[index].accesses += 1;
+        // A rule has at most 1 GiB.
+        let offset = u32::try_from(address - rule.first).ok()?;
+        let value = match write {
+            Some(value) => {
+                device.store(offset, bytes, value);
+                0
+            }
+            None => device.load(offset, bytes),
+        };
+        Some((value, decision))
+    }
+
+    /// Whether a rule covers an address.
+    #[must_use]
+    pub fn has_rule_at(&self, address: u64) -> bool {
+        self.policy.memory_rule_at(address).is_some()
+    }
+
+    /// The device models behind rules.
+    #[must_use]
+    pub fn models(&self) -> Vec<RunningModel> {
+        let devices = self.devices.iter();
+        devices
+            .map(|(index, device)| {
+                let rule = &self.policy.memory_rules()[*index];
+                RunningModel {
+                    name: rule.name.clone(),
+                    place: format!("{:#x}", rule.first),
+                    description: MemoryDevice::describe(device),
+                    inputs: MemoryDevice::inputs(device),
+                }
+            })
+            .collect()
+    }
+
+    /// What has gone wrong with devices, as [`crate::ports::PortSpace::flush`].
+    pub fn flush(&mut self) -> Vec<DeviceError> {
+        let devices = self.devices.iter_mut();
+        devices
+            .filter_map(|(_, device)| MemoryDevice::flush(device).err())
+            .collect()
+    }
+}
+
+/// The devices of rules that have one.
+fn open_devices(
+    policy: &Policy,
+    lines: &InterruptLines,
+) -> Result<Vec<(usize, External)>, MemoryStartError> {
+    let rules = policy.memory_rules().iter().enumerate();
+    rules
+        .filter_map(|(index, rule)| match &rule.backend {
+            MemoryBackend::External(spec) => Some((index, rule, spec)),
+            _ => None,
+        })
+        .map(|(index, rule, spec)| {
+            let place = ModelPlace {
+                file: policy.file(),
+                line: rule.line,
+                range: ModelRange {
+                    first: rule.first,
+                    bytes: rule.bytes(),
+                    is_memory: true,
+                },
+            };
+            let line = |irq: Option<u32>| irq.and_then(|irq| lines.line(irq));
+            let device = open_external(spec, &place, line)
+                .map_err(|error| MemoryStartError::Device(Box::new(error)))?;
+            Ok((index, device))
+        })
+        .collect()
 }
 
 /// First and last byte of the pages that a request touches.
@@ -446,7 +569,12 @@ fn allocate(
     let mut rules: Vec<&MemoryRule> = policy
         .memory_rules()
         .iter()
-        .filter(|rule| !matches!(rule.backend, MemoryBackend::Deny))
+        .filter(|rule| {
+            !matches!(
+                rule.backend,
+                MemoryBackend::Deny | MemoryBackend::External(_)
+            )
+        })
         .collect();
     rules.sort_by_key(|rule| rule.first);
     let mut total = 0_u64;

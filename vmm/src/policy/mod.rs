@@ -34,6 +34,7 @@ pub use memory_space::{
     MemoryBacking, MemoryDecision, MemoryMapping, MemoryRequest, MemoryRuleStats, MemorySpace,
     MemoryStartError, MemoryStats,
 };
+pub(crate) use parse::model::parse_wave;
 pub use rules::*;
 pub use schema::json_schema;
 pub(crate) use values::{parse_number, parse_range};
@@ -256,6 +257,8 @@ pub fn device_help() -> String {
 
 #[cfg(test)]
 mod device_tests;
+#[cfg(test)]
+mod function_tests;
 #[cfg(test)]
 mod property_tests;
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use super::diagnostic::{Diagnostic, Source};
 use super::fields::Context;
 use super::{
-    DeviceOutput, IndexPair, IndexRegister, MemoryBackend, MemoryRule, MsrBackendKind, MsrRule,
-    PciRegister, Place, Policy, PortBackend, PortRule,
+    BarKind, DeviceOutput, IndexPair, IndexRegister, MemoryBackend, MemoryRule, MsrBackendKind,
+    MsrRule, PciBar, PciRegister, PciRule, Place, Policy, PortBackend, PortRule,
 };
 
 /// What the checks need to know of a rule.
@@ -23,6 +23,74 @@ trait Rule {
 enum PortClaim<'a> {
     Rule(&'a PortRule),
     Pair(&'a IndexPair, u16),
+    Bar(BarClaim<'a>),
+}
+
+/// Where a modelled function's BAR is at the start.
+#[derive(Clone, Copy)]
+struct BarClaim<'a> {
+    bar: &'a PciBar,
+    first: u64,
+    last: u64,
+}
+
+/// Of ports, or of memory.
+fn bar_claims(policy: &Policy, is_port: bool) -> impl Iterator<Item = BarClaim<'_>> {
+    policy
+        .pci_rules
+        .iter()
+        .filter_map(PciRule::model)
+        .flat_map(|model| &model.bars)
+        .filter(move |bar| (bar.kind == BarKind::Port) == is_port)
+        .filter_map(|bar| {
+            let (first, last) = bar.range()?;
+            Some(BarClaim { bar, first, last })
+        })
+}
+
+/// A claim to physical memory.
+#[derive(Clone, Copy)]
+enum MemoryClaim<'a> {
+    Rule(&'a MemoryRule),
+    Bar(BarClaim<'a>),
+}
+
+fn memory_claims(policy: &Policy) -> Vec<MemoryClaim<'_>> {
+    let rules = policy.memory_rules.iter().map(MemoryClaim::Rule);
+    rules
+        .chain(bar_claims(policy, false).map(MemoryClaim::Bar))
+        .collect()
+}
+
+impl Rule for MemoryClaim<'_> {
+    fn first(&self) -> u64 {
+        match self {
+            Self::Rule(rule) => rule.first,
+            Self::Bar(claim) => claim.first,
+        }
+    }
+    fn last(&self) -> u64 {
+        match self {
+            Self::Rule(rule) => rule.last,
+            Self::Bar(claim) => claim.last,
+        }
+    }
+    fn place(&self) -> Place {
+        match self {
+            Self::Rule(rule) => rule.place(),
+            Self::Bar(claim) => claim.bar.place,
+        }
+    }
+    fn has_same_intent(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Rule(one), Self::Rule(other)) => {
+                one.backend == MemoryBackend::Deny
+                    && other.backend == MemoryBackend::Deny
+                    && one.on_deny == other.on_deny
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Rule for PortClaim<'_> {
@@ -30,18 +98,21 @@ impl Rule for PortClaim<'_> {
         match self {
             Self::Rule(rule) => rule.first.into(),
             Self::Pair(_, port) => (*port).into(),
+            Self::Bar(claim) => claim.first,
         }
     }
     fn last(&self) -> u64 {
         match self {
             Self::Rule(rule) => rule.last.into(),
             Self::Pair(_, port) => (*port).into(),
+            Self::Bar(claim) => claim.last,
         }
     }
     fn place(&self) -> Place {
         match self {
             Self::Rule(rule) => rule.place(),
             Self::Pair(pair, _) => pair.place,
+            Self::Bar(claim) => claim.bar.place,
         }
     }
     fn has_same_intent(&self, other: &Self) -> bool {
@@ -63,23 +134,6 @@ impl Rule for PortClaim<'_> {
 /// How far the machine's ports are from the driver's.
 fn host_distance(rule: &PortRule) -> i32 {
     i32::from(rule.host_first) - i32::from(rule.first)
-}
-
-impl Rule for MemoryRule {
-    fn first(&self) -> u64 {
-        self.first
-    }
-    fn last(&self) -> u64 {
-        self.last
-    }
-    fn place(&self) -> Place {
-        self.place()
-    }
-    fn has_same_intent(&self, other: &Self) -> bool {
-        self.backend == MemoryBackend::Deny
-            && other.backend == MemoryBackend::Deny
-            && self.on_deny == other.on_deny
-    }
 }
 
 impl Rule for MsrRule {
@@ -136,7 +190,10 @@ fn port_claims(policy: &Policy) -> Vec<PortClaim<'_>> {
         .index_pairs
         .iter()
         .flat_map(|pair| [pair.index, pair.data].map(|port| PortClaim::Pair(pair, port)));
-    rules.chain(pairs).collect()
+    rules
+        .chain(pairs)
+        .chain(bar_claims(policy, true).map(PortClaim::Bar))
+        .collect()
 }
 
 /// Reports rules that overlap and mean different things, and devices that two rules would reach.
@@ -146,22 +203,32 @@ pub(super) fn between_rules(
     diagnostics: &mut Vec<Diagnostic>,
 ) {
     overlaps(source, "port", &port_claims(policy), diagnostics);
-    overlaps(source, "address", &policy.memory_rules, diagnostics);
+    overlaps(source, "address", &memory_claims(policy), diagnostics);
     overlaps(source, "MSR", &policy.msr_rules, diagnostics);
     same_host_ports(policy, source, diagnostics);
     same_functions(policy, source, diagnostics);
 
     let mut writers: HashMap<&DeviceOutput, usize> = HashMap::new();
-    for rule in &policy.port_rules {
-        let Some(output) = rule.backend.exclusive_output() else {
+    let rules = policy
+        .port_rules
+        .iter()
+        .map(|rule| (&rule.backend, rule.place()));
+    let bars = policy
+        .pci_rules
+        .iter()
+        .filter_map(PciRule::model)
+        .flat_map(|model| &model.bars)
+        .map(|bar| (&bar.backend, bar.place));
+    for (backend, place) in rules.chain(bars) {
+        let Some(output) = backend.exclusive_output() else {
             continue;
         };
-        if let Some(line) = writers.insert(output, rule.line) {
+        if let Some(line) = writers.insert(output, place.line) {
             diagnostics.push(Diagnostic {
                 related: Some(source.related(line)),
                 ..at_place(
                     source,
-                    rule.place(),
+                    place,
                     format!("the rule of line {line} writes to the same `output`"),
                     "one output for each device".to_owned(),
                 )
@@ -240,7 +307,7 @@ pub(super) fn between_registers<R: Rule>(context: &mut Context<'_>, noun: &str, 
 pub(super) fn warnings(policy: &Policy, source: &Source<'_>) -> Vec<Diagnostic> {
     let mut warnings = Vec::new();
     shadowed(source, &port_claims(policy), &mut warnings);
-    shadowed(source, &policy.memory_rules, &mut warnings);
+    shadowed(source, &memory_claims(policy), &mut warnings);
     shadowed(source, &policy.msr_rules, &mut warnings);
     let mechanism = 0xCF8..=0xCFF_u64;
     let cover = port_claims(policy)
@@ -301,17 +368,17 @@ pub(super) fn with_guest_memory(policy: &Policy, ram_bytes: u64) -> Vec<Diagnost
         return Vec::new();
     };
     let source = source_of(policy);
-    policy
-        .memory_rules
+    memory_claims(policy)
         .iter()
-        .filter(|rule| rule.first <= ram_last && rule.last >= ram_first)
-        .map(|rule| {
+        .filter(|claim| claim.first() <= ram_last && claim.last() >= ram_first)
+        .map(|claim| {
             at_place(
                 &source,
-                rule.place(),
+                claim.place(),
                 format!(
                     "{:#x}-{:#x} overlaps the guest's own memory, {ram_first:#x}-{ram_last:#x}",
-                    rule.first, rule.last
+                    claim.first(),
+                    claim.last()
                 ),
                 format!(
                     "addresses below {ram_first:#x} or above {ram_last:#x} (--memory moves the latter)"

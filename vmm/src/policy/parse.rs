@@ -8,9 +8,10 @@ pub(super) mod device_option;
 mod index_pair;
 mod interrupt;
 mod memory;
-mod model;
+pub(super) mod model;
 mod msr;
 mod pci;
+mod pci_bar;
 mod port;
 
 use toml::Spanned;
@@ -78,7 +79,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Policy, PolicyError> {
         policy.msr_rules.extend(rule);
     }
     policy.clients = clients::parse(&mut context, &top);
-    policy.device = device::parse(&mut context, &top);
+    policy.device = device::parse(&mut context, &top, &policy.pci_rules);
     for fields in rule_tables(&mut context, &top, "interrupt", INTERRUPT.title) {
         let rule = interrupt::parse_interrupt(&mut context, &fields, &policy.interrupt_rules);
         policy.interrupt_rules.extend(rule);

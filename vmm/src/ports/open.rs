@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use super::host::{HostPorts, HostPortsError, Passthrough};
 use super::index_pair::PairSlot;
-use crate::devices::external::ExternalError;
+use crate::devices::external::{ExternalError, ModelRange};
 use crate::devices::{
     Adc12, External, Gameport, Lpt, OutputError, Pio8255, Pit, PortDevice, Ram, Rtc, Uart,
 };
 use crate::hardware::Ppdev;
-use crate::machine::InterruptLines;
+use crate::machine::{InterruptLine, InterruptLines};
 use crate::pci::{ConfigMechanism, PciBackend, PciSpace, PciStartError};
-use crate::policy::{DeviceSpec, IndexPairBackend, Policy, PortBackend, PortRule};
+use crate::policy::{DeviceSpec, ExternalSpec, IndexPairBackend, Policy, PortBackend, PortRule};
 
 /// The ways to the machine that are not this module's own.
 #[derive(Debug, Default)]
@@ -116,11 +116,13 @@ pub(super) fn open_pairs(policy: &Policy, host: Option<&Arc<HostPorts>>) -> Vec<
 pub(super) fn open_mechanism(
     policy: &Policy,
     backend: Option<Box<dyn PciBackend>>,
+    lines: &InterruptLines,
 ) -> Result<Option<ConfigMechanism>, StartError> {
     if policy.pci_rules().is_empty() {
         return Ok(None);
     }
-    Ok(Some(ConfigMechanism::new(PciSpace::new(policy, backend)?)))
+    let space = PciSpace::with_lines(policy, backend, lines)?;
+    Ok(Some(ConfigMechanism::new(space)))
 }
 
 /// All rules' back ends, in the rules' order.
@@ -150,12 +152,6 @@ fn open_device(
     lines: &InterruptLines,
     second: &mut Option<Box<dyn PortDevice>>,
 ) -> Result<Option<Box<dyn PortDevice>>, StartError> {
-    let failed = |source| StartError::Output {
-        file: policy.file().to_owned(),
-        line: rule.line,
-        backend: rule.backend.name(),
-        source,
-    };
     Ok(match (&rule.backend, host) {
         (PortBackend::Deny, _) | (PortBackend::Passthrough, None) => None,
         (PortBackend::Passthrough, Some(host)) => Some(Box::new(Passthrough::new(
@@ -163,45 +159,70 @@ fn open_device(
             rule.host_first,
             rule.host_last(),
         ))),
-        (PortBackend::Lpt(spec), _) => {
-            let line = spec.irq.and_then(|irq| lines.line(irq));
-            Some(Box::new(Lpt::open(spec, line).map_err(failed)?))
+        (PortBackend::Second(_), _) => second.take(),
+        (backend, _) => {
+            let place = ModelPlace {
+                file: policy.file(),
+                line: rule.line,
+                range: ModelRange::ports(rule.first, rule.port_count()),
+            };
+            let line = |irq: Option<u32>| irq.and_then(|irq| lines.line(irq));
+            open_model(backend, &place, line)?
         }
-        (PortBackend::Device(spec), _) => Some(match &**spec {
+    })
+}
+
+/// Where a model is: in the policy, and in the guest.
+#[derive(Debug)]
+pub(crate) struct ModelPlace<'a> {
+    /// The policy.
+    pub(crate) file: &'a str,
+    /// The rule's line.
+    pub(crate) line: usize,
+    /// Its ports or memory.
+    pub(crate) range: ModelRange,
+}
+
+/// Opens a device model; `None` if the back end is none. `interrupt` has the line for the model's own `irq`.
+pub(crate) fn open_model(
+    backend: &PortBackend,
+    place: &ModelPlace<'_>,
+    interrupt: impl Fn(Option<u32>) -> Option<InterruptLine>,
+) -> Result<Option<Box<dyn PortDevice>>, StartError> {
+    let failed = |source| StartError::Output {
+        file: place.file.to_owned(),
+        line: place.line,
+        backend: backend.name(),
+        source,
+    };
+    Ok(match backend {
+        PortBackend::Deny | PortBackend::Passthrough | PortBackend::Second(_) => None,
+        PortBackend::Lpt(spec) => Some(Box::new(
+            Lpt::open(spec, interrupt(spec.irq)).map_err(failed)?,
+        )),
+        PortBackend::Device(spec) => Some(match &**spec {
             DeviceSpec::Uart(spec) => {
-                let line = spec.irq.and_then(|irq| lines.line(irq));
-                Box::new(Uart::open(spec, line).map_err(failed)?)
+                Box::new(Uart::open(spec, interrupt(spec.irq)).map_err(failed)?)
             }
             DeviceSpec::Adc(spec) => {
-                let line = spec.irq.and_then(|irq| lines.line(irq));
-                Box::new(Adc12::open(spec, line).map_err(failed)?)
+                Box::new(Adc12::open(spec, interrupt(spec.irq)).map_err(failed)?)
             }
-            DeviceSpec::External(spec) => {
-                let line = spec.irq.and_then(|irq| lines.line(irq));
-                let device = External::open(spec, rule.first, rule.port_count(), line);
-                Box::new(device.map_err(|source| StartError::External {
-                    file: policy.file().to_owned(),
-                    line: rule.line,
-                    source,
-                })?)
-            }
+            DeviceSpec::External(spec) => Box::new(open_external(spec, place, interrupt)?),
             DeviceSpec::Ppdev {
                 device,
                 is_exclusive,
             } => Box::new(Ppdev::open(device, *is_exclusive).map_err(|source| {
                 StartError::Ppdev {
-                    file: policy.file().to_owned(),
-                    line: rule.line,
+                    file: place.file.to_owned(),
+                    line: place.line,
                     source,
                 }
             })?),
             DeviceSpec::Rtc(spec) => {
-                let line = spec.irq.and_then(|irq| lines.line(irq));
-                Box::new(Rtc::open(spec, line).map_err(failed)?)
+                Box::new(Rtc::open(spec, interrupt(spec.irq)).map_err(failed)?)
             }
             DeviceSpec::Pit { irq, .. } => {
-                let line = irq.and_then(|irq| lines.line(irq));
-                let pit = Pit::open(line).map_err(|source| OutputError {
+                let pit = Pit::open(interrupt(*irq)).map_err(|source| OutputError {
                     path: "pit".to_owned(),
                     source,
                 });
@@ -210,10 +231,22 @@ fn open_device(
             DeviceSpec::Gameport { axes, buttons } => Box::new(Gameport::new(*axes, *buttons)),
             DeviceSpec::Pio { inputs, is_looped } => Box::new(Pio8255::new(*inputs, *is_looped)),
         }),
-        (PortBackend::Second(_), _) => second.take(),
-        (PortBackend::Ram { initial, fill }, _) => {
-            let ports = usize::from(rule.last - rule.first) + 1;
-            Some(Box::new(Ram::new(ports, initial, *fill)))
+        PortBackend::Ram { initial, fill } => {
+            let bytes = usize::try_from(place.range.bytes).unwrap_or(0);
+            Some(Box::new(Ram::new(bytes, initial, *fill)))
         }
+    })
+}
+
+/// Opens an external model, which may have ports or memory.
+pub(crate) fn open_external(
+    spec: &ExternalSpec,
+    place: &ModelPlace<'_>,
+    interrupt: impl Fn(Option<u32>) -> Option<InterruptLine>,
+) -> Result<External, StartError> {
+    External::open(spec, place.range, interrupt(spec.irq)).map_err(|source| StartError::External {
+        file: place.file.to_owned(),
+        line: place.line,
+        source,
     })
 }

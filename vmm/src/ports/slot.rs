@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{DenialReason, Width};
-use crate::devices::PortDevice;
+use crate::devices::{PortDevice, access_in_pieces};
 use crate::policy::PortRule;
 use crate::policy::gate::Gate;
 
@@ -134,38 +134,12 @@ impl Slot {
         u32::from_le_bytes(masked)
     }
 
-    /// As one access if there is one of that size and the device takes it; otherwise as the bus cuts it up: aligned
-    /// pieces as wide as the device, lowest port first.
+    /// As the bus does it: see [`access_in_pieces`].
     fn perform_split(&mut self, port: u16, bytes: u16, write: Option<u32>) -> u32 {
-        let Some(device) = &mut self.device else {
-            return u32::MAX;
-        };
-        let whole = u8::try_from(bytes)
-            .ok()
-            .and_then(Width::from_bytes)
-            .filter(|width| *width <= self.width_max);
-        let mut value = 0;
-        let mut done = 0;
-        while done < bytes {
-            let at = port + done;
-            let width = whole.unwrap_or_else(|| {
-                [Width::Dword, Width::Word]
-                    .into_iter()
-                    .find(|width| {
-                        *width <= self.width_max
-                            && width.bytes() <= bytes - done
-                            && at.is_multiple_of(width.bytes())
-                    })
-                    .unwrap_or(Width::Byte)
-            });
-            let shift = u32::from(done) * 8;
-            let offset = at - self.rule.first;
-            match write {
-                Some(value) => device.write(offset, width, (value >> shift) & width.mask()),
-                None => value |= (device.read(offset, width) & width.mask()) << shift,
-            }
-            done += width.bytes();
+        let place = (port.into(), port - self.rule.first);
+        match &mut self.device {
+            Some(device) => access_in_pieces(&mut **device, self.width_max, place, bytes, write),
+            None => u32::MAX,
         }
-        value
     }
 }

@@ -19,10 +19,10 @@ use super::slot::Slot;
 use super::stats::{DeniedCounts, PortRuleStats, PortStats};
 use super::table::{CONFIG_PORTS, DecisionTable, Owner};
 use super::{Decision, DenialReason, Origin, PortOutcome, PortRequest, Width};
-use crate::devices::DeviceError;
+use crate::devices::{DeviceError, RunningModel};
 use crate::machine::InterruptLines;
-use crate::pci::ConfigMechanism;
-use crate::policy::{Defaults, LogLimiter, Policy};
+use crate::pci::{ConfigMechanism, PciSpace};
+use crate::policy::{Defaults, LogLimiter, Policy, PortBackend};
 
 /// First port of CONFIG_DATA.
 const CONFIG_DATA: u16 = 0xCFC;
@@ -104,7 +104,7 @@ impl PortSpace {
         let start = Instant::now();
         let clock = Box::new(move || start.elapsed());
         let mut space = Self::with_lines(policy, clock, &backends.interrupts)?;
-        space.mechanism = open_mechanism(policy, backends.pci)?;
+        space.mechanism = open_mechanism(policy, backends.pci, &backends.interrupts)?;
         Ok(space)
     }
 
@@ -209,6 +209,26 @@ impl PortSpace {
         }
     }
 
+    /// The BAR of a modelled PCI function that a port belongs to.
+    fn bar_at(&self, port: u16) -> Owner {
+        self.pci()
+            .and_then(|space| space.port_bar(port))
+            .map_or(Owner::Nobody, Owner::Bar)
+    }
+
+    /// The PCI functions, if the policy has rules for any.
+    #[must_use]
+    pub fn pci(&self) -> Option<&PciSpace> {
+        self.mechanism.as_ref().map(|mechanism| &mechanism.space)
+    }
+
+    /// As [`Self::pci`].
+    pub fn pci_mut(&mut self) -> Option<&mut PciSpace> {
+        self.mechanism
+            .as_mut()
+            .map(|mechanism| &mut mechanism.space)
+    }
+
     /// Cuts an access up by who decides about its ports; or the first port that is denied whatever the access is.
     fn parts(&self, request: &PortRequest) -> Result<Parts, Denial> {
         let is_write = request.write.is_some();
@@ -228,7 +248,11 @@ impl PortSpace {
                     DenialReason::PastLastPort,
                 ));
             };
-            let owner = self.table.owner(port);
+            let owner = match self.table.owner(port) {
+                // What a rule names is the rule's, wherever a driver moves a BAR to.
+                Owner::Nobody => self.bar_at(port),
+                owner => owner,
+            };
             match owner {
                 Owner::Nobody => {
                     return Err(self.denial(port, Origin::Default, DenialReason::Unnamed));
@@ -246,7 +270,7 @@ impl PortSpace {
                     let origin = Origin::Rule { index, line };
                     return Err(self.denial(port, origin, DenialReason::Direction));
                 }
-                Owner::Rule(_) | Owner::Pair { .. } | Owner::Mechanism => {}
+                Owner::Rule(_) | Owner::Pair { .. } | Owner::Mechanism | Owner::Bar(_) => {}
             }
             match found.parts[..found.count].last_mut() {
                 // The two ports of a pair are two registers of 8 bits.
@@ -326,7 +350,7 @@ impl PortSpace {
                 Owner::Mechanism if port >= CONFIG_DATA => {
                     self.check_config_data(port, part, value)?;
                 }
-                Owner::Mechanism | Owner::Nobody => {}
+                Owner::Mechanism | Owner::Nobody | Owner::Bar(_) => {}
             }
         }
         Ok(times)
@@ -388,6 +412,10 @@ impl PortSpace {
                 (value.into(), origin)
             }
             Owner::Mechanism => self.perform_config(port, part.bytes, write),
+            Owner::Bar(bar) => match &mut self.mechanism {
+                Some(mechanism) => mechanism.space.access_port(bar, port, part.bytes, write),
+                None => (u32::MAX, Origin::Default),
+            },
             Owner::Nobody => (u32::MAX, Origin::Default),
         }
     }
@@ -446,6 +474,11 @@ impl PortSpace {
             .filter_map(|slot| slot.device.as_mut())
             .filter_map(|device| device.flush().err())
             .chain(self.pairs.iter().filter_map(PairSlot::failure))
+            .chain(
+                self.mechanism
+                    .iter_mut()
+                    .flat_map(|mechanism| mechanism.space.flush()),
+            )
             .collect()
     }
 
@@ -456,6 +489,27 @@ impl PortSpace {
             tracing::warn!("… and {suppressed} more denied port accesses suppressed");
         }
         self.flush()
+    }
+
+    /// The device models behind ports, those of PCI functions included.
+    #[must_use]
+    pub fn models(&self) -> Vec<RunningModel> {
+        let models = self.slots.iter().filter_map(|slot| {
+            let is_model = !matches!(
+                slot.rule.backend,
+                PortBackend::Deny | PortBackend::Passthrough | PortBackend::Second(_)
+            );
+            let device = slot.device.as_ref().filter(|_| is_model)?;
+            Some(RunningModel {
+                name: slot.rule.name.clone(),
+                place: format!("{:#x}", slot.rule.first),
+                description: device.describe(),
+                inputs: device.inputs(),
+            })
+        });
+        models
+            .chain(self.pci().into_iter().flat_map(PciSpace::models))
+            .collect()
     }
 
     /// Counts since the start.

@@ -1,6 +1,7 @@
 //! Who decides about a port: one look into a table.
 
 use super::{DenialReason, Width};
+use crate::pci::BarId;
 use crate::policy::Policy;
 
 const NUMBER: u32 = 0xFFFF;
@@ -28,6 +29,8 @@ pub(super) enum Owner {
     },
     /// PCI configuration mechanism #1.
     Mechanism,
+    /// A base address register of a modelled PCI function. The table does not know of it: it moves.
+    Bar(BarId),
 }
 
 /// For each port its rule, and what the usual case needs to know of it.
@@ -130,7 +133,7 @@ impl DecisionTable {
                     return Err((at, DenialReason::Direction));
                 }
                 Owner::Rule(rule) if byte == 0 => first = Some(rule),
-                Owner::Rule(_) | Owner::Pair { .. } | Owner::Mechanism => {}
+                Owner::Rule(_) | Owner::Pair { .. } | Owner::Mechanism | Owner::Bar(_) => {}
             }
         }
         Ok(first)

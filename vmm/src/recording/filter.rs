@@ -3,7 +3,7 @@
 use super::{Access, Recording, Space};
 use crate::observe::ports::Direction;
 
-/// Ports or physical addresses, both ends included.
+/// Ports, physical addresses or MSRs, both ends included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PortRange {
     /// The first.
@@ -30,8 +30,10 @@ impl std::str::FromStr for PortRange {
 pub struct Filter {
     /// Only port accesses that touch one of these.
     pub ports: Vec<PortRange>,
-    /// Only mappings that touch one of these. With ports given too, those as well.
+    /// Only mappings, and accesses to devices' memory, that touch one of these.
     pub memory: Vec<PortRange>,
+    /// Only accesses to these MSRs. Of ports, memory and MSRs what is given counts together.
+    pub msrs: Vec<PortRange>,
     /// Only reads, or only writes.
     pub direction: Option<Direction>,
     /// Only allowed, or only denied ones.
@@ -54,10 +56,10 @@ impl Filter {
                 .any(|range| access.touches(range.first, range.last))
         };
         let is_place = match access.space {
-            _ if self.ports.is_empty() && self.memory.is_empty() => true,
+            _ if self.ports.is_empty() && self.memory.is_empty() && self.msrs.is_empty() => true,
             Space::Port => is_in(&self.ports),
-            Space::Memory => is_in(&self.memory),
-            Space::Msr => false,
+            Space::Memory | Space::DeviceMemory => is_in(&self.memory),
+            Space::Msr => is_in(&self.msrs),
         };
         is_place
             && self
@@ -173,6 +175,53 @@ mod tests {
         for (filter, count) in cases {
             assert_eq!(taken(&filter), count, "{filter:?}");
         }
+    }
+
+    #[test]
+    fn msrs_and_device_memory_are_picked_by_their_numbers() {
+        let of = |space, address, bytes| Access {
+            time_ns: 0,
+            space,
+            direction: Direction::Read,
+            bytes,
+            address,
+            value: 0,
+            rip: 0,
+            is_allowed: true,
+            backend: 0,
+            rule_line: 1,
+        };
+        let accesses = [
+            of(Space::Port, 0x1B, 1),
+            of(Space::Msr, 0x1B, 8),
+            of(Space::Msr, 0x1C, 8),
+            of(Space::Memory, 0x1B, 0x1000),
+            of(Space::DeviceMemory, 0x1B, 4),
+        ];
+        let recording = recording();
+        let taken = |filter: &Filter| -> Vec<Space> {
+            let taken = accesses
+                .iter()
+                .filter(|access| filter.takes(&recording, access));
+            taken.map(|access| access.space).collect()
+        };
+        let range = |text: &str| vec![text.parse::<PortRange>().unwrap()];
+        let msrs = |text| Filter {
+            msrs: range(text),
+            ..Filter::default()
+        };
+        assert_eq!(taken(&msrs("0x1b")), [Space::Msr]);
+        assert_eq!(taken(&msrs("0x10-0x1f")), [Space::Msr, Space::Msr]);
+        let memory = Filter {
+            memory: range("0x1e"),
+            ..Filter::default()
+        };
+        assert_eq!(taken(&memory), [Space::Memory, Space::DeviceMemory]);
+        let both = Filter {
+            ports: range("0x1b"),
+            ..msrs("0x1c")
+        };
+        assert_eq!(taken(&both), [Space::Port, Space::Msr]);
     }
 
     #[test]

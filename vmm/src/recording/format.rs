@@ -6,7 +6,7 @@
 //!          8 bytes  its frequency in kHz
 //!          8 bytes  accesses that a bounded recording has dropped
 //! record   1 byte   kind: see `Kind`
-//!          1 byte   log2 of the width in bytes (port); length of the name (definitions)
+//!          1 byte   log2 of the width in bytes (port), bytes (device memory); length of the name (definitions)
 //!          1 byte   flags: 1 write, 2 allowed
 //!          1 byte   number of the back end
 //!          4 bytes  line of the policy's rule; 0: none
@@ -38,6 +38,8 @@ pub(super) enum Kind {
     Memory = 2,
     /// An access to an MSR.
     Msr = 3,
+    /// An access to a device's memory.
+    DeviceMemory = 4,
     /// The name of a back end.
     Backend = 0x80,
     /// The name, base and size of an image in the guest.
@@ -50,6 +52,7 @@ impl Kind {
             Self::Port,
             Self::Memory,
             Self::Msr,
+            Self::DeviceMemory,
             Self::Backend,
             Self::Module,
         ]

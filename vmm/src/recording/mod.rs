@@ -13,6 +13,7 @@ mod reader;
 mod recorder;
 #[cfg(test)]
 pub(crate) mod tests_support;
+mod writer;
 
 pub use export::{Form, Signal, SignalError};
 pub use filter::{Filter, FilterError, PortRange, parse_time};
@@ -31,6 +32,8 @@ pub enum Space {
     Memory,
     /// A model-specific register of the processor.
     Msr,
+    /// Physical memory that a device is behind: a load or a store.
+    DeviceMemory,
 }
 
 impl Space {
@@ -41,6 +44,7 @@ impl Space {
             Self::Port => "port",
             Self::Memory => "memory",
             Self::Msr => "msr",
+            Self::DeviceMemory => "device-memory",
         }
     }
 }
@@ -54,7 +58,7 @@ pub struct Access {
     pub space: Space,
     /// Read or write; of a mapping whether it was asked for writing.
     pub direction: Direction,
-    /// Bytes: 1, 2 or 4 for a port, 8 for an MSR; of a mapping its length.
+    /// Bytes: 1, 2 or 4 for a port, 1 to 8 for device memory, 8 for an MSR; of a mapping its length.
     pub bytes: u64,
     /// First port, physical address, or the MSR's number.
     pub address: u64,
@@ -87,7 +91,7 @@ impl Access {
     pub fn extent(&self) -> u64 {
         match self.space {
             Space::Msr => 1,
-            Space::Port | Space::Memory => self.bytes.max(1),
+            Space::Port | Space::Memory | Space::DeviceMemory => self.bytes.max(1),
         }
     }
 

@@ -132,7 +132,7 @@ impl Recording {
             let kind = Kind::from_number(entry.kind)
                 .ok_or_else(|| damaged(format!("its kind, {:#x}, is none", entry.kind)))?;
             match kind {
-                Kind::Port | Kind::Memory | Kind::Msr => {
+                Kind::Port | Kind::Memory | Kind::Msr | Kind::DeviceMemory => {
                     let access = access(kind, &entry, clock).map_err(damaged)?;
                     if usize::from(access.backend) >= recording.backends.len() {
                         return Err(damaged("its back end was not named before".to_owned()));
@@ -212,6 +212,12 @@ fn access(kind: Kind, entry: &Entry, clock: Clock) -> Result<Access, String> {
             (Space::Port, 1 << entry.width, entry.value.get())
         }
         Kind::Msr => (Space::Msr, 8, entry.value.get()),
+        Kind::DeviceMemory => {
+            if !(1..=8).contains(&entry.width) {
+                return Err(format!("a memory access of {} bytes", entry.width));
+            }
+            (Space::DeviceMemory, entry.width.into(), entry.value.get())
+        }
         _ => (Space::Memory, entry.value.get(), 0),
     };
     let address = entry.address.get();

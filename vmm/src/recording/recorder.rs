@@ -2,20 +2,20 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::io;
 use std::path::Path;
 
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::little_endian::{U32, U64};
 
 use super::format::{ENTRY_BYTES, Entry, FLAG_ALLOWED, FLAG_WRITE, Header, Kind, MAGIC};
+use super::writer::{BUFFER_BYTES, Writer};
 use crate::observe::clock::Clock;
+use crate::observe::memory::MemoryRecord;
 use crate::observe::msr::MsrRecord;
 use crate::observe::ports::{Decision, Direction, PortRecord};
 use crate::observe::symbols::Symbols;
 
-/// Bytes gathered before a write.
-const BUFFER_BYTES: usize = 1 << 20;
 /// Longest name of a definition, in bytes.
 const NAME_MAX: usize = 255;
 
@@ -38,12 +38,14 @@ pub struct RecorderError {
     pub source: io::Error,
 }
 
-/// Takes accesses. A full disk costs the rest of the recording, not the run.
+/// Takes accesses. A full disk costs the rest of the recording, not the run; a slow one has the guest wait.
 #[derive(Debug)]
 pub struct Recorder {
     name: String,
+    /// What the writer has not got yet.
+    buffer: Vec<u8>,
     /// `None` once writing has failed.
-    file: Option<BufWriter<File>>,
+    writer: Option<Writer>,
     clock: Clock,
     /// Names by number.
     backends: Vec<&'static str>,
@@ -59,10 +61,11 @@ impl Recorder {
     /// When it cannot be written.
     pub fn create(path: &Path, keep: Keep) -> Result<Self, RecorderError> {
         let name = path.display().to_string();
-        match File::create(path) {
-            Ok(file) => Ok(Self {
+        match File::create(path).and_then(Writer::start) {
+            Ok((writer, buffer)) => Ok(Self {
                 name,
-                file: Some(BufWriter::with_capacity(BUFFER_BYTES, file)),
+                buffer,
+                writer: Some(writer),
                 clock: Clock {
                     boot_tsc: 0,
                     tsc_khz: 1,
@@ -130,6 +133,22 @@ impl Recorder {
         self.access(entry);
     }
 
+    /// An access to a device's memory.
+    pub fn memory(&mut self, record: &MemoryRecord) {
+        let entry = Entry {
+            kind: Kind::DeviceMemory as u8,
+            width: record.bytes,
+            flags: flags(record.direction, &record.decision),
+            backend: self.backend(record.decision.backend),
+            rule_line: U32::new(record.decision.rule_line.unwrap_or(0)),
+            tsc: U64::new(record.tsc),
+            rip: U64::new(record.rip),
+            address: U64::new(record.address),
+            value: U64::new(record.value),
+        };
+        self.access(entry);
+    }
+
     /// A mapping of physical memory.
     pub fn mapping(
         &mut self,
@@ -159,18 +178,12 @@ impl Recorder {
         for entry in std::mem::take(&mut self.last) {
             self.write(entry.as_bytes());
         }
-        let header = self.header();
-        self.attempt(|file| {
-            file.flush()?;
-            if header.dropped.get() != 0 {
-                // At the file's beginning, and back.
-                let end = file.stream_position()?;
-                file.seek(SeekFrom::Start(0))?;
-                file.write_all(header.as_bytes())?;
-                file.seek(SeekFrom::Start(end))?;
-            }
-            file.flush()
-        });
+        self.hand_over();
+        // It has counted what was dropped meanwhile.
+        let header = self.header().as_bytes().to_vec();
+        if let Some(Err(error)) = self.writer.as_mut().map(|writer| writer.finish(header)) {
+            self.fail(&error);
+        }
     }
 
     #[inline]
@@ -229,23 +242,34 @@ impl Recorder {
 
     #[inline]
     fn write(&mut self, bytes: &[u8]) {
-        self.attempt(|file| file.write_all(bytes));
+        if self.buffer.len() + bytes.len() > BUFFER_BYTES {
+            self.hand_over();
+        }
+        self.buffer.extend_from_slice(bytes);
     }
 
-    fn attempt(&mut self, action: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) {
-        let Some(file) = &mut self.file else {
+    #[cold]
+    fn hand_over(&mut self) {
+        let full = std::mem::take(&mut self.buffer);
+        let Some(writer) = &mut self.writer else {
+            // What nobody writes is not kept either.
+            self.buffer = full;
+            self.buffer.clear();
             return;
         };
-        if let Err(error) = action(file)
-            && let Some(file) = self.file.take()
-        {
-            tracing::warn!(
-                "the recording ends here, the run goes on: cannot write to {}: {error}",
-                self.name
-            );
-            // Dropping a BufWriter would try to write its buffer once more.
-            let _ = file.into_parts();
+        match writer.swap(full) {
+            Ok(empty) => self.buffer = empty,
+            Err(error) => self.fail(&error),
         }
+    }
+
+    fn fail(&mut self, error: &io::Error) {
+        tracing::warn!(
+            "the recording ends here, the run goes on: cannot write to {}: {error}",
+            self.name
+        );
+        self.writer = None;
+        self.buffer.clear();
     }
 }
 
@@ -352,6 +376,37 @@ mod tests {
     }
 
     #[test]
+    fn an_access_to_device_memory_comes_back() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut recorder = Recorder::create(file.path(), Keep::All).unwrap();
+        let clock = Clock {
+            boot_tsc: 0,
+            tsc_khz: 1000,
+        };
+        recorder.start(clock, &Symbols::default());
+        recorder.memory(&MemoryRecord {
+            tsc: 1,
+            rip: 2,
+            address: 0xFEB0_0004,
+            bytes: 3,
+            direction: Direction::Read,
+            value: 0x01_0203,
+            decision: Decision {
+                allowed: true,
+                backend: "external",
+                rule_line: Some(7),
+            },
+        });
+        drop(recorder);
+        let recording = Recording::from_path(file.path()).unwrap();
+        let access = &recording.accesses[0];
+        assert_eq!((access.space, access.bytes), (Space::DeviceMemory, 3));
+        assert_eq!((access.address, access.value), (0xFEB0_0004, 0x01_0203));
+        assert!(access.touches(0xFEB0_0006, 0xFEB0_0006));
+        assert!(!access.touches(0xFEB0_0007, 0xFEB0_0007));
+    }
+
+    #[test]
     fn a_bounded_recording_keeps_the_last_and_counts_the_others() {
         let recording = record(Keep::Last(10), 25);
         let values: Vec<u64> = recording.accesses.iter().map(|entry| entry.value).collect();
@@ -365,7 +420,7 @@ mod tests {
         recorder.port(&port(0, Direction::Read, 1, 1));
         recorder.finish();
         recorder.port(&port(0, Direction::Read, 1, 1));
-        assert!(recorder.file.is_none());
+        assert!(recorder.writer.is_none());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use super::device::{PnpStep, PowerState};
 use super::driver::PortWidth;
+use crate::observe::escape::Escaped;
 use crate::observe::hex;
 use std::fmt;
 use std::str::FromStr;
@@ -90,6 +91,13 @@ pub enum Action {
         /// To which device; `None`: the only one, or with a system state all.
         device: Option<String>,
     },
+    /// Show device models, or set what drives one.
+    Model {
+        /// Which: its name or place; `None`: all.
+        name: Option<String>,
+        /// Keys and values to set, in this order.
+        settings: Vec<(String, String)>,
+    },
     /// Unload the driver.
     Unload,
     /// Show the commands.
@@ -145,7 +153,7 @@ impl fmt::Display for Action {
             PortWidth::Dword => 'd',
         };
         match self {
-            Self::Open(path) => write!(f, "open {}", crate::observe::escape::Escaped(path)),
+            Self::Open(path) => write!(f, "open {}", Escaped(path)),
             Self::Close => f.write_str("close"),
             Self::Ioctl { code, .. } => write!(f, "ioctl {code:#010x}"),
             Self::Read { bytes, offset } => {
@@ -173,6 +181,14 @@ impl fmt::Display for Action {
                 write!(f, "power {}", state.name())?;
                 write_device(f, device.as_deref())
             }
+            Self::Model { name, settings } => {
+                f.write_str("device")?;
+                write_device(f, name.as_deref())?;
+                for (key, value) in settings {
+                    write!(f, " {}={}", Escaped(key), Escaped(value))?;
+                }
+                Ok(())
+            }
             Self::Unload => f.write_str("unload"),
             Self::Help => f.write_str("help"),
         }
@@ -181,7 +197,7 @@ impl fmt::Display for Action {
 
 fn write_device(f: &mut fmt::Formatter<'_>, device: Option<&str>) -> fmt::Result {
     match device {
-        Some(device) => write!(f, " {}", crate::observe::escape::Escaped(device)),
+        Some(device) => write!(f, " {}", Escaped(device)),
         None => Ok(()),
     }
 }
@@ -201,6 +217,7 @@ impl Action {
             Self::Stats => "stats",
             Self::Devices | Self::Pnp { .. } => "pnp",
             Self::Power { .. } => "power",
+            Self::Model { .. } => "device",
             Self::Unload => "unload",
             Self::Help => "help",
         }
@@ -221,6 +238,9 @@ Commands:
   pnp STEP [DEVICE]          start, stop, query-stop, cancel-stop, query-remove, cancel-remove, remove or
                              surprise-remove; DEVICE is an instance path or a driver's name
   power STATE [DEVICE]       D0 to D3 for a device, S0 to S5 for the system (all devices, if none is named)
+  device [NAME [KEY=VALUE]...]
+                             show the policy's device models with what drives them, or set it, also while the driver
+                             waits; NAME is a rule's `name` or its first port or address
   stats                      show counters
   unload                     unload the driver
   help                       show this

@@ -3,6 +3,7 @@
 
 use super::client::{Attachment, Caller};
 use super::device::{Device, PnpStep, PowerState};
+use crate::devices::RunningModel;
 use crate::observe::crash::CrashReport;
 use crate::observe::ntstatus::NtStatus;
 use serde::Serialize;
@@ -198,6 +199,11 @@ pub trait RunningDriver: Send {
     /// # Errors
     /// The machine's end.
     fn power(&mut self, device: u64, state: PowerState) -> Result<NtStatus, DriverError>;
+    /// The device models that the policy has.
+    ///
+    /// # Errors
+    /// The machine's end.
+    fn models(&mut self) -> Result<Vec<RunningModel>, DriverError>;
     /// Calls DriverUnload of each driver, the last started first; returns what they leaked (objects and pool blocks).
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use abi::DriverAbi;
@@ -19,6 +19,7 @@ use super::client_memory::ClientMemory;
 use super::driver::{DriverError, Stats};
 use super::machine::ProcessIds;
 use super::responder::Responder;
+use crate::devices::RunningModel;
 use crate::hardware::DmaWindow;
 use crate::machine::{InterruptLines, PortExit, Stop, Vm};
 use crate::observe::clock::Clock;
@@ -143,6 +144,8 @@ pub(super) struct Fate {
     pub(super) failed_devices: Mutex<Vec<String>>,
     /// Where new processes get their ids.
     pub(super) process_ids: ProcessIds,
+    /// The device models, while they run.
+    pub(super) models: Mutex<Vec<RunningModel>>,
 }
 
 impl Fate {
@@ -158,7 +161,7 @@ impl Fate {
         let mut failed = self
             .failed_devices
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+            .unwrap_or_else(PoisonError::into_inner);
         for error in errors {
             let text = crate::error_chain(&error);
             // A device goes on failing with growing numbers; its name says that it is the same.
@@ -169,13 +172,15 @@ impl Fate {
         }
     }
 
+    /// The device models that run.
+    pub(super) fn models(&self) -> MutexGuard<'_, Vec<RunningModel>> {
+        self.models.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tells those who wait for the machine's end. Clients have had their farewell by then: the server ends their
     /// connections when it is told.
     fn announce(&self) {
-        let watchers = self
-            .watchers
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
         for watcher in watchers.iter() {
             // A watcher that is gone needs no news.
             let _ = watcher.write(1).is_ok();
@@ -211,7 +216,7 @@ struct InFlight {
 #[derive(Debug)]
 pub(super) struct Engine {
     // Before `vm`: devices reach the guest's memory as long as this lives.
-    _dma: Option<DmaWindow>,
+    dma: Option<DmaWindow>,
     // Before `responder`: the guest's memory slots point into its memory.
     vm: Vm,
     responder: Responder,
@@ -246,7 +251,7 @@ impl Engine {
     ) -> std::io::Result<Self> {
         let memory = ClientMemory::new(vm.user_bytes());
         Ok(Self {
-            _dma: dma,
+            dma,
             vm,
             responder,
             identity,
@@ -318,15 +323,19 @@ impl Engine {
     }
 
     fn finish(&mut self) {
+        // Handles on the machine keep none of them alive.
+        self.fate.models().clear();
         self.responder.observer.finish();
-        let errors = self.responder.ports.finish();
+        let mut errors = self.responder.ports.finish();
+        errors.extend(self.responder.memory.flush());
         self.fate.device_failures(errors);
     }
 
     /// Hands over what devices have buffered: whoever watches an output sees it while the guest is idle.
     fn flush_devices(&mut self) {
         self.responder.observer.end_line();
-        let errors = self.responder.ports.flush();
+        let mut errors = self.responder.ports.flush();
+        errors.extend(self.responder.memory.flush());
         self.fate.device_failures(errors);
     }
 

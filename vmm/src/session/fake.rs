@@ -5,6 +5,7 @@ use super::device::{Device, PnpStep, PowerState};
 use super::driver::{
     DriverError, Handle, IoResult, PortWidth, RunningDriver, RunningMachine, Stats,
 };
+use crate::devices::{Gameport, PortDevice, RunningModel};
 use crate::observe::clock::Clock;
 use crate::observe::crash::{CrashReport, Reporter};
 use crate::observe::flight::Flight;
@@ -25,6 +26,7 @@ pub(crate) struct Fake {
     ports: HashMap<u16, u32>,
     live: Arc<AtomicU64>,
     state: (&'static str, String),
+    joystick: Gameport,
 }
 
 impl Fake {
@@ -176,6 +178,24 @@ impl RunningDriver for Fake {
         Ok(NtStatus::SUCCESS)
     }
 
+    fn models(&mut self) -> Result<Vec<RunningModel>, DriverError> {
+        let ram = RunningModel {
+            name: None,
+            place: "0x300".into(),
+            description: "ram (8 registers)".into(),
+            inputs: None,
+        };
+        Ok(vec![
+            RunningModel {
+                name: Some("joystick".into()),
+                place: "0x201".into(),
+                description: "gameport".into(),
+                inputs: self.joystick.inputs(),
+            },
+            ram,
+        ])
+    }
+
     fn unload(&mut self) -> Result<u64, DriverError> {
         Ok(2)
     }
@@ -208,6 +228,7 @@ impl RunningMachine for FakeMachine {
             ports: HashMap::new(),
             live: Arc::clone(&self.live),
             state: ("started", "D0".into()),
+            joystick: Gameport::new([0; 4], 0),
         }))
     }
 

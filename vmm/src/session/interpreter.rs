@@ -1,6 +1,7 @@
 //! Executes commands against a running driver and says what came of them.
 
 mod device;
+mod model;
 
 use super::command::{Action, Command, CommandError, HELP};
 use super::driver::{DriverError, Handle, IoResult, RunningDriver};
@@ -154,8 +155,8 @@ impl Interpreter {
                 },
                 text: match command.action {
                     Action::Help => done.text,
-                    // Counters begin on a line of their own.
-                    Action::Stats => format!("{shown}:{}", done.text),
+                    // Counters and inputs begin on a line of their own.
+                    _ if done.text.starts_with('\n') => format!("{shown}:{}", done.text),
                     _ => format!("{shown}: {}", done.text),
                 },
                 fields: done.fields,
@@ -260,6 +261,9 @@ impl Interpreter {
             }
             Action::Power { state, device } => {
                 device::power(&mut *self.driver, *state, device.as_deref())
+            }
+            Action::Model { name, settings } => {
+                model::execute(&mut *self.driver, name.as_deref(), settings)
             }
             Action::Unload => {
                 let leaks = self.driver.unload()?;
@@ -453,6 +457,48 @@ mod tests {
         assert!(outcomes[5].text.ends_with(
             r"STATUS_NO_SUCH_DEVICE: no device is called nobody; there is ROOT\FAKE\0000"
         ));
+    }
+
+    #[test]
+    fn device_models_are_listed_and_set() {
+        let outcomes = run(&[
+            "device joystick buttons=3 axis1=7",
+            "device",
+            "device 0x201 axis9=1",
+            "device 513 buttons=99",
+            "device 0x300 a=1",
+            "device mouse",
+            "! device joystick x=1",
+        ]);
+        assert_eq!(
+            outcomes[0].text,
+            "device joystick buttons=3 axis1=7: STATUS_SUCCESS"
+        );
+        assert_eq!(
+            outcomes[1].text,
+            "device: 2 device models\n  joystick (0x201): gameport\n    axis0=0  (a number from 0 to 255)\n    \
+             axis1=7  (a number from 0 to 255)\n    axis2=0  (a number from 0 to 255)\n    \
+             axis3=0  (a number from 0 to 255)\n    buttons=3  (a number from 0 to 15: a bit for each that is pressed)\n  \
+             0x300: ram (8 registers)"
+        );
+        let models = &outcomes[1].object()["models"];
+        assert_eq!(models[0]["inputs"][1]["value"], "7");
+        assert_eq!(outcomes[2].exit, ExitCode::CommandFailed);
+        assert!(outcomes[2].text.ends_with(
+            "STATUS_INVALID_PARAMETER: axis9=1: joystick (0x201) has axis0, axis1, axis2, axis3, buttons"
+        ), "{}", outcomes[2].text);
+        assert!(outcomes[3].text.ends_with(
+            "buttons=99: buttons is a number from 0 to 15: a bit for each that is pressed"
+        ));
+        assert!(
+            outcomes[4]
+                .text
+                .ends_with("a=1: nothing of 0x300 can be set")
+        );
+        assert!(outcomes[5].text.ends_with(
+            "STATUS_NO_SUCH_DEVICE: no device model is called mouse; there is joystick (0x201), 0x300"
+        ));
+        assert!(outcomes[6].is_success());
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::driver::{
 };
 use super::engine::{Done, Fate, Job, Message, Output, Reply};
 use super::interrupt::Interrupt;
+use crate::devices::RunningModel;
 use crate::hardware::HostInterrupts;
 use crate::machine::processor_share::held_back;
 use crate::machine::{InterruptLine, InterruptLines, PortExit, Stopper};
@@ -601,6 +602,13 @@ impl RunningDriver for Process {
         let arguments = [device, kind, value, 0, 0, 0];
         let done = self.link.call(self.call(Operation::Power, arguments))?;
         Ok(NtStatus(done.status))
+    }
+
+    fn models(&mut self) -> Result<Vec<RunningModel>, DriverError> {
+        if self.link.fate.death.get().is_some() {
+            return Err(self.link.fate.error());
+        }
+        Ok(self.link.fate.models().clone())
     }
 
     fn unload(&mut self) -> Result<u64, DriverError> {

@@ -8,6 +8,7 @@
 //! | `channel`, `client_memory` | requests in shared memory, and their buffers |
 //! | `client` | the channel that programs talk to the driver by |
 //! | `responder` | answers exits: policy, devices, trace |
+//! | `function_window` | memory of modelled PCI functions, where the guest has it |
 //! | `driver` | the seam to whoever drives a driver |
 //! | `device` | the device tree, plug and play, power |
 //! | `command` | the grammar of session commands |
@@ -29,6 +30,7 @@ mod engine;
 pub mod exit_code;
 #[cfg(test)]
 pub(crate) mod fake;
+mod function_window;
 mod image;
 pub mod interpreter;
 pub mod interrupt;

@@ -6,19 +6,24 @@ use abi::channel::State;
 use abi::layout::{PAGE_SIZE, Shared};
 use abi::trace::{TRACE_ENTRIES, TraceKind, TraceRecord, TraceRing};
 
+use super::function_window::FunctionWindow;
+use crate::devices::RunningModel;
 use crate::machine::convert::to_usize;
 use crate::machine::{
-    Backend, GuestView, MsrAnswer, MsrExit, PhysicalAnswer, PhysicalPiece, PortAnswer, PortExit,
+    Backend, DEVICE_ADDRESS_MAX, DEVICE_WINDOW, GuestView, MemoryExit, MsrAnswer, MsrExit,
+    PhysicalAnswer, PhysicalPiece, PortAnswer, PortExit, WindowChange,
 };
 use crate::msr::MsrSpace;
+use crate::observe::memory::MemoryRecord;
 use crate::observe::msr::MsrRecord;
-use crate::observe::ports::{Direction, PortRecord};
+use crate::observe::ports::{Decision, Direction, PortRecord};
 use crate::observe::symbols::{Module, ModuleKind};
 use crate::observe::trace::Observer;
 
+use crate::pci::PciSpace;
 use crate::policy::{MemoryDecision, MemoryMapping, MemoryRequest, MemorySpace};
 use crate::ports::iopm::Mirror;
-use crate::ports::{Action, PortOutcome, PortRequest, PortSpace, Width};
+use crate::ports::{Action, Origin, PortOutcome, PortRequest, PortSpace, Width};
 
 const STATUS_SUCCESS: u64 = 0;
 const STATUS_REGISTRY_IO_FAILED: u64 = 0xC000_014D;
@@ -38,6 +43,8 @@ pub(super) struct Responder {
     /// Where the registry is kept, if it is.
     pub(super) registry: Option<PathBuf>,
     pub(super) exits: u64,
+    /// Where modelled PCI functions' memory is in the guest.
+    window: FunctionWindow,
     /// Added to the host's time-stamp counter gives the guest's.
     pub(super) tsc_offset: u64,
     /// Time stamp of the last record from the ring.
@@ -61,10 +68,18 @@ impl Responder {
             files: None,
             registry: None,
             exits: 0,
+            window: FunctionWindow::default(),
             tsc_offset: 0,
             last_tsc: 0,
             trace_consumed: 0,
         }
+    }
+
+    /// The device models of the policy.
+    pub(super) fn models(&self) -> Vec<RunningModel> {
+        let mut models = self.ports.models();
+        models.extend(self.memory.models());
+        models
     }
 
     /// The guest's time-stamp counter now; never before the records that were drained.
@@ -104,6 +119,47 @@ impl Responder {
         };
         self.observer.port(&record);
         outcome
+    }
+}
+
+impl Responder {
+    /// A mapping of memory that modelled PCI functions have. `None`: they have not all of it, or a rule has the first
+    /// page, and rules win.
+    fn map_function(
+        &mut self,
+        request: &MemoryRequest,
+        tsc: u64,
+        rip: u64,
+    ) -> Option<PhysicalAnswer> {
+        let last = request.address.checked_add(request.bytes.checked_sub(1)?)?;
+        if self.memory.has_rule_at(request.address) || last > DEVICE_ADDRESS_MAX {
+            return None;
+        }
+        let line = self.ports.pci()?.memory_rule(request.address, last)?;
+        if let Some(recorder) = self.observer.recorder() {
+            let direction = if request.is_write {
+                Direction::Write
+            } else {
+                Direction::Read
+            };
+            let verdict = function_decision(Some(line));
+            recorder.mapping(tsc, rip, request.address, request.bytes, direction, verdict);
+        }
+        let first = request.address & !(PAGE_SIZE - 1);
+        let end = (last | (PAGE_SIZE - 1)) + 1;
+        Some(PhysicalAnswer::Mapped(vec![PhysicalPiece {
+            window_offset: DEVICE_WINDOW + first,
+            bytes: end - first,
+        }]))
+    }
+}
+
+/// What is recorded of an access to a modelled PCI function.
+fn function_decision(line: Option<usize>) -> Decision {
+    Decision {
+        allowed: true,
+        backend: "pci",
+        rule_line: line.and_then(|line| u32::try_from(line).ok()),
     }
 }
 
@@ -188,10 +244,13 @@ impl Backend for Responder {
             bytes,
             is_write,
         };
-        let decision = self.memory.map(&request);
         let tsc = self.time_stamp();
         // The doorbell that asked is the shim's: the driver's call is who did.
         let rip = caller(guest).unwrap_or(0);
+        if let Some(answer) = self.map_function(&request, tsc, rip) {
+            return answer;
+        }
+        let decision = self.memory.map(&request);
         if let Some(recorder) = self.observer.recorder() {
             let direction = if is_write {
                 Direction::Write
@@ -205,7 +264,10 @@ impl Backend for Responder {
             MemoryDecision::Allowed(mappings) => {
                 let offsets: Vec<u64> = window_offsets(&self.memory).collect();
                 let piece = |mapping: &MemoryMapping| PhysicalPiece {
-                    window_offset: offsets[mapping.backing] + mapping.offset,
+                    window_offset: mapping
+                        .backing
+                        .map_or(DEVICE_WINDOW, |backing| offsets[backing])
+                        + mapping.offset,
                     bytes: mapping.bytes,
                 };
                 PhysicalAnswer::Mapped(mappings.iter().map(piece).collect())
@@ -216,6 +278,50 @@ impl Backend for Responder {
             } => PhysicalAnswer::Stop,
             MemoryDecision::Denied { .. } => PhysicalAnswer::Denied(STATUS_ACCESS_DENIED),
         }
+    }
+
+    fn memory(&mut self, guest: &GuestView<'_>, access: MemoryExit) -> u64 {
+        self.exits += 1;
+        if self.observer.is_tracing() {
+            self.drain_trace(guest);
+        }
+        let MemoryExit {
+            address,
+            bytes,
+            write,
+            rip,
+        } = access;
+        let (value, decision) = match self.memory.access(address, bytes, write) {
+            Some(done) => done,
+            None => match self.ports.pci_mut() {
+                Some(space) => {
+                    let (value, origin) = space.access_memory(address, bytes, write);
+                    (value, function_decision(origin.and_then(Origin::line)))
+                }
+                None => (u64::MAX, function_decision(None)),
+            },
+        };
+        let mask = u64::MAX >> (64 - 8 * u32::from(bytes.clamp(1, 8)));
+        let record = MemoryRecord {
+            tsc: self.time_stamp(),
+            rip: driver_address(guest, &self.observer, rip),
+            address,
+            bytes,
+            direction: if write.is_some() {
+                Direction::Write
+            } else {
+                Direction::Read
+            },
+            value: write.unwrap_or(value) & mask,
+            decision,
+        };
+        self.observer.memory(&record);
+        value
+    }
+
+    fn window_changes(&mut self) -> Vec<WindowChange> {
+        let ram = self.ports.pci_mut().and_then(PciSpace::take_moved_ram);
+        ram.map_or_else(Vec::new, |ram| self.window.changes(&ram))
     }
 
     fn io_access_map(&mut self, map: u64, bytes: &[u8; 8192]) {

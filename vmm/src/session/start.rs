@@ -415,7 +415,7 @@ fn prepare(
         pci: Some(Box::new(HostPci::new(functions.clone()))),
     };
     let ports = PortSpace::with_backends(&launch.policy, backends)?;
-    let memory = MemorySpace::with_functions(&launch.policy, launch.memory_bytes, functions)?;
+    let memory = MemorySpace::with_machine(&launch.policy, launch.memory_bytes, functions, &lines)?;
     let msrs = MsrSpace::new(&launch.policy, Some(Box::new(DevCpuMsr::default())))?;
     let mut builder = VmBuilder::new(
         &kvm,
@@ -474,6 +474,7 @@ fn prepare(
         })
         .transpose()?;
     responder.tsc_offset = vm.time_stamp_offset();
+    *fate.models() = responder.models();
     let identity = Identity {
         driver: file_name,
         abi,

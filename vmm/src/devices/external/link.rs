@@ -2,21 +2,23 @@
 //!
 //! Every call on the socket is one that does not wait (`MSG_DONTWAIT`); waiting is poll(2) with the time that is left.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, Shutdown,
+};
 
 use super::memory::SharedPage;
 use super::protocol::{
-    Access, Dialogue, FromModel, Hello, Inbox, MESSAGE_BYTES, Malformed, Signal, ToModel,
+    Access, Dialogue, Encoded, FromModel, Hello, Inbox, Malformed, Signal, ToModel, Version,
 };
 use crate::machine::InterruptLine;
-use crate::ports::Width;
 
 /// Messages that a model may send in a second without being asked, which are interrupts.
 const UNASKED_MAX: u32 = 100_000;
@@ -65,6 +67,16 @@ impl From<Errno> for Lost {
     }
 }
 
+/// What a model has said of itself.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// The widest access that it takes as one, in bytes.
+    pub(super) width: u8,
+    /// An eventfd of the model's: each write to it is an interrupt. It is waited for and never read or written, so that
+    /// nothing that the model does to it can block.
+    pub(super) event: Option<OwnedFd>,
+}
+
 /// An open connection.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -72,6 +84,9 @@ pub(super) struct Link {
     inbox: Inbox,
     dialogue: Dialogue,
     line: Option<InterruptLine>,
+    version: Version,
+    /// What has come with the hello, before it was read.
+    descriptor: Option<OwnedFd>,
     number: u32,
     /// Where accesses go, if the model wants that.
     page: Option<SharedPage>,
@@ -80,26 +95,29 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Says hello and waits for the model's, then resets the device. The widest access that the model takes.
+    /// Says hello and waits for the model's, then resets the device.
     pub(super) fn open(
         socket: OwnedFd,
         mut hello: Hello,
         line: Option<InterruptLine>,
         limit: Duration,
-    ) -> Result<(Self, Width), Lost> {
+    ) -> Result<(Self, Opened), Lost> {
         let page = SharedPage::new()?;
-        hello.has_memory = true;
+        hello.has_page = true;
         let mut link = Self {
             socket,
             inbox: Inbox::default(),
             dialogue: Dialogue::new(true),
             line,
+            version: Version::One,
+            descriptor: None,
             number: 0,
             page: None,
             unasked: 0,
             unasked_since: Instant::now(),
         };
-        send_hello(&link.socket, &ToModel::Hello(hello).encode(), &page)?;
+        let said = ToModel::Hello(hello).encode(Version::One);
+        send_hello(&link.socket, &said, &page)?;
         let end = Instant::now() + limit;
         let late = || Lost::Late {
             what: "Ringfence's hello".to_owned(),
@@ -108,12 +126,24 @@ impl Link {
         loop {
             match link.next()? {
                 Some(FromModel::Hello {
+                    version,
                     width,
-                    takes_memory,
+                    takes_page,
+                    has_event,
                 }) => {
-                    link.page = takes_memory.then_some(page);
+                    link.version = version;
+                    link.inbox.set_version(version);
+                    link.page = takes_page.then_some(page);
+                    let came = link.descriptor.take();
+                    let event = match has_event {
+                        true => Some(came.filter(is_event).ok_or(Malformed::Event)?),
+                        false => None,
+                    };
+                    if version >= Version::Two {
+                        link.send(ToModel::Range(hello.range), end, limit)?;
+                    }
                     link.send(ToModel::Reset, end, limit)?;
-                    return Ok((link, width));
+                    return Ok((link, Opened { width, event }));
                 }
                 // Nothing else passes the dialogue.
                 Some(_) => {}
@@ -123,7 +153,11 @@ impl Link {
     }
 
     /// Carries an access out. What was read; 0 for a write.
-    pub(super) fn access(&mut self, access: Access, limit: Duration) -> Result<u32, Lost> {
+    pub(super) fn access(&mut self, access: Access, limit: Duration) -> Result<u64, Lost> {
+        if access.offset > self.version.offset_max() {
+            // Version 1 has no such offset: nothing is there.
+            return Ok(u64::MAX);
+        }
         let end = Instant::now() + limit;
         self.number = self.number.wrapping_add(1);
         let number = self.number;
@@ -147,7 +181,7 @@ impl Link {
         access: Access,
         end: Instant,
         limit: Duration,
-    ) -> Result<u32, Lost> {
+    ) -> Result<u64, Lost> {
         self.dialogue.expect(number);
         self.send(ToModel::Access { number, access }, end, limit)?;
         loop {
@@ -167,19 +201,19 @@ impl Link {
         access: Access,
         end: Instant,
         limit: Duration,
-    ) -> Result<u32, Lost> {
+    ) -> Result<u64, Lost> {
         page.set_polling(true);
-        if page.put(number, access) {
+        if page.put(number, access, self.version) {
             self.send(ToModel::Doorbell, end, limit)?;
         } else {
             let spin_end = end.min(Instant::now() + SPIN);
-            while page.answer(number).is_none() && Instant::now() < spin_end {
+            while page.answer(number, self.version).is_none() && Instant::now() < spin_end {
                 std::hint::spin_loop();
             }
         }
         page.set_polling(false);
         let value = loop {
-            if let Some(value) = page.answer(number) {
+            if let Some(value) = page.answer(number, self.version) {
                 break value;
             }
             // A doorbell, an interrupt, or nothing.
@@ -189,7 +223,7 @@ impl Link {
                 }
                 continue;
             }
-            if page.answer(number).is_none() {
+            if page.answer(number, self.version).is_none() {
                 self.wait(PollFlags::IN, end, || late(access, limit))?;
             }
         };
@@ -214,7 +248,7 @@ impl Link {
 
     /// Says that the run is over. A model that does not take it is left alone.
     pub(super) fn say_goodbye(&mut self) {
-        let bytes = ToModel::Goodbye.encode();
+        let bytes = ToModel::Goodbye.encode(self.version);
         let _ = rustix::net::send(&self.socket, &bytes, SEND).is_ok();
         self.close();
     }
@@ -250,9 +284,16 @@ impl Link {
     /// Whether bytes have come.
     fn receive(&mut self) -> Result<bool, Lost> {
         loop {
-            match rustix::net::recv(&self.socket, self.inbox.room(), RecvFlags::DONTWAIT) {
-                Ok((0, _)) => return Err(Lost::Closed),
-                Ok((bytes, _)) => {
+            let room = self.inbox.room();
+            let received = if self.dialogue.is_open() {
+                // Descriptors that nobody asked for go no further than the kernel.
+                rustix::net::recv(&self.socket, room, RecvFlags::DONTWAIT).map(|(bytes, _)| bytes)
+            } else {
+                receive_hello(&self.socket, room, &mut self.descriptor)
+            };
+            match received {
+                Ok(0) => return Err(Lost::Closed),
+                Ok(bytes) => {
                     self.inbox.filled(bytes);
                     return Ok(true);
                 }
@@ -261,6 +302,13 @@ impl Link {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// The model's eventfd was written to.
+    pub(super) fn event(&mut self) -> Result<(), Lost> {
+        self.count_unasked()?;
+        self.signal(Signal::Pulse);
+        Ok(())
     }
 
     fn count_unasked(&mut self) -> Result<(), Lost> {
@@ -286,9 +334,9 @@ impl Link {
     }
 
     fn send(&self, message: ToModel, end: Instant, limit: Duration) -> Result<(), Lost> {
-        let bytes = message.encode();
+        let bytes = message.encode(self.version);
         let mut sent = 0;
-        while sent < MESSAGE_BYTES {
+        while sent < bytes.len() {
             match rustix::net::send(&self.socket, &bytes[sent..], SEND) {
                 Ok(count) => sent += count,
                 Err(Errno::INTR) => {}
@@ -343,20 +391,42 @@ pub(super) fn poll(
     }
 }
 
-fn send_hello(
-    socket: &OwnedFd,
-    bytes: &[u8; MESSAGE_BYTES],
-    page: &SharedPage,
-) -> Result<(), Lost> {
+fn send_hello(socket: &OwnedFd, bytes: &Encoded, page: &SharedPage) -> Result<(), Lost> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     let descriptors = [page.descriptor()];
     let has_room = ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
     debug_assert!(has_room, "the space is for one descriptor");
     let sent = rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SEND)?;
-    if sent < MESSAGE_BYTES {
+    if sent < bytes.len() {
         // A new socket has room for more than this.
         return Err(Lost::Io(io::ErrorKind::WriteZero.into()));
     }
     Ok(())
+}
+
+/// As recv(2), with the one descriptor that may come with a hello.
+fn receive_hello(
+    socket: &OwnedFd,
+    room: &mut [u8],
+    descriptor: &mut Option<OwnedFd>,
+) -> Result<usize, Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let mut slices = [IoSliceMut::new(room)];
+    let received = rustix::net::recvmsg(socket, &mut slices, &mut ancillary, flags)?;
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            // The kernel has closed what there is no room for.
+            *descriptor = rights.last().or_else(|| descriptor.take());
+        }
+    }
+    Ok(received.bytes)
+}
+
+/// Whether a descriptor is an eventfd. To poll some other file could mean to wait for the model.
+fn is_event(descriptor: &OwnedFd) -> bool {
+    let link = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
+    std::fs::read_link(link).is_ok_and(|target| target.to_string_lossy().contains("[eventfd]"))
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use rustix::fs::{MemfdFlags, SealFlags};
 use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
-use super::protocol::{Access, PAGE_BYTES, page};
+use super::protocol::{Access, PAGE_BYTES, Version, page};
 
 /// Ringfence's view of it.
 #[derive(Debug)]
@@ -52,9 +52,14 @@ impl SharedPage {
     }
 
     /// Hands an access over; whether the model has to be told by a doorbell.
-    pub(super) fn put(&self, number: u32, access: Access) -> bool {
-        self.store(page::REQUEST, access.word());
-        self.store(page::REQUEST_VALUE, access.write.unwrap_or(0));
+    pub(super) fn put(&self, number: u32, access: Access, version: Version) -> bool {
+        let [low, high] = halves(access.write.unwrap_or(0));
+        self.store(page::REQUEST, access.word(version));
+        self.store(page::REQUEST_VALUE, low);
+        if version >= Version::Two {
+            self.store(page::REQUEST_OFFSET, access.offset);
+            self.store(page::REQUEST_VALUE_HIGH, high);
+        }
         self.store(page::REQUEST_NUMBER, number);
         self.load(page::MODEL_POLLS) == 0
     }
@@ -65,15 +70,29 @@ impl SharedPage {
     }
 
     /// The answer to an access, if it is there.
-    pub(super) fn answer(&self, number: u32) -> Option<u32> {
-        (self.load(page::ANSWER_NUMBER) == number).then(|| self.load(page::ANSWER_VALUE))
+    pub(super) fn answer(&self, number: u32, version: Version) -> Option<u64> {
+        (self.load(page::ANSWER_NUMBER) == number).then(|| {
+            let low = u64::from(self.load(page::ANSWER_VALUE));
+            match version {
+                Version::One => low,
+                Version::Two => low | u64::from(self.load(page::ANSWER_VALUE_HIGH)) << 32,
+            }
+        })
     }
+}
+
+/// Low and high.
+fn halves(value: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
+    [
+        u32::from_le_bytes([a, b, c, d]),
+        u32::from_le_bytes([e, f, g, h]),
+    ]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ports::Width;
 
     #[test]
     fn words_are_where_the_protocol_has_them_and_the_size_is_sealed() {
@@ -88,17 +107,28 @@ mod tests {
         };
         let access = Access {
             offset: 3,
-            width: Width::Byte,
+            bytes: 1,
             write: Some(0x5A),
         };
-        assert!(shared.put(9, access));
+        assert!(shared.put(9, access, Version::One));
         assert_eq!([0, 4, 8].map(|at| theirs.load(at)), [9, 0x0003_0103, 0x5A]);
-        assert_eq!(shared.answer(9), None);
+        assert_eq!(shared.answer(9, Version::One), None);
         theirs.store(0x44, 77);
+        theirs.store(0x4C, 1);
         theirs.store(0x40, 9);
         theirs.store(0x48, 1);
-        assert_eq!(shared.answer(9), Some(77));
-        assert!(!shared.put(10, access), "it polls");
+        assert_eq!(shared.answer(9, Version::One), Some(77));
+        assert_eq!(shared.answer(9, Version::Two), Some(0x1_0000_004D));
+        let wide = Access {
+            offset: 0x12_3456,
+            bytes: 8,
+            write: Some(0x1122_3344_5566_7788),
+        };
+        assert!(!shared.put(10, wide, Version::Two), "it polls");
+        assert_eq!(
+            [0, 4, 8, 0x10, 0x14].map(|at| theirs.load(at)),
+            [10, 0x0803, 0x5566_7788, 0x12_3456, 0x1122_3344]
+        );
         assert!(theirs.file.set_len(0).is_err());
         assert!(theirs.file.set_len(8192).is_err());
     }

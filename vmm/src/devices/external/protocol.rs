@@ -3,33 +3,102 @@
 //! Nothing here does any I/O: bytes go in ([`Inbox`]), messages come out, and [`Dialogue`] says whether they may be sent
 //! at that moment. What a model sends is hostile until it has passed both.
 
-use crate::ports::Width;
+mod bytes;
+mod dialogue;
 
-/// Bytes of every message, in both directions.
+pub use self::bytes::Encoded;
+use self::bytes::{Fields, hello};
+pub use self::dialogue::{Dialogue, Inbox};
+
+/// Bytes of the hellos, and of every message of version 1.
 pub const MESSAGE_BYTES: usize = 16;
-/// The protocol's version.
-pub const VERSION: u16 = 1;
+/// Bytes of every other message of version 2.
+pub const LONG_MESSAGE_BYTES: usize = 24;
 /// What both hellos have in their value: "RFDM".
 pub const MAGIC: u32 = u32::from_le_bytes(*b"RFDM");
 /// Bytes of the shared memory.
 pub const PAGE_BYTES: usize = 4096;
 
+/// A version of the protocol.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Version {
+    /// Ports: accesses of at most 4 bytes, offsets of 16 bits.
+    One,
+    /// Memory too: accesses of at most 8 bytes, offsets of 32 bits; an eventfd for interrupts.
+    Two,
+}
+
+impl Version {
+    /// The highest that Ringfence speaks.
+    pub const HIGHEST: Self = Self::Two;
+
+    /// As hellos have it.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        match self {
+            Self::One => 1,
+            Self::Two => 2,
+        }
+    }
+
+    const fn from_number(number: u16) -> Option<Self> {
+        match number {
+            1 => Some(Self::One),
+            2 => Some(Self::Two),
+            _ => None,
+        }
+    }
+
+    /// Bytes of a message after the hellos.
+    #[must_use]
+    pub const fn message_bytes(self) -> usize {
+        match self {
+            Self::One => MESSAGE_BYTES,
+            Self::Two => LONG_MESSAGE_BYTES,
+        }
+    }
+
+    /// The widest access there is, in bytes.
+    #[must_use]
+    pub const fn width_max(self) -> u8 {
+        match self {
+            Self::One => 4,
+            Self::Two => 8,
+        }
+    }
+
+    /// The highest offset that an access can have.
+    #[must_use]
+    pub const fn offset_max(self) -> u32 {
+        match self {
+            Self::One => 0xFFFF,
+            Self::Two => u32::MAX,
+        }
+    }
+}
+
 /// Offsets of the words in the shared memory.
 pub mod page {
-    /// The number of the last access, written after the two words that follow.
+    /// The number of the last access, written after the words that follow.
     pub const REQUEST_NUMBER: usize = 0x00;
-    /// Kind (as in a message) in bits 0-7, width in 8-15, offset in 16-31.
+    /// Kind (as in a message) in bits 0-7, width in 8-15; in version 1, offset in 16-31.
     pub const REQUEST: usize = 0x04;
-    /// The value to write.
+    /// The value to write; in version 2 its low half.
     pub const REQUEST_VALUE: usize = 0x08;
     /// Not 0: Ringfence looks at the answer's number by itself and wants no doorbell.
     pub const RINGFENCE_POLLS: usize = 0x0C;
+    /// Version 2: the offset.
+    pub const REQUEST_OFFSET: usize = 0x10;
+    /// Version 2: the value's high half.
+    pub const REQUEST_VALUE_HIGH: usize = 0x14;
     /// The number of the last answer, written after its value.
     pub const ANSWER_NUMBER: usize = 0x40;
-    /// What was read.
+    /// What was read; in version 2 its low half.
     pub const ANSWER_VALUE: usize = 0x44;
     /// Not 0: the model looks at the request's number by itself and wants no doorbell.
     pub const MODEL_POLLS: usize = 0x48;
+    /// Version 2: the high half of what was read.
+    pub const ANSWER_VALUE_HIGH: usize = 0x4C;
 }
 
 const HELLO: u8 = 0x01;
@@ -38,6 +107,7 @@ const WRITE: u8 = 0x03;
 const RESET: u8 = 0x04;
 const DOORBELL: u8 = 0x05;
 const GOODBYE: u8 = 0x06;
+const RANGE: u8 = 0x07;
 /// What a message of the model's has in its kind besides.
 const FROM_MODEL: u8 = 0x80;
 const MODEL_HELLO: u8 = FROM_MODEL | HELLO;
@@ -49,27 +119,55 @@ const MODEL_GOODBYE: u8 = FROM_MODEL | GOODBYE;
 const PULSE: u8 = FROM_MODEL | 0x07;
 
 const FLAG_LINE: u16 = 1 << 0;
-const FLAG_MEMORY: u16 = 1 << 1;
+const FLAG_PAGE: u16 = 1 << 1;
 const FLAG_AGAIN: u16 = 1 << 2;
-const MODEL_FLAG_MEMORY: u32 = 1 << 0;
+const FLAG_MEMORY: u16 = 1 << 3;
+const MODEL_FLAG_PAGE: u32 = 1 << 0;
+const MODEL_FLAG_EVENT: u32 = 1 << 1;
+
+/// Where a model is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ModelRange {
+    /// The first port or physical address. Of a PCI function's BAR: where it is at the start, 0 for nowhere.
+    pub first: u64,
+    /// How many ports or bytes, at least 1.
+    pub bytes: u64,
+    /// Whether it is memory.
+    pub is_memory: bool,
+}
+
+impl ModelRange {
+    /// Ports.
+    #[must_use]
+    pub const fn ports(first: u16, count: u32) -> Self {
+        Self {
+            first: first as u64,
+            bytes: count as u64,
+            is_memory: false,
+        }
+    }
+}
 
 /// One access of the driver's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Access {
-    /// From the first port of the rule's range.
-    pub offset: u16,
-    /// Its width.
-    pub width: Width,
+    /// From the first port or byte of the model's range.
+    pub offset: u32,
+    /// Bytes: 1, 2, 4 or 8.
+    pub bytes: u8,
     /// The value to write; `None` reads.
-    pub write: Option<u32>,
+    pub write: Option<u64>,
 }
 
 impl Access {
     /// [`page::REQUEST`].
     #[must_use]
-    pub fn word(self) -> u32 {
-        let [first, last] = self.offset.to_le_bytes();
-        u32::from_le_bytes([self.kind(), width_byte(self.width), first, last])
+    pub fn word(self, version: Version) -> u32 {
+        let [first, last, ..] = match version {
+            Version::One => self.offset.to_le_bytes(),
+            Version::Two => [0; 4],
+        };
+        u32::from_le_bytes([self.kind(), self.bytes, first, last])
     }
 
     const fn kind(self) -> u8 {
@@ -80,25 +178,15 @@ impl Access {
     }
 }
 
-fn width_byte(width: Width) -> u8 {
-    match width {
-        Width::Byte => 1,
-        Width::Word => 2,
-        Width::Dword => 4,
-    }
-}
-
 /// What Ringfence says at first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hello {
-    /// The first port of the rule's range.
-    pub first: u16,
-    /// How many there are, 1 to 65536.
-    pub ports: u32,
+    /// Where the model is.
+    pub range: ModelRange,
     /// Whether the rule has an interrupt line.
     pub has_line: bool,
     /// Whether the message comes with shared memory.
-    pub has_memory: bool,
+    pub has_page: bool,
     /// Whether the run had a connection before this one.
     pub is_again: bool,
 }
@@ -108,6 +196,8 @@ pub struct Hello {
 pub enum ToModel {
     /// The first one.
     Hello(Hello),
+    /// Version 2, after the hellos: where the model is, in full.
+    Range(ModelRange),
     /// An access, which is to be answered.
     Access {
         /// Which one it is, for the answer.
@@ -126,52 +216,48 @@ pub enum ToModel {
 impl ToModel {
     /// As it is sent.
     #[must_use]
-    pub fn encode(self) -> [u8; MESSAGE_BYTES] {
-        match self {
-            Self::Hello(hello) => {
+    pub fn encode(self, version: Version) -> Encoded {
+        let plain = |kind| Fields {
+            kind,
+            ..Fields::default()
+        };
+        let fields = match self {
+            Self::Hello(said) => {
                 let flags = [
-                    (hello.has_line, FLAG_LINE),
-                    (hello.has_memory, FLAG_MEMORY),
-                    (hello.is_again, FLAG_AGAIN),
+                    (said.has_line, FLAG_LINE),
+                    (said.has_page, FLAG_PAGE),
+                    (said.is_again, FLAG_AGAIN),
+                    (said.range.is_memory, FLAG_MEMORY),
                 ];
                 let flags = flags
                     .into_iter()
                     .filter(|(is_set, _)| *is_set)
                     .fold(0, |all, (_, flag)| all | flag);
-                let extra = u32::from(hello.first) | u32::from(flags) << 16;
-                message(HELLO, 0, VERSION, MAGIC, hello.ports, extra)
+                let [low, high, ..] = said.range.first.to_le_bytes();
+                let extra = u32::from(u16::from_le_bytes([low, high])) | u32::from(flags) << 16;
+                // What version 1 can say.
+                let ports = u32::try_from(said.range.bytes.min(0x1_0000)).unwrap_or(0x1_0000);
+                return hello(HELLO, 0, Version::HIGHEST, ports, extra);
             }
-            Self::Access { number, access } => message(
-                access.kind(),
-                width_byte(access.width),
-                access.offset,
-                access.write.unwrap_or(0),
+            Self::Range(range) => Fields {
+                flags: u16::from(range.is_memory),
+                offset: range.first,
+                value: range.bytes,
+                ..plain(RANGE)
+            },
+            Self::Access { number, access } => Fields {
+                width: access.bytes,
+                offset: access.offset.into(),
+                value: access.write.unwrap_or(0),
                 number,
-                0,
-            ),
-            Self::Reset => message(RESET, 0, 0, 0, 0, 0),
-            Self::Doorbell => message(DOORBELL, 0, 0, 0, 0, 0),
-            Self::Goodbye => message(GOODBYE, 0, 0, 0, 0, 0),
-        }
+                ..plain(access.kind())
+            },
+            Self::Reset => plain(RESET),
+            Self::Doorbell => plain(DOORBELL),
+            Self::Goodbye => plain(GOODBYE),
+        };
+        fields.encode(version)
     }
-}
-
-fn message(
-    kind: u8,
-    width: u8,
-    offset: u16,
-    value: u32,
-    number: u32,
-    extra: u32,
-) -> [u8; MESSAGE_BYTES] {
-    let mut bytes = [0; MESSAGE_BYTES];
-    bytes[0] = kind;
-    bytes[1] = width;
-    bytes[2..4].copy_from_slice(&offset.to_le_bytes());
-    bytes[4..8].copy_from_slice(&value.to_le_bytes());
-    bytes[8..12].copy_from_slice(&number.to_le_bytes());
-    bytes[12..].copy_from_slice(&extra.to_le_bytes());
-    bytes
 }
 
 /// What a model does to its interrupt line.
@@ -190,17 +276,21 @@ pub enum Signal {
 pub enum FromModel {
     /// The first one.
     Hello {
-        /// The widest access that it takes as one.
-        width: Width,
+        /// The version that it will use.
+        version: Version,
+        /// The widest access that it takes as one, in bytes: 1, 2, 4, or in version 2 also 8.
+        width: u8,
         /// Whether accesses are to come by the shared memory.
-        takes_memory: bool,
+        takes_page: bool,
+        /// Whether an eventfd comes with this message.
+        has_event: bool,
     },
     /// An access was carried out.
     Done {
         /// The access's number.
         number: u32,
         /// What was read; of no meaning for a write.
-        value: u32,
+        value: u64,
     },
     /// The interrupt line.
     Signal(Signal),
@@ -223,11 +313,14 @@ pub enum Malformed {
     #[error("a hello without the protocol's mark")]
     Magic,
     /// The hello is of another version.
-    #[error("a hello of version {0} of the protocol; this is version {VERSION}")]
+    #[error("a hello of version {0} of the protocol; this is version 1 or 2")]
     Version(u16),
     /// The hello has a width that there is not.
-    #[error("a hello with {0} as its widest access; it is 1, 2 or 4")]
+    #[error("a hello with {0} as its widest access; it is 1, 2 or 4, or 8 in version 2")]
     Width(u8),
+    /// The hello's eventfd has not come, or is none.
+    #[error("a hello that comes with no eventfd, although it says so")]
+    Event,
     /// The hello asks for memory that it was not given.
     #[error("a hello that asks for shared memory, which there is not")]
     Memory,
@@ -243,302 +336,110 @@ pub enum Malformed {
 }
 
 impl FromModel {
-    /// From what was received.
+    /// From what was received. Hellos have the same form in all versions; whether one may come now is for [`Dialogue`].
     ///
     /// # Errors
     /// See [`Malformed`].
-    pub fn decode(bytes: [u8; MESSAGE_BYTES]) -> Result<Self, Malformed> {
-        let word = |at: usize| {
-            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-        };
-        let kind = bytes[0];
-        let (width, offset) = (bytes[1], u16::from_le_bytes([bytes[2], bytes[3]]));
-        let (value, number, extra) = (word(4), word(8), word(12));
-        let empty = |message| {
-            let is_empty = bytes[1..].iter().all(|byte| *byte == 0);
-            if is_empty {
-                Ok(message)
-            } else {
-                Err(Malformed::Field(kind))
+    pub fn decode(bytes: &[u8], version: Version) -> Result<Self, Malformed> {
+        let kind = bytes.first().copied().unwrap_or(0);
+        let number = |at: usize, length: usize| {
+            let mut word = [0; 8];
+            for (byte, from) in word[..length].iter_mut().zip(bytes.iter().skip(at)) {
+                *byte = *from;
             }
+            u64::from_le_bytes(word)
         };
-        match kind {
-            MODEL_HELLO => {
-                if value != MAGIC {
+        let is_empty = |range: std::ops::Range<usize>| {
+            bytes
+                .get(range)
+                .is_some_and(|part| part.iter().all(|byte| *byte == 0))
+        };
+        let field = Malformed::Field(kind);
+        let length = version.message_bytes();
+        match (kind, version) {
+            (MODEL_HELLO, _) => {
+                if number(4, 4) != u64::from(MAGIC) {
                     return Err(Malformed::Magic);
                 }
-                if offset != VERSION {
-                    return Err(Malformed::Version(offset));
+                let [low, high, ..] = number(2, 2).to_le_bytes();
+                let said = u16::from_le_bytes([low, high]);
+                let version = Version::from_number(said).ok_or(Malformed::Version(said))?;
+                let [flags, ..] = number(8, 4).to_le_bytes();
+                let known = match version {
+                    Version::One => MODEL_FLAG_PAGE,
+                    Version::Two => MODEL_FLAG_PAGE | MODEL_FLAG_EVENT,
+                };
+                let flags = u32::from(flags);
+                if !is_empty(9..bytes.len()) || flags & !known != 0 {
+                    return Err(field);
                 }
-                if number & !MODEL_FLAG_MEMORY != 0 || extra != 0 {
-                    return Err(Malformed::Field(kind));
+                let width = bytes.get(1).copied().unwrap_or(0);
+                if !width.is_power_of_two() || width > version.width_max() {
+                    return Err(Malformed::Width(width));
                 }
                 Ok(Self::Hello {
-                    width: Width::from_bytes(width).ok_or(Malformed::Width(width))?,
-                    takes_memory: number & MODEL_FLAG_MEMORY != 0,
+                    version,
+                    width,
+                    takes_page: flags & MODEL_FLAG_PAGE != 0,
+                    has_event: flags & MODEL_FLAG_EVENT != 0,
                 })
             }
-            DONE if width != 0 || offset != 0 || extra != 0 => Err(Malformed::Field(kind)),
-            DONE => Ok(Self::Done { number, value }),
-            ASSERT => empty(Self::Signal(Signal::Assert)),
-            DEASSERT => empty(Self::Signal(Signal::Deassert)),
-            PULSE => empty(Self::Signal(Signal::Pulse)),
-            MODEL_DOORBELL => empty(Self::Doorbell),
-            MODEL_GOODBYE => empty(Self::Goodbye),
+            (DONE, Version::One) if is_empty(1..4) && is_empty(12..length) => Ok(Self::Done {
+                number: u32::try_from(number(8, 4)).unwrap_or(0),
+                value: number(4, 4),
+            }),
+            (DONE, Version::Two) if is_empty(1..4) && is_empty(8..16) => Ok(Self::Done {
+                number: u32::try_from(number(4, 4)).unwrap_or(0),
+                value: number(16, 8),
+            }),
+            (DONE, _) => Err(field),
+            (ASSERT | DEASSERT | PULSE | MODEL_DOORBELL | MODEL_GOODBYE, _) => {
+                if !is_empty(1..length) {
+                    return Err(field);
+                }
+                Ok(match kind {
+                    ASSERT => Self::Signal(Signal::Assert),
+                    DEASSERT => Self::Signal(Signal::Deassert),
+                    PULSE => Self::Signal(Signal::Pulse),
+                    MODEL_DOORBELL => Self::Doorbell,
+                    _ => Self::Goodbye,
+                })
+            }
             _ => Err(Malformed::Kind(kind)),
         }
     }
 
     /// As a model sends it.
     #[must_use]
-    pub fn encode(self) -> [u8; MESSAGE_BYTES] {
-        let empty = |kind| message(kind, 0, 0, 0, 0, 0);
-        match self {
+    pub fn encode(self, version: Version) -> Encoded {
+        let plain = |kind| Fields {
+            kind,
+            ..Fields::default()
+        };
+        let fields = match self {
             Self::Hello {
+                version,
                 width,
-                takes_memory,
-            } => message(
-                MODEL_HELLO,
-                width_byte(width),
-                VERSION,
-                MAGIC,
-                u32::from(takes_memory),
-                0,
-            ),
-            Self::Done { number, value } => message(DONE, 0, 0, value, number, 0),
-            Self::Signal(Signal::Assert) => empty(ASSERT),
-            Self::Signal(Signal::Deassert) => empty(DEASSERT),
-            Self::Signal(Signal::Pulse) => empty(PULSE),
-            Self::Doorbell => empty(MODEL_DOORBELL),
-            Self::Goodbye => empty(MODEL_GOODBYE),
-        }
-    }
-}
-
-/// Bytes as they come, cut into messages. It holds a few hundred at most.
-#[derive(Clone, Debug)]
-pub struct Inbox {
-    bytes: [u8; 32 * MESSAGE_BYTES],
-    start: usize,
-    end: usize,
-}
-
-impl Default for Inbox {
-    fn default() -> Self {
-        Self {
-            bytes: [0; 32 * MESSAGE_BYTES],
-            start: 0,
-            end: 0,
-        }
-    }
-}
-
-impl Inbox {
-    /// Where the next bytes are to be put. It is not empty once [`Iterator::next`] has returned `None`.
-    pub fn room(&mut self) -> &mut [u8] {
-        if self.start > 0 {
-            self.bytes.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
-        }
-        &mut self.bytes[self.end..]
-    }
-
-    /// So many bytes were put into [`Self::room`].
-    pub fn filled(&mut self, bytes: usize) {
-        self.end = (self.end + bytes).min(self.bytes.len());
-    }
-
-    /// The next message; `None` if not all of it is there.
-    pub fn next_message(&mut self) -> Option<Result<FromModel, Malformed>> {
-        let message = self.bytes[self.start..self.end].first_chunk()?;
-        self.start += MESSAGE_BYTES;
-        Some(FromModel::decode(*message))
-    }
-}
-
-/// What Ringfence waits for, hence what a model may send.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Dialogue {
-    has_memory: bool,
-    is_open: bool,
-    awaited: Option<u32>,
-}
-
-impl Dialogue {
-    /// Before the model's hello.
-    #[must_use]
-    pub const fn new(has_memory: bool) -> Self {
-        Self {
-            has_memory,
-            is_open: false,
-            awaited: None,
-        }
-    }
-
-    /// An access with this number was sent as a message.
-    pub fn expect(&mut self, number: u32) {
-        self.awaited = Some(number);
-    }
-
-    /// Whether a message may come now.
-    ///
-    /// # Errors
-    /// See [`Malformed`].
-    pub fn judge(&mut self, message: FromModel) -> Result<FromModel, Malformed> {
-        match message {
-            FromModel::Hello { takes_memory, .. } => {
-                if self.is_open {
-                    return Err(Malformed::SecondHello);
-                }
-                if takes_memory && !self.has_memory {
-                    return Err(Malformed::Memory);
-                }
-                self.is_open = true;
+                takes_page,
+                has_event,
+            } => {
+                let flags = u32::from(takes_page) | u32::from(has_event) << 1;
+                return hello(MODEL_HELLO, width, version, flags, 0);
             }
-            other if !self.is_open => return Err(Malformed::BeforeHello(other.encode()[0])),
-            FromModel::Done { number, .. } => {
-                if self.awaited != Some(number) {
-                    return Err(Malformed::Answer(number));
-                }
-                self.awaited = None;
-            }
-            FromModel::Signal(_) | FromModel::Doorbell | FromModel::Goodbye => {}
-        }
-        Ok(message)
+            Self::Done { number, value } => Fields {
+                value,
+                number,
+                ..plain(DONE)
+            },
+            Self::Signal(Signal::Assert) => plain(ASSERT),
+            Self::Signal(Signal::Deassert) => plain(DEASSERT),
+            Self::Signal(Signal::Pulse) => plain(PULSE),
+            Self::Doorbell => plain(MODEL_DOORBELL),
+            Self::Goodbye => plain(MODEL_GOODBYE),
+        };
+        fields.encode(version)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn messages() -> Vec<FromModel> {
-        vec![
-            FromModel::Hello {
-                width: Width::Word,
-                takes_memory: true,
-            },
-            FromModel::Done {
-                number: 0x0102_0304,
-                value: 0xA0B0_C0D0,
-            },
-            FromModel::Signal(Signal::Assert),
-            FromModel::Signal(Signal::Deassert),
-            FromModel::Signal(Signal::Pulse),
-            FromModel::Doorbell,
-            FromModel::Goodbye,
-        ]
-    }
-
-    #[test]
-    fn messages_have_the_documented_bytes() {
-        let hello = ToModel::Hello(Hello {
-            first: 0x0300,
-            ports: 8,
-            has_line: true,
-            has_memory: true,
-            is_again: false,
-        });
-        assert_eq!(
-            hello.encode(),
-            *b"\x01\0\x01\0RFDM\x08\0\0\0\x00\x03\x03\x00"
-        );
-        let access = |write| Access {
-            offset: 0x0201,
-            width: Width::Dword,
-            write,
-        };
-        let read = ToModel::Access {
-            number: 7,
-            access: access(None),
-        };
-        assert_eq!(
-            read.encode(),
-            *b"\x02\x04\x01\x02\0\0\0\0\x07\0\0\0\0\0\0\0"
-        );
-        let write = ToModel::Access {
-            number: 7,
-            access: access(Some(0x1234_5678)),
-        };
-        assert_eq!(
-            write.encode(),
-            *b"\x03\x04\x01\x02\x78\x56\x34\x12\x07\0\0\0\0\0\0\0"
-        );
-        assert_eq!(access(None).word(), 0x0201_0402);
-        assert_eq!(
-            messages()[0].encode(),
-            *b"\x81\x02\x01\0RFDM\x01\0\0\0\0\0\0\0"
-        );
-        for message in messages() {
-            assert_eq!(FromModel::decode(message.encode()), Ok(message));
-        }
-    }
-
-    #[test]
-    fn fields_that_a_message_does_not_have_are_zero() {
-        for message in messages() {
-            let bytes = message.encode();
-            for at in 1..MESSAGE_BYTES {
-                let mut changed = bytes;
-                changed[at] ^= 0x40;
-                if let Ok(other) = FromModel::decode(changed) {
-                    // Value and number of an answer are any.
-                    assert!(matches!(other, FromModel::Done { .. }), "{changed:x?}");
-                    assert_eq!(other.encode(), changed);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn dialogue_begins_with_a_hello_and_answers_what_was_asked() {
-        let hello = |takes_memory| FromModel::Hello {
-            width: Width::Byte,
-            takes_memory,
-        };
-        let done = |number| FromModel::Done { number, value: 0 };
-        let mut dialogue = Dialogue::new(false);
-        assert_eq!(
-            dialogue.judge(FromModel::Goodbye),
-            Err(Malformed::BeforeHello(0x86))
-        );
-        assert_eq!(dialogue.judge(hello(true)), Err(Malformed::Memory));
-        assert_eq!(dialogue.judge(hello(false)), Ok(hello(false)));
-        assert_eq!(dialogue.judge(hello(false)), Err(Malformed::SecondHello));
-        assert_eq!(dialogue.judge(done(0)), Err(Malformed::Answer(0)));
-        dialogue.expect(5);
-        assert_eq!(dialogue.judge(done(4)), Err(Malformed::Answer(4)));
-        assert_eq!(dialogue.judge(done(5)), Ok(done(5)));
-        assert_eq!(dialogue.judge(done(5)), Err(Malformed::Answer(5)));
-    }
-
-    proptest! {
-        #[test]
-        fn bytes_in_any_pieces_are_the_same_messages(
-            choice in prop::collection::vec(0_usize..7, 0..100),
-            pieces in prop::collection::vec(1_usize..600, 1..200),
-        ) {
-            let all = messages();
-            let sent: Vec<FromModel> = choice.iter().map(|at| all[*at]).collect();
-            let mut bytes: Vec<u8> = sent.iter().flat_map(|one| one.encode()).collect();
-            let mut inbox = Inbox::default();
-            let mut received = Vec::new();
-            for piece in pieces.iter().cycle() {
-                let room = inbox.room();
-                let count = (*piece).min(room.len()).min(bytes.len());
-                room[..count].copy_from_slice(&bytes[..count]);
-                bytes.drain(..count);
-                inbox.filled(count);
-                while let Some(message) = inbox.next_message() {
-                    received.push(message.unwrap());
-                }
-                if bytes.is_empty() {
-                    break;
-                }
-            }
-            prop_assert_eq!(received, sent);
-        }
-    }
-}
+mod tests;

@@ -1,25 +1,36 @@
 //! Models on threads, honest and not.
 
 use std::fs::File;
-use std::io::{IoSliceMut, Read, Write};
+use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use rustix::event::EventfdFlags;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
 use tempfile::TempDir;
 use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
 
-use super::protocol::{FromModel, MESSAGE_BYTES, PAGE_BYTES, Signal, page};
+use super::protocol::{
+    Encoded, FromModel, LONG_MESSAGE_BYTES, MESSAGE_BYTES, PAGE_BYTES, Signal, Version, page,
+};
 use super::*;
 use crate::machine::InterruptLines;
 
 const HELLO: FromModel = FromModel::Hello {
-    width: Width::Dword,
-    takes_memory: false,
+    version: Version::One,
+    width: 4,
+    takes_page: false,
+    has_event: false,
 };
+/// The range of most tests' models.
+const PORTS: ModelRange = ModelRange::ports(0x300, 8);
 
 fn spec(socket: PathBuf, millis: u64) -> ExternalSpec {
     ExternalSpec {
@@ -56,7 +67,7 @@ fn receive(stream: &mut UnixStream) -> Option<[u8; MESSAGE_BYTES]> {
 
 fn send(stream: &mut UnixStream, message: FromModel) {
     // Whoever is cut off is told so by an error.
-    let _ = stream.write_all(&message.encode()).is_ok();
+    let _ = stream.write_all(&message.encode(Version::One)).is_ok();
 }
 
 /// Takes Ringfence's hello, answers, takes the reset.
@@ -69,7 +80,10 @@ fn greet(stream: &mut UnixStream) -> [u8; MESSAGE_BYTES] {
 
 fn done(message: &[u8; MESSAGE_BYTES], value: u32) -> FromModel {
     let number = u32::from_le_bytes(message[8..12].try_into().unwrap());
-    FromModel::Done { number, value }
+    FromModel::Done {
+        number,
+        value: value.into(),
+    }
 }
 
 #[test]
@@ -90,17 +104,17 @@ fn accesses_are_carried_out_and_interrupts_come_before_their_answer() {
         (hello, kinds)
     });
     let lines = InterruptLines::default();
-    let mut device = External::open(&spec(path, 5000), 0x300, 8, lines.line(5)).unwrap();
+    let mut device = External::open(&spec(path, 5000), PORTS, lines.line(5)).unwrap();
     assert_eq!(device.width_max(), Width::Dword);
     assert!(!lines.is_wanted());
     device.write(1, Width::Byte, 0x55);
     assert!(lines.is_wanted());
     assert_eq!(device.read(2, Width::Dword), 0x1234_5678);
-    assert_eq!(device.flush(), Ok(()));
+    assert_eq!(PortDevice::flush(&mut device), Ok(()));
     drop(device);
     let ended = thread.join().unwrap();
     let (hello, kinds) = &ended[0];
-    assert_eq!(*hello, *b"\x01\0\x01\0RFDM\x08\0\0\0\x00\x03\x03\x00");
+    assert_eq!(*hello, *b"\x01\0\x02\0RFDM\x08\0\0\0\x00\x03\x03\x00");
     assert_eq!(*kinds, [3, 2, 6], "a write, a read, goodbye");
 }
 
@@ -113,7 +127,7 @@ fn interrupts_come_while_nothing_is_asked() {
         receive(stream)
     });
     let lines = InterruptLines::default();
-    let device = External::open(&spec(path, 5000), 0x300, 8, lines.line(5)).unwrap();
+    let device = External::open(&spec(path, 5000), PORTS, lines.line(5)).unwrap();
     let start = Instant::now();
     while !lines.is_wanted() {
         assert!(start.elapsed() < Duration::from_secs(10));
@@ -130,13 +144,13 @@ fn reads_ones_after(millis: u64, body: impl Fn(&mut UnixStream) + Send + 'static
         receive(stream);
         body(stream);
     });
-    let mut device = External::open(&spec(path, millis), 0x300, 8, None).unwrap();
+    let mut device = External::open(&spec(path, millis), PORTS, None).unwrap();
     let start = Instant::now();
     assert_eq!(device.read(0, Width::Dword), u32::MAX);
     device.write(0, Width::Byte, 1);
     assert_eq!(device.read(0, Width::Dword), u32::MAX);
     assert!(start.elapsed() < Duration::from_secs(10), "it hangs");
-    let message = device.flush().unwrap_err().message;
+    let message = PortDevice::flush(&mut device).unwrap_err().message;
     drop(device);
     thread.join().unwrap();
     message
@@ -171,13 +185,13 @@ fn model_that_never_answers_is_waited_for_once() {
 fn garbage_ends_the_connection() {
     for (bytes, expected) in [
         (&[0xEE; 16][..], "a message of kind 0xee"),
-        (&HELLO.encode()[..], "a second hello"),
+        (&HELLO.encode(Version::One)[..], "a second hello"),
         (
             &FromModel::Done {
                 number: 0xFFFF,
                 value: 0,
             }
-            .encode()[..],
+            .encode(Version::One)[..],
             "an answer with number 65535",
         ),
         (
@@ -197,7 +211,9 @@ fn garbage_ends_the_connection() {
 #[test]
 fn flood_of_interrupts_ends_the_connection() {
     let message = reads_ones_after(5000, |stream| {
-        let flood = FromModel::Signal(Signal::Pulse).encode().repeat(1000);
+        let flood = FromModel::Signal(Signal::Pulse)
+            .encode(Version::One)
+            .repeat(1000);
         while stream.write_all(&flood).is_ok() {}
     });
     assert!(
@@ -220,7 +236,7 @@ fn what_is_no_model_is_refused_at_the_start() {
         command: Some(vec!["true".to_owned()]),
         ..spec(folder.path().join("none"), 100)
     };
-    let error = External::open(&missing, 0, 8, None).unwrap_err();
+    let error = External::open(&missing, PORTS, None).unwrap_err();
     assert!(matches!(error, ExternalError::Socket { .. }), "{error}");
 
     let program = ExternalSpec {
@@ -228,20 +244,25 @@ fn what_is_no_model_is_refused_at_the_start() {
         command: Some(vec!["/nonexistent/model".to_owned()]),
         ..spec(PathBuf::new(), 100)
     };
-    let error = External::open(&program, 0, 8, None).unwrap_err();
+    let error = External::open(&program, PORTS, None).unwrap_err();
     assert!(matches!(error, ExternalError::Program { .. }), "{error}");
 
     for (answer, expected) in [
-        (FromModel::Goodbye.encode(), "before its hello"),
-        (*b"\x81\x04\x02\0RFDM\0\0\0\0\0\0\0\0", "version 2"),
-        (*b"\x81\x03\x01\0RFDM\0\0\0\0\0\0\0\0", "widest access"),
-        (*b"HTTP/1.1 400 Bad", "a message of kind 0x48"),
+        (
+            &FromModel::Goodbye.encode(Version::One)[..],
+            "before its hello",
+        ),
+        (b"\x81\x04\x03\0RFDM\0\0\0\0\0\0\0\0", "version 3"),
+        (b"\x81\x04\x02\0RFDM\x02\0\0\0\0\0\0\0", "no eventfd"),
+        (b"\x81\x03\x01\0RFDM\0\0\0\0\0\0\0\0", "widest access"),
+        (b"HTTP/1.1 400 Bad", "a message of kind 0x48"),
     ] {
+        let answer = answer.to_vec();
         let (_folder, path, thread) = model(1, move |stream| {
             receive(stream);
             stream.write_all(&answer).unwrap();
         });
-        let error = External::open(&spec(path, 100), 0, 8, None).unwrap_err();
+        let error = External::open(&spec(path, 100), PORTS, None).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
         thread.join().unwrap();
     }
@@ -258,7 +279,7 @@ fn model_may_come_back_after_a_pause() {
         hello
     });
     let lines = InterruptLines::default();
-    let mut device = External::open(&spec(path, 5000), 0x300, 8, lines.line(1)).unwrap();
+    let mut device = External::open(&spec(path, 5000), PORTS, lines.line(1)).unwrap();
     assert_eq!(device.read(0, Width::Byte), 7);
     assert_eq!(device.read(0, Width::Byte), u32::MAX);
     let start = Instant::now();
@@ -292,8 +313,10 @@ impl TheirPage {
         send(
             stream,
             FromModel::Hello {
-                width: Width::Word,
-                takes_memory: true,
+                version: Version::One,
+                width: 2,
+                takes_page: true,
+                has_event: false,
             },
         );
         assert_eq!(receive(stream).unwrap()[0], 4);
@@ -348,7 +371,7 @@ fn accesses_go_by_memory_with_doorbells_for_who_sleeps() {
             }
         });
         let lines = InterruptLines::default();
-        let mut device = External::open(&spec(path, 10_000), 0x300, 8, lines.line(5)).unwrap();
+        let mut device = External::open(&spec(path, 10_000), PORTS, lines.line(5)).unwrap();
         assert_eq!(device.width_max(), Width::Word);
         // The first accesses of a model that polls may come before it has said so.
         assert_eq!(device.read(6, Width::Word), 0x0006_0202);
@@ -375,10 +398,151 @@ fn memory_without_an_answer_is_waited_for_once() {
             std::thread::sleep(Duration::from_millis(2));
         }
     });
-    let mut device = External::open(&spec(path, 30), 0x300, 8, None).unwrap();
+    let mut device = External::open(&spec(path, 30), PORTS, None).unwrap();
     assert_eq!(device.read(0, Width::Byte), u32::MAX);
-    let message = device.flush().unwrap_err().message;
+    let message = PortDevice::flush(&mut device).unwrap_err().message;
     assert!(message.contains("within 30 ms"), "{message}");
     drop(device);
+    thread.join().unwrap();
+}
+
+/// A model of version 2 that does `body` with each message after the reset, until it is false; an eventfd goes with its hello
+/// if there is one.
+fn second(
+    event: Option<OwnedFd>,
+    mut body: impl FnMut(&mut UnixStream, [u8; LONG_MESSAGE_BYTES]) -> bool + Send + 'static,
+) -> (TempDir, PathBuf, JoinHandle<Vec<[u8; LONG_MESSAGE_BYTES]>>) {
+    model(1, move |stream| {
+        receive(stream).unwrap();
+        let hello = FromModel::Hello {
+            version: Version::Two,
+            width: 8,
+            takes_page: false,
+            has_event: event.is_some(),
+        };
+        let hello: Encoded = hello.encode(Version::Two);
+        let descriptors: Vec<_> = event.iter().map(|event| event.as_fd()).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        }
+        let slices = [IoSlice::new(&hello)];
+        rustix::net::sendmsg(&*stream, &slices, &mut ancillary, SendFlags::empty()).unwrap();
+        let mut message = [0; LONG_MESSAGE_BYTES];
+        stream.read_exact(&mut message).unwrap();
+        let range = message;
+        stream.read_exact(&mut message).unwrap();
+        assert_eq!(message[0], 4, "the reset");
+        while stream.read_exact(&mut message).is_ok() && body(stream, message) {}
+        range
+    })
+}
+
+const MEMORY: ModelRange = ModelRange {
+    first: 0xFEB0_0000,
+    bytes: 1 << 20,
+    is_memory: true,
+};
+
+#[test]
+fn memory_of_a_model_is_accessed_in_aligned_pieces_of_up_to_8_bytes() {
+    let mut bytes = vec![0_u8; 1 << 20];
+    let (_folder, path, thread) = second(None, move |stream, message| {
+        let width = usize::from(message[1]);
+        let number = u32::from_le_bytes(message[4..8].try_into().unwrap());
+        let at = u64::from_le_bytes(message[8..16].try_into().unwrap());
+        let at = usize::try_from(at).unwrap();
+        let mut value = [0; 8];
+        match message[0] {
+            2 => value[..width].copy_from_slice(&bytes[at..at + width]),
+            3 => bytes[at..at + width].copy_from_slice(&message[16..16 + width]),
+            _ => return false,
+        }
+        assert!(at.is_multiple_of(width));
+        let value = u64::from_le_bytes(value);
+        let done = FromModel::Done { number, value }.encode(Version::Two);
+        stream.write_all(&done).is_ok()
+    });
+    let mut device = External::open(&spec(path, 5000), MEMORY, None).unwrap();
+    device.store(0xF_FFF8, 8, 0x1122_3344_5566_7788);
+    assert_eq!(device.load(0xF_FFF8, 8), 0x1122_3344_5566_7788);
+    assert_eq!(device.load(0xF_FFFD, 3), 0x0011_2233);
+    device.store(0xF_FFFB, 4, 0xAABB_CCDD);
+    assert_eq!(device.load(0xF_FFF8, 8), 0x11AA_BBCC_DD66_7788);
+    assert_eq!(MemoryDevice::flush(&mut device), Ok(()));
+    drop(device);
+    let range = thread.join().unwrap()[0];
+    assert_eq!(
+        range,
+        *b"\x07\0\x01\0\0\0\0\0\0\0\xb0\xfe\0\0\0\0\0\0\x10\0\0\0\0\0"
+    );
+}
+
+#[test]
+fn memory_of_a_model_that_is_gone_reads_ones() {
+    let (_folder, path, thread) = second(None, |_, _| false);
+    let mut device = External::open(&spec(path, 5000), MEMORY, None).unwrap();
+    assert_eq!(device.load(4, 8), u64::MAX);
+    device.store(0, 4, 1);
+    assert_eq!(device.load(0, 2), 0xFFFF);
+    let message = MemoryDevice::flush(&mut device).unwrap_err().message;
+    assert!(message.contains("closed the connection"), "{message}");
+    thread.join().unwrap();
+}
+
+#[test]
+fn model_of_version_1_has_memory_up_to_64_kib() {
+    let (_folder, path, thread) = model(1, |stream| {
+        let hello = greet(stream);
+        while let Some(message) = receive(stream) {
+            if message[0] == 6 {
+                break;
+            }
+            send(stream, done(&message, 0xABCD_EF01));
+        }
+        hello
+    });
+    let mut device = External::open(&spec(path, 5000), MEMORY, None).unwrap();
+    assert_eq!(device.load(0xFFFC, 4), 0xABCD_EF01);
+    assert_eq!(device.load(0xFFFC, 8), 0xFFFF_FFFF_ABCD_EF01);
+    drop(device);
+    let hello = thread.join().unwrap()[0];
+    assert_eq!(hello[8..], *b"\0\0\x01\0\0\0\x0a\0");
+}
+
+#[test]
+fn eventfd_of_a_model_interrupts_with_each_write() {
+    let event = rustix::event::eventfd(0, EventfdFlags::empty()).unwrap();
+    let (_folder, path, thread) = second(Some(event.try_clone().unwrap()), |_, _| false);
+    let lines = InterruptLines::default();
+    let device = External::open(&spec(path, 5000), PORTS, lines.line(5)).unwrap();
+    for round in 0..3 {
+        rustix::io::write(&event, &1_u64.to_ne_bytes()).unwrap();
+        let start = Instant::now();
+        while !lines.is_wanted() {
+            assert!(start.elapsed() < Duration::from_secs(10), "round {round}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        lines.forget();
+    }
+    drop(device);
+    thread.join().unwrap();
+}
+
+#[test]
+fn what_is_no_eventfd_is_not_waited_for() {
+    let (_folder, path, thread) = model(1, |stream| {
+        receive(stream).unwrap();
+        let (pipe, _writer) = std::io::pipe().unwrap();
+        let descriptors = [pipe.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        let slices = [IoSlice::new(b"\x81\x04\x02\0RFDM\x02\0\0\0\0\0\0\0")];
+        rustix::net::sendmsg(&*stream, &slices, &mut ancillary, SendFlags::empty()).unwrap();
+    });
+    let error = External::open(&spec(path, 100), PORTS, None).unwrap_err();
+    assert!(error.to_string().contains("no eventfd"), "{error}");
     thread.join().unwrap();
 }

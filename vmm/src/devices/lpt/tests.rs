@@ -404,3 +404,46 @@ fn printer_whose_output_fails_is_out_of_paper() {
     let message = printer.flush().unwrap_err().message;
     assert!(message.contains("1 of 1 bytes"), "not taken: {message}");
 }
+
+#[test]
+fn status_lines_are_set_from_outside() {
+    let lines = InterruptLines::default();
+    let mut port = Lpt::with_output(
+        Box::new(Script::default()),
+        "script".to_owned(),
+        &spec(DeviceOutput::Stdout),
+        lines.line(7),
+    );
+    let inputs = port.inputs().unwrap();
+    let values = |keys: &[&str]| -> Vec<String> {
+        let list = inputs.list();
+        let of = |key: &&str| list.iter().find(|input| input.key == **key).unwrap();
+        keys.iter().map(|key| of(key).value.clone()).collect()
+    };
+    let all = ["busy", "ack", "paper-out", "select", "error", "status"];
+    assert_eq!(values(&all), ["0", "0", "0", "1", "0", "0xd8"]);
+    for (key, value, expected) in [
+        ("busy", "1", 0x58),
+        ("paper-out", "1", 0x78),
+        ("select", "0", 0x68),
+        ("error", "1", 0x60),
+        ("busy", "0", 0xE0),
+        ("status", "0xdf", 0xDF),
+    ] {
+        inputs.set(key, value).unwrap();
+        assert_eq!(port.read(1, Width::Byte), expected, "{key}={value}");
+    }
+    assert_eq!(values(&all), ["0", "0", "0", "1", "0", "0xdf"]);
+    // The end of nAck's pulse interrupts, if control bit 4 is set.
+    inputs.set("ack", "1").unwrap();
+    inputs.set("ack", "0").unwrap();
+    assert!(!lines.is_wanted());
+    port.write(2, Width::Byte, 0x1C);
+    inputs.set("ack", "1").unwrap();
+    assert!(!lines.is_wanted());
+    inputs.set("ack", "0").unwrap();
+    assert!(lines.is_wanted());
+    assert_eq!(inputs.set("strobe", "1"), Err(InputError::Unknown));
+    assert_eq!(inputs.set("busy", "2"), Err(InputError::Value("0 or 1")));
+    assert!(inputs.set("status", "256").is_err());
+}

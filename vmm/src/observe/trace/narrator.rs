@@ -3,6 +3,7 @@
 use super::super::clock::Timestamp;
 use super::super::escape::{escape, escape_bytes};
 use super::super::hex::Hex;
+use super::super::memory::MemoryRecord;
 use super::super::msr::MsrRecord;
 use super::super::ports::PortRecord;
 use super::super::symbols::Symbols;
@@ -79,22 +80,29 @@ impl Narrator {
 
     /// Takes a port access.
     pub fn port(&mut self, record: &PortRecord) {
-        self.flush_pending();
-        let time = self.context.clock.since_boot(record.tsc);
-        if self.json {
-            let line = serde_json::to_string(&record.json(time)).unwrap_or_default();
-            self.lines.push(line);
-        } else {
-            self.text_line(time, 0, &record.to_string());
-        }
+        self.access(record.tsc, record, |time| record.json(time));
+    }
+
+    /// Takes an access to a device's memory.
+    pub fn memory(&mut self, record: &MemoryRecord) {
+        self.access(record.tsc, record, |time| record.json(time));
     }
 
     /// Takes an access to an MSR.
     pub fn msr(&mut self, record: &MsrRecord) {
+        self.access(record.tsc, record, |time| record.json(time));
+    }
+
+    fn access<J: serde::Serialize>(
+        &mut self,
+        tsc: u64,
+        record: &impl std::fmt::Display,
+        json: impl FnOnce(Timestamp) -> J,
+    ) {
         self.flush_pending();
-        let time = self.context.clock.since_boot(record.tsc);
+        let time = self.context.clock.since_boot(tsc);
         if self.json {
-            let line = serde_json::to_string(&record.json(time)).unwrap_or_default();
+            let line = serde_json::to_string(&json(time)).unwrap_or_default();
             self.lines.push(line);
         } else {
             self.text_line(time, 0, &record.to_string());

@@ -66,16 +66,14 @@ fn request_is_rounded_out_to_pages() {
     assert_eq!(
         allowed(&mut space, &rw(0xF_0FFF, 2)),
         MemoryMapping {
-            backing: 1,
+            backing: Some(1),
             offset: 0,
-            host_address: base,
             bytes: 0x2000,
             is_writable: true
         }
     );
     let one_byte = allowed(&mut space, &ro(0xF_3004, 1));
     assert_eq!((one_byte.offset, one_byte.bytes), (0x3000, 0x1000));
-    assert_eq!(one_byte.host_address, base + 0x3000);
     assert!(!one_byte.is_writable);
     let all = allowed(&mut space, &rw(0xF_0000, 0x1_0000));
     assert_eq!((all.offset, all.bytes), (0, 0x1_0000));

@@ -1,6 +1,6 @@
 //! The words of a policy.
 
-use crate::policy::{AccessMode, CacheMode, EppPeer, OnDeny, OnRate};
+use crate::policy::{AccessMode, BarKind, CacheMode, EppPeer, OnDeny, OnRate};
 
 pub(in crate::policy) const EPP: &[(&str, EppPeer); 2] =
     &[("peer", EppPeer::Present), ("no-peer", EppPeer::Absent)];
@@ -63,16 +63,41 @@ pub(in crate::policy) const PORT_BACKENDS: &[(&str, PortKind); 13] = &[
     ("deny", PortKind::Deny),
 ];
 
+/// What may stand behind a base address register of a modelled PCI function.
+pub(in crate::policy) const BAR_BACKENDS: &[(&str, PortKind); 10] = &[
+    ("ram", PortKind::Ram),
+    ("external", PortKind::External),
+    ("lpt", PortKind::Lpt),
+    ("printer", PortKind::Printer),
+    ("uart16550", PortKind::Uart),
+    ("rtc", PortKind::Rtc),
+    ("pit", PortKind::Pit),
+    ("gameport", PortKind::Gameport),
+    ("pio8255", PortKind::Pio),
+    ("adc12", PortKind::Adc),
+];
+
+pub(in crate::policy) const BAR_KINDS: &[(&str, BarKind); 3] = &[
+    ("port", BarKind::Port),
+    ("memory", BarKind::Memory),
+    ("memory64", BarKind::Memory64),
+];
+
+/// Interrupt pins, by the numbers of the interrupt pin register.
+pub(in crate::policy) const PIN_NAMES: &[(&str, u8); 4] = &[("A", 1), ("B", 2), ("C", 3), ("D", 4)];
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::policy) enum MemoryKind {
     Passthrough,
     Ram,
+    External,
     Deny,
 }
 
-pub(in crate::policy) const MEMORY_BACKENDS: &[(&str, MemoryKind); 3] = &[
+pub(in crate::policy) const MEMORY_BACKENDS: &[(&str, MemoryKind); 4] = &[
     ("passthrough", MemoryKind::Passthrough),
     ("ram", MemoryKind::Ram),
+    ("external", MemoryKind::External),
     ("deny", MemoryKind::Deny),
 ];
 

@@ -4,10 +4,10 @@ use toml::de::DeValue;
 
 use super::common::{comment, name};
 use super::{rule_tables, single_table};
-use crate::policy::ADDRESS_MAX;
 use crate::policy::device::{Device, RESOURCES_MAX, Resource, ResourceKind, Share};
 use crate::policy::fields::{Context, Fields, quoted};
 use crate::policy::schema::{DEVICE, RESOURCE};
+use crate::policy::{ADDRESS_MAX, PciAddress, PciRule};
 
 /// Ids of a list, at most: as many as the guest takes.
 pub(in crate::policy) const IDS_MAX: usize = 16;
@@ -40,9 +40,15 @@ pub(in crate::policy) const SHARES: &[(&str, Share); 3] = &[
 pub(in crate::policy) const MODES: &[(&str, bool); 2] = &[("level", false), ("latched", true)];
 
 /// Reads both.
-pub(super) fn parse(context: &mut Context<'_>, top: &Fields<'_>) -> Device {
+pub(super) fn parse(context: &mut Context<'_>, top: &Fields<'_>, functions: &[PciRule]) -> Device {
     let mut device = match single_table(context, top, "device", DEVICE.title) {
-        Some(fields) => parse_device(context, &fields),
+        Some(fields) => {
+            let mut device = parse_device(context, &fields);
+            if let Some(function) = function(context, &fields, functions) {
+                device.add_function(function);
+            }
+            device
+        }
         None => Device::default(),
     };
     let tables = rule_tables(context, top, "resource", RESOURCE.title);
@@ -101,6 +107,48 @@ fn parse_device(context: &mut Context<'_>, fields: &Fields<'_>) -> Device {
         hardware_ids: ids(context, fields, "hardware-ids"),
         compatible_ids: ids(context, fields, "compatible-ids"),
         resources: Vec::new(),
+    }
+}
+
+/// The modelled function that `pci` names.
+fn function<'r>(
+    context: &mut Context<'_>,
+    fields: &Fields<'_>,
+    functions: &'r [PciRule],
+) -> Option<&'r PciRule> {
+    let allowed = "the `bdf` of a [[pci]] rule with backend \"model\" and an interrupt or BARs";
+    let (text, span) = fields.string(context, "pci", allowed)?;
+    let Some(address) = PciAddress::parse(text) else {
+        context.error(&span, format!("`pci` cannot be \"{text}\""), allowed);
+        return None;
+    };
+    let found = functions
+        .iter()
+        .find(|rule| rule.target.address == Some(address));
+    match found.and_then(PciRule::model) {
+        Some(model) if model.is_device() => {
+            // What the guest's resource lists can say.
+            let line = model.interrupt.map(|interrupt| interrupt.line);
+            if let Some(line) = line.filter(|line| *line > LINE_MAX) {
+                context.error(
+                    &span,
+                    format!(
+                        "the function's interrupt line, {line}, is no resource of a PnP device"
+                    ),
+                    format!("an `interrupt-line` from 0 to {LINE_MAX}"),
+                );
+                return None;
+            }
+            found
+        }
+        _ => {
+            context.error(
+                &span,
+                format!("no [[pci]] rule models a device at {text}"),
+                allowed,
+            );
+            None
+        }
     }
 }
 

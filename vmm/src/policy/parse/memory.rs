@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::choices::{CACHE, MEMORY_BACKENDS, MEMORY_ON_DENY, MemoryKind};
 use super::common::{access, check_keys, comment, is_string, name, required_backend};
+use super::model::parse_external;
 use crate::policy::fields::{Context, Fields, SpannedRange, quoted};
 use crate::policy::schema::MEMORY;
 use crate::policy::{ADDRESS_MAX, CacheMode, Defaults, MemoryBackend, MemoryRule, MemorySource};
@@ -12,6 +13,9 @@ const MEMORY_RANGE: &str =
     "\"FIRST-LAST\" in whole pages of 4096 bytes, such as \"0xd0000-0xd0fff\"";
 const SOURCE: &str =
     "\"dev-mem\", or a BAR such as \"/sys/bus/pci/devices/0000:00:03.0/resource0\"";
+
+/// Most bytes of an external model's range.
+const EXTERNAL_BYTES_MAX: u64 = 1 << 30;
 
 /// Reads one rule; `None` when something is wrong with it.
 pub(super) fn parse_memory(
@@ -44,6 +48,13 @@ pub(super) fn parse_memory(
         Some(MemoryKind::Ram) => Some(MemoryBackend::Ram {
             file: path(context, fields),
         }),
+        Some(MemoryKind::External) => {
+            if let Some(range) = &range {
+                check_reach(context, range);
+            }
+            parse_external(context, fields, &MEMORY)
+                .map(|spec| MemoryBackend::External(Box::new(spec)))
+        }
         Some(MemoryKind::Passthrough) => passthrough(context, fields, range.as_ref()),
         None => None,
     };
@@ -64,6 +75,25 @@ pub(super) fn parse_memory(
         line,
         column,
     })
+}
+
+/// What exits has to have an address in the guest that says which it is.
+fn check_reach(context: &mut Context<'_>, range: &SpannedRange) {
+    let max = crate::machine::DEVICE_ADDRESS_MAX;
+    if range.last > max {
+        context.error(
+            &range.span,
+            "a model's memory cannot be that high up",
+            format!("addresses up to {max:#x}"),
+        );
+    }
+    if range.last - range.first >= EXTERNAL_BYTES_MAX {
+        context.error(
+            &range.span,
+            "a model's memory has at most 1 GiB",
+            "a smaller range",
+        );
+    }
 }
 
 fn path(context: &mut Context<'_>, fields: &Fields<'_>) -> Option<PathBuf> {

@@ -1,4 +1,4 @@
-//! Device models of `[[port]]` rules.
+//! Device models of `[[port]]` rules and of PCI functions' BARs.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use toml::de::DeValue;
 use super::choices::{EPP, PortKind};
 use super::common::string_of;
 use crate::policy::fields::{Context, Fields, SpannedRange};
-use crate::policy::schema::PORT;
+use crate::policy::schema::{PORT, Table};
 use crate::policy::{
     AdcSpec, DeviceOutput, DeviceSpec, ExternalSpec, LPT_STATUS_DEFAULT, LptSpec, PortBackend,
     RtcSpec, Shape, UartLink, UartSpec, Wave,
@@ -37,7 +37,8 @@ pub(super) fn parse(
             parse_small(context, fields, kind, range)
         }
         PortKind::Adc => parse_adc(context, fields, range),
-        PortKind::External => parse_external(context, fields),
+        PortKind::External => parse_external(context, fields, &PORT)
+            .map(|spec| PortBackend::Device(Box::new(DeviceSpec::External(spec)))),
         PortKind::Ppdev => parse_ppdev(context, fields, range),
         PortKind::Passthrough | PortKind::Ram | PortKind::Deny => None,
     }
@@ -380,9 +381,16 @@ fn parse_adc(
     Some(PortBackend::Device(Box::new(spec)))
 }
 
-fn parse_external(context: &mut Context<'_>, fields: &Fields<'_>) -> Option<PortBackend> {
-    let irq = irq(context, fields);
-    let millis = fields.bounded(context, &PORT, "answer-ms").unwrap_or(1000);
+/// The keys of an external model, which ports and memory may have.
+pub(super) fn parse_external(
+    context: &mut Context<'_>,
+    fields: &Fields<'_>,
+    table: &Table,
+) -> Option<ExternalSpec> {
+    let irq = fields
+        .bounded(context, table, "irq")
+        .and_then(|irq| u32::try_from(irq).ok());
+    let millis = fields.bounded(context, table, "answer-ms").unwrap_or(1000);
     let has = |key| fields.table.get(key).is_some();
     let allowed = "a path of at most 107 bytes, where the model listens";
     if !has("socket") && !has("command") {
@@ -405,16 +413,16 @@ fn parse_external(context: &mut Context<'_>, fields: &Fields<'_>) -> Option<Port
         }
         false => None,
     };
-    let spec = DeviceSpec::External(ExternalSpec {
+    Some(ExternalSpec {
         socket,
         command,
         answer_limit: Duration::from_millis(millis),
         irq,
-    });
-    Some(PortBackend::Device(Box::new(spec)))
+    })
 }
 
-fn parse_wave(text: &str) -> Option<Wave> {
+/// A signal as `wave` has it.
+pub(crate) fn parse_wave(text: &str) -> Option<Wave> {
     if let Some(path) = text.strip_prefix("csv:") {
         let is_path = !path.is_empty() && !path.contains('\0');
         return is_path.then(|| Wave::Csv(PathBuf::from(path)));

@@ -4,6 +4,7 @@ use super::choices::{ACCESS, DMA, ON_DENY, PCI_BACKENDS, PciKind};
 use super::common::{
     access, bit_masks, check_keys, comment, limits, name, place, required_backend,
 };
+use super::pci_bar::parse_function;
 use super::rule_tables;
 use crate::policy::fields::{Context, Fields};
 use crate::policy::overlap;
@@ -41,7 +42,7 @@ pub(super) fn parse_pci(
     }
     registers.sort_by_key(|register: &PciRegister| register.first);
     overlap::between_registers(context, "register", &registers);
-    let initial = fields.bytes(context, "initial", 256);
+    let model = (kind == Some(PciKind::Model)).then(|| parse_function(context, fields));
     if context.diagnostics.len() > found_before {
         return None;
     }
@@ -50,9 +51,7 @@ pub(super) fn parse_pci(
         backend: match kind? {
             PciKind::Passthrough => PciBackendKind::Passthrough,
             PciKind::Deny => PciBackendKind::Deny,
-            PciKind::Model => PciBackendKind::Model {
-                initial: initial.unwrap_or_default(),
-            },
+            PciKind::Model => PciBackendKind::Model(Box::new(model?)),
         },
         access,
         widths: widths.unwrap_or(Widths::ALL),

@@ -127,6 +127,33 @@ pub enum Wave {
     Csv(PathBuf),
 }
 
+impl fmt::Display for Wave {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Formula {
+                shape,
+                amplitude,
+                offset,
+                millihertz,
+            } => {
+                let shape = match shape {
+                    Shape::Sine => "sine",
+                    Shape::Square => "square",
+                    Shape::Triangle => "triangle",
+                    Shape::Ramp => "ramp",
+                };
+                write!(
+                    formatter,
+                    "{shape} amplitude={amplitude} offset={offset} frequency={}.{:03}",
+                    millihertz / 1000,
+                    millihertz % 1000
+                )
+            }
+            Self::Csv(path) => write!(formatter, "csv:{}", path.display()),
+        }
+    }
+}
+
 /// An `adc12`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AdcSpec {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{AccessMode, OnDeny, Place};
+use super::{AccessMode, ExternalSpec, OnDeny, Place};
 
 /// Where real memory comes from.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,6 +46,8 @@ pub enum MemoryBackend {
         /// Initial contents.
         file: Option<PathBuf>,
     },
+    /// A process of its own: each access leaves the guest.
+    External(Box<ExternalSpec>),
     /// The machine's memory.
     Passthrough {
         /// Where it comes from.
@@ -64,6 +66,7 @@ impl MemoryBackend {
         match self {
             Self::Deny => "deny",
             Self::Ram { .. } => "ram",
+            Self::External(_) => "external",
             Self::Passthrough { .. } => "passthrough",
         }
     }

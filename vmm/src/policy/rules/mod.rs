@@ -18,7 +18,10 @@ pub use index_pair::{IndexPair, IndexPairBackend, IndexRegister};
 pub use interrupt::{InterruptRule, InterruptSource, UioDevice};
 pub use memory::{CacheMode, MemoryBackend, MemoryRule, MemorySource};
 pub use msr::{MsrBackendKind, MsrRule};
-pub use pci::{PciAddress, PciBackendKind, PciId, PciRegister, PciRule, PciTarget};
+pub use pci::{
+    BAR_BYTES_MAX, BARS, BarKind, PciAddress, PciBackendKind, PciBar, PciId, PciInterrupt,
+    PciModel, PciRegister, PciRule, PciTarget,
+};
 pub use port::{PortBackend, PortRule};
 
 /// Which directions a rule allows.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{AccessMode, BitMasks, Limits, OnDeny, Place, Widths};
+use super::{AccessMode, BitMasks, Limits, OnDeny, Place, PortBackend, Widths};
 
 /// A PCI function's place.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -121,11 +121,121 @@ pub enum PciBackendKind {
     Deny,
     /// The machine's function.
     Passthrough,
-    /// A function without hardware: a register file that starts with the ids and these bytes.
-    Model {
-        /// From register 0 on; the ids come from the rule's `device`.
-        initial: Vec<u8>,
-    },
+    /// A function without hardware.
+    Model(Box<PciModel>),
+}
+
+/// Most bytes that a base address register of a model may decode.
+pub const BAR_BYTES_MAX: u64 = 64 << 20;
+/// Base address registers of a type 0 header.
+pub const BARS: u8 = 6;
+
+/// A function without hardware.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PciModel {
+    /// Configuration space at start, from register 0 on; the ids come from the rule's `device`.
+    pub initial: Vec<u8>,
+    /// Base address registers, by ascending index.
+    pub bars: Vec<PciBar>,
+    /// How it interrupts, if it does.
+    pub interrupt: Option<PciInterrupt>,
+}
+
+impl PciModel {
+    /// Whether it has a header that works. Otherwise it is a register file: what is written reads back.
+    #[must_use]
+    pub fn is_device(&self) -> bool {
+        !self.bars.is_empty() || self.interrupt.is_some()
+    }
+}
+
+/// What a base address register decodes (PCI Local Bus Specification 3.0, 6.2.5.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BarKind {
+    /// I/O ports.
+    Port,
+    /// Memory with addresses of 32 bits.
+    Memory,
+    /// Memory with addresses of 64 bits: the register after it has the upper half.
+    Memory64,
+}
+
+impl BarKind {
+    /// The policy's spelling.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Port => "port",
+            Self::Memory => "memory",
+            Self::Memory64 => "memory64",
+        }
+    }
+
+    /// How many registers it takes.
+    #[must_use]
+    pub const fn registers(self) -> u8 {
+        match self {
+            Self::Port | Self::Memory => 1,
+            Self::Memory64 => 2,
+        }
+    }
+
+    /// The fewest and the most bytes that one may decode. Ports: at most 256 (6.2.5.1).
+    #[must_use]
+    pub const fn sizes(self) -> (u64, u64) {
+        match self {
+            Self::Port => (4, 256),
+            Self::Memory | Self::Memory64 => (16, BAR_BYTES_MAX),
+        }
+    }
+
+    /// The highest address that it can decode.
+    #[must_use]
+    pub const fn address_max(self) -> u64 {
+        match self {
+            Self::Port => 0xFFFF,
+            Self::Memory => 0xFFFF_FFFF,
+            Self::Memory64 => crate::policy::ADDRESS_MAX,
+        }
+    }
+}
+
+/// A `[[pci.bar]]`: a base address register and the device behind it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PciBar {
+    /// Which one, 0 to 5.
+    pub index: u8,
+    /// What it decodes.
+    pub kind: BarKind,
+    /// Ports or bytes; a power of two.
+    pub size: u64,
+    /// Where it is at start; `None`: nowhere, until the driver says.
+    pub base: Option<u64>,
+    /// Whether it says that reads have no side effects.
+    pub is_prefetchable: bool,
+    /// The device.
+    pub backend: PortBackend,
+    /// The owner's name for it.
+    pub name: Option<String>,
+    /// Where it stands in the policy.
+    pub place: Place,
+}
+
+impl PciBar {
+    /// First and last port or address at start.
+    #[must_use]
+    pub fn range(&self) -> Option<(u64, u64)> {
+        self.base.map(|base| (base, base + (self.size - 1)))
+    }
+}
+
+/// How a modelled function interrupts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PciInterrupt {
+    /// The guest's line.
+    pub line: u32,
+    /// 1 to 4: INTA# to INTD#.
+    pub pin: u8,
 }
 
 impl PciBackendKind {
@@ -135,7 +245,7 @@ impl PciBackendKind {
         match self {
             Self::Deny => "deny",
             Self::Passthrough => "passthrough",
-            Self::Model { .. } => "model",
+            Self::Model(_) => "model",
         }
     }
 }
@@ -189,6 +299,15 @@ pub struct PciRule {
 }
 
 impl PciRule {
+    /// What there is instead of hardware, if that is so.
+    #[must_use]
+    pub fn model(&self) -> Option<&PciModel> {
+        match &self.backend {
+            PciBackendKind::Model(model) => Some(model),
+            _ => None,
+        }
+    }
+
     /// The register rule that covers a byte of configuration space.
     #[must_use]
     pub fn register(&self, offset: u16) -> Option<&PciRegister> {

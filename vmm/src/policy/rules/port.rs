@@ -42,6 +42,24 @@ impl PortBackend {
         }
     }
 
+    /// How many registers of a byte a model has, and which they are: the least that a range for it has.
+    #[must_use]
+    pub(crate) fn registers(&self) -> (u64, &'static str) {
+        match self {
+            Self::Lpt(spec) if spec.epp.is_some() => (8, "data, status, control and five of EPP"),
+            Self::Lpt(_) => (3, "data, status and control"),
+            Self::Device(spec) => match **spec {
+                DeviceSpec::Uart(_) | DeviceSpec::Adc(_) => (8, "eight bytes"),
+                DeviceSpec::Rtc(_) => (2, "an index and its data"),
+                DeviceSpec::Pit { .. } => (4, "three counters and control"),
+                DeviceSpec::Pio { .. } => (4, "A, B, C and control"),
+                DeviceSpec::Ppdev { .. } => (3, "data, status and control"),
+                DeviceSpec::External(_) | DeviceSpec::Gameport { .. } => (1, "one byte"),
+            },
+            Self::Deny | Self::Passthrough | Self::Second(_) | Self::Ram { .. } => (1, "one byte"),
+        }
+    }
+
     /// Where its bytes go, if that is a place that no other device may use.
     pub(in crate::policy) const fn exclusive_output(&self) -> Option<&DeviceOutput> {
         let output = match self {

@@ -7,7 +7,7 @@ mod tables;
 mod tests;
 
 pub(super) use tables::{
-    CLIENTS, DEFAULT, DEVICE, INDEX_PAIR, INDEX_REGISTER, INTERRUPT, MEMORY, MSR, PCI,
+    CLIENTS, DEFAULT, DEVICE, INDEX_PAIR, INDEX_REGISTER, INTERRUPT, MEMORY, MSR, PCI, PCI_BAR,
     PCI_REGISTER, PORT, RESOURCE, TOP,
 };
 
@@ -118,6 +118,7 @@ pub(super) fn all_keys() -> Vec<&'static str> {
         &MEMORY,
         &PCI,
         &PCI_REGISTER,
+        &PCI_BAR,
         &MSR,
         &DEVICE,
         &RESOURCE,

@@ -456,7 +456,7 @@ proptest! {
             text += &format!("[[pci.register]]\nrange = \"{first}-{}\"\naccess = \"{access}\"\n", next - 1);
         }
         let policy = policy(&text);
-        let mut space = crate::pci::PciSpace::new(&policy, None).unwrap();
+        let mut space = PciSpace::new(&policy, None).unwrap();
         for (register, width, is_write, is_absent) in accesses {
             let address = crate::policy::PciAddress {
                 segment: 0,

@@ -51,12 +51,20 @@ pub(super) fn write(
 fn instant(recording: &Recording, access: &Access) -> Value {
     let verb = match (access.space, access.direction) {
         (Space::Memory, _) => "map",
+        (Space::DeviceMemory, Direction::Read) => "load",
+        (Space::DeviceMemory, Direction::Write) => "store",
         (Space::Port, Direction::Read) => "in",
         (Space::Port, Direction::Write) => "out",
         (Space::Msr, Direction::Read) => "rdmsr",
         (Space::Msr, Direction::Write) => "wrmsr",
     };
     let name = match (access.space, access.is_allowed) {
+        (Space::DeviceMemory, true) => {
+            format!("{verb} {:#x}: {:#x}", access.address, access.value)
+        }
+        (Space::DeviceMemory, false) => {
+            format!("{verb} {:#x}: {:#x} (denied)", access.address, access.value)
+        }
         (Space::Port | Space::Msr, true) => format!("{verb} {:#x}", access.value),
         (Space::Port | Space::Msr, false) => format!("{verb} {:#x} (denied)", access.value),
         (Space::Memory, true) => format!("{verb} {:#x}", access.address),
@@ -78,6 +86,7 @@ fn track(access: &Access) -> u64 {
     match access.space {
         Space::Port => access.address,
         Space::Memory => MEMORY_TRACK,
+        Space::DeviceMemory => MEMORY_TRACK + 1,
         Space::Msr => MSR_TRACKS + access.address,
     }
 }
@@ -86,6 +95,7 @@ fn name(access: &Access) -> String {
     match access.space {
         Space::Port => format!("port {:#06x}", access.address),
         Space::Memory => "memory mappings".to_owned(),
+        Space::DeviceMemory => "devices' memory".to_owned(),
         Space::Msr => format!("MSR {:#x}", access.address),
     }
 }

@@ -52,6 +52,7 @@ fn data(recording: &Recording, accesses: &[&Access], signals: &[Signal]) -> Valu
                     Space::Port => 0,
                     Space::Memory => 1,
                     Space::Msr => 2,
+                    Space::DeviceMemory => 3,
                 },
                 u8::from(access.direction == Direction::Write),
                 access.address,

@@ -40,6 +40,20 @@ fn line(recording: &Recording, access: &Access) -> String {
         (Space::Msr, Direction::Write) => {
             format!("wrmsr {:#x} <- {:#x}", access.address, access.value)
         }
+        (Space::DeviceMemory, Direction::Read) => format!(
+            "load{} {:#x} -> {:#0width$x}",
+            access.bytes * 8,
+            access.address,
+            access.value,
+            width = digits(access)
+        ),
+        (Space::DeviceMemory, Direction::Write) => format!(
+            "store{} {:#x} <- {:#0width$x}",
+            access.bytes * 8,
+            access.address,
+            access.value,
+            width = digits(access)
+        ),
         (Space::Memory, direction) => format!(
             "map {:#x}+{:#x} {}",
             access.address,

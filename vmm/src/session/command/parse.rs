@@ -37,7 +37,7 @@ pub(super) fn command(line: &str) -> Result<Command, CommandError> {
         cursor.at += 1;
     }
     let name = cursor.word(
-        "a command: open, close, ioctl, read, write, in[bwd], out[bwd], pnp, power, stats, unload or help",
+        "a command: open, close, ioctl, read, write, in[bwd], out[bwd], pnp, power, device, stats, unload or help",
     )?;
     let action = action(&mut cursor, name)?;
     if let Some(extra) = cursor.next_word() {
@@ -83,6 +83,7 @@ fn action(cursor: &mut Cursor<'_>, name: Word<'_>) -> Result<Action, CommandErro
         }
         "pnp" => pnp(cursor)?,
         "power" => power(cursor)?,
+        "device" => model(cursor)?,
         "stats" => Action::Stats,
         "unload" => Action::Unload,
         "help" => Action::Help,
@@ -90,7 +91,7 @@ fn action(cursor: &mut Cursor<'_>, name: Word<'_>) -> Result<Action, CommandErro
             return Err(cursor.error(
                 name.at,
                 &quoted(other),
-                "a command: open, close, ioctl, read, write, inb, inw, ind, outb, outw, outd, pnp, power, stats, unload or help",
+                "a command: open, close, ioctl, read, write, inb, inw, ind, outb, outw, outd, pnp, power, device, stats, unload or help",
             ));
         }
     })
@@ -129,6 +130,41 @@ fn device(cursor: &mut Cursor<'_>) -> Result<Option<String>, CommandError> {
         r"a device's instance path, such as ROOT\NAME\0000, or its driver's name",
     )
     .map(Some)
+}
+
+/// Most settings of one command.
+const SETTINGS_MAX: usize = 64;
+
+fn model(cursor: &mut Cursor<'_>) -> Result<Action, CommandError> {
+    let expected = "a device model's name, or its first port or address, such as 0x378";
+    if cursor.is_at_end() {
+        return Ok(Action::Model {
+            name: None,
+            settings: Vec::new(),
+        });
+    }
+    let name = path_like(cursor, expected)?;
+    let mut settings = Vec::new();
+    while let Some(word) = cursor.next_data_word()? {
+        let expected = "KEY=VALUE, such as busy=1; a VALUE with spaces in quotes";
+        let parts = word.text.split_once('=');
+        let Some((key, value)) = parts.filter(|(key, _)| !key.is_empty()) else {
+            return Err(cursor.error(word.at, &quoted(word.text), expected));
+        };
+        // Backslashes are no escapes, as in paths.
+        let value = match value.strip_prefix('"') {
+            Some(rest) => rest.strip_suffix('"').unwrap_or(rest),
+            None => value,
+        };
+        if settings.len() >= SETTINGS_MAX || word.text.chars().any(char::is_control) {
+            return Err(cursor.error(word.at, &quoted(word.text), expected));
+        }
+        settings.push((key.to_owned(), value.to_owned()));
+    }
+    Ok(Action::Model {
+        name: Some(name),
+        settings,
+    })
 }
 
 fn width(name: &str) -> PortWidth {

@@ -206,3 +206,39 @@ proptest! {
         prop_assert_eq!(data(&hex::bytes(&bytes)), bytes);
     }
 }
+
+#[test]
+fn device_models_are_shown_and_set() {
+    let action = |line: &str| line.parse::<Command>().map(|command| command.action);
+    let model = |name: Option<&str>, settings: &[(&str, &str)]| {
+        let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        Ok(Action::Model {
+            name: name.map(str::to_owned),
+            settings: settings.iter().map(own).collect(),
+        })
+    };
+    assert_eq!(action("device"), model(None, &[]));
+    assert_eq!(action("device 0x378"), model(Some("0x378"), &[]));
+    assert_eq!(
+        action("device \"first printer\" busy=1 error=0"),
+        model(Some("first printer"), &[("busy", "1"), ("error", "0")])
+    );
+    assert_eq!(
+        action("device adc wave=\"sine amplitude=5\" channel0="),
+        model(
+            Some("adc"),
+            &[("wave", "sine amplitude=5"), ("channel0", "")]
+        )
+    );
+    for (line, column) in [
+        ("device lpt busy", 12),
+        ("device lpt =1", 12),
+        ("device \"lpt", 8),
+        ("device lpt a=\"b", 14),
+    ] {
+        assert_eq!(action(line).unwrap_err().column, column, "{line}");
+    }
+    let shown = action("device lpt busy=1").unwrap();
+    assert_eq!(shown.to_string(), "device lpt busy=1");
+    assert_eq!(shown.name(), "device");
+}

@@ -15,6 +15,11 @@ impl Engine {
     pub(super) fn attach_client(&mut self, id: u64, end: ClientEnd) {
         let layout = *end.queue.layout();
         let process = end.process;
+        if self.dma.is_some() {
+            // Devices reach the guest's own client memory and no mapped client's: drivers hand them the pages of MDLs.
+            self.clients.attach(id, end);
+            return;
+        }
         let place = self.vm.map_client(end.queue.memory().region());
         self.clients.attach(id, end);
         let place = match place {
