@@ -407,7 +407,7 @@ impl Prefix {
             let ended = self.ringfence(&["ctl", "--json", socket.to_str().unwrap(), "stats"]);
             let stats = ended.objects();
             // The driver's own connection and this one.
-            let count = stats[0]["processes"].as_u64().unwrap() - 2;
+            let count = stats[0]["stats"]["processes"].as_u64().unwrap() - 2;
             if count == wanted {
                 return;
             }
