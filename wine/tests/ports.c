@@ -454,7 +454,12 @@ int main(int argc, char **argv)
         }
     } else if (strcmp(what, "giveio") == 0) {
         /* ioperm.sys grants its ports to who opens it, and closing it changes nothing, as with GIVEIO.SYS. */
+        SC_HANDLE service = OpenServiceA(OpenSCManagerA(NULL, NULL, SC_MANAGER_CONNECT), "ioperm", SERVICE_START);
         try_in();
+        if (!StartServiceA(service, 0, NULL)) {
+            printf("no service: error %lu\n", GetLastError());
+            return 2;
+        }
         HANDLE device = CreateFileA("\\\\.\\ioperm", GENERIC_READ, 0, NULL, OPEN_EXISTING, 0, NULL);
         if (device == INVALID_HANDLE_VALUE) {
             printf("error %lu\n", GetLastError());

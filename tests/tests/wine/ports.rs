@@ -97,8 +97,6 @@ fn program_that_opens_its_driver_has_its_ports(prefix: &Prefix) {
     let policy = folder.path().join("policy.toml");
     std::fs::write(&policy, RAM).unwrap();
     prefix.install("ioperm", &["--policy", policy.to_str().unwrap()]);
-    prefix.keep_session();
-    assert_eq!(prefix.service("start", "ioperm"), 0);
     let ended = run(prefix, &["giveio"], None);
     ended.assert_code(0);
     let lines: Vec<&str> = ended.stdout.lines().map(str::trim).collect();
