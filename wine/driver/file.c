@@ -70,9 +70,9 @@ static void opened(struct rf_request *request)
     rf_unlock(&rf.lock);
     if (is_gone && is_open) {
         send_close(guest, request->value);
-    } else {
-        work_resume(waiting, is_open ? STATUS_SUCCESS : status);
     }
+    /* What waited on a handle that is closed meanwhile ends as the driver's cleanup would have ended it. */
+    work_resume(waiting, !is_open ? status : is_gone ? STATUS_CANCELLED : STATUS_SUCCESS);
     IRP *irp = open->irp;
     ULONG_PTR information = (ULONG_PTR)request->information;
     heap_free(open);
