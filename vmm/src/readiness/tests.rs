@@ -40,6 +40,8 @@ fn sample_drivers_have_exactly_their_codes() {
         (0x811, 0),
         (0x812, 0),
         (0x813, 0),
+        (0x814, 2),
+        (0x815, 2),
     ];
     let echo: Vec<u32> = echo.into_iter().map(|(f, m)| rf(f, m)).collect();
     let mut faulty = buffered(0x800..=0x816);
