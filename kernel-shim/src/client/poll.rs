@@ -103,6 +103,8 @@ pub(crate) fn look(idle: impl FnOnce()) {
         // Idling would tell them too.
         if notifications() != 0 {
             leave();
+            // The VMM may have made requests of its own meanwhile: they are looked for before the guest idles.
+            return;
         }
         let end = time::interrupt_time() + window;
         while time::interrupt_time() < end {
