@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::queue::Found;
 use super::table::CLIENTS;
-use crate::ke::time;
+use crate::ke::{time, timer};
 use crate::shared;
 use abi::doorbell::Call;
 
@@ -75,7 +75,12 @@ pub(crate) fn attend(serve: impl FnOnce(&abi::channel::Request)) -> bool {
     if !is_any() {
         return false;
     }
-    let is_long = time::interrupt_time() >= ENTERED.load(Ordering::Relaxed) + LONGEST_ABSENCE;
+    let now = time::interrupt_time();
+    let is_long = now >= ENTERED.load(Ordering::Relaxed) + LONGEST_ABSENCE;
+    // A guest that always finds a request does not idle, and is entered too often for a tick to become due.
+    if timer::next_due() <= now {
+        timer::expire();
+    }
     match CLIENTS.with(super::table::Clients::take) {
         Found::Request(request) => {
             if is_long || notifications() >= NOTIFICATIONS {
@@ -103,10 +108,20 @@ pub(crate) fn look(idle: impl FnOnce()) {
         // Idling would tell them too.
         if notifications() != 0 {
             leave();
+            // The VMM may have made requests of its own meanwhile: they are looked for before the guest idles.
+            return;
         }
         let end = time::interrupt_time() + window;
-        while time::interrupt_time() < end {
-            if has_available() || shared::interrupt_due() != 0 || shared::tick_due() != 0 {
+        loop {
+            let now = time::interrupt_time();
+            if now >= end {
+                break;
+            }
+            if has_available()
+                || timer::next_due() <= now
+                || shared::interrupt_due() != 0
+                || shared::tick_due() != 0
+            {
                 return;
             }
             core::hint::spin_loop();
