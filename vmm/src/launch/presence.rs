@@ -96,8 +96,8 @@ pub struct Presence {
     is_detached: bool,
     /// Another process watches this one, and has the entry.
     is_supervised: bool,
-    /// The socket's file was made by this run.
-    is_socket_ours: bool,
+    /// The socket's file, if this run has made it.
+    socket_file: Option<PathBuf>,
 }
 
 /// Takes a run's place: its name, its socket, its log. With `--detach` and `--restart` the rest may be another process's.
@@ -186,7 +186,10 @@ fn present(
     }
     Ok(Presence {
         folder: entry.as_ref().map(|entry| entry.folder().to_path_buf()),
-        is_socket_ours: server.as_ref().is_some_and(Server::owns_path),
+        socket_file: server
+            .as_ref()
+            .filter(|server| server.owns_path())
+            .and_then(Server::path),
         server,
         entry,
         is_detached: false,
@@ -225,7 +228,8 @@ fn supervised(folder: PathBuf, is_detached: bool) -> Result<Presence, LaunchErro
         folder: Some(folder),
         is_detached,
         is_supervised: true,
-        is_socket_ours: registration.owns_socket,
+        // The listener itself only knows the temporary name that it was bound to.
+        socket_file: registration.socket.filter(|_| registration.owns_socket),
     })
 }
 
@@ -236,7 +240,7 @@ impl Presence {
     /// [`SocketError`]: the socket's file cannot be changed.
     pub fn admit(&mut self, access: Access) -> Result<(), SocketError> {
         match &mut self.server {
-            Some(server) => server.admit(access, self.is_socket_ours),
+            Some(server) => server.admit(access, self.socket_file.as_deref()),
             None => Ok(()),
         }
     }

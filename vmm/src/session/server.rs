@@ -114,16 +114,16 @@ impl Server {
         })
     }
 
-    /// Says who may connect besides root and the own user. The socket's file gets the group and the permissions for it, if
-    /// it is ours: those of one that a service manager has made are its business.
+    /// Says who may connect besides root and the own user. The socket's `file` gets the group and the permissions for it;
+    /// none is given for a socket that a service manager has made, whose file is its business.
     ///
     /// # Errors
     /// [`SocketError::Create`]: the file cannot be changed.
-    pub fn admit(&mut self, access: Access, is_file_ours: bool) -> Result<(), SocketError> {
-        if is_file_ours && let Some(path) = self.path() {
-            std::os::unix::fs::chown(&path, None, access.socket_group())
+    pub fn admit(&mut self, access: Access, file: Option<&Path>) -> Result<(), SocketError> {
+        if let Some(path) = file {
+            std::os::unix::fs::chown(path, None, access.socket_group())
                 .and_then(|()| {
-                    std::fs::set_permissions(&path, Permissions::from_mode(access.mode()))
+                    std::fs::set_permissions(path, Permissions::from_mode(access.mode()))
                 })
                 .map_err(|source| SocketError::Create {
                     path: path.display().to_string(),

@@ -21,7 +21,7 @@ impl Running {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         let mut server = Server::bind(&path).unwrap();
-        server.admit(access, true).unwrap();
+        server.admit(access, Some(&path)).unwrap();
         let stop = EventFd::new(0).unwrap();
         let theirs = stop.try_clone().unwrap();
         let fake = FakeMachine::default();
