@@ -191,6 +191,15 @@ impl Server {
                 connections.end();
                 return Ok(());
             }
+            if self.path.is_none() && machine.stopped().is_some() {
+                // Whoever has passed the socket in starts the driver again: this client is the next process'.
+                epoll.ctl(
+                    ControlOperation::Delete,
+                    self.listener.as_raw_fd(),
+                    EpollEvent::default(),
+                )?;
+                continue;
+            }
             match self.listener.accept() {
                 Ok((stream, _)) => connections.begin(stream, machine),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
