@@ -4,6 +4,11 @@
 //! one for 32 bits where scripts/wine32 has been set up. Wine's processes belong to a prefix, so tests that share one run one
 //! after the other.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "tests; clippy knows only functions with #[test] as such"
+)]
+
 #[macro_use]
 mod harness;
 mod channel_client;

@@ -225,17 +225,22 @@ impl Client {
         self.handles.retain(|_, handle| handle.process != process);
     }
 
-    /// Handles and requests under way on processes that it has joined: `(process, guest handle)`, `(process, job)`.
-    pub(in crate::session) fn joined_leftovers(&self) -> (Vec<(u32, u64)>, Vec<(u32, u64)>) {
+    /// Handles on processes that it has joined: `(process, guest handle)`.
+    pub(in crate::session) fn joined_handles(&self) -> Vec<(u32, u64)> {
         let handles = self.handles.values();
-        let handles = handles.filter_map(|handle| Some((handle.process, handle.guest?)));
-        let jobs = self.pending.values();
-        let jobs = jobs.filter_map(|pending| Some((pending.process, pending.job?)));
-        let is_joined = |of: &(u32, u64)| self.sharing.has_joined(of.0);
-        (
-            handles.filter(is_joined).collect(),
-            jobs.filter(is_joined).collect(),
-        )
+        handles
+            .filter(|handle| self.sharing.has_joined(handle.process))
+            .filter_map(|handle| Some((handle.process, handle.guest?)))
+            .collect()
+    }
+
+    /// Requests under way on processes that it has joined: `(process, job)`.
+    pub(in crate::session) fn joined_jobs(&self) -> Vec<(u32, u64)> {
+        let pending = self.pending.values();
+        pending
+            .filter(|pending| self.sharing.has_joined(pending.process))
+            .filter_map(|pending| Some((pending.process, pending.job?)))
+            .collect()
     }
 
     /// Whether it may have one more handle.

@@ -420,11 +420,10 @@ impl Engine {
             }
         }
         // What it did in processes that go on ends one by one.
-        let (handles, jobs) = client.joined_leftovers();
-        for (process, job) in jobs {
+        for (process, job) in client.joined_jobs() {
             self.do_unasked(Operation::Cancel, process, job);
         }
-        for (process, handle) in handles {
+        for (process, handle) in client.joined_handles() {
             self.do_unasked(Operation::Close, process, handle);
         }
     }

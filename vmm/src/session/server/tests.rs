@@ -106,17 +106,12 @@ fn connect_as(path: &Path, user: libc::uid_t, group: libc::gid_t) -> UnixStream 
     let connect = move || {
         let none: *const libc::gid_t = std::ptr::null();
         // SAFETY: no groups are read from a null pointer.
-        assert_eq!(unsafe { libc::syscall(libc::SYS_setgroups, 0, none) }, 0);
+        let groups = unsafe { libc::syscall(libc::SYS_setgroups, 0, none) };
         // SAFETY: numbers alone; this thread does nothing but connect.
-        assert_eq!(
-            unsafe { libc::syscall(libc::SYS_setresgid, group, group, group) },
-            0
-        );
+        let group = unsafe { libc::syscall(libc::SYS_setresgid, group, group, group) };
         // SAFETY: as above.
-        assert_eq!(
-            unsafe { libc::syscall(libc::SYS_setresuid, user, user, user) },
-            0
-        );
+        let user = unsafe { libc::syscall(libc::SYS_setresuid, user, user, user) };
+        assert_eq!((groups, group, user), (0, 0, 0));
         UnixStream::connect(path).unwrap()
     };
     thread::spawn(connect).join().unwrap()
