@@ -30,9 +30,9 @@ impl Default for Clients {
 /// A name of the policy that this machine does not have.
 #[derive(Clone, PartialEq, Eq, Debug, Display, Error)]
 pub enum UnknownName {
-    /// [clients]: this machine has no user `{0}`; create it, or name another in `users`
+    /// `[clients]`: this machine has no user `{0}`; create it, or name another in `users`
     User(String),
-    /// [clients]: this machine has no group `{0}`; create it, or name another in `groups`
+    /// `[clients]`: this machine has no group `{0}`; create it, or name another in `groups`
     Group(String),
 }
 
