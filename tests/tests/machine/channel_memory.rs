@@ -254,9 +254,10 @@ fn memory_that_is_rewritten_meanwhile_harms_nobody(target: Target) {
     let at = DATA + 0x4000;
     let header = Raw::header(4, handle, echo::WAIT, 4, 4);
     raw.request(2, at, &header, &[1, 2, 3, 4], 4);
-    // The driver has it when this is answered.
-    let done = other.ioctl(theirs, echo::BUFFERED, &[1], 1).unwrap();
-    assert_eq!(done.status, status::SUCCESS);
+    // A queue's requests are taken in order: when this one is answered, the one before has been taken.
+    let header = Raw::header(4, handle, echo::BUFFERED, 1, 1);
+    raw.request(4, DATA + 0x8000, &header, &[1], 1);
+    assert_eq!(raw.wait(), (4, 33));
 
     raw.write(at, &[0xFF; 0x800]);
     for index in 2..SIZE {
