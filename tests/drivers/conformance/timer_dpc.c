@@ -244,9 +244,9 @@ KTEST(due_times)
     get_time(&now);
     CHECK(!KeSetTimer(&timer, due(now.QuadPart - 10000000), NULL));
     CHECK(KeReadStateTimer(&timer));
-    /* Absolute. */
-    get_time(&now);
+    /* Absolute. The start is taken first: the two may be apart. */
     start = interrupt_time();
+    get_time(&now);
     CHECK(!KeSetTimer(&timer, due(now.QuadPart + 50000), NULL));
     CHECK(!KeReadStateTimer(&timer));
     CHECK_STATUS(wait(&timer, MS(30000)), STATUS_SUCCESS);
