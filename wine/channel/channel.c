@@ -204,12 +204,14 @@ static void wake_sleepers(struct rf_channel *channel)
     }
 }
 
-/* Handles completions until `request` is done, or, without one, until the channel ends. */
+/* Handles completions until `request` is done, or, without one, until the channel has ended and nothing is under way. */
 static void run(struct rf_channel *channel, struct rf_request *request)
 {
     rf_acquire(&channel->lock);
     for (;;) {
-        if (request != NULL ? __atomic_load_n(&request->is_done, __ATOMIC_ACQUIRE) != 0 : channel->end != 0) {
+        /* The end is there when whoever noticed it has handed everything out. */
+        bool is_over = channel->end != 0 && !channel->is_watched;
+        if (request != NULL ? __atomic_load_n(&request->is_done, __ATOMIC_ACQUIRE) != 0 : is_over) {
             break;
         }
         if (channel->is_watched || channel->end != 0) {

@@ -90,7 +90,8 @@ uint32_t rf_call(struct rf_channel *channel, struct rf_request *request);
 /* Asks for the cancelling of a request whose memory is still valid; it is done nevertheless, with whatever status, and may
  * be one that another thread is about to submit. `request` carries the question: its `complete` and `context` are the caller's to set. */
 void rf_cancel(struct rf_channel *channel, struct rf_request *victim, struct rf_request *request);
-/* Handles completions until the channel ends: for a thread of its own, where `complete` is used. */
+/* Handles completions until the channel has ended and everything that was under way is done: for a thread of its own, where
+ * `complete` is used. */
 void rf_run(struct rf_channel *channel);
 
 /* call.c: what a program's process does, blocking. `process` 0 is the connection's own. `width` is in bytes. */

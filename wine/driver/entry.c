@@ -40,7 +40,7 @@ static void watch_begin(struct watch *watch, uint64_t version)
 }
 
 /* Works until the service is stopped or the micro-VM is gone. */
-static void keep(struct names *names)
+static void keep(struct names *names, HANDLE pump_thread)
 {
     static struct watch watch;
     uint64_t version = 0;
@@ -67,7 +67,9 @@ static void keep(struct names *names)
         }
     }
     if (!rf.is_stopping) {
-        /* Everything under way has been completed. From now on there is nothing to open. */
+        /* Requests under way end before their devices do: Wine would end them with STATUS_FILE_DELETED. From now on there
+         * is nothing to open. */
+        wait_for(pump_thread);
         names_remove(names);
         ports_remove();
     }
@@ -91,7 +93,7 @@ static VOID NTAPI keeper_main(void *context)
         event_set(is_ready);
         return;
     }
-    keep(&names);
+    keep(&names, pump_thread);
     if (rf_end_status(rf.channel) != 0) {
         vm_ended(&vm);
     }
@@ -99,7 +101,6 @@ static VOID NTAPI keeper_main(void *context)
     while (!rf.is_stopping && NT_SUCCESS(entry_status)) {
         wait_for(rf.wake);
     }
-    /* Requests under way end before their devices do: Wine would end them with a status of its own. */
     rf_disconnect(rf.channel);
     wait_for(pump_thread);
     ZwClose(pump_thread);
