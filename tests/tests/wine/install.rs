@@ -75,7 +75,11 @@ fn prefix_with_a_long_path_has_its_sockets_elsewhere(prefix: &Prefix) {
     let everybodys = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     std::fs::set_permissions(&folder, everybodys).unwrap();
     assert_ne!(prefix.service("start", "echo"), 0);
-    assert!(prefix.log().contains("others may write to"), "{}", prefix.log());
+    assert!(
+        prefix.log().contains("others may write to"),
+        "{}",
+        prefix.log()
+    );
     let removed = prefix.ringfence(&["wine", "remove", "echo"]);
     assert_eq!(removed.code, Some(0), "{removed:?}");
     assert!(!folder.exists());
