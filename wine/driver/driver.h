@@ -4,6 +4,7 @@
  * |---|---|
  * | entry.c | DriverEntry, DriverUnload, the thread that does what takes time |
  * | config.c | what the installer has written, and the service's registry key |
+ * | folder.c | the folder of the sockets |
  * | launch.c | starts the micro-VM's process, and ends it |
  * | log.c | the prefix's log |
  * | names.c | the driver's devices and symbolic links, made in Wine's namespace |
@@ -56,6 +57,10 @@ NTSTATUS config_read(struct config *config, const UNICODE_STRING *key);
 void log_begin(const struct config *config);
 void log_line(const char *format, ...);
 void log_raw(const char *text, size_t bytes);
+
+/* folder.c: makes the folder if it is not there; whether only this user may write to it. What is
+ * wrong goes to the log. */
+bool folder_make(const char *path);
 
 /* launch.c */
 struct vm {

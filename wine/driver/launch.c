@@ -8,7 +8,6 @@ enum {
     NR_EXIT_GROUP = RF_NR(231, 252),
     NR_WAIT4 = RF_NR(61, 114),
     NR_KILL = RF_NR(62, 37),
-    NR_MKDIR = RF_NR(83, 39),
     NR_SETSID = RF_NR(112, 66),
     NR_PRCTL = RF_NR(157, 172),
     NR_RT_SIGPROCMASK = RF_NR(14, 175),
@@ -130,8 +129,6 @@ static NTSTATUS spawn(struct vm *vm, const struct config *config)
     *argument = NULL;
     start->log = config->log;
     start->output = ends[1];
-    /* The folder may have been lost with a reboot; it is its owner's alone. */
-    rf_syscall3(NR_MKDIR, rf_at(config->run), 0700, 0);
     intptr_t pid = rf_syscall3(NR_FORK, 0, 0, 0);
     if (pid == 0) {
         become_vm(start);
@@ -238,6 +235,10 @@ static struct rf_channel *connect(const struct config *config, struct rf_failure
 struct rf_channel *vm_start(struct vm *vm, const struct config *config, NTSTATUS *status)
 {
     struct rf_failure failure;
+    if (!folder_make(config->run)) {
+        *status = STATUS_ACCESS_DENIED;
+        return NULL;
+    }
     struct rf_channel *channel = connect(config, &failure);
     if (channel != NULL) {
         log_line("%s is served already", config->socket);

@@ -98,7 +98,15 @@ static void image_path(const WCHAR *service, WCHAR path[PATH_UNITS])
     }
 }
 
-/* A 32-bit program in a 64-bit prefix puts files for system32 where its own is. */
+/* Whether this is the 32-bit program in a 64-bit prefix. Services that 32-bit programs have installed run in it. */
+static BOOL is_wow64(void)
+{
+    BOOL result = FALSE;
+    return sizeof(void *) == 4 && IsWow64Process(GetCurrentProcess(), &result) && result;
+}
+
+/* In a 64-bit prefix `system32` is two folders: programs see that of their width. A 32-bit one may have put the driver into
+ * either. */
 static BOOL find_file(WCHAR path[PATH_UNITS])
 {
     WCHAR system[MAX_PATH];
@@ -108,7 +116,13 @@ static BOOL find_file(WCHAR path[PATH_UNITS])
         return TRUE;
     }
     GetSystemDirectoryW(system, MAX_PATH);
-    if (GetSystemWow64DirectoryW(other, MAX_PATH) == 0 || !has_prefix(path, system)) {
+    if (is_wow64()) {
+        GetSystemWindowsDirectoryW(other, MAX_PATH - 10);
+        lstrcatW(other, L"\\sysnative");
+    } else if (GetSystemWow64DirectoryW(other, MAX_PATH) == 0) {
+        return FALSE;
+    }
+    if (!has_prefix(path, system)) {
         return FALSE;
     }
     join(redirected, other, path + lstrlenW(system));
@@ -157,7 +171,7 @@ static NTSTATUS load_image(const WCHAR *path)
     static WCHAR own[PATH_UNITS];
     WCHAR windows[MAX_PATH];
     GetSystemWindowsDirectoryW(windows, MAX_PATH);
-    join(own, windows, L"\\ringfence\\ringfence.sys");
+    join(own, windows, is_wow64() ? L"\\ringfence\\ringfence32.sys" : L"\\ringfence\\ringfence.sys");
     unix_name get_name = (unix_name)(ULONG_PTR)GetProcAddress(GetModuleHandleW(L"kernel32.dll"), "wine_get_unix_file_name");
     char *name = get_name == NULL ? NULL : get_name(path);
     intercepted.image = LoadLibraryW(own);

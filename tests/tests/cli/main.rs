@@ -42,4 +42,5 @@ mod recordings;
 mod restarts;
 mod runs;
 mod sockets;
+mod systemd;
 mod usage;

@@ -82,6 +82,33 @@ fn requests_under_way_get_their_error_and_the_next_connection_works() {
     runs.run(&["stop", "f"]).assert_code(0);
 }
 
+/// The seventh start in a row comes 6.4 s after the crash.
+#[test]
+fn clients_are_told_when_a_driver_is_started_again_later() {
+    if !has_kvm() {
+        return;
+    }
+    let runs = Runs::new();
+    runs.detach(&[&driver("faulty"), "--name", "f", "--restart", "on-crash"]);
+    for restarts in 0..7 {
+        runs.wait_until(|run| run["restarts"] == restarts && run["state"] == "running");
+        crash(&runs);
+    }
+    runs.wait_until(|run| run["restarts"] == 7 && run["state"] == "restarting");
+    let socket = runs.path().join("f.sock");
+
+    let text = runs.run(&["ctl", "f", "stats"]);
+    let channel = ringfence_client::Connection::connect(&socket);
+
+    text.assert_code(1);
+    assert!(text.stdout.contains("it is started again in"), "{text:#?}");
+    // STATUS_DEVICE_NOT_READY
+    assert_eq!(channel.unwrap_err().status(), 0xC000_00A3);
+    runs.wait_until(|run| run["state"] == "running");
+    runs.run(&["ctl", "f", "stats"]).assert_code(0);
+    runs.run(&["stop", "f"]).assert_code(0);
+}
+
 #[test]
 fn driver_that_hangs_is_started_again() {
     if !has_kvm() {

@@ -11,33 +11,83 @@ use std::time::{Duration, Instant};
 use integration_tests::program::Ended;
 use integration_tests::{has_kvm, patience, program, skip_without_program};
 
-/// The width of a prefix and its programs.
+/// The width of a prefix's programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Width {
     Bits32,
     Bits64,
 }
 
-/// Makes tests of functions that take a [`Prefix`]: in a module for each width.
+/// Where Wine comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Release {
+    /// This machine's Debian.
+    Own,
+    /// Debian 13: Wine 10.
+    Trixie,
+    /// The same, with 32-bit programs in 64-bit processes ("new WoW64").
+    TrixieWow64,
+}
+
+/// A Wine that the tests run with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wine {
+    pub(crate) release: Release,
+    pub(crate) width: Width,
+}
+
+impl From<Width> for Wine {
+    fn from(width: Width) -> Self {
+        Self {
+            release: Release::Own,
+            width,
+        }
+    }
+}
+
+/// Makes tests of functions that take a [`Prefix`]: in a module for each Wine. Those behind `everywhere:` always run with the
+/// newer one too, where it is set up; the others only with RINGFENCE_TEST_WINE_ALL set, for they take long.
 macro_rules! prefix_tests {
-    ($($name:ident),* $(,)?) => {
-        mod bits64 {
+    ($($name:ident),* $(,)? $(; everywhere: $($main:ident),* $(,)?)?) => {
+        prefix_tests!(@module bits64 Own Bits64 { $($name)* $($($main)*)? } {});
+        prefix_tests!(@module bits32 Own Bits32 { $($name)* $($($main)*)? } {});
+        prefix_tests!(@module trixie64 Trixie Bits64 { $($($main)*)? } { $($name)* });
+        prefix_tests!(@module trixie32 Trixie Bits32 { $($($main)*)? } { $($name)* });
+        prefix_tests!(@module trixie_wow64 TrixieWow64 Bits32 { $($($main)*)? } { $($name)* });
+    };
+    (@module $module:ident $release:ident $width:ident { $($name:ident)* } { $($long:ident)* }) => {
+        mod $module {
+            #[allow(dead_code, reason = "some have no tests of one kind")]
+            const WINE: $crate::harness::Wine = $crate::harness::Wine {
+                release: $crate::harness::Release::$release,
+                width: $crate::harness::Width::$width,
+            };
             $(#[test]
             fn $name() {
-                if let Some(prefix) = $crate::harness::Prefix::take($crate::harness::Width::Bits64) {
+                if let Some(prefix) = $crate::harness::Prefix::take(WINE) {
                     super::$name(&prefix);
                 }
             })*
-        }
-        mod bits32 {
             $(#[test]
-            fn $name() {
-                if let Some(prefix) = $crate::harness::Prefix::take($crate::harness::Width::Bits32) {
-                    super::$name(&prefix);
+            fn $long() {
+                if !$crate::harness::is_for_all() {
+                    return;
+                }
+                if let Some(prefix) = $crate::harness::Prefix::take(WINE) {
+                    super::$long(&prefix);
                 }
             })*
         }
     };
+}
+
+/// Whether every test is to run with every Wine.
+pub(crate) fn is_for_all() -> bool {
+    let is_set = std::env::var_os("RINGFENCE_TEST_WINE_ALL").is_some();
+    if !is_set {
+        println!("not run with this Wine: RINGFENCE_TEST_WINE_ALL is not set");
+    }
+    is_set
 }
 
 pub(crate) fn root() -> &'static Path {
@@ -89,10 +139,10 @@ pub(crate) fn run_to_end(command: &mut Command, what: &str) -> Ended {
     .into()
 }
 
-/// What is needed for tests of a width; made or looked for once.
+/// What is needed for tests with a Wine; made or looked for once.
 #[derive(Debug)]
 struct Shared {
-    width: Width,
+    wine: Wine,
     /// The prefix.
     path: PathBuf,
     /// The test programs.
@@ -108,65 +158,105 @@ impl Width {
         }
     }
 
-    /// A command in which `wine` is for this width.
-    fn command(self, program: &str) -> Command {
-        match self {
-            Self::Bits64 => Command::new(program),
-            Self::Bits32 => {
-                let mut command = Command::new(root().join("scripts/wine32"));
-                command.arg(program);
-                command
-            }
-        }
-    }
-
     fn compiler(self) -> &'static str {
         match self {
             Self::Bits32 => "i686-w64-mingw32-gcc",
             Self::Bits64 => "x86_64-w64-mingw32-gcc",
         }
     }
+}
+
+impl Wine {
+    /// What scripts/other-wine calls it; `None`: it is the one that is installed.
+    const fn elsewhere(self) -> Option<&'static str> {
+        match (self.release, self.width) {
+            (Release::Own, Width::Bits64) => None,
+            (Release::Own, Width::Bits32) => Some("i386"),
+            (Release::Trixie, _) => Some("trixie"),
+            (Release::TrixieWow64, _) => Some("trixie-wow64"),
+        }
+    }
+
+    /// Its prefix's kind, as WINEARCH has it.
+    const fn architecture(self) -> &'static str {
+        match (self.release, self.width) {
+            (Release::Own | Release::Trixie, Width::Bits32) => "win32",
+            _ => "win64",
+        }
+    }
+
+    /// The folder for its prefix and its test programs.
+    fn folder(self) -> String {
+        let release = match self.release {
+            Release::Own => "",
+            Release::Trixie => "trixie",
+            Release::TrixieWow64 => "wow64-",
+        };
+        format!("wine{release}{}", self.width.name())
+    }
+
+    /// A command in which `wine` is this one.
+    fn command(self, program: &str) -> Command {
+        match self.elsewhere() {
+            None => Command::new(program),
+            Some(name) => {
+                let mut command = Command::new(root().join("scripts/other-wine"));
+                command.args([name, program]);
+                command
+            }
+        }
+    }
 
     /// Why there can be no tests.
     fn missing(self) -> Option<String> {
-        let what = format!("the tests with {}-bit Wine", self.name());
+        let what = format!("the tests with {self:?}");
         if !has_kvm() {
             return Some(format!("{what}: no KVM"));
         }
         // Only what is there is used: making it takes minutes.
-        let is_set_up = self == Self::Bits64
-            || std::env::var_os("RINGFENCE_WINE32_ROOT").is_some()
-            || root().join(".cache/wine-i386").exists();
+        let is_set_up = self.elsewhere().is_none_or(|name| {
+            let mut check = Command::new(root().join("scripts/other-wine"));
+            has(check.args([name, "--check"]))
+        });
         if !is_set_up || !has(self.command("wine").arg("--version")) {
-            return Some(format!(
-                "{what}: there is none; scripts/setup installs it, scripts/wine32 --setup the one for 32 bits"
-            ));
+            let how = self.elsewhere().map_or_else(
+                || "scripts/setup installs it".to_owned(),
+                |name| format!("`scripts/other-wine {name} --setup` makes it"),
+            );
+            return Some(format!("{what}: there is none; {how}"));
         }
-        (!has(Command::new(self.compiler()).arg("--version")))
+        (!has(Command::new(self.width.compiler()).arg("--version")))
             .then(|| format!("{what}: no mingw-w64"))
     }
 
     fn shared(self) -> Option<&'static Shared> {
-        static BITS32: OnceLock<Option<Shared>> = OnceLock::new();
-        static BITS64: OnceLock<Option<Shared>> = OnceLock::new();
-        let shared = match self {
-            Self::Bits32 => &BITS32,
-            Self::Bits64 => &BITS64,
+        static SHARED: Mutex<Vec<(Wine, &'static OnceLock<Option<Shared>>)>> =
+            Mutex::new(Vec::new());
+        let cell = {
+            let mut all = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+            match all.iter().find(|(wine, _)| *wine == self) {
+                Some((_, cell)) => *cell,
+                None => {
+                    let cell: &'static OnceLock<Option<Shared>> = Box::leak(Box::default());
+                    all.push((self, cell));
+                    cell
+                }
+            }
         };
-        shared.get_or_init(|| Shared::make(self)).as_ref()
+        cell.get_or_init(|| Shared::make(self)).as_ref()
     }
 }
 
 impl Shared {
-    fn make(width: Width) -> Option<Self> {
-        if let Some(why) = width.missing() {
+    fn make(wine: Wine) -> Option<Self> {
+        if let Some(why) = wine.missing() {
             skip_without_program(&why);
             return None;
         }
         // The prefix is kept: making it takes longer than the tests.
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("wine{}", width.name()));
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(wine.folder());
         let shared = Self {
-            width,
+            wine,
             path: folder.join("prefix"),
             programs: folder.join("programs"),
             turn: Mutex::new(()),
@@ -187,7 +277,7 @@ impl Shared {
     fn build_programs(&self) {
         let sources = root().join("wine/tests");
         for name in ["echo", "faulty", "inpout", "ports", "service", "winio"] {
-            let mut command = Command::new(self.width.compiler());
+            let mut command = Command::new(self.wine.width.compiler());
             command
                 .args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-o"])
                 .arg(self.programs.join(format!("{name}.exe")))
@@ -198,11 +288,28 @@ impl Shared {
         }
     }
 
+    /// A test program of the other width.
+    fn build_other(&self, name: &str) -> PathBuf {
+        let width = match self.wine.width {
+            Width::Bits32 => Width::Bits64,
+            Width::Bits64 => Width::Bits32,
+        };
+        let program = self
+            .programs
+            .join(format!("{name}-of-{}.exe", width.name()));
+        let mut command = Command::new(width.compiler());
+        command.args(["-std=gnu11", "-O2", "-o"]).arg(&program);
+        let source = root().join(format!("wine/tests/{name}.c"));
+        let built = command.arg(source).output().unwrap();
+        assert!(built.status.success(), "{name}: {built:?}");
+        program
+    }
+
     fn command(&self, program: &str) -> Command {
-        let mut command = self.width.command(program);
+        let mut command = self.wine.command(program);
         command
             .env("WINEPREFIX", &self.path)
-            .env("WINEARCH", format!("win{}", self.width.name()))
+            .env("WINEARCH", self.wine.architecture())
             .env("WINEDEBUG", "-all")
             .env_remove("DISPLAY")
             .env_remove("WAYLAND_DISPLAY")
@@ -233,8 +340,8 @@ pub(crate) struct Prefix {
 
 impl Prefix {
     /// `None`: the test is skipped.
-    pub(crate) fn take(width: Width) -> Option<Self> {
-        let shared = width.shared()?;
+    pub(crate) fn take(wine: impl Into<Wine>) -> Option<Self> {
+        let shared = wine.into().shared()?;
         let turn = shared.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let prefix = Self {
             shared,
@@ -266,8 +373,9 @@ impl Prefix {
         &self.shared.path
     }
 
+    /// The width of its programs.
     pub(crate) fn width(&self) -> Width {
-        self.shared.width
+        self.shared.wine.width
     }
 
     /// Where the Wine end keeps its files.
@@ -329,11 +437,31 @@ impl Prefix {
 
     /// Runs a test program from a folder that it was copied to.
     pub(crate) fn run_placed(&self, folder: &Path, name: &str, arguments: &[&str]) -> Ended {
+        let mut command = self.shared.command("wine");
+        command
+            .arg(self.place(folder, name))
+            .args(arguments)
+            .current_dir(folder);
+        run_to_end(&mut command, name)
+    }
+
+    /// The same by `ringfence wine run`.
+    pub(crate) fn ringfence_run_placed(
+        &self,
+        folder: &Path,
+        name: &str,
+        arguments: &[&str],
+    ) -> Ended {
+        let own = program();
+        let mut command = self.shared.command(own.to_str().unwrap());
+        command.args(["wine", "run"]).arg(self.place(folder, name));
+        run_to_end(command.args(arguments).current_dir(folder), name)
+    }
+
+    fn place(&self, folder: &Path, name: &str) -> PathBuf {
         let placed = folder.join(format!("{name}.exe"));
         std::fs::copy(self.program(name), &placed).unwrap();
-        let mut command = self.shared.command("wine");
-        command.arg(placed).args(arguments).current_dir(folder);
-        run_to_end(&mut command, name)
+        placed
     }
 
     /// Deletes a service that a program has installed, as an administrator does.
@@ -365,8 +493,14 @@ impl Prefix {
 
     /// A test program's path as Windows has it.
     pub(crate) fn windows_path(&self, name: &str) -> String {
-        let path = self.program(name);
-        format!("Z:{}", path.to_str().unwrap().replace('/', "\\"))
+        windows_path(&self.program(name))
+    }
+
+    /// The same, of one that is built for the other width. `None`: it does not run in this prefix.
+    pub(crate) fn windows_path_of_other(&self, name: &str) -> Option<String> {
+        let is_for_both = self.path().join("drive_c/windows/syswow64").exists()
+            && self.shared.wine.release != Release::Own;
+        is_for_both.then(|| windows_path(&self.shared.build_other(name)))
     }
 
     /// Starts a test program.
@@ -463,6 +597,34 @@ impl Prefix {
         found.sort();
         found
     }
+}
+
+/// A prefix that lies somewhere else meanwhile, with a link to there where it was.
+#[derive(Debug)]
+pub(crate) struct Moved<'a> {
+    prefix: &'a Prefix,
+    to: PathBuf,
+}
+
+impl<'a> Moved<'a> {
+    pub(crate) fn new(prefix: &'a Prefix, name: &str) -> Self {
+        let to = prefix.path().with_file_name(name);
+        std::fs::rename(prefix.path(), &to).unwrap();
+        std::os::unix::fs::symlink(&to, prefix.path()).unwrap();
+        Self { prefix, to }
+    }
+}
+
+impl Drop for Moved<'_> {
+    fn drop(&mut self) {
+        self.prefix.end_session();
+        std::fs::remove_file(self.prefix.path()).unwrap();
+        std::fs::rename(&self.to, self.prefix.path()).unwrap();
+    }
+}
+
+fn windows_path(path: &Path) -> String {
+    format!("Z:{}", path.to_str().unwrap().replace('/', "\\"))
 }
 
 impl Drop for Prefix {

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use crate::harness::Prefix;
+use crate::harness::{Moved, Prefix};
 
 prefix_tests!(
-    removal_leaves_no_trace,
     drivers_start_with_the_session,
     what_cannot_be_is_refused,
+    prefix_with_a_long_path_has_its_sockets_elsewhere,
+    ; everywhere:
+    removal_leaves_no_trace,
 );
 
 fn removal_leaves_no_trace(prefix: &Prefix) {
@@ -51,6 +53,37 @@ fn drivers_start_with_the_session(prefix: &Prefix) {
         std::os::unix::net::UnixStream::connect(prefix.socket("echo")).is_err(),
         "the micro-VM ends with the session"
     );
+}
+
+fn prefix_with_a_long_path_has_its_sockets_elsewhere(prefix: &Prefix) {
+    let moved = Moved::new(prefix, &"x".repeat(100));
+
+    prefix.install("echo", &[]);
+    prefix.keep_session();
+    assert_eq!(prefix.service("start", "echo"), 0, "{}", prefix.log());
+    assert!(prefix.run("echo", &["try-open"]).contains("open: ok"));
+    let listed = prefix.ringfence(&["wine", "list", "--json"]).objects();
+    let socket = Path::new(listed[0]["socket"].as_str().unwrap()).to_owned();
+    let folder = socket.parent().unwrap().to_owned();
+    assert!(socket.exists() && !socket.starts_with(prefix.path().canonicalize().unwrap()));
+    // A reboot takes such folders away.
+    assert_eq!(prefix.service("stop", "echo"), 0);
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(prefix.service("start", "echo"), 0, "{}", prefix.log());
+    assert_eq!(prefix.service("stop", "echo"), 0);
+    // And who makes it again may be somebody else.
+    let everybodys = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(&folder, everybodys).unwrap();
+    assert_ne!(prefix.service("start", "echo"), 0);
+    assert!(
+        prefix.log().contains("others may write to"),
+        "{}",
+        prefix.log()
+    );
+    let removed = prefix.ringfence(&["wine", "remove", "echo"]);
+    assert_eq!(removed.code, Some(0), "{removed:?}");
+    assert!(!folder.exists());
+    drop(moved);
 }
 
 fn what_cannot_be_is_refused(prefix: &Prefix) {

@@ -7,9 +7,11 @@ use integration_tests::third_party;
 use crate::harness::{Prefix, Width};
 
 prefix_tests!(
-    inpout_reaches_the_parallel_port,
     nothing_is_allowed_without_a_policy,
     off_puts_everything_back,
+    ; everywhere:
+    winio_reaches_the_parallel_port,
+    inpout_reaches_the_parallel_port,
 );
 
 /// A parallel port that is captured in a file.
@@ -51,15 +53,20 @@ fn place(
     Some(name)
 }
 
-/// Takes away what the program leaves behind on Windows too: its service, and the driver's file.
+/// Takes away what the program leaves behind on Windows too: its service, and the driver's file. A 32-bit program in a 64-bit
+/// prefix brings a driver for 64 bits.
 fn delete_inpout(prefix: &Prefix) {
-    let name = match prefix.width() {
-        Width::Bits32 => "inpout32",
-        Width::Bits64 => "inpoutx64",
-    };
-    prefix.delete_service(name);
-    let file = format!("drive_c/windows/system32/drivers/{name}.sys");
-    std::fs::remove_file(prefix.path().join(file)).unwrap();
+    let mut is_found = false;
+    for name in ["inpout32", "inpoutx64"] {
+        for folder in ["system32", "syswow64"] {
+            let file = format!("drive_c/windows/{folder}/drivers/{name}.sys");
+            if std::fs::remove_file(prefix.path().join(file)).is_ok() {
+                prefix.delete_service(name);
+                is_found = true;
+            }
+        }
+    }
+    assert!(is_found);
 }
 
 fn inpout_reaches_the_parallel_port(prefix: &Prefix) {
@@ -92,24 +99,25 @@ fn inpout_reaches_the_parallel_port(prefix: &Prefix) {
     delete_inpout(prefix);
 }
 
-/// WinIo32.dll has its driver grant it the ports, and then executes `in` and `out` itself: that is for
-/// `ringfence wine run`.
-#[test]
-fn winio_of_64_bits_reaches_the_parallel_port() {
-    let Some(prefix) = Prefix::take(Width::Bits64) else {
-        return;
-    };
+fn winio_reaches_the_parallel_port(prefix: &Prefix) {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let driver = [("winio3-amd64.sys", "WinIo64.sys")];
+    // It looks for its driver beside the program; which one, is a matter of Windows' width.
+    let drivers = [
+        ("winio3-amd64.sys", "WinIo64.sys"),
+        ("winio3-i386.sys", "WinIo32.sys"),
+    ];
     let names = ["winio32.dll", "winio64.dll"];
-    let Some(dll) = place(prefix.width(), folder, names, &driver) else {
+    let Some(dll) = place(prefix.width(), folder, names, &drivers) else {
         return;
     };
-    turn_on(&prefix, &["--policy", &policy(folder)]);
+    turn_on(prefix, &["--policy", &policy(folder)]);
 
-    // It looks for its driver beside the program.
-    let ended = prefix.run_placed(folder, "winio", &[dll, "World"]);
+    // WinIo32.sys grants the program the ports, and WinIo32.dll executes `in` and `out` itself.
+    let ended = match prefix.width() {
+        Width::Bits32 => prefix.ringfence_run_placed(folder, "winio", &[dll, "World"]),
+        Width::Bits64 => prefix.run_placed(folder, "winio", &[dll, "World"]),
+    };
 
     assert_eq!(ended.code, Some(0), "{ended:?}{}", prefix.log());
     assert!(
@@ -151,10 +159,12 @@ fn off_puts_everything_back(prefix: &Prefix) {
     prefix.keep_session();
     prefix.end_session();
     let before = (prefix.registry(), prefix.files());
-    let program = prefix
-        .path()
-        .join("drive_c/windows/system32/winedevice.exe");
-    let original = std::fs::read(&program).unwrap();
+    let system = ["system32", "syswow64"].map(|folder| {
+        let windows = prefix.path().join("drive_c/windows");
+        windows.join(folder).join("winedevice.exe")
+    });
+    let programs = || system.each_ref().map(|program| std::fs::read(program).ok());
+    let original = programs();
     turn_on(prefix, &[]);
     turn_on(prefix, &[]);
     // Wine's own drivers are loaded as ever.
@@ -166,7 +176,9 @@ fn off_puts_everything_back(prefix: &Prefix) {
         prefix.run("service", &["state", "MountMgr"]).trim(),
         "state 4"
     );
-    assert_ne!(std::fs::read(&program).unwrap(), original);
+    for (now, original) in programs().iter().zip(&original) {
+        assert!(original.is_none() || now != original);
+    }
     let listed = prefix.ringfence(&["wine", "list"]);
     assert!(listed.stdout.contains("intercept: on"), "{listed:?}");
     let removed = prefix.ringfence(&["wine", "remove", "echo"]);
@@ -176,7 +188,7 @@ fn off_puts_everything_back(prefix: &Prefix) {
 
     assert_eq!(ended.code, Some(0), "{ended:?}");
     prefix.end_session();
-    assert_eq!(std::fs::read(&program).unwrap(), original);
+    assert!(programs() == original);
     assert_eq!(before.0, prefix.registry());
     assert_eq!(before.1, prefix.files());
 }

@@ -20,18 +20,20 @@ backend = \"ram\"
 
 prefix_tests!(
     program_that_nobody_granted_a_port_sees_what_windows_shows,
-    every_form_and_width,
     memory_faults_are_the_programs,
     single_steps_over_an_access,
     threads_at_once,
-    program_that_opens_its_driver_has_its_ports,
     before_and_after_the_grant,
     grants_of_several_drivers_add_up,
     one_process_is_granted_and_another_is_not,
     bytes_arrive_at_the_parallel_port,
-    children_have_ports_too,
     driver_that_stops_takes_its_ports_along,
     exit_code_is_the_programs,
+    ; everywhere:
+    every_form_and_width,
+    program_that_opens_its_driver_has_its_ports,
+    children_have_ports_too,
+    children_of_the_other_width_have_ports_too,
 );
 
 /// `ringfence wine run` with ports.exe and the micro-VM that it may use.
@@ -214,6 +216,26 @@ fn children_have_ports_too(prefix: &Prefix) {
     let ended = run(prefix, &["start", &program, "forms"], Some(&access));
     ended.assert_code(0);
     assert_eq!(ended.stdout.trim(), "forms: 0 failures");
+}
+
+fn children_of_the_other_width_have_ports_too(prefix: &Prefix) {
+    let Some(other) = prefix.windows_path_of_other("ports") else {
+        return;
+    };
+    let driver = Driver::start(RAM);
+    let access = driver.access();
+    access.open();
+    let own = prefix.windows_path("ports");
+    // The launcher is for 64 bits. So each program below is put into by one of its width, and by one of the other.
+    for arguments in [
+        vec!["start", &other, "forms"],
+        vec!["start", &other, "start", &own, "forms"],
+        vec!["start", &other, "start", &own, "start", &other, "forms"],
+    ] {
+        let ended = run(prefix, &arguments, Some(&access));
+        ended.assert_code(0);
+        assert_eq!(ended.stdout.trim(), "forms: 0 failures", "{arguments:?}");
+    }
 }
 
 fn driver_that_stops_takes_its_ports_along(prefix: &Prefix) {

@@ -5,15 +5,16 @@ use integration_tests::program::{Running, command};
 use crate::harness::{Prefix, Width, root};
 
 prefix_tests!(
-    programs_reach_the_driver_by_every_way,
-    service_stops_under_a_program,
     killed_programs_leave_nothing,
-    crash_ends_requests_and_restart_heals,
     service_that_cannot_start_says_why,
     two_services_run_at_once,
     names_follow_the_driver,
     driver_of_the_other_width_works,
     served_socket_is_used_and_left_alone,
+    ; everywhere:
+    programs_reach_the_driver_by_every_way,
+    service_stops_under_a_program,
+    crash_ends_requests_and_restart_heals,
 );
 
 fn programs_reach_the_driver_by_every_way(prefix: &Prefix) {

@@ -2,8 +2,9 @@
 //!
 //! It keeps what the driver's process gives up before the guest runs: the privileges, with which the next one opens what
 //! the policy names anew. In turn nothing that a driver or a client says reaches it: it waits for signals, for the end of a
-//! process, and for the words READY and WATCHDOG of that process. The listening socket is its own too; it never accepts, so
-//! clients that connect between two starts wait in the socket's queue until the next process takes them.
+//! process, and for the words READY and WATCHDOG of that process. The listening socket is its own too. Clients that connect
+//! between two starts wait in the socket's queue until the next process takes them; but when that is long ahead, they are
+//! accepted here, and told when it will be. All that is read of them is their first byte.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -27,6 +28,10 @@ use crate::session::server::Server;
 const SIGNAL: u64 = 0;
 const ENDED: u64 = 1;
 const SAID: u64 = 2;
+const CLIENT: u64 = 3;
+
+/// When the next start is no further ahead than this, clients wait for it; before, they are turned away.
+const CLIENTS_WAIT: Duration = Duration::from_secs(2);
 
 struct Supervisor<'a> {
     again: Again,
@@ -89,7 +94,7 @@ impl Supervisor<'_> {
 
     /// What has happened; empty when the time is up, or after a signal.
     fn events(&self, timeout: Option<Duration>) -> io::Result<Vec<u64>> {
-        let mut events = [EpollEvent::default(); 3];
+        let mut events = [EpollEvent::default(); 4];
         let milliseconds = timeout.map_or(-1, |timeout| {
             i32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
         });
@@ -191,14 +196,40 @@ impl Supervisor<'_> {
             registration.restarts += 1;
         });
         let until = Instant::now() + wait;
+        let clients = self.server.listener()?;
+        let left = || until.saturating_duration_since(Instant::now());
+        let may_wait = || left() <= CLIENTS_WAIT;
+        let mut is_turning_away = !may_wait();
+        if is_turning_away {
+            self.wait_for(clients.as_raw_fd(), CLIENT)?;
+        }
         loop {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if is_turning_away && may_wait() {
+                self.epoll.ctl(
+                    ControlOperation::Delete,
+                    clients.as_raw_fd(),
+                    EpollEvent::default(),
+                )?;
+                is_turning_away = false;
+            }
+            if left().is_zero() {
                 return Ok(false);
             }
-            if self.events(Some(left))?.contains(&SIGNAL) {
+            let next = if is_turning_away {
+                left().saturating_sub(CLIENTS_WAIT)
+            } else {
+                left()
+            };
+            let events = self.events(Some(next))?;
+            if events.contains(&SIGNAL) {
                 self.stop()?;
                 return Ok(true);
+            }
+            if events.contains(&CLIENT) {
+                self.server.turn_away(&format!(
+                    "{end}; it is started again in {:.1} s",
+                    left().as_secs_f64()
+                ));
             }
         }
     }

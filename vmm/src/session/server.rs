@@ -23,6 +23,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 /// Connections at a time; each is a process of the guest and a thread.
 const CONNECTIONS_MAX: usize = 32;
+/// How long a client that cannot be served may take to say what it wants.
+const TURN_AWAY: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Why the socket cannot be served.
 #[derive(Debug, thiserror::Error, displaydoc::Display)]
@@ -160,6 +162,30 @@ impl Server {
     /// Out of descriptors.
     pub fn listener(&self) -> io::Result<OwnedFd> {
         self.listener.try_clone().map(OwnedFd::from)
+    }
+
+    /// Accepts one client while there is no driver, and tells it why it is not served.
+    pub fn turn_away(&self, why: &str) {
+        let Ok((stream, _)) = self.listener.accept() else {
+            // It is gone already.
+            return;
+        };
+        // What it wants is its first byte, which clients send at once; who says nothing gets nothing.
+        let prepared = stream
+            .set_nonblocking(false)
+            .and_then(|()| stream.set_read_timeout(Some(TURN_AWAY)))
+            .and_then(|()| stream.set_write_timeout(Some(TURN_AWAY)));
+        if prepared.is_err() {
+            return;
+        }
+        match handshake::wanted(&stream) {
+            Wanted::Text => refuse(
+                &stream,
+                &Outcome::driver_error("connect", &DriverError::Gone(why.to_owned())),
+            ),
+            Wanted::Channel => handshake::refuse(&stream, status::DEVICE_NOT_READY),
+            Wanted::Nothing => {}
+        }
     }
 
     /// Serves connections until `stop` is written, then ends them all.

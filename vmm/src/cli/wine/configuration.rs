@@ -6,18 +6,16 @@
 //! | services/NAME.conf | `driver`, `policy` |
 //! | drivers/NAME.sys | the driver |
 //! | ringfence.sys | the driver that Wine loads in its stead |
-//! | winedevice.exe.wine | while the prefix intercepts: Wine's own winedevice.exe |
+//! | ringfence32.sys | in a prefix for 64 and 32 bits: the same, for the services of 32-bit programs |
+//! | winedevice.exe.wine, winedevice32.exe.wine | while the prefix intercepts: Wine's own winedevice.exe |
 
 use std::ffi::OsStr;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::Failure;
 use super::prefix::Prefix;
-
-/// Longest path of a socket.
-const SOCKET_MAX: usize = 107;
+use super::{Failure, sockets};
 
 /// The folder in a prefix.
 #[derive(Debug)]
@@ -122,6 +120,11 @@ impl Configuration {
         self.folder.join("winedevice.exe.wine")
     }
 
+    /// The same, of 32-bit programs in a 64-bit prefix.
+    pub(super) fn winedevice_32(&self) -> PathBuf {
+        self.folder.join("winedevice32.exe.wine")
+    }
+
     /// The socket of a service's micro-VM; wine/driver/config.c makes the same.
     pub(super) fn socket(&self, name: &str) -> PathBuf {
         self.run().join(format!("{name}.socket"))
@@ -150,15 +153,7 @@ impl Configuration {
     ) -> Result<(), Failure> {
         let own = std::env::current_exe()
             .map_err(|error| Failure::failed(format!("where ringfence is: {error}")))?;
-        let run = self.folder.join("run");
-        // The longest name that a service has in practice.
-        let longest = run.join("a-name-of-32-letters-or-so.socket");
-        if longest.as_os_str().len() > SOCKET_MAX {
-            return Err(Failure::usage(format!(
-                "{}: the path of this prefix is too long: sockets in it have paths of at most {SOCKET_MAX} bytes",
-                prefix.path().display()
-            )));
-        }
+        let run = self.run_folder(prefix)?;
         let kept = self.intercept_policy();
         let policy = policy.unwrap_or(kept.as_deref());
         let text = lines(&[
@@ -168,7 +163,27 @@ impl Configuration {
             ("intercept-policy", policy),
         ])?;
         write(&self.folder.join("ringfence.sys"), prefix.files().driver)?;
+        if let Some(files) = prefix.files_32() {
+            write(&self.folder.join("ringfence32.sys"), files.driver)?;
+        }
         write(&self.folder.join("prefix.conf"), &text)
+    }
+
+    /// Where sockets go: into the prefix, or beside it if their paths would be too long.
+    fn run_folder(&self, prefix: &Prefix) -> Result<PathBuf, Failure> {
+        let own = self.folder.join("run");
+        if sockets::is_short(&own) {
+            return Ok(own);
+        }
+        // Once chosen, it stays: micro-VMs may be serving there.
+        let chosen = self.run();
+        let run = if chosen == own {
+            sockets::elsewhere(prefix.path(), std::env::var_os("XDG_RUNTIME_DIR"))
+        } else {
+            chosen
+        };
+        sockets::make_own(&run)?;
+        Ok(run)
     }
 
     /// Writes a service's file.
@@ -222,6 +237,10 @@ impl Configuration {
     pub(super) fn tidy(&self) -> Result<(), Failure> {
         if !self.services().is_empty() || self.is_intercepting() || !self.folder.exists() {
             return Ok(());
+        }
+        let run = self.run();
+        if !run.starts_with(&self.folder) && run.exists() {
+            std::fs::remove_dir_all(&run).map_err(|error| Failure::file(&run, &error))?;
         }
         std::fs::remove_dir_all(&self.folder).map_err(|error| Failure::file(&self.folder, &error))
     }

@@ -111,19 +111,21 @@ fn install(
     configuration::write(&service.driver, driver)?;
     configuration.write_service(service)?;
     // The service manager itself: a registry file of a running prefix is not to be edited.
-    prefix.run(&[
+    prefix.run_native(
         "sc",
-        "create",
-        &service.name,
-        "binPath=",
-        r"C:\windows\ringfence\ringfence.sys",
-        "type=",
-        "kernel",
-        "start=",
-        match start {
-            Start::Auto => "auto",
-            Start::Demand => "demand",
-        },
-    ])?;
+        &[
+            "create",
+            &service.name,
+            "binPath=",
+            r"C:\windows\ringfence\ringfence.sys",
+            "type=",
+            "kernel",
+            "start=",
+            match start {
+                Start::Auto => "auto",
+                Start::Demand => "demand",
+            },
+        ],
+    )?;
     Ok(())
 }

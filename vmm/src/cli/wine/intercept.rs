@@ -73,8 +73,27 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-fn system_file(prefix: &Prefix) -> PathBuf {
-    prefix.windows().join("system32").join(PROGRAM)
+/// A winedevice.exe of the prefix: one for each width.
+struct WineDevice {
+    file: PathBuf,
+    /// Where Wine's own is kept meanwhile.
+    kept: PathBuf,
+    ours: &'static [u8],
+}
+
+fn wine_devices(prefix: &Prefix, configuration: &Configuration) -> Vec<WineDevice> {
+    let widths = [
+        ("system32", configuration.winedevice(), Some(prefix.files())),
+        ("syswow64", configuration.winedevice_32(), prefix.files_32()),
+    ];
+    let existing = widths.into_iter().filter_map(|(folder, kept, files)| {
+        Some(WineDevice {
+            file: prefix.windows().join(folder).join(PROGRAM),
+            kept,
+            ours: files?.winedevice,
+        })
+    });
+    existing.collect()
 }
 
 fn turn_on(
@@ -83,12 +102,14 @@ fn turn_on(
     policy: Option<&Path>,
 ) -> Result<(), Failure> {
     configuration.write_common(prefix, Some(policy))?;
-    let file = system_file(prefix);
-    if !configuration.is_intercepting() {
-        let own = std::fs::read(&file).map_err(|error| Failure::file(&file, &error))?;
-        configuration::write(&configuration.winedevice(), &own)?;
+    for device in wine_devices(prefix, configuration) {
+        if !device.kept.exists() {
+            let own =
+                std::fs::read(&device.file).map_err(|error| Failure::file(&device.file, &error))?;
+            configuration::write(&device.kept, &own)?;
+        }
+        configuration::write(&device.file, device.ours)?;
     }
-    configuration::write(&file, prefix.files().winedevice)?;
     let add = ["reg", "add", OVERRIDES, "/v", PROGRAM, "/d", "native", "/f"];
     prefix.run(&add)?;
     Ok(())
@@ -102,9 +123,16 @@ fn turn_off(prefix: &Prefix, configuration: &Configuration) -> Result<(), Failur
     if prefix.run(&query).is_ok() {
         prefix.run(&["reg", "delete", OVERRIDES, "/v", PROGRAM, "/f"])?;
     }
-    let kept = configuration.winedevice();
-    let own = std::fs::read(&kept).map_err(|error| Failure::file(&kept, &error))?;
-    configuration::write(&system_file(prefix), &own)?;
-    configuration::remove(&kept)?;
+    // The first's is what tells that the prefix intercepts, so it is the last to go.
+    for device in wine_devices(prefix, configuration).iter().rev() {
+        // A prefix that was set by an older version has kept one alone.
+        if !device.kept.exists() {
+            continue;
+        }
+        let own =
+            std::fs::read(&device.kept).map_err(|error| Failure::file(&device.kept, &error))?;
+        configuration::write(&device.file, &own)?;
+        configuration::remove(&device.kept)?;
+    }
     configuration.tidy()
 }

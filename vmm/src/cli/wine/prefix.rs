@@ -105,6 +105,39 @@ impl Prefix {
         if self.is_32 { &I386 } else { &AMD64 }
     }
 
+    /// In a 64-bit prefix that has 32-bit programs: the PE files for what these install.
+    pub(super) fn files_32(&self) -> Option<&'static Files> {
+        (!self.is_32 && self.windows().join("syswow64").is_dir()).then_some(&I386)
+    }
+
+    /// Runs a Windows program of Wine's that has the prefix's width.
+    ///
+    /// Where Wine is installed for both widths, `wine sc` is the 32-bit one even in a 64-bit prefix, and Wine would run a
+    /// service that it has created in a 32-bit process. Only from 32-bit programs `sysnative` leads to the other's folder.
+    pub(super) fn run_native(&self, program: &str, arguments: &[&str]) -> Result<String, Failure> {
+        let native = format!(r"C:\windows\sysnative\{program}.exe");
+        let is_there = format!("if exist {native} exit 64");
+        let is_other = !self.is_32
+            && self.windows().join("syswow64").is_dir()
+            && self.status(&["cmd", "/c", &is_there]) == Some(64);
+        if is_other {
+            self.run(&[&["cmd", "/c", &native], arguments].concat())
+        } else {
+            self.run(&[&[program], arguments].concat())
+        }
+    }
+
+    /// How a Windows program of Wine's ends in the prefix.
+    fn status(&self, arguments: &[&str]) -> Option<i32> {
+        let mut command = Command::new(&self.wine);
+        command
+            .args(arguments)
+            .env("WINEPREFIX", &self.path)
+            .env("WINEDEBUG", "-all");
+        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null());
+        quiet.stderr(Stdio::null()).status().ok()?.code()
+    }
+
     /// Runs a Windows program of Wine's in the prefix. What it prints, if it succeeds, or else what it says.
     pub(super) fn run<Text: AsRef<OsStr>>(&self, arguments: &[Text]) -> Result<String, Failure> {
         let wine = self.wine.display();

@@ -10,6 +10,8 @@ pub const INVALID_CID: u32 = 0xC000_000B;
 pub const QUOTA_EXCEEDED: u32 = 0xC000_0044;
 /// STATUS_INSUFFICIENT_RESOURCES: the guest, or what others leave of it, is too small.
 pub const INSUFFICIENT_RESOURCES: u32 = 0xC000_009A;
+/// STATUS_DEVICE_NOT_READY: the driver has crashed, and is started again later.
+pub const DEVICE_NOT_READY: u32 = 0xC000_00A3;
 /// STATUS_IO_TIMEOUT: the driver hung.
 pub const IO_TIMEOUT: u32 = 0xC000_00B5;
 /// STATUS_NOT_SUPPORTED: unknown opcode, query or version.
