@@ -7,6 +7,7 @@ mod list;
 mod prefix;
 mod remove;
 mod run;
+mod service;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

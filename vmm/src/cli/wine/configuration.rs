@@ -4,8 +4,9 @@
 //! |---|---|
 //! | prefix.conf | `ringfence`, `log`, `run`, `intercept-policy`: the program, the log, the folder of sockets, the policy of drivers that programs install themselves |
 //! | services/NAME.conf | `driver`, `policy` |
+//! | services/NAME.sys | a copy of ringfence.sys, which Wine loads in the driver's stead: services share a process, and need their own data |
 //! | drivers/NAME.sys | the driver |
-//! | ringfence.sys | the driver that Wine loads in its stead |
+//! | ringfence.sys | what Wine loads for intercepted drivers, and for the host |
 //! | winedevice.exe.wine | while the prefix intercepts: Wine's own winedevice.exe |
 
 use std::ffi::OsStr;
@@ -16,6 +17,10 @@ use std::path::{Path, PathBuf};
 use super::Failure;
 use super::prefix::Prefix;
 
+/// The service that keeps the process of the others, see wine/driver/entry.c.
+pub(super) const HOST: &str = "ringfence";
+/// The load order group of all services: Wine has them share a process.
+pub(super) const GROUP: &str = "Ringfence";
 /// Longest path of a socket.
 const SOCKET_MAX: usize = 107;
 
@@ -36,7 +41,8 @@ pub(super) struct Service {
 /// Whether a name can be a service's here; the driver refuses others.
 pub(super) fn is_name(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    !name.is_empty() && name.len() <= 200 && name.bytes().all(is_plain) && !name.starts_with('.')
+    let is_whole = !name.is_empty() && name.len() <= 200 && name.bytes().all(is_plain);
+    is_whole && !name.starts_with('.') && !name.eq_ignore_ascii_case(HOST)
 }
 
 fn value_of<'a>(text: &'a [u8], key: &str) -> Option<&'a [u8]> {
@@ -113,6 +119,11 @@ impl Configuration {
         self.folder.join("drivers").join(format!("{name}.sys"))
     }
 
+    /// What Wine loads for a service.
+    fn image(&self, name: &str) -> PathBuf {
+        self.folder.join("services").join(format!("{name}.sys"))
+    }
+
     fn service_file(&self, name: &str) -> PathBuf {
         self.folder.join("services").join(format!("{name}.conf"))
     }
@@ -171,8 +182,9 @@ impl Configuration {
         write(&self.folder.join("prefix.conf"), &text)
     }
 
-    /// Writes a service's file.
-    pub(super) fn write_service(&self, service: &Service) -> Result<(), Failure> {
+    /// Writes a service's files.
+    pub(super) fn write_service(&self, prefix: &Prefix, service: &Service) -> Result<(), Failure> {
+        write(&self.image(&service.name), prefix.files().driver)?;
         let text = lines(&[
             ("driver", Some(&service.driver)),
             ("policy", service.policy.as_deref()),
@@ -214,6 +226,7 @@ impl Configuration {
     /// Takes a service's files away, and everything else with the last of them.
     pub(super) fn forget_service(&self, name: &str) -> Result<(), Failure> {
         remove(&self.service_file(name))?;
+        remove(&self.image(name))?;
         remove(&self.driver(name))?;
         self.tidy()
     }
@@ -236,7 +249,17 @@ mod tests {
         for name in ["giveio", "inpoutx64", "My-Driver_2.1"] {
             assert!(is_name(name), "{name}");
         }
-        for name in ["", ".", "..", "a/b", "a\\b", "a b", "ä", &"x".repeat(201)] {
+        for name in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a\\b",
+            "a b",
+            "ä",
+            "Ringfence",
+            &"x".repeat(201),
+        ] {
             assert!(!is_name(name), "{name}");
         }
     }
