@@ -1,5 +1,7 @@
 //! What drivers and ports cost a Windows program, beside the same driver in Wine's own winedevice.
-//! `cargo bench -p integration-tests --bench wine`
+//! `cargo bench -p integration-tests --bench wine [-- PART...]`
+//!
+//! Parts are start, ioctl, programs and ports; all of them unless some are named.
 //!
 //! One program (wine/tests/bench.c), one driver (echo.sys), two prefixes, in turns. The table goes to standard output and to
 //! target/benchmarks-wine.md. Figures of a busy machine are upper bounds; read the ratios.
@@ -144,6 +146,15 @@ fn at_once(prefix: &Prefix, program: &Path, count: usize) -> Result<u64, Failure
     Ok(requests * 1000 / u64::try_from(began.elapsed().as_millis())?.max(1))
 }
 
+/// Whether a part is wanted.
+fn wants(part: &str) -> bool {
+    let mut named = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .peekable();
+    named.peek().is_none() || named.any(|name| name == part)
+}
+
 fn main() -> Result<(), Failure> {
     let wine = std::env::var_os("WINE")
         .map_or_else(|| PathBuf::from("/usr/lib/wine/wine64"), PathBuf::from);
@@ -167,11 +178,11 @@ fn main() -> Result<(), Failure> {
     for prefix in [&ours, &theirs] {
         prefix.wine(&["wineboot", "-u"])?;
     }
-    // Errors: it is installed already, from an earlier run.
     let ours_command = |arguments: &[&str]| {
         let mut command = ours.command(&ringfence());
-        command.args(["wine", "install", "--wine"]).arg(&wine);
-        command.args(["--prefix"]).arg(&ours.path).args(arguments);
+        let (what, rest) = arguments.split_first().unwrap_or((&"list", &[]));
+        command.args(["wine", what, "--wine"]).arg(&wine);
+        command.args(["--prefix"]).arg(&ours.path).args(rest);
         command.stderr(Stdio::inherit());
         command.status()
     };
@@ -183,8 +194,13 @@ fn main() -> Result<(), Failure> {
     let text = |path: &Path| path.to_str().map(str::to_owned).ok_or("a path");
     let (echo_text, policy_text) = (text(&echo)?, text(&policy)?);
     let ioperm = text(&root().join("images/drivers/amd64/ioperm.sys"))?;
-    let _ = ours_command(&["--start", "demand", &echo_text])?;
-    let _ = ours_command(&["--start", "demand", "--policy", &policy_text, &ioperm])?;
+    for name in ["echo", "ioperm"] {
+        // One of an earlier run, perhaps of another version.
+        let _ = ours_command(&["remove", name])?;
+    }
+    let demand = ["install", "--start", "demand"];
+    let _ = ours_command(&[&demand[..], &[&echo_text]].concat())?;
+    let _ = ours_command(&[&demand[..], &["--policy", &policy_text, &ioperm]].concat())?;
     let native = format!("Z:{}", echo_text.replace('/', "\\"));
     let _ = theirs
         .wine(&[
@@ -196,38 +212,75 @@ fn main() -> Result<(), Failure> {
     table.row("what", "Ringfence", "winedevice", "ratio");
     table.row("---", "---", "---", "---");
     for (is_pinned, how) in [(true, "pinned to one processor"), (false, "not pinned")] {
+        if !wants("start") && !wants("ioctl") {
+            break;
+        }
         ours.pin(is_pinned);
         theirs.pin(is_pinned);
         let mut starts = [Vec::new(), Vec::new()];
         let mut ioctls = [Vec::new(), Vec::new()];
         for _ in 0..TURNS {
             for (index, prefix) in [&ours, &theirs].into_iter().enumerate() {
-                starts[index].push(prefix.measure(&program, &["start", "echo", "10"])?);
-                let _ = prefix.wine(&["sc", "start", "echo"]).is_ok();
-                ioctls[index].push(prefix.measure(&program, &["ioctl", "4000"])?);
+                if wants("start") {
+                    starts[index].push(prefix.measure(&program, &["start", "echo", "10"])?);
+                }
+                if wants("ioctl") {
+                    let _ = prefix.wine(&["sc", "start", "echo"]).is_ok();
+                    ioctls[index].push(prefix.measure(&program, &["ioctl", "4000"])?);
+                }
             }
         }
-        let what = format!("DeviceIoControl of 64 bytes, {how}");
-        table.compare(&what, &fastest(&ioctls[0])?, &fastest(&ioctls[1])?);
-        let what = format!("StartService, {how}");
-        table.compare(&what, &fastest(&starts[0])?, &fastest(&starts[1])?);
+        if wants("ioctl") {
+            let what = format!("DeviceIoControl of 64 bytes, {how}");
+            table.compare(&what, &fastest(&ioctls[0])?, &fastest(&ioctls[1])?);
+        }
+        if wants("start") {
+            let what = format!("StartService, {how}");
+            table.compare(&what, &fastest(&starts[0])?, &fastest(&starts[1])?);
+            alone(&ours, &theirs, &program, how, &mut table)?;
+        }
     }
-    for prefix in [&ours, &theirs] {
-        let _ = prefix.wine(&["sc", "start", "echo"]).is_ok();
+    if wants("programs") {
+        for prefix in [&ours, &theirs] {
+            let _ = prefix.wine(&["sc", "start", "echo"]).is_ok();
+        }
+        let (one, other) = (
+            at_once(&ours, &program, 1000)?,
+            at_once(&theirs, &program, 1000)?,
+        );
+        table.row(
+            &format!("{PROGRAMS} programs at once, with their starts"),
+            &format!("{one} requests a second"),
+            &format!("{other} requests a second"),
+            "",
+        );
     }
-    let (one, other) = (
-        at_once(&ours, &program, 1000)?,
-        at_once(&theirs, &program, 1000)?,
-    );
-    table.row(
-        &format!("{PROGRAMS} programs at once, with their starts"),
-        &format!("{one} requests a second"),
-        &format!("{other} requests a second"),
-        "",
-    );
-    ports(&program, &mut table)?;
+    if wants("ports") {
+        ports(&program, &mut table)?;
+    }
     let text = format!("{}\n", table.0);
     std::fs::write(root().join("target/benchmarks-wine.md"), text)?;
+    Ok(())
+}
+
+/// Starts without the host, which keeps the process of Wine's: what a session pays once.
+fn alone(
+    ours: &Prefix,
+    theirs: &Prefix,
+    program: &Path,
+    how: &str,
+    table: &mut Table,
+) -> Result<(), Failure> {
+    let _ = ours.wine(&["sc", "stop", "ringfence"]).is_ok();
+    let mut starts = [Vec::new(), Vec::new()];
+    for _ in 0..TURNS {
+        for (index, prefix) in [ours, theirs].into_iter().enumerate() {
+            starts[index].push(prefix.measure(program, &["start", "echo", "10"])?);
+        }
+    }
+    let what = format!("StartService, {how}, without the host");
+    table.compare(&what, &fastest(&starts[0])?, &fastest(&starts[1])?);
+    let _ = ours.wine(&["sc", "start", "ringfence"]).is_ok();
     Ok(())
 }
 

@@ -6,6 +6,8 @@
  * | prefix.conf | ringfence (the program), log, run (folder for sockets), intercept-policy |
  * | services\NAME.conf | driver, policy |
  *
+ * The service "ringfence" is the host, see entry.c; it has no file.
+ *
  * A service without a file of its own is one that a program has installed itself: its driver is what its registry key
  * says, its policy that of the prefix.
  */
@@ -161,18 +163,39 @@ static NTSTATUS make_socket_path(struct config *config)
     return STATUS_SUCCESS;
 }
 
-NTSTATUS config_read(struct config *config, const UNICODE_STRING *key)
+/* The service's name: the last component of its key. Returns its units. */
+static size_t name_of(const UNICODE_STRING *key, const WCHAR **name)
 {
     size_t units = key->Length / sizeof(WCHAR);
     size_t begin = units;
     while (begin > 0 && key->Buffer[begin - 1] != '\\') {
         begin--;
     }
-    if (units - begin >= NAME_UNITS) {
+    *name = key->Buffer + begin;
+    return units - begin;
+}
+
+bool config_is_host(const UNICODE_STRING *key)
+{
+    static const WCHAR host[] = L"ringfence";
+    const WCHAR *name;
+    size_t units = name_of(key, &name);
+    bool is_host = units == sizeof host / sizeof(WCHAR) - 1;
+    for (size_t i = 0; is_host && i < units; i++) {
+        is_host = (name[i] | 32) == host[i];
+    }
+    return is_host;
+}
+
+NTSTATUS config_read(struct config *config, const UNICODE_STRING *key)
+{
+    const WCHAR *name;
+    size_t units = name_of(key, &name);
+    if (units >= NAME_UNITS) {
         return STATUS_NAME_TOO_LONG;
     }
-    rf_copy(config->name, key->Buffer + begin, (units - begin) * sizeof(WCHAR));
-    config->name[units - begin] = 0;
+    rf_copy(config->name, name, units * sizeof(WCHAR));
+    config->name[units] = 0;
     to_utf8(config->name, config->name8, sizeof config->name8);
 
     static char text[FILE_BYTES];

@@ -5,7 +5,9 @@
  * | entry.c | DriverEntry, DriverUnload, the thread that does what takes time |
  * | config.c | what the installer has written, and the service's registry key |
  * | folder.c | the folder of the sockets |
- * | launch.c | starts the micro-VM's process, and ends it |
+ * | launch.c | starts the micro-VM, and ends it |
+ * | spawn.c | its process |
+ * | socket.c | its socket |
  * | log.c | the prefix's log |
  * | names.c | the driver's devices and symbolic links, made in Wine's namespace |
  * | process.c | Wine's processes as processes of the guest |
@@ -49,6 +51,8 @@ struct config {
 /* For a service that a program has installed itself: the driver, a path of Linux. Exported to our winedevice.exe, which
  * calls it before DriverEntry. */
 void NTAPI RingfenceSetDriver(const char *path);
+/* Whether the service whose registry key is `key` is the host: it has no driver, and keeps the process for those that have. */
+bool config_is_host(const UNICODE_STRING *key);
 /* Reads the configuration of the service whose registry key is `key`. What is wrong goes to the log, as far as that is
  * known. */
 NTSTATUS config_read(struct config *config, const UNICODE_STRING *key);
@@ -74,6 +78,16 @@ struct rf_channel *vm_start(struct vm *vm, const struct config *config, NTSTATUS
 void vm_stop(struct vm *vm, const struct config *config);
 /* The micro-VM ended by itself: says why in the log. */
 void vm_ended(struct vm *vm);
+
+/* spawn.c: starts the process, which serves `listener`. The thread that calls must live as long as the process is to. */
+NTSTATUS vm_spawn(struct vm *vm, const struct config *config, int listener);
+
+/* socket.c */
+enum { LISTEN_FD = 3 }; /* where LISTEN_FDS begins */
+/* Makes the socket, for its owner alone; a descriptor that is not below LISTEN_FD, or an error, negated. */
+intptr_t socket_make(const struct config *config);
+/* Has one command executed, and waits at most so long for that. */
+void socket_command(const struct config *config, const char *line, size_t bytes, int milliseconds);
 
 /* names.c */
 struct name;
@@ -148,7 +162,7 @@ void ports_remove(void);
 bool ports_is(const DEVICE_OBJECT *device);
 NTSTATUS ports_dispatch(IRP *irp);
 
-/* entry.c: the one micro-VM of this image. */
+/* entry.c: the one micro-VM of this image. Each service has an image of its own, and all of them a process. */
 struct driver {
     struct config config;
     DRIVER_OBJECT *object;

@@ -1,4 +1,9 @@
-/* DriverEntry, DriverUnload, and the keeper. */
+/* DriverEntry, DriverUnload, and the keeper.
+ *
+ * Wine's services.exe has services of one load order group share a process, and ends it when the last of them has stopped.
+ * The services of `ringfence wine install` are such a group, and have a copy of this image each, with its data. One service
+ * more, the host, is started with the session and does nothing: while it runs, starting another one does not start a
+ * process of Wine's. */
 #include "driver.h"
 
 struct driver rf;
@@ -140,6 +145,8 @@ static void close_handles(void)
     ZwClose(keeper);
     ZwClose(is_ready);
     ZwClose(rf.wake);
+    /* The image may stay where it is, and be used again. */
+    rf.object = NULL;
 }
 
 static VOID NTAPI unload(DRIVER_OBJECT *driver)
@@ -152,13 +159,23 @@ static VOID NTAPI unload(DRIVER_OBJECT *driver)
     log_line("stopped");
 }
 
+static VOID NTAPI unload_host(DRIVER_OBJECT *driver)
+{
+    (void)driver;
+}
+
 NTSTATUS NTAPI DriverEntry(DRIVER_OBJECT *driver, UNICODE_STRING *registry_path)
 {
+    if (config_is_host(registry_path)) {
+        driver->DriverUnload = unload_host;
+        return STATUS_SUCCESS;
+    }
     if (rf.object != NULL) {
-        /* Services of one load order group share a process, and this image its data. */
+        /* Intercepted drivers of one load order group share a process, and this image its data. */
         log_line("another service of the same load order group is in this process");
         return STATUS_IMAGE_ALREADY_LOADED;
     }
+    rf_zero(&rf, sizeof rf);
     NTSTATUS status = config_read(&rf.config, registry_path);
     if (!NT_SUCCESS(status)) {
         return status;
@@ -172,9 +189,10 @@ NTSTATUS NTAPI DriverEntry(DRIVER_OBJECT *driver, UNICODE_STRING *registry_path)
     }
     rf.wake = event_create(SynchronizationEvent);
     is_ready = event_create(NotificationEvent);
-    keeper = thread_create(keeper_main, NULL);
-    if (rf.wake == NULL || is_ready == NULL || keeper == NULL) {
+    keeper = rf.wake == NULL || is_ready == NULL ? NULL : thread_create(keeper_main, NULL);
+    if (keeper == NULL) {
         log_line("no event or thread can be made");
+        rf.object = NULL;
         return STATUS_INSUFFICIENT_RESOURCES;
     }
     wait_for(is_ready);

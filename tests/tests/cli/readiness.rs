@@ -198,6 +198,43 @@ fn socket_that_is_passed_in_is_served() {
 }
 
 #[test]
+fn socket_that_is_handed_over_is_the_runs_own() {
+    if !has_kvm() {
+        return;
+    }
+    let (folder, policy) = file("policy.toml", b"[clients]\nsocket-mode = \"0640\"\n");
+    for restart in ["never", "on-crash"] {
+        let socket = folder.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let runs = Runs::new();
+        let mut shell = std::process::Command::new("sh");
+        shell
+            .args([
+                "-c",
+                r#"exec 3<&0 0</dev/null
+                LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=ringfence-own exec "$0" "$@""#,
+            ])
+            .arg(integration_tests::program())
+            .args(["run", &driver("echo"), "--policy", text(&policy)])
+            .args(["--restart", restart, "--run-dir", text(runs.path())])
+            .stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)));
+        let running = Running::start(&mut shell);
+
+        // There is a socket to connect to before there is a driver.
+        let asked = run(&["ctl", text(&socket), "stats"]);
+
+        asked.assert_code(0);
+        let mode = std::os::unix::fs::PermissionsExt::mode(
+            &std::fs::metadata(&socket).unwrap().permissions(),
+        );
+        assert_eq!(mode & 0o777, 0o640, "the policy's");
+        running.signal("TERM");
+        running.wait().assert_code(0);
+        assert!(!socket.exists(), "the socket is left behind");
+    }
+}
+
+#[test]
 fn units_are_well_formed() {
     if !has_program("systemd-analyze") {
         skip_without_program("the units (systemd-analyze, package systemd)");

@@ -17,3 +17,4 @@ mod intercept;
 mod ports;
 mod programs;
 mod running;
+mod sharing;

@@ -5,7 +5,7 @@ mod query;
 use self::query::{Access, Query};
 use super::output::{Closed, Output};
 use crate::error_chain;
-use crate::policy::{HostFacts, MemoryRequest, Policy, PolicyError, json_schema};
+use crate::policy::{MemoryRequest, Policy, PolicyError, json_schema};
 use crate::ports::{PortRequest, Width};
 use crate::session::exit_code::ExitCode;
 use serde_json::json;
@@ -155,7 +155,7 @@ fn report(policy: &Policy, accesses: &[Access], output: &mut Output) -> Result<(
         }
     }
     let mut warnings = policy.warnings().to_vec();
-    if let Err(PolicyError::Invalid(found)) = policy.check_host(&HostFacts::read()) {
+    if let Err(PolicyError::Invalid(found)) = policy.check_this_host() {
         // The policy may be for another machine.
         warnings.extend(found);
     }

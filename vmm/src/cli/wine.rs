@@ -7,6 +7,7 @@ mod list;
 mod prefix;
 mod remove;
 mod run;
+mod service;
 mod sockets;
 
 use std::ffi::OsString;

@@ -8,6 +8,16 @@ use thiserror::Error;
 
 /// The name (FileDescriptorName= of a systemd socket unit) by which one of several sockets is chosen.
 pub const SOCKET_NAME: &str = "ringfence";
+/// The name of a socket whose file is the run's from now on, as if it had made it.
+pub const OWN_SOCKET_NAME: &str = "ringfence-own";
+
+/// A socket that was passed in.
+#[derive(Debug)]
+pub(super) struct Passed {
+    pub(super) listener: UnixListener,
+    /// Whether its file is the run's.
+    pub(super) is_own: bool,
+}
 
 /// Why a socket that was passed in cannot be served.
 #[derive(Debug, Display, Error)]
@@ -30,7 +40,7 @@ fn choose(count: usize, names: &str) -> Result<usize, ActivationError> {
         .split(':')
         .take(count)
         .enumerate()
-        .filter(|(_, name)| *name == SOCKET_NAME);
+        .filter(|(_, name)| [SOCKET_NAME, OWN_SOCKET_NAME].contains(name));
     match (named.next(), named.next()) {
         (Some((index, _)), None) => Ok(index),
         _ => Err(ActivationError::Which { count }),
@@ -41,16 +51,18 @@ fn choose(count: usize, names: &str) -> Result<usize, ActivationError> {
 ///
 /// # Errors
 /// See [`ActivationError`].
-pub(super) fn take() -> Result<Option<UnixListener>, ActivationError> {
+pub(super) fn take() -> Result<Option<Passed>, ActivationError> {
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut passed = ListenFd::from_env();
     if passed.len() == 0 {
         return Ok(None);
     }
     let index = choose(passed.len(), &names)?;
-    passed
+    let listener = passed
         .take_unix_listener(index)
-        .map_err(ActivationError::Kind)
+        .map_err(ActivationError::Kind)?;
+    let is_own = names.split(':').nth(index) == Some(OWN_SOCKET_NAME);
+    Ok(listener.map(|listener| Passed { listener, is_own }))
 }
 
 #[cfg(test)]
@@ -63,6 +75,8 @@ mod tests {
         assert!(matches!(choose(1, "connection"), Ok(0)));
         assert!(matches!(choose(3, "a:ringfence:b"), Ok(1)));
         assert!(choose(2, "ringfence:ringfence").is_err());
+        assert!(matches!(choose(2, "a:ringfence-own"), Ok(1)));
+        assert!(choose(2, "ringfence:ringfence-own").is_err());
         assert!(choose(2, "a:b:ringfence").is_err());
         assert!(choose(2, "").is_err());
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use thiserror::Error;
 
-use super::activation::{self, ActivationError};
+use super::activation::{self, ActivationError, Passed};
 use super::again::Role;
 use super::directory::{ClaimError, DirectoryError, RunDirectory};
 use super::entry::{self, Entry};
@@ -167,7 +167,7 @@ fn place(wish: &Wish<'_>) -> Result<(RunDirectory, Entry), LaunchError> {
 
 fn present(
     wish: &Wish<'_>,
-    inherited: Option<UnixListener>,
+    inherited: Option<Passed>,
     place: Option<(&RunDirectory, Entry)>,
 ) -> Result<Presence, LaunchError> {
     let default = place.as_ref().and_then(|(directory, entry)| {
@@ -175,7 +175,8 @@ fn present(
         Some(directory.socket(&name))
     });
     let server = match (inherited, wish.socket, default) {
-        (Some(listener), _, _) => Some(Server::inherited(listener)?),
+        (Some(passed), _, _) if passed.is_own => Some(Server::adopted(passed.listener)?),
+        (Some(passed), _, _) => Some(Server::inherited(passed.listener)?),
         (None, Some(path), _) => Some(Server::bind(path)?),
         (None, None, Some(path)) => Some(Server::bind(&path)?),
         (None, None, None) => None,

@@ -163,11 +163,12 @@ fn checksum(parts: &[&[u8]; 3], text_raw: u32) -> u32 {
     let mut sum: u64 = 0;
     let mut file_bytes: u64 = 0;
     for (index, part) in parts.iter().enumerate() {
-        for pair in part.chunks(2) {
-            let low = pair.first().copied().unwrap_or(0);
-            let high = pair.get(1).copied().unwrap_or(0);
-            sum += u64::from(u16::from_le_bytes([low, high]));
-        }
+        // Far from overflowing, and several at a time if nothing checks for it.
+        let (pairs, rest) = part.as_chunks();
+        sum = pairs.iter().fold(sum, |sum, pair| {
+            sum.wrapping_add(u64::from(u16::from_le_bytes(*pair)))
+        });
+        sum += rest.first().map_or(0, |byte| u64::from(*byte));
         file_bytes += if index == 1 {
             u64::from(text_raw)
         } else {

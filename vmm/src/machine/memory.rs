@@ -1,5 +1,6 @@
 //! Guest RAM: one region from [`abi::layout::RAM_BASE`], and the frames handed out from it.
 
+use super::own_file;
 use abi::layout::{PAGE_SIZE, RAM_BASE};
 use displaydoc::Display;
 use thiserror::Error;
@@ -111,6 +112,24 @@ impl GuestRam {
                 address,
                 bytes: bytes.len() as u64,
             })
+    }
+
+    /// Puts a part of a guest image into guest-physical memory that was not written before: as [`Self::write`] does, but
+    /// without copying what this program's file has.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfRange`].
+    pub(super) fn place(&self, address: u64, bytes: &[u8]) -> Result<(), MemoryError> {
+        let region = self.memory.find_region(GuestAddress(RAM_BASE));
+        let offset = address
+            .checked_sub(RAM_BASE)
+            .and_then(|offset| usize::try_from(offset).ok());
+        let shown = match (region, offset) {
+            (Some(region), Some(offset)) => own_file::show(region, offset, bytes),
+            _ => 0,
+        };
+        let rest = bytes.get(shown..).unwrap_or_default();
+        self.write(address + shown as u64, rest)
     }
 
     /// Copies bytes out of guest-physical memory.

@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | `memory` | guest RAM and the pages handed out from it |
+//! | `own_file` | guest memory that shows pages of the program's own file |
 //! | `paging` | page tables in guest memory |
 //! | `image` | the guest image (ELF) and its header |
 //! | `kernel_image`, `version_resource` | ntoskrnl.exe and hal.dll as PE images |
@@ -30,6 +31,7 @@ mod interrupt_lines;
 mod kernel_image;
 mod kick;
 mod memory;
+mod own_file;
 mod paging;
 mod plan;
 pub mod processor_share;

@@ -338,7 +338,11 @@ impl Plan {
     fn shim(&mut self, image: &GuestImage<'_>) -> Result<(), PlanError> {
         for segment in &image.segments {
             let physical = self.ram.allocate(segment.memory_bytes)?;
-            self.ram.write(physical, segment.data)?;
+            if segment.write {
+                self.ram.write(physical, segment.data)?;
+            } else {
+                self.ram.place(physical, segment.data)?;
+            }
             let mut flags = RegionFlags::empty();
             flags.set(RegionFlags::WRITE, segment.write);
             flags.set(RegionFlags::EXECUTE, segment.execute);

@@ -13,6 +13,10 @@ use super::plan::PlanError;
 /// Import stubs for imports that are not in the table.
 pub(super) const MAX_UNBOUND: usize = 512;
 
+const STUB_BYTES: usize = to_usize(layout::STUB_BYTES);
+/// A stub's code; `int 3` behind it.
+type Stub = [u8; STUB_BYTES];
+
 /// What a stub leads to.
 #[derive(Clone, Copy)]
 enum Target {
@@ -45,9 +49,9 @@ pub(super) fn code(
     };
     let bound = exports.iter().copied().map(Target::Export);
     let unbound = (0..).map(Target::Unbound).take(MAX_UNBOUND);
-    let mut code = Vec::with_capacity((exports.len() + MAX_UNBOUND) * to_usize(layout::STUB_BYTES));
+    let mut code = Vec::with_capacity((exports.len() + MAX_UNBOUND) * STUB_BYTES);
     for (index, target) in (0..).zip(bound.chain(unbound)) {
-        let mut stub = match (abi, target) {
+        let stub = match (abi, target) {
             (DriverAbi::I386, Target::Export(entry)) if is_code(index, entry) => {
                 let stub = address(
                     layout::kernel_base(abi, privilege),
@@ -59,7 +63,6 @@ pub(super) fn code(
             (DriverAbi::Amd64, Target::Export(entry)) => jump_stub(entry),
             (DriverAbi::Amd64, Target::Unbound(number)) => unbound_stub(number, unbound_thunk),
         };
-        stub.resize(to_usize(layout::STUB_BYTES), 0xCC);
         code.extend_from_slice(&stub);
     }
     Ok(code)
@@ -76,40 +79,47 @@ fn is_code(index: u32, entry: u64) -> bool {
     entry != 0 && export.is_some_and(|export| matches!(export.kind, ExportKind::Function { .. }))
 }
 
-/// `jmp entry`, which leaves all registers alone; `stub` is the stub's own address.
-fn i386_jump_stub(stub: u64, entry: u64) -> Vec<u8> {
-    let distance = entry.wrapping_sub(stub + 5);
-    let mut code = vec![0xE9];
-    code.extend_from_slice(&distance.to_le_bytes()[..4]);
+/// A stub of these pieces.
+fn stub<const PIECES: usize>(pieces: [&[u8]; PIECES]) -> Stub {
+    let mut code = [0xCC; STUB_BYTES];
+    let bytes = pieces.into_iter().flatten();
+    for (place, byte) in code.iter_mut().zip(bytes) {
+        *place = *byte;
+    }
     code
 }
 
+/// `jmp entry`, which leaves all registers alone; `stub` is the stub's own address.
+fn i386_jump_stub(address: u64, entry: u64) -> Stub {
+    let distance = entry.wrapping_sub(address + 5).to_le_bytes();
+    stub([&[0xE9], &distance[..4]])
+}
+
 /// `mov eax, index` / `jmp far selector:thunk`.
-fn i386_stub(index: u32, selector: u16, thunk: u32) -> Vec<u8> {
-    let mut stub = vec![0xB8];
-    stub.extend_from_slice(&index.to_le_bytes());
-    stub.push(0xEA);
-    stub.extend_from_slice(&thunk.to_le_bytes());
-    stub.extend_from_slice(&selector.to_le_bytes());
-    stub
+fn i386_stub(index: u32, selector: u16, thunk: u32) -> Stub {
+    stub([
+        &[0xB8],
+        &index.to_le_bytes(),
+        &[0xEA],
+        &thunk.to_le_bytes(),
+        &selector.to_le_bytes(),
+    ])
 }
 
 /// `mov r11, target` / `jmp r11`: R11 is volatile in Microsoft's x64 convention.
-fn jump_stub(target: u64) -> Vec<u8> {
-    let mut stub = vec![0x49, 0xBB];
-    stub.extend_from_slice(&target.to_le_bytes());
-    stub.extend_from_slice(&[0x41, 0xFF, 0xE3]);
-    stub
+fn jump_stub(target: u64) -> Stub {
+    stub([&[0x49, 0xBB], &target.to_le_bytes(), &[0x41, 0xFF, 0xE3]])
 }
 
 /// `mov eax, number` / `mov r11d, thunk` / `jmp r11`.
-fn unbound_stub(number: u32, thunk: u32) -> Vec<u8> {
-    let mut stub = vec![0xB8];
-    stub.extend_from_slice(&number.to_le_bytes());
-    stub.extend_from_slice(&[0x41, 0xBB]);
-    stub.extend_from_slice(&thunk.to_le_bytes());
-    stub.extend_from_slice(&[0x41, 0xFF, 0xE3]);
-    stub
+fn unbound_stub(number: u32, thunk: u32) -> Stub {
+    stub([
+        &[0xB8],
+        &number.to_le_bytes(),
+        &[0x41, 0xBB],
+        &thunk.to_le_bytes(),
+        &[0x41, 0xFF, 0xE3],
+    ])
 }
 
 #[cfg(test)]
@@ -119,10 +129,13 @@ mod tests {
     #[test]
     fn jumps_reach_code_on_either_side() {
         assert_eq!(
-            i386_jump_stub(0x8100_0010, 0x8010_0000),
-            [0xE9, 0xEB, 0xFF, 0x0F, 0xFF]
+            i386_jump_stub(0x8100_0010, 0x8010_0000)[..6],
+            [0xE9, 0xEB, 0xFF, 0x0F, 0xFF, 0xCC]
         );
-        assert_eq!(i386_jump_stub(0x1000, 0x2005), [0xE9, 0, 0x10, 0, 0]);
+        assert_eq!(
+            i386_jump_stub(0x1000, 0x2005)[..6],
+            [0xE9, 0, 0x10, 0, 0, 0xCC]
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use abi::layout::STUB_BYTES;
 use kernel_shim::export::{Export, Module as Dll};
 use serde::Serialize;
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
@@ -32,8 +33,54 @@ pub struct Module {
     pub executable: Vec<Range<u64>>,
     /// Guest-virtual address and bytes of an amd64 image's exception directory (.pdata).
     pub exception_directory: Option<(u64, u64)>,
-    /// Names by guest-virtual address, ascending.
-    names: Vec<(u64, String)>,
+    names: Names,
+}
+
+/// The names of a module's addresses.
+#[derive(Clone, Debug)]
+enum Names {
+    /// By guest-virtual address, ascending.
+    Sorted(Vec<(u64, String)>),
+    /// A stub for each export, then one for each unbound import (DLL and name). Put together when they are asked for: a
+    /// guest that does not crash never has them.
+    Stubs {
+        exports: &'static [Export],
+        unbound: Vec<(String, String)>,
+    },
+}
+
+impl Names {
+    /// The nearest name at or below an address in a module at `base`, and the distance in bytes.
+    fn nearest(&self, base: u64, address: u64) -> Option<(Cow<'_, str>, u64)> {
+        match self {
+            Self::Sorted(names) => {
+                let count = names.partition_point(|entry| entry.0 <= address);
+                let (start, name) = names.get(count.checked_sub(1)?)?;
+                Some((name.into(), address - start))
+            }
+            Self::Stubs { exports, unbound } => {
+                let offset = address.checked_sub(base)?;
+                let index = usize::try_from(offset / STUB_BYTES).ok()?;
+                let (dll, name) = match exports.get(index) {
+                    Some(export) => (dll_of(export), export.name),
+                    None => {
+                        let (dll, name) = unbound.get(index.checked_sub(exports.len())?)?;
+                        (dll.as_str(), name.as_str())
+                    }
+                };
+                Some((format!("{dll}!{name}").into(), offset % STUB_BYTES))
+            }
+        }
+    }
+}
+
+/// The DLL that drivers import an export from.
+fn dll_of(export: &Export) -> &'static str {
+    match export.module {
+        Dll::Hal => "hal.dll",
+        Dll::Wdfldr | Dll::Wdf => "wdfldr.sys",
+        Dll::Ntoskrnl | Dll::Either => "ntoskrnl.exe",
+    }
 }
 
 /// the guest image's symbols cannot be read: {0}
@@ -51,7 +98,7 @@ impl Module {
             kind: ModuleKind::Driver,
             executable: std::iter::once(base..base.saturating_add(size)).collect(),
             exception_directory: None,
-            names: Vec::new(),
+            names: Names::Sorted(Vec::new()),
         }
     }
 
@@ -59,11 +106,12 @@ impl Module {
     #[must_use]
     pub fn with_exports(mut self, exports: impl IntoIterator<Item = (u64, String)>) -> Self {
         let base = self.base;
-        self.names = exports
+        let mut names: Vec<(u64, String)> = exports
             .into_iter()
             .map(|(offset, name)| (base.saturating_add(offset), name))
             .collect();
-        self.names.sort();
+        names.sort();
+        self.names = Names::Sorted(names);
         self
     }
 
@@ -87,29 +135,19 @@ impl Module {
 
     /// The import stubs at `base`: one for each export, then one for each unbound import (DLL and name).
     #[must_use]
-    pub fn stubs(base: u64, exports: &[Export], unbound: &[(String, String)]) -> Self {
-        let bound = exports.iter().map(|export| {
-            let dll = match export.module {
-                Dll::Hal => "hal.dll",
-                Dll::Wdfldr | Dll::Wdf => "wdfldr.sys",
-                Dll::Ntoskrnl | Dll::Either => "ntoskrnl.exe",
-            };
-            format!("{dll}!{}", export.name)
-        });
-        let unbound = unbound.iter().map(|(dll, name)| format!("{dll}!{name}"));
-        let names: Vec<(u64, String)> = (0..)
-            .map(|index: u64| base + index * STUB_BYTES)
-            .zip(bound.chain(unbound))
-            .collect();
-        let end = names.last().map_or(base, |last| last.0 + STUB_BYTES);
+    pub fn stubs(base: u64, exports: &'static [Export], unbound: &[(String, String)]) -> Self {
+        let size = (exports.len() + unbound.len()) as u64 * STUB_BYTES;
         Self {
             name: "stubs".into(),
             base,
-            size: end - base,
+            size,
             kind: ModuleKind::Stubs,
-            executable: std::iter::once(base..end).collect(),
+            executable: std::iter::once(base..base + size).collect(),
             exception_directory: None,
-            names,
+            names: Names::Stubs {
+                exports,
+                unbound: unbound.to_vec(),
+            },
         }
     }
 
@@ -155,7 +193,7 @@ impl Module {
                 .map(|header| header.p_vaddr..header.p_vaddr.saturating_add(header.p_memsz))
                 .collect(),
             exception_directory: None,
-            names,
+            names: Names::Sorted(names),
         })
     }
 
@@ -171,11 +209,8 @@ impl Module {
         self.executable.iter().any(|range| range.contains(&address))
     }
 
-    /// The nearest name at or below `address`, and the distance in bytes.
-    fn nearest(&self, address: u64) -> Option<(&str, u64)> {
-        let count = self.names.partition_point(|entry| entry.0 <= address);
-        let (start, name) = self.names.get(count.checked_sub(1)?)?;
-        Some((name, address - start))
+    fn nearest(&self, address: u64) -> Option<(Cow<'_, str>, u64)> {
+        self.names.nearest(self.base, address)
     }
 }
 
@@ -246,11 +281,11 @@ impl Symbols {
         let name = match (module.kind, nearest) {
             (ModuleKind::Driver, None) => format!("{}+{offset:#x}", module.name),
             (ModuleKind::Driver, Some((name, distance))) => {
-                format!("{}+{offset:#x} ({})", module.name, plus(name, distance))
+                format!("{}+{offset:#x} ({})", module.name, plus(&name, distance))
             }
-            (ModuleKind::Stubs, Some((name, _))) => name.into(),
+            (ModuleKind::Stubs, Some((name, _))) => name.into_owned(),
             (ModuleKind::Shim, Some((name, distance))) => {
-                format!("{}!{}", module.name, plus(name, distance))
+                format!("{}!{}", module.name, plus(&name, distance))
             }
             (ModuleKind::Stubs | ModuleKind::Shim, None) => format!("{}+{offset:#x}", module.name),
         };
@@ -340,8 +375,10 @@ mod tests {
         // This test program's own ELF file stands in for the guest's.
         let elf = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         let shim = Module::shim(&elf).unwrap();
-        let (address, name) = shim
-            .names
+        let Names::Sorted(names) = &shim.names else {
+            panic!("{:?}", shim.names);
+        };
+        let (address, name) = names
             .iter()
             .find(|(_, name)| name.ends_with("symbols::tests::elf_functions_are_demangled"))
             .cloned()

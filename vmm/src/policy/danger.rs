@@ -343,6 +343,11 @@ fn host_memory(policy: &Policy) -> impl Iterator<Item = (Place, (u64, u64))> + '
     })
 }
 
+/// Whether anything of a policy depends on what [`HostFacts`] say.
+pub(super) fn needs_facts(policy: &Policy) -> bool {
+    host_ports(policy).next().is_some() || host_memory(policy).next().is_some()
+}
+
 /// Each pass-through rule that reaches what is dangerous on this machine.
 pub(super) fn on_this_machine(
     policy: &Policy,

@@ -156,6 +156,18 @@ impl Policy {
         }
     }
 
+    /// As [`Policy::check_host`] with this machine's facts, which are only read if a rule depends on them.
+    ///
+    /// # Errors
+    /// [`PolicyError::Invalid`] with each rule that may not be.
+    pub fn check_this_host(&self) -> Result<(), PolicyError> {
+        if danger::needs_facts(self) {
+            self.check_host(&HostFacts::read())
+        } else {
+            Ok(())
+        }
+    }
+
     /// Checks what depends on the machine: no pass-through rule may reach its RAM, its console or its power
     /// management, unless the rule says `i-know-what-this-does`.
     ///

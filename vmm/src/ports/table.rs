@@ -33,11 +33,30 @@ pub(super) enum Owner {
     Bar(BarId),
 }
 
+/// Adds to the entries of ports that have an owner how many from there on have the same.
+fn count_runs(entries: &mut [u32], mut owned: Vec<(u16, u16)>) {
+    // Downwards: what is above a port is done before it.
+    owned.sort_unstable_by_key(|(_, last)| std::cmp::Reverse(*last));
+    for (first, last) in owned {
+        for port in (usize::from(first)..=usize::from(last)).rev() {
+            let next = entries.get(port + 1).copied().unwrap_or(0);
+            let entry = &mut entries[port];
+            let is_same = *entry & NUMBER == next & NUMBER;
+            let more = if is_same {
+                ((next >> RUN_SHIFT) + 1).min(3)
+            } else {
+                0
+            };
+            *entry = (*entry & (1 << RUN_SHIFT) - 1) | more << RUN_SHIFT;
+        }
+    }
+}
+
 /// For each port its rule, and what the usual case needs to know of it.
 ///
 /// An entry has the owner's number in its low half: 0 for nobody, rules from 1, then two for each index/data pair. Above
-/// are flags: reads allowed, writes allowed, nothing else to check; and how many ports from this one on, up to 4, have
-/// the same owner. So most accesses are decided by one load from 256 KiB, however many rules there are.
+/// are flags: reads allowed, writes allowed, nothing else to check; and how many ports behind this one, up to 3, have
+/// the same owner, if it has one. So most accesses are decided by one load from 256 KiB, however many rules there are.
 #[derive(Clone, Debug)]
 pub struct DecisionTable {
     entries: Box<[u32]>,
@@ -48,7 +67,9 @@ impl DecisionTable {
     /// The table of a policy.
     #[must_use]
     pub fn compile(policy: &Policy) -> Self {
+        // Pages of ports that nobody has are not even touched.
         let mut entries = vec![0_u32; 0x1_0000].into_boxed_slice();
+        let mut owned: Vec<(u16, u16)> = Vec::new();
         for (number, rule) in (1..).zip(policy.port_rules()) {
             let mut entry = number;
             if rule.allows(false) {
@@ -60,6 +81,7 @@ impl DecisionTable {
             if rule.is_plain() {
                 entry |= PLAIN;
             }
+            owned.push((rule.first, rule.last));
             for target in &mut entries[usize::from(rule.first)..=usize::from(rule.last)] {
                 // Rules overlap only when they mean the same; the first then counts.
                 if *target == 0 {
@@ -70,25 +92,17 @@ impl DecisionTable {
         let rules = policy.port_rules().len();
         let first_pair = u32::try_from(rules).unwrap_or(NUMBER) + 1;
         for (number, pair) in (first_pair..).step_by(2).zip(policy.index_pairs()) {
+            owned.extend([(pair.index, pair.index), (pair.data, pair.data)]);
             entries[usize::from(pair.index)] = number;
             entries[usize::from(pair.data)] = number + 1;
         }
         let config = usize::from(*CONFIG_PORTS.start())..=usize::from(*CONFIG_PORTS.end());
         if !policy.pci_rules().is_empty() && entries[config.clone()].iter().all(|entry| *entry == 0)
         {
+            owned.push((*CONFIG_PORTS.start(), *CONFIG_PORTS.end()));
             entries[config].fill(MECHANISM);
         }
-        let mut next = 0;
-        let mut run = 0;
-        for entry in entries.iter_mut().rev() {
-            run = if *entry & NUMBER == next {
-                (run + 1).min(4)
-            } else {
-                1
-            };
-            next = *entry & NUMBER;
-            *entry |= (run - 1) << RUN_SHIFT;
-        }
+        count_runs(&mut entries, owned);
         Self { entries, rules }
     }
 

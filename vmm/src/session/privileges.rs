@@ -18,6 +18,9 @@ use vmm_sys_util::signal::SIGRTMIN;
 const DAC_OVERRIDE: u32 = 1 << 1;
 /// _LINUX_CAPABILITY_VERSION_3: two words of each set.
 const VERSION: u32 = 0x2008_0522;
+/// Between two looks: at first about what a thread needs.
+const PAUSE_MIN: Duration = Duration::from_micros(20);
+const PAUSE_MAX: Duration = Duration::from_millis(1);
 /// How long threads may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -61,6 +64,7 @@ pub(super) fn confine(confinement: Confinement) -> io::Result<()> {
     give_up(kept)?;
     let signal = install()?;
     let start = Instant::now();
+    let mut pause = PAUSE_MIN;
     loop {
         let threads = privileged_threads(kept)?;
         if threads.is_empty() {
@@ -74,7 +78,8 @@ pub(super) fn confine(confinement: Confinement) -> io::Result<()> {
             // SAFETY: a signal with a handler to a thread of this process; one that has ended is an error.
             unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal) };
         }
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::sleep(pause);
+        pause = (2 * pause).min(PAUSE_MAX);
     }
 }
 

@@ -116,6 +116,17 @@ impl Server {
         })
     }
 
+    /// Serves a socket that somebody else has bound, and whose file is this run's from now on.
+    ///
+    /// # Errors
+    /// [`SocketError::Inherited`]
+    pub fn adopted(listener: UnixListener) -> Result<Self, SocketError> {
+        let address = listener.local_addr().map_err(SocketError::Inherited)?;
+        let mut server = Self::inherited(listener)?;
+        server.path = address.as_pathname().map(Path::to_path_buf);
+        Ok(server)
+    }
+
     /// Says who may connect besides root and the own user. The socket's `file` gets the group and the permissions for it;
     /// none is given for a socket that a service manager has made, whose file is its business.
     ///

@@ -38,7 +38,7 @@ use crate::observe::clock::Clock;
 use crate::observe::ntstatus::NtStatus;
 use crate::observe::output::TraceOutput;
 use crate::observe::trace::{Observer, TraceContext};
-use crate::policy::{HostFacts, MemorySpace, MemoryStartError, Policy};
+use crate::policy::{MemorySpace, MemoryStartError, Policy};
 use crate::ports::{Backends, PortSpace, StartError as PortStartError};
 use crate::recording::Recorder;
 
@@ -407,7 +407,7 @@ fn prepare(
     let windows = choose_windows(launch.windows, &main.image, &main.path)?;
     launch
         .policy
-        .check_host(&HostFacts::read())
+        .check_this_host()
         .map_err(MemoryStartError::from)?;
     let lines = InterruptLines::default();
     let backends = Backends {

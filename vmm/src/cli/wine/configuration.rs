@@ -4,8 +4,9 @@
 //! |---|---|
 //! | prefix.conf | `ringfence`, `log`, `run`, `intercept-policy`: the program, the log, the folder of sockets, the policy of drivers that programs install themselves |
 //! | services/NAME.conf | `driver`, `policy` |
+//! | services/NAME.sys | a copy of ringfence.sys, which Wine loads in the driver's stead: services share a process, and need their own data |
 //! | drivers/NAME.sys | the driver |
-//! | ringfence.sys | the driver that Wine loads in its stead |
+//! | ringfence.sys | what Wine loads for intercepted drivers, and for the host |
 //! | ringfence32.sys | in a prefix for 64 and 32 bits: the same, for the services of 32-bit programs |
 //! | winedevice.exe.wine, winedevice32.exe.wine | while the prefix intercepts: Wine's own winedevice.exe |
 
@@ -16,6 +17,11 @@ use std::path::{Path, PathBuf};
 
 use super::prefix::Prefix;
 use super::{Failure, sockets};
+
+/// The service that keeps the process of the others, see wine/driver/entry.c.
+pub(super) const HOST: &str = "ringfence";
+/// The load order group of all services: Wine has them share a process.
+pub(super) const GROUP: &str = "Ringfence";
 
 /// The folder in a prefix.
 #[derive(Debug)]
@@ -34,7 +40,8 @@ pub(super) struct Service {
 /// Whether a name can be a service's here; the driver refuses others.
 pub(super) fn is_name(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    !name.is_empty() && name.len() <= 200 && name.bytes().all(is_plain) && !name.starts_with('.')
+    let is_whole = !name.is_empty() && name.len() <= 200 && name.bytes().all(is_plain);
+    is_whole && !name.starts_with('.') && !name.eq_ignore_ascii_case(HOST)
 }
 
 fn value_of<'a>(text: &'a [u8], key: &str) -> Option<&'a [u8]> {
@@ -109,6 +116,11 @@ impl Configuration {
     /// Where the copy of a service's driver is.
     pub(super) fn driver(&self, name: &str) -> PathBuf {
         self.folder.join("drivers").join(format!("{name}.sys"))
+    }
+
+    /// What Wine loads for a service.
+    fn image(&self, name: &str) -> PathBuf {
+        self.folder.join("services").join(format!("{name}.sys"))
     }
 
     fn service_file(&self, name: &str) -> PathBuf {
@@ -186,8 +198,9 @@ impl Configuration {
         Ok(run)
     }
 
-    /// Writes a service's file.
-    pub(super) fn write_service(&self, service: &Service) -> Result<(), Failure> {
+    /// Writes a service's files.
+    pub(super) fn write_service(&self, prefix: &Prefix, service: &Service) -> Result<(), Failure> {
+        write(&self.image(&service.name), prefix.files().driver)?;
         let text = lines(&[
             ("driver", Some(&service.driver)),
             ("policy", service.policy.as_deref()),
@@ -229,6 +242,7 @@ impl Configuration {
     /// Takes a service's files away, and everything else with the last of them.
     pub(super) fn forget_service(&self, name: &str) -> Result<(), Failure> {
         remove(&self.service_file(name))?;
+        remove(&self.image(name))?;
         remove(&self.driver(name))?;
         self.tidy()
     }
@@ -255,7 +269,17 @@ mod tests {
         for name in ["giveio", "inpoutx64", "My-Driver_2.1"] {
             assert!(is_name(name), "{name}");
         }
-        for name in ["", ".", "..", "a/b", "a\\b", "a b", "ä", &"x".repeat(201)] {
+        for name in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a\\b",
+            "a b",
+            "ä",
+            "Ringfence",
+            &"x".repeat(201),
+        ] {
             assert!(!is_name(name), "{name}");
         }
     }

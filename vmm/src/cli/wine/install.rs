@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::configuration::{self, Configuration, Service, is_name};
 use super::prefix::Prefix;
+use super::service::{self, Start};
 use super::{Failure, Where, say};
 use crate::error_chain;
 use crate::loader::Image;
@@ -37,12 +38,6 @@ pub(super) struct Arguments {
     place: Where,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Start {
-    Auto,
-    Demand,
-}
-
 /// A policy's absolute path, if it can be read and understood now.
 pub(super) fn checked_policy(path: &Path) -> Result<PathBuf, Failure> {
     Policy::from_path(path).map_err(|error| Failure::usage(error_chain(&error)))?;
@@ -59,7 +54,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Failure> {
     let name = arguments.name.as_deref().unwrap_or(stem);
     if !is_name(name) {
         return Err(Failure::usage(format!(
-            "`{}` cannot be the service's name: it is 1 to 200 letters, digits, dots, dashes and underscores; give --name",
+            "`{}` cannot be the service's name: it is 1 to 200 letters, digits, dots, dashes and underscores, and not ringfence; give --name",
             escape(name)
         )));
     }
@@ -86,7 +81,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Failure> {
     let installed = install(&prefix, &configuration, &service, &bytes, arguments.start);
     if installed.is_err() {
         // What was made is taken away again; the first error is the one to tell.
-        let _ = configuration.forget_service(name).is_ok();
+        let _ = service::forget(&prefix, &configuration, name).is_ok();
     }
     installed?;
     let policy = service
@@ -109,23 +104,6 @@ fn install(
 ) -> Result<(), Failure> {
     configuration.write_common(prefix, None)?;
     configuration::write(&service.driver, driver)?;
-    configuration.write_service(service)?;
-    // The service manager itself: a registry file of a running prefix is not to be edited.
-    prefix.run_native(
-        "sc",
-        &[
-            "create",
-            &service.name,
-            "binPath=",
-            r"C:\windows\ringfence\ringfence.sys",
-            "type=",
-            "kernel",
-            "start=",
-            match start {
-                Start::Auto => "auto",
-                Start::Demand => "demand",
-            },
-        ],
-    )?;
-    Ok(())
+    configuration.write_service(prefix, service)?;
+    service::create(prefix, &service.name, start)
 }

@@ -2,7 +2,7 @@
 
 use super::configuration::{Configuration, is_name};
 use super::prefix::Prefix;
-use super::{Failure, Where, say};
+use super::{Failure, Where, say, service};
 use crate::observe::escape::escape;
 
 /// Remove a driver from a Wine prefix
@@ -28,16 +28,8 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Failure> {
             prefix.path().display()
         )));
     }
-    // A service that does not run cannot be stopped, which is as well.
-    let _ = prefix.run(&["sc", "stop", name]).is_ok();
-    let deleted = prefix.run(&["sc", "delete", name]);
-    // One that somebody has deleted already is gone.
-    if let Err(failure) = deleted
-        && prefix.run(&["sc", "query", name]).is_ok()
-    {
-        return Err(failure);
-    }
-    configuration.forget_service(name)?;
+    service::delete(&prefix, name)?;
+    service::forget(&prefix, &configuration, name)?;
     say(&format!("{name}: removed from {}", prefix.path().display()));
     Ok(())
 }

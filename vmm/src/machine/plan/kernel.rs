@@ -90,10 +90,13 @@ impl Plan {
             bytes: segment.memory_bytes,
             rva: kernel_image::data_rva(text.len()),
         });
+        // By name, as both images have them: sorted once.
+        let mut by_name: Vec<(usize, &Export)> = EXPORTS.iter().enumerate().collect();
+        by_name.sort_unstable_by_key(|(_, export)| export.name.as_bytes());
         for is_hal in [false, true] {
-            let exports = EXPORTS
+            let exports = by_name
                 .iter()
-                .enumerate()
+                .copied()
                 .filter(|(_, export)| lists(export, self.abi, is_hal))
                 .filter_map(|(index, export)| {
                     let rva = self.export_rva(index, export)?;
