@@ -51,6 +51,11 @@ fn place(
     Some(name)
 }
 
+fn place_inpout(prefix: &Prefix, folder: &Path) -> Option<&'static str> {
+    let names = ["inpout32.dll", "inpoutx64.dll"];
+    place(prefix.width(), folder, names, &[])
+}
+
 /// Takes away what the program leaves behind on Windows too: its service, and the driver's file.
 fn delete_inpout(prefix: &Prefix) {
     let name = match prefix.width() {
@@ -65,12 +70,7 @@ fn delete_inpout(prefix: &Prefix) {
 fn inpout_reaches_the_parallel_port(prefix: &Prefix) {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let Some(dll) = place(
-        prefix.width(),
-        folder,
-        ["inpout32.dll", "inpoutx64.dll"],
-        &[],
-    ) else {
+    let Some(dll) = place_inpout(prefix, folder) else {
         return;
     };
     turn_on(prefix, &["--policy", &policy(folder)]);
@@ -125,12 +125,7 @@ fn winio_of_64_bits_reaches_the_parallel_port() {
 fn nothing_is_allowed_without_a_policy(prefix: &Prefix) {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let Some(dll) = place(
-        prefix.width(),
-        folder,
-        ["inpout32.dll", "inpoutx64.dll"],
-        &[],
-    ) else {
+    let Some(dll) = place_inpout(prefix, folder) else {
         return;
     };
     turn_on(prefix, &[]);
