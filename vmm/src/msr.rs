@@ -90,6 +90,8 @@ pub struct MsrRuleStats {
     pub first: u32,
     /// Last MSR.
     pub last: u32,
+    /// What stands behind it.
+    pub backend: &'static str,
     /// Reads that were allowed.
     pub reads: u64,
     /// Writes that were allowed.
@@ -158,6 +160,7 @@ impl MsrSpace {
                     name: rule.name.clone(),
                     first: rule.first,
                     last: rule.last,
+                    backend: rule.backend.name(),
                     ..MsrRuleStats::default()
                 })
                 .collect(),

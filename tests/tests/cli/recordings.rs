@@ -176,3 +176,67 @@ fn under_a_learned_policy_nothing_is_denied() {
     assert_eq!(denied.stdout, "", "nothing is denied");
     checked.assert_code(0);
 }
+
+/// A driver that maps memory, asks for PCI functions and reads the clock goes on as if nothing were there; a policy of
+/// what it touched lets all of it through.
+#[test]
+fn memory_functions_and_registers_are_learned() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let learned = folder.path().join("learned.toml");
+    let again = folder.path().join("again.rec");
+    let printed = folder.path().join("printed");
+    let device = format!("lpt:base=0x378,out={}", printed.display());
+    let portio = driver("portio");
+    let commands = [
+        r"open \\.\portio",
+        "ioctl 0x222010 u64:0xd0000,u32:4,u32:4 4",
+        "ioctl 0x222004 u32:0x70,u32:1,u32:4",
+        "ioctl 0x222000 u32:0x71,u32:1 4",
+        "ioctl 0x222004 u32:0xcf8,u32:4,u32:0x80008000",
+        "ioctl 0x222000 u32:0xcfc,u32:4 4",
+        "ioctl 0x222004 u32:0x378,u32:1,u32:0x41",
+    ];
+    let with_commands = |head: &[&str]| {
+        let commands = commands.iter().flat_map(|command| ["-c", command]);
+        run(&head.iter().copied().chain(commands).collect::<Vec<_>>())
+    };
+
+    let first = with_commands(&[
+        "policy",
+        "learn",
+        &portio,
+        "--device",
+        &device,
+        "--backend",
+        "ram",
+        "--output",
+        text(&learned),
+    ]);
+    let second = with_commands(&[
+        "run",
+        &portio,
+        "--policy",
+        text(&learned),
+        "--record",
+        text(&again),
+    ]);
+    let denied = run(&["trace", text(&again), "--denied"]);
+
+    first.assert_code(0);
+    assert!(first.stdout.contains("4 bytes: ff ff ff ff"), "{first:#?}");
+    let policy = std::fs::read_to_string(&learned).unwrap();
+    for expected in [
+        "[[memory]]\nrange = \"0xd0000-0xd0fff\"",
+        "[[index-pair.register]]\nrange = \"0x4\"\naccess = \"r\"",
+        "# 0000:00:10.0, portio.sys+0x",
+        "backend = \"lpt\"",
+    ] {
+        assert!(policy.contains(expected), "{policy}");
+    }
+    second.assert_code(0);
+    denied.assert_code(0);
+    assert_eq!(denied.stdout, "", "nothing is denied");
+}

@@ -51,6 +51,68 @@ fn port_is_denied_before_and_allowed_after_open() {
     assert_eq!(std::fs::read(printed).unwrap(), b"A");
 }
 
+/// The second run would have emptied the first one's file.
+#[test]
+fn one_output_is_not_for_two_runs() {
+    if !has_kvm() {
+        return;
+    }
+    let (folder, policy, printed) = lpt();
+    let socket = folder.path().join("socket");
+    let ioperm = driver("ioperm");
+    let of_policy = ["run", &ioperm, "--policy", text(&policy)];
+    let mut first = Running::start(&mut command(
+        &[&of_policy[..], &["--socket", text(&socket)]].concat(),
+    ));
+    first.wait_for_socket(&socket);
+    let strobe = ["outb 0x378 0x41", "outb 0x37a 0x0d", "outb 0x37a 0x0c"];
+    run(&[&["ctl", text(&socket), r"open \\.\ioperm"][..], &strobe].concat()).assert_code(0);
+
+    let second = run(&[&of_policy[..], &["-c", "stats"]].concat());
+    first.signal("TERM");
+    first.wait().assert_code(0);
+    let kept = std::fs::read(&printed).unwrap();
+    let third = run(&[&of_policy[..], &["-c", "stats"]].concat());
+
+    second.assert_code(1);
+    assert!(
+        second.stderr.contains("lab.toml:1: ") && second.stderr.contains("ringfence ps"),
+        "{second:#?}"
+    );
+    assert_eq!(kept, b"A");
+    third.assert_code(0);
+    assert_eq!(std::fs::read(printed).unwrap(), b"");
+}
+
+#[test]
+fn doctor_tells_of_hardware() {
+    let doctor = run(&["doctor", "--json"]);
+    let report: Value = serde_json::from_str(&doctor.stdout).unwrap();
+    let checks = report["checks"].as_array().unwrap();
+    let subjects: Vec<&str> = checks
+        .iter()
+        .map(|check| check["subject"].as_str().unwrap())
+        .collect();
+    let expected = [
+        "ioperm",
+        "/dev/port",
+        "lockdown",
+        "/dev/mem",
+        "/dev/cpu/*/msr",
+        "ppdev",
+        "PCI",
+        "UIO",
+        "IOMMU",
+    ];
+    for subject in expected {
+        assert!(subjects.contains(&subject), "{subjects:?}");
+    }
+    let absent = run(&["doctor", "--pci", "ffff:ff:1f.7"]);
+    absent.assert_code(1);
+    assert!(absent.stderr.contains("lspci"), "{absent:#?}");
+    run(&["doctor", "--pci", "card"]).assert_code(2);
+}
+
 #[test]
 fn devices_of_the_command_line_take_bytes() {
     if !has_kvm() {

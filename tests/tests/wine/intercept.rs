@@ -53,6 +53,11 @@ fn place(
     Some(name)
 }
 
+fn place_inpout(prefix: &Prefix, folder: &Path) -> Option<&'static str> {
+    let names = ["inpout32.dll", "inpoutx64.dll"];
+    place(prefix.width(), folder, names, &[])
+}
+
 /// Takes away what the program leaves behind on Windows too: its service, and the driver's file. A 32-bit program in a 64-bit
 /// prefix brings a driver for 64 bits.
 fn delete_inpout(prefix: &Prefix) {
@@ -72,12 +77,7 @@ fn delete_inpout(prefix: &Prefix) {
 fn inpout_reaches_the_parallel_port(prefix: &Prefix) {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let Some(dll) = place(
-        prefix.width(),
-        folder,
-        ["inpout32.dll", "inpoutx64.dll"],
-        &[],
-    ) else {
+    let Some(dll) = place_inpout(prefix, folder) else {
         return;
     };
     turn_on(prefix, &["--policy", &policy(folder)]);
@@ -133,12 +133,7 @@ fn winio_reaches_the_parallel_port(prefix: &Prefix) {
 fn nothing_is_allowed_without_a_policy(prefix: &Prefix) {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let Some(dll) = place(
-        prefix.width(),
-        folder,
-        ["inpout32.dll", "inpoutx64.dll"],
-        &[],
-    ) else {
+    let Some(dll) = place_inpout(prefix, folder) else {
         return;
     };
     turn_on(prefix, &[]);

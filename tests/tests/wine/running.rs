@@ -88,27 +88,13 @@ impl Access {
 
     /// The process opens ioperm.sys's device, which grants it every port.
     pub(crate) fn open(&self) {
-        let name: Vec<u8> = r"\\.\ioperm"
-            .encode_utf16()
-            .flat_map(u16::to_le_bytes)
-            .collect();
-        let opened = self.request(Request {
-            input: &name,
-            ..Request::new(Opcode::Open)
-        });
+        let opened = self.opened(r"\\.\ioperm");
         self.control(opened, integration_tests::codes::ioperm::GRANT_ALL, &[]);
     }
 
     /// Grants the process these ports and no others.
     pub(crate) fn grant(&self, first: u16, last: u16) {
-        let name: Vec<u8> = r"\\.\ioperm\none"
-            .encode_utf16()
-            .flat_map(u16::to_le_bytes)
-            .collect();
-        let opened = self.request(Request {
-            input: &name,
-            ..Request::new(Opcode::Open)
-        });
+        let opened = self.opened(r"\\.\ioperm\none");
         let range = [first.to_le_bytes(), last.to_le_bytes()].concat();
         self.control(
             opened,
@@ -119,15 +105,17 @@ impl Access {
 
     /// Takes all ports away from the process.
     pub(crate) fn revoke(&self) {
-        let name: Vec<u8> = r"\\.\ioperm\none"
-            .encode_utf16()
-            .flat_map(u16::to_le_bytes)
-            .collect();
-        let opened = self.request(Request {
+        let opened = self.opened(r"\\.\ioperm\none");
+        self.control(opened, integration_tests::codes::ioperm::REVOKE, &[]);
+    }
+
+    /// A handle of the device.
+    fn opened(&self, name: &str) -> u64 {
+        let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        self.request(Request {
             input: &name,
             ..Request::new(Opcode::Open)
-        });
-        self.control(opened, integration_tests::codes::ioperm::REVOKE, &[]);
+        })
     }
 
     fn control(&self, handle: u64, code: u32, input: &[u8]) {

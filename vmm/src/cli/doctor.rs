@@ -1,18 +1,28 @@
 //! `ringfence doctor`
 
+mod hardware;
+
 use super::output::Output;
 use crate::machine::host::{self, KvmKind};
+use crate::policy::PciAddress;
 use crate::session::exit_code::ExitCode;
+use hardware::Hardware;
 use serde::Serialize;
 use std::fmt;
 use std::path::Path;
 
-/// Say what this machine's KVM, port access and Wine allow
+/// Say what this machine's KVM, hardware access and Wine allow
 ///
 /// Each line is ok, warn (something optional is not there) or missing (drivers cannot run), with what to do.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit code 0: drivers can run here; 5: KVM is unavailable.")]
+#[command(
+    after_help = "Exit code 0: drivers can run here; 5: KVM is unavailable. With --pci 1: there is no such function."
+)]
 pub(super) struct Arguments {
+    /// Say instead what can be passed through of this PCI function, such as 0000:00:03.0 (`lspci -D` lists them): BARs,
+    /// interrupt, DMA
+    #[arg(long, value_name = "FUNCTION", value_parser = parse_function)]
+    pci: Option<PciAddress>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -31,11 +41,22 @@ pub(super) enum State {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Check {
     pub(super) state: State,
-    pub(super) subject: &'static str,
+    pub(super) subject: String,
     pub(super) finding: String,
     /// What to do; empty when there is nothing to do.
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub(super) advice: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) advice: String,
+}
+
+impl Check {
+    fn new(state: State, subject: &str, finding: String, advice: &str) -> Self {
+        Self {
+            state,
+            subject: subject.to_owned(),
+            finding,
+            advice: advice.to_owned(),
+        }
+    }
 }
 
 /// What was found out about this machine.
@@ -76,12 +97,7 @@ impl Facts {
     }
 
     pub(super) fn checks(&self) -> Vec<Check> {
-        let check = |state, subject, finding: String, advice| Check {
-            state,
-            subject,
-            finding,
-            advice,
-        };
+        let check = Check::new;
         let mut checks = Vec::new();
         match &self.kvm {
             Some(Ok(kind)) => {
@@ -181,7 +197,26 @@ impl fmt::Display for Report<'_> {
 
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
     let mut output = Output::new(arguments.json);
-    let checks = Facts::gather().checks();
+    let hardware = Hardware {
+        root: Path::new("/"),
+    };
+    if let Some(address) = arguments.pci {
+        let Some(checks) = hardware.function(address) else {
+            let message =
+                format!("this machine has no PCI function {address}: `lspci -D` lists them");
+            return output.error(ExitCode::CommandFailed, &message);
+        };
+        let object = serde_json::json!({"function": address.to_string(), "checks": checks});
+        return match output.result(&render(&checks), &object) {
+            Ok(()) => ExitCode::Success,
+            Err(_) => ExitCode::CommandFailed,
+        };
+    }
+    let mut checks = Facts::gather().checks();
+    // Before what has nothing to do with hardware.
+    let wine = checks.pop();
+    checks.extend(hardware.checks());
+    checks.extend(wine);
     let can_run = checks.iter().all(|check| check.state != State::Missing);
     let object = serde_json::json!({"can_run": can_run, "checks": checks});
     if output.result(&render(&checks), &object).is_err() {
@@ -196,6 +231,11 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
 
 pub(super) fn render(checks: &[Check]) -> String {
     Report(checks).to_string()
+}
+
+fn parse_function(text: &str) -> Result<PciAddress, String> {
+    PciAddress::parse(text)
+        .ok_or_else(|| format!("{text:?} is no PCI function; write 0000:00:03.0"))
 }
 
 fn dev_port() -> Option<bool> {

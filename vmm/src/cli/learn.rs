@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::output::Output;
 use super::run;
 use crate::error_chain;
+use crate::hardware::PCI_DEVICES;
 use crate::learn::{Learned, Options, learn};
 use crate::policy::Policy;
 use crate::recording::Recording;
@@ -14,8 +15,8 @@ use crate::session::exit_code::ExitCode;
 /// Run a driver, and write the narrowest policy that covers what it touched
 ///
 /// Runs it as `ringfence run` does, with the same options, until its commands are done or SIGINT. What no rule names is
-/// denied meanwhile and reads as ones (see --policy for models to run it with); the policy is written even if the
-/// driver crashes. Rules of --policy that allowed something are kept as they are.
+/// not there meanwhile: ports and physical memory read as ones, MSRs as zeros (see --policy and --device for models to run
+/// it with). The policy is written even if the driver crashes. Rules of --policy that allowed something are kept as they are.
 #[derive(Debug, clap::Args)]
 #[group(id = "learn")]
 pub(super) struct Arguments {
@@ -66,7 +67,7 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
             return output.error(ExitCode::CommandFailed, &message);
         }
     };
-    let code = run::main_recording(&arguments.run, Some(&recorded));
+    let code = run::main_learning(&arguments.run, &recorded);
     if code == ExitCode::Usage {
         // Nothing has run.
         return code;
@@ -102,9 +103,13 @@ fn write(arguments: &Arguments, recorded: &Path) -> Result<Learned, String> {
         None => Policy::deny_all(),
         Some(path) => Policy::from_path(path).map_err(|error| error_chain(&error))?,
     };
+    let base = base
+        .with_devices(arguments.run.devices())
+        .map_err(|error| error_chain(&error))?;
     let options = Options {
         backend: arguments.backend.name().to_owned(),
         title: arguments.run.title(),
+        pci_devices: PCI_DEVICES.into(),
     };
     let learned = learn(&recording, &base, &options);
     std::fs::write(&arguments.output, &learned.text)

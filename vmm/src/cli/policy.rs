@@ -143,6 +143,11 @@ fn report(policy: &Policy, accesses: &[Access], output: &mut Output) -> Result<(
         ),
         ("pci_rules", "PCI rule(s)", policy.pci_rules().len()),
         ("msr_rules", "MSR rule(s)", policy.msr_rules().len()),
+        (
+            "interrupt_rules",
+            "interrupt rule(s)",
+            policy.interrupt_rules().len(),
+        ),
         ("resources", "resource(s)", policy.device().resources.len()),
     ];
     let mut text = format!("{}: well formed", policy.file());

@@ -237,6 +237,11 @@ impl Arguments {
         self.policy.as_deref()
     }
 
+    /// The `--device` options.
+    pub(super) fn devices(&self) -> &[String] {
+        &self.device
+    }
+
     pub(super) fn record(&self) -> Option<&Path> {
         self.record.as_deref()
     }
@@ -258,11 +263,15 @@ impl Arguments {
 }
 
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
-    main_recording(arguments, arguments.record.as_deref())
+    run(arguments, arguments.record.as_deref(), false)
 }
 
-/// As [`main`], with the accesses recorded in `record`.
-pub(super) fn main_recording(arguments: &Arguments, record: Option<&Path>) -> ExitCode {
+/// As [`main`], with the accesses recorded in `record`, for a policy that is learned from them.
+pub(super) fn main_learning(arguments: &Arguments, record: &Path) -> ExitCode {
+    run(arguments, Some(record), true)
+}
+
+fn run(arguments: &Arguments, record: Option<&Path>, is_learning: bool) -> ExitCode {
     let mut output = Output::new(arguments.json);
     if arguments.device.iter().any(|device| device == "help") {
         return match write!(io::stdout(), "{}", device_help()) {
@@ -287,7 +296,7 @@ pub(super) fn main_recording(arguments: &Arguments, record: Option<&Path>) -> Ex
             return output.error(code, &error_chain(&error));
         }
     };
-    let prepared = match prepare(arguments, record) {
+    let prepared = match prepare(arguments, record, is_learning) {
         Ok(prepared) => prepared,
         Err(message) => return output.error(ExitCode::Usage, &message),
     };
@@ -396,15 +405,22 @@ struct Started {
     socket: Option<PathBuf>,
 }
 
-fn prepare(arguments: &Arguments, record: Option<&Path>) -> Result<Prepared, String> {
+fn prepare(
+    arguments: &Arguments,
+    record: Option<&Path>,
+    is_learning: bool,
+) -> Result<Prepared, String> {
     let commands = commands(&arguments.command, arguments.script.as_deref())?;
     let policy = match &arguments.policy {
         None => Policy::deny_all(),
         Some(path) => Policy::from_path(path).map_err(|error| error_chain(&error))?,
     };
-    let policy = policy
+    let mut policy = policy
         .with_devices(&arguments.device)
         .map_err(|error| error_chain(&error))?;
+    if is_learning {
+        policy = policy.for_learning();
+    }
     policy
         .check_guest_memory(arguments.memory)
         .map_err(|error| error_chain(&error))?;

@@ -34,21 +34,26 @@ impl Write for BrokenPipe {
     }
 }
 
-fn drive(json: bool, lines: &[&str]) -> (ExitCode, Vec<String>) {
-    let sink = Sink::default();
-    let mut output = Output::to_writer(json, Box::new(sink.clone()));
+/// Runs commands on a fake machine.
+fn drive_to(lines: &[&str], output: &mut Output) -> ExitCode {
     let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
     let commands = run::commands(&lines, None).unwrap();
     let machine: Arc<dyn RunningMachine> = Arc::new(FakeMachine::default());
     let interrupt = Interrupt::install().unwrap();
-    let code = run::drive(
+    run::drive(
         &machine,
         commands.as_deref(),
         None,
         interrupt,
-        &mut output,
+        output,
         || (),
-    );
+    )
+}
+
+fn drive(json: bool, lines: &[&str]) -> (ExitCode, Vec<String>) {
+    let sink = Sink::default();
+    let mut output = Output::to_writer(json, Box::new(sink.clone()));
+    let code = drive_to(lines, &mut output);
     let bytes = sink.0.lock().unwrap().clone();
     let text = String::from_utf8(bytes).unwrap();
     (code, text.lines().map(str::to_owned).collect())
@@ -104,17 +109,7 @@ fn machine_that_stops_by_itself_ends_the_run() {
 #[test]
 fn closed_stdout_ends_quietly() {
     let mut output = Output::to_writer(false, Box::new(BrokenPipe));
-    let machine: Arc<dyn RunningMachine> = Arc::new(FakeMachine::default());
-    let commands = run::commands(&["stats".into(), "stats".into()], None).unwrap();
-    let interrupt = Interrupt::install().unwrap();
-    let code = run::drive(
-        &machine,
-        commands.as_deref(),
-        None,
-        interrupt,
-        &mut output,
-        || (),
-    );
+    let code = drive_to(&["stats", "stats"], &mut output);
     assert_eq!(code, ExitCode::CommandFailed);
 }
 
@@ -135,18 +130,7 @@ fn crash_that_nobody_reads_keeps_its_code() {
         }
     }
     let mut output = Output::to_writer(false, Box::new(OneLine(false)));
-    let machine: Arc<dyn RunningMachine> = Arc::new(FakeMachine::default());
-    let lines = [r"open \\.\fake".to_owned(), "ioctl 0xdead".to_owned()];
-    let commands = run::commands(&lines, None).unwrap();
-    let interrupt = Interrupt::install().unwrap();
-    let code = run::drive(
-        &machine,
-        commands.as_deref(),
-        None,
-        interrupt,
-        &mut output,
-        || (),
-    );
+    let code = drive_to(&[r"open \\.\fake", "ioctl 0xdead"], &mut output);
     assert_eq!(code, ExitCode::DriverCrashed);
 }
 

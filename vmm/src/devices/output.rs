@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,6 +14,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 use super::DeviceError;
+use crate::observe::own_file;
 use crate::policy::DeviceOutput;
 
 /// Bytes collected before they are written out without waiting for a flush.
@@ -161,11 +161,8 @@ impl Drop for Sink {
 
 /// Creates or empties the file at `path`. Never waits: opening a FIFO would do so until somebody reads it, deaf to
 /// signals.
-pub(super) fn create(path: &Path) -> io::Result<File> {
-    let mut options = File::options();
-    options.write(true).create(true).truncate(true);
-    options.custom_flags(libc::O_NONBLOCK);
-    options.open(path).map_err(|error| {
+fn create(path: &Path) -> io::Result<File> {
+    own_file::create(path, libc::O_NONBLOCK).map_err(|error| {
         if error.raw_os_error() == Some(libc::ENXIO) {
             io::Error::new(
                 error.kind(),
@@ -351,6 +348,24 @@ mod tests {
         let missing = vec!["/nonexistent/program".to_owned()];
         let error = Sink::open(&DeviceOutput::Command(missing)).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/program"));
+    }
+
+    #[test]
+    fn a_file_is_one_devices_until_it_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = DeviceOutput::File(folder.path().join("printed"));
+        let mut first = Sink::open(&output).unwrap();
+        first.push(b'a');
+        first.drain();
+        let error = crate::error_chain(&Sink::open(&output).unwrap_err());
+        assert!(error.contains("ringfence ps"), "{error}");
+        assert_eq!(std::fs::read(folder.path().join("printed")).unwrap(), b"a");
+        drop(first);
+        drop(Sink::open(&output).unwrap());
+        assert_eq!(std::fs::read(folder.path().join("printed")).unwrap(), b"");
+        // What is no regular file is not locked.
+        let null = DeviceOutput::File("/dev/null".into());
+        let _both = [Sink::open(&null).unwrap(), Sink::open(&null).unwrap()];
     }
 
     #[test]

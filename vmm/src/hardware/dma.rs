@@ -8,7 +8,7 @@ use std::path::Path;
 const HARMLESS: [&str; 3] = ["vfio-pci", "pci-stub", "pcieport"];
 
 /// What keeps VFIO from confining a function's DMA, and what to do about it; `None`: nothing that sysfs tells.
-pub(super) fn obstacle(function: &Path) -> Option<String> {
+pub(crate) fn obstacle(function: &Path) -> Option<String> {
     let link = function.join("iommu_group");
     let Ok(group) = fs::canonicalize(&link) else {
         return Some(

@@ -21,6 +21,16 @@ use std::ptr;
 use super::vfio::{Bar, VfioFunctions};
 use crate::policy::{CacheMode, MemorySource};
 
+/// What to do about it.
+fn open_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            " (`ringfence doctor` says what this machine has; `ringfence doctor --pci` where a function's BARs are)"
+        }
+        _ => " (root or CAP_SYS_RAWIO is needed, and a kernel that is not locked down)",
+    }
+}
+
 const DEV_MEM: &str = "/dev/mem";
 const PAGE_SIZE: u64 = abi::layout::PAGE_SIZE;
 const WRITE_COMBINING: &str = "_wc";
@@ -29,9 +39,7 @@ const WRITE_COMBINING: &str = "_wc";
 #[derive(Debug, thiserror::Error)]
 pub enum MappingError {
     /// The file cannot be opened.
-    #[error(
-        "cannot open {path}: root or CAP_SYS_RAWIO is needed, and a kernel that is not locked down"
-    )]
+    #[error("cannot open {path}{}", open_hint(.source))]
     Open {
         /// The file.
         path: PathBuf,

@@ -11,7 +11,7 @@ use crate::policy::{PciAddress, PciId};
 use crate::ports::Width;
 
 /// Where sysfs lists PCI functions.
-pub(super) const PCI_DEVICES: &str = "/sys/bus/pci/devices";
+pub(crate) const PCI_DEVICES: &str = "/sys/bus/pci/devices";
 
 /// PCI configuration space by the files /sys/bus/pci/devices/*/config.
 ///
@@ -64,7 +64,13 @@ fn read_id(path: &Path) -> io::Result<u16> {
 impl PciBackend for SysfsPci {
     fn functions(&mut self) -> io::Result<Vec<(PciAddress, PciId)>> {
         let mut addresses = Vec::new();
-        for entry in std::fs::read_dir(&self.devices)? {
+        let entries = match std::fs::read_dir(&self.devices) {
+            Ok(entries) => entries,
+            // A machine without PCI.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
             // Domains above 0xffff, which some host bridges make up, have no PciAddress: no rule can name them.
             addresses.extend(entry?.file_name().to_str().and_then(PciAddress::parse));
         }
@@ -160,6 +166,13 @@ mod tests {
         // Beyond what the kernel shows.
         assert_eq!(pci.read(address, 62, Width::Dword), 0xFFFF_3F3E);
         assert_eq!(pci.read(address, 64, Width::Dword), u32::MAX);
+    }
+
+    #[test]
+    fn a_machine_without_pci_has_no_functions() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut pci = SysfsPci::at(&folder.path().join("devices"));
+        assert_eq!(pci.functions().unwrap(), []);
     }
 
     #[test]

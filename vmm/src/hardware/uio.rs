@@ -84,7 +84,16 @@ fn enable_by_config(config: &File) -> io::Result<()> {
 fn open(path: &Path, more: impl FnOnce(&mut OpenOptions) -> &mut OpenOptions) -> io::Result<File> {
     more(OpenOptions::new().read(true).write(true))
         .open(path)
-        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+        .map_err(|error| {
+            let hint = match error.kind() {
+                io::ErrorKind::NotFound => {
+                    ": no UIO driver has such a device (`ringfence doctor` lists those that there are)"
+                }
+                io::ErrorKind::PermissionDenied => ": the file is root's; its owner may use the device",
+                _ => "",
+            };
+            io::Error::new(error.kind(), format!("{}: {error}{hint}", path.display()))
+        })
 }
 
 /// The file of a device.

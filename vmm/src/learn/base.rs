@@ -1,5 +1,11 @@
 //! A rule's text in the policy that it comes from.
 
+/// A line, from 1.
+pub(super) fn line(text: &str, number: u32) -> Option<&str> {
+    let index = usize::try_from(number).ok()?.checked_sub(1)?;
+    text.lines().nth(index)
+}
+
 /// The text of the rule whose table header is at `line` (from 1): up to the next header at a line's beginning behind
 /// which the text is whole again. Its sub-tables come along.
 pub(super) fn rule_text(policy: &str, line: u32) -> Option<String> {

@@ -3,15 +3,27 @@
 //! What a rule of the run's own policy allowed keeps that rule, as its owner wrote it. What no rule named becomes new
 //! rules with [`Options::backend`], one for each range whose ports were used alike. What a rule denied stays denied: its
 //! owner has said so. Each rule says who touched it and how often.
+//!
+//! What was reached through ports that select (PCI configuration space, CMOS memory) becomes rules for the registers
+//! ([`registers`]), memory one for the BAR of this machine that has it, if one does.
 
 mod base;
+mod registers;
 mod touched;
 
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
-use crate::policy::Policy;
+use crate::hardware::{PCI_DEVICES, memory_bar_at};
+use crate::policy::{PciAddress, Policy};
 use crate::recording::Recording;
-use touched::{Touched, Use};
+use registers::RegisterUse;
+use touched::{Range, Touched, Use};
+
+/// What asked for functions that are not there: with a rule for PCI functions there is a bus.
+const EMPTY_BUS: &str = "[[pci]]\ndevice = \"ffff:ffff\"\nbackend = \"deny\"\n";
+/// Lines of a comment about functions that are not there.
+const ABSENT_MAX: usize = 16;
 
 /// How to learn.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,6 +32,8 @@ pub struct Options {
     pub backend: String,
     /// What the policy says of its origin, such as the driver's name.
     pub title: String,
+    /// Where sysfs lists this machine's PCI functions.
+    pub pci_devices: PathBuf,
 }
 
 /// A learned policy.
@@ -60,15 +74,26 @@ pub fn learn(recording: &Recording, base: &Policy, options: &Options) -> Learned
         );
         learned.add(&rule, &range.users);
     }
+    if let Some(cmos) = &touched.registers.cmos {
+        let head = format!(
+            "[[index-pair]]\nindex = 0x70\ndata = 0x71\nbackend = \"{}\"\n\
+             # Bit 7 masks NMIs: the driver's is ignored.\nindex-mask = 0x7f\n",
+            options.backend
+        );
+        learned.add_registers(&head, "index-pair", cmos);
+    }
     for range in touched.memory() {
         let rule = format!(
-            "[[memory]]\nrange = \"{}\"\naccess = \"{}\"\nbackend = \"{}\"\n",
+            "[[memory]]\nrange = \"{}\"\naccess = \"{}\"\nbackend = \"{}\"\n{}",
             span(range.first, range.last),
-            range.uses.access(),
+            // Memory cannot be allowed to be written alone.
+            if range.uses.is_written { "rw" } else { "r" },
             options.backend,
+            source(&range, options),
         );
         learned.add(&rule, &range.users);
     }
+    learned.functions(base, &touched, options);
     for range in touched.msrs() {
         // Registers for tests are a fixed number here: MSRs have no register file.
         let backend = match options.backend.as_str() {
@@ -112,9 +137,89 @@ impl Learned {
         }
     }
 
+    /// Rules for the PCI functions of this machine that no rule named; the others are not there.
+    fn functions(&mut self, base: &Policy, touched: &Touched<'_>, options: &Options) {
+        let mut absent = Vec::new();
+        let has_kept = |line: &u32| {
+            let rules = base.pci_rules().iter();
+            rules
+                .clone()
+                .any(|rule| u32::try_from(rule.place.line) == Ok(*line))
+        };
+        let mut has_rule = touched.by_rule.keys().any(has_kept);
+        for (address, registers) in &touched.registers.pci {
+            if !is_present(*address, options) {
+                absent.push((address, registers));
+                continue;
+            }
+            let head = format!("[[pci]]\nbdf = \"{address}\"\nbackend = \"passthrough\"\n");
+            self.add_registers(&head, "pci", registers);
+            has_rule = true;
+        }
+        if absent.is_empty() && (has_rule || !touched.registers.has_pci) {
+            return;
+        }
+        let mut lines = vec!["PCI functions that are not there, and read as ones:".to_owned()];
+        for (address, registers) in absent.iter().take(ABSENT_MAX) {
+            let users = registers.users().into_iter();
+            lines.extend(users.map(|user| format!("{address}, {user}")));
+        }
+        if let Some(more) = absent
+            .len()
+            .checked_sub(ABSENT_MAX)
+            .filter(|more| *more != 0)
+        {
+            lines.push(format!("and {more} functions more"));
+        }
+        if has_rule {
+            self.text.push('\n');
+            self.users(&lines);
+        } else {
+            lines.push("With this rule there is a bus, and none of them is on it:".to_owned());
+            self.add(EMPTY_BUS, &lines);
+        }
+    }
+
+    /// A rule of registers. Where it is refused because of writes, these are left out, with the reason.
+    fn add_registers(&mut self, head: &str, table: &str, registers: &RegisterUse) {
+        let ranges = registers.ranges();
+        let text = |writes: bool| {
+            let mut rule = head.to_owned();
+            for (first, last, uses) in &ranges {
+                let access = match (writes || !uses.is_written, uses.is_read) {
+                    (true, _) => uses.access(),
+                    (false, true) => "r",
+                    (false, false) => continue,
+                };
+                let _ = write!(
+                    rule,
+                    "\n[[{table}.register]]\nrange = \"{}\"\naccess = \"{access}\"\n",
+                    span(*first, *last)
+                );
+            }
+            rule
+        };
+        let mut users = registers.users();
+        let mut rule = text(true);
+        if let Err(error) = Policy::from_str("learned", &rule)
+            && Policy::from_str("learned", &text(false)).is_ok()
+        {
+            users.push("NOT ALLOWED as they stand, and left out, are the writes:".to_owned());
+            users.extend(crate::error_chain(&error).lines().map(str::to_owned));
+            self.refused += 1;
+            rule = text(false);
+        }
+        self.add(&rule, &users);
+    }
+
     /// A rule that allowed accesses, as its owner wrote it.
     fn keep(&mut self, base: &Policy, line: u32, users: &[String]) {
-        match base::rule_text(base.text(), line) {
+        let option = base::line(base.text(), line).and_then(|line| line.strip_prefix("--device "));
+        let rule = match option {
+            Some(option) => Policy::device_rule(option),
+            None => base::rule_text(base.text(), line),
+        };
+        match rule {
             Some(rule) => self.add(&rule, users),
             None => {
                 self.refused += 1;
@@ -155,6 +260,32 @@ impl Learned {
     }
 }
 
+/// The keys that say where the machine's memory comes from.
+fn source(range: &Range, options: &Options) -> String {
+    if options.backend != "passthrough" {
+        return String::new();
+    }
+    match memory_bar_at(&options.pci_devices, range.first, range.last) {
+        None => "source = \"dev-mem\"\n".to_owned(),
+        Some((folder, bar)) => {
+            let function = folder.file_name().unwrap_or_default();
+            let file = Path::new(PCI_DEVICES)
+                .join(function)
+                .join(format!("resource{}", bar.number));
+            let remap = match range.first - bar.first {
+                0 => String::new(),
+                offset => format!("remap = {offset:#x}\n"),
+            };
+            format!("source = {file:?}\n{remap}")
+        }
+    }
+}
+
+/// Whether a passed-through rule would find the function.
+fn is_present(address: PciAddress, options: &Options) -> bool {
+    options.backend == "passthrough" && options.pci_devices.join(address.to_string()).exists()
+}
+
 fn span(first: u64, last: u64) -> String {
     if first == last {
         format!("{first:#x}")
@@ -181,13 +312,147 @@ impl Use {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::ports::Direction;
     use crate::recording::export::tests_support::recording;
+    use crate::recording::{Access, Space};
 
     fn options(backend: &str) -> Options {
         Options {
             backend: backend.into(),
             title: "echo.sys".into(),
+            pci_devices: "/nonexistent".into(),
         }
+    }
+
+    /// Accesses to ports that no rule names: port, bytes, what was written.
+    fn recorded(accesses: &[(u64, u64, Option<u64>)]) -> Recording {
+        let mut recording = recording();
+        let like = recording.accesses[0].clone();
+        let access = |(address, bytes, write): &(u64, u64, Option<u64>)| Access {
+            address: *address,
+            bytes: *bytes,
+            value: write.unwrap_or(u64::MAX),
+            direction: match write {
+                Some(_) => Direction::Write,
+                None => Direction::Read,
+            },
+            rule_line: 0,
+            is_allowed: false,
+            ..like.clone()
+        };
+        recording.accesses = accesses.iter().map(access).collect();
+        recording
+    }
+
+    /// A machine with one function, whose BAR 1 is at 0xfeb00000.
+    fn machine() -> tempfile::TempDir {
+        let devices = tempfile::tempdir().unwrap();
+        let function = devices.path().join("0000:00:03.0");
+        std::fs::create_dir(&function).unwrap();
+        let resource = "0x0 0x0 0x0\n0xfeb00000 0xfebfffff 0x40200\n";
+        std::fs::write(function.join("resource"), resource).unwrap();
+        devices
+    }
+
+    #[test]
+    fn registers_become_rules_of_their_own() {
+        let machine = machine();
+        let options = Options {
+            pci_devices: machine.path().into(),
+            ..options("passthrough")
+        };
+        let recording = recorded(&[
+            (0xCF8, 4, Some(0x8000_1800)),
+            (0xCFC, 4, None),
+            (0xCF8, 4, Some(0x8000_1804)),
+            (0xCFC, 2, None),
+            (0xCFC, 2, Some(7)),
+            (0xCF8, 4, Some(0x8000_2000)),
+            (0xCFC, 4, None),
+            (0x70, 1, Some(4)),
+            (0x71, 1, None),
+        ]);
+        let learned = learn(&recording, &Policy::deny_all(), &options);
+        // The command register cannot be written without an IOMMU.
+        assert_eq!((learned.rules, learned.refused), (2, 1), "{}", learned.text);
+        let policy = Policy::from_str("learned.toml", &learned.text).unwrap();
+        assert!(policy.port_rules().is_empty(), "{}", learned.text);
+        let [pci] = policy.pci_rules() else {
+            panic!("{}", learned.text);
+        };
+        assert_eq!(pci.target.address, PciAddress::parse("0000:00:03.0"));
+        assert_eq!((pci.registers[0].first, pci.registers[0].last), (0, 3));
+        let command = pci.register(4).unwrap().access.unwrap();
+        assert!(command.allows(false) && !command.allows(true));
+        let [pair] = policy.index_pairs() else {
+            panic!("{}", learned.text);
+        };
+        assert!(pair.register(4).is_some() && pair.register(5).is_none());
+        assert!(
+            learned
+                .text
+                .contains("0000:00:04.0, echo.sys+0x1000: 1 read of 4 bytes at register 0x0"),
+            "{}",
+            learned.text
+        );
+    }
+
+    #[test]
+    fn a_scan_that_finds_nothing_learns_an_empty_bus() {
+        let recording = recorded(&[(0xCF8, 4, Some(0x8000_1800)), (0xCFC, 4, None)]);
+        let learned = learn(&recording, &Policy::deny_all(), &options("ram"));
+        assert_eq!((learned.rules, learned.refused), (1, 0), "{}", learned.text);
+        let policy = Policy::from_str("learned.toml", &learned.text).unwrap();
+        let mut ports = crate::ports::PortSpace::new(&policy).unwrap();
+        for (port, write) in [(0xCF8, Some(0x8000_1800)), (0xCFC, None)] {
+            ports.access(crate::ports::PortRequest {
+                port,
+                width: crate::ports::Width::Dword,
+                write,
+            });
+        }
+        assert_eq!(ports.stats().denied_total(), 0);
+    }
+
+    #[test]
+    fn memory_of_the_machine_has_its_source() {
+        let machine = machine();
+        let options = Options {
+            pci_devices: machine.path().into(),
+            ..options("passthrough")
+        };
+        let mut recording = recorded(&[]);
+        let mapping = |address| Access {
+            space: Space::Memory,
+            address,
+            bytes: 0x1000,
+            rule_line: 0,
+            is_allowed: false,
+            ..self::recording().accesses[0].clone()
+        };
+        recording.accesses = vec![mapping(0xFEB0_2000), mapping(0xD_0000)];
+        let learned = learn(&recording, &Policy::deny_all(), &options);
+        assert_eq!((learned.rules, learned.refused), (2, 0), "{}", learned.text);
+        let text = &learned.text;
+        assert!(
+            text.contains("0000:00:03.0/resource1\"\nremap = 0x2000\n")
+                && text.contains("source = \"dev-mem\"\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn models_of_the_command_line_become_rules() {
+        let mut recording = recorded(&[(0x378, 1, Some(1))]);
+        for access in &mut recording.accesses {
+            (access.rule_line, access.is_allowed) = (1, true);
+        }
+        let arguments = ["lpt:base=0x378,irq=7,out=bytes.bin".to_owned()];
+        let base = Policy::deny_all().with_devices(&arguments).unwrap();
+        let learned = learn(&recording, &base, &options("ram"));
+        assert_eq!((learned.rules, learned.refused), (1, 0), "{}", learned.text);
+        let expected = "[[port]]\nrange = \"0x378-0x37a\"\naccess = \"rw\"\nbackend = \"lpt\"\nirq = 7\noutput = \"bytes.bin\"\n";
+        assert!(learned.text.contains(expected), "{}", learned.text);
     }
 
     fn base() -> Policy {

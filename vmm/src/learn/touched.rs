@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::registers::Registers;
 use crate::observe::ports::Direction;
 use crate::recording::{Access, Recording, Space};
 
@@ -27,13 +28,13 @@ impl Use {
             .map(|bit| 1 << bit)
     }
 
-    fn join(&mut self, other: Self) {
+    pub(super) fn join(&mut self, other: Self) {
         self.is_read |= other.is_read;
         self.is_written |= other.is_written;
         self.widths |= other.widths;
     }
 
-    fn add(&mut self, access: &Access) {
+    pub(super) fn add(&mut self, access: &Access) {
         match access.direction {
             Direction::Read => self.is_read = true,
             // A mapping for writing can be read too.
@@ -58,7 +59,7 @@ pub(super) struct Range {
 }
 
 /// Who did what, and how often.
-type Counts = BTreeMap<(String, Space, bool, u64, u64), u64>;
+pub(super) type Counts = BTreeMap<(String, Space, bool, u64, u64), u64>;
 
 /// What a recording touched.
 #[derive(Debug)]
@@ -70,17 +71,22 @@ pub(super) struct Touched<'a> {
     pub(super) by_rule: BTreeMap<u32, Vec<String>>,
     /// Users by the line of the rule that denied them.
     pub(super) denied_by_rule: BTreeMap<u32, Vec<String>>,
+    /// Registers behind ports that select them: not among `new`.
+    pub(super) registers: Registers,
 }
 
 impl<'a> Touched<'a> {
     pub(super) fn of(recording: &'a Recording) -> Self {
+        let registers = Registers::of(recording);
         let mut new = Vec::new();
         let mut allowed: BTreeMap<u32, Counts> = BTreeMap::new();
         let mut denied: BTreeMap<u32, Counts> = BTreeMap::new();
         for access in &recording.accesses {
             let by_rule = match (access.rule_line, access.is_allowed) {
                 (0, _) => {
-                    new.push(access);
+                    if !registers.has(access) {
+                        new.push(access);
+                    }
                     continue;
                 }
                 (_, true) => &mut allowed,
@@ -103,6 +109,7 @@ impl<'a> Touched<'a> {
             new,
             by_rule: described(allowed),
             denied_by_rule: described(denied),
+            registers,
         }
     }
 
@@ -197,18 +204,27 @@ fn grains(access: &Access, grain: u64) -> (u64, u64) {
 }
 
 fn count(counts: &mut Counts, recording: &Recording, access: &Access) {
+    count_at(counts, recording, access, access.address);
+}
+
+/// Counts an access as one at this place.
+pub(super) fn count_at(counts: &mut Counts, recording: &Recording, access: &Access, at: u64) {
     let key = (
         recording.place(access.rip),
         access.space,
         access.direction == Direction::Write,
-        access.address,
+        at,
         access.bytes,
     );
     *counts.entry(key).or_default() += 1;
 }
 
-/// A line for each user, the busiest first.
 fn describe(counts: &Counts) -> Vec<String> {
+    describe_at(counts, "")
+}
+
+/// A line for each user, the busiest first; `at` says what their places are.
+pub(super) fn describe_at(counts: &Counts, at: &str) -> Vec<String> {
     let mut sorted: Vec<_> = counts.iter().collect();
     sorted.sort_by(|one, other| other.1.cmp(one.1).then(one.0.cmp(other.0)));
     let mut lines: Vec<String> = sorted
@@ -226,7 +242,7 @@ fn describe(counts: &Counts) -> Vec<String> {
                 (Space::Msr, true) => "wrmsr",
             };
             let bytes_text = if *bytes == 1 { "byte" } else { "bytes" };
-            format!("{place}: {count} {what}{plural} of {bytes} {bytes_text} at {address:#x}")
+            format!("{place}: {count} {what}{plural} of {bytes} {bytes_text} at {at}{address:#x}")
         })
         .collect();
     if let Some(more) = sorted

@@ -1,41 +1,27 @@
-//! A guest, from exit to exit.
+//! A guest, from exit to exit. Its calls are answered in [`calls`], what interrupts it is in [`interrupts`].
 
-use std::time::{Duration, Instant};
+mod calls;
+mod interrupts;
+
+use std::time::Instant;
 
 use abi::Privilege;
-use abi::channel::State;
-use abi::crash::CrashRecord;
-use abi::doorbell::{Call, CallPage};
-use abi::header::{INTERRUPT_VECTOR, ImageHeader};
-use abi::layout::{self, PAGE_SIZE, Shared};
+use abi::header::ImageHeader;
+use abi::layout;
 use kvm_bindings::{kvm_regs, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 
 use super::backend::{
-    Backend, GuestView, MemoryExit, MsrAnswer, MsrExit, PhysicalAnswer, PortAnswer, PortExit, Stop,
+    Backend, GuestView, MemoryExit, MsrAnswer, MsrExit, PortAnswer, PortExit, Stop,
 };
 use super::builder::{CreateError, map_slot};
 use super::client_window::ClientWindow;
 use super::convert::to_usize;
 use super::interrupt_lines::InterruptLines;
-use super::kick::{Due, Stopper, Watchdog};
+use super::kick::{Stopper, Watchdog};
 use super::memory::MemoryError;
-use super::paging::Protection;
 use super::plan::Plan;
 use super::vcpu::{Exit, Vcpu, VcpuError};
-
-/// IRQL from which no tick is injected.
-const DISPATCH_LEVEL: u32 = 2;
-const STATUS_SUCCESS: u64 = 0;
-const STATUS_CONFLICTING_ADDRESSES: u64 = 0xC000_0018;
-const STATUS_INSUFFICIENT_RESOURCES: u64 = 0xC000_009A;
-const STATUS_INVALID_PARAMETER: u64 = 0xC000_000D;
-
-/// Why a physical range was not mapped.
-enum Unmapped {
-    Status(u64),
-    Stop,
-}
 
 fn stopped_at_msr(number: u32, write: Option<u64>) -> Stop {
     let what = if write.is_some() { "write" } else { "read" };
@@ -372,260 +358,5 @@ impl Vm {
             MsrAnswer::Stop => return Some(stopped_at_msr(number, write)),
         }
         None
-    }
-
-    fn doorbell(
-        &mut self,
-        backend: &mut dyn Backend,
-        number: u32,
-    ) -> Result<Option<Stop>, CreateError> {
-        let Some(call) = Call::from_number(number) else {
-            return Ok(Some(Stop::Failure(format!(
-                "{number:#x} was stored to the doorbell, which is no call"
-            ))));
-        };
-        let mut page: CallPage = self.view().read_shared(Shared::CALL_PAGE)?;
-        let [first, second, third, fourth, ..] = page.arguments;
-        match call {
-            Call::Idle => {
-                // Interrupts that came while the guest was on its way here.
-                self.publish_lines()?;
-                let state: State = self.view().read_shared(Shared::STATE)?;
-                if state.interrupt_due != 0 {
-                    return Ok(None);
-                }
-                let delay = (first != u64::MAX).then(|| self.until(first));
-                return Ok(Some(Stop::Idle(delay)));
-            }
-            Call::Clients => return Ok(Some(Stop::Clients)),
-            Call::DrainTrace => backend.drain_trace(&self.view()),
-            Call::MapPhysical => {
-                page.results = match self.map_physical(backend, first, second, third, fourth != 0) {
-                    Ok(guest_physical) => [STATUS_SUCCESS, guest_physical, 0, 0],
-                    Err(Unmapped::Status(status)) => [status, 0, 0, 0],
-                    Err(Unmapped::Stop) => {
-                        return Ok(Some(Stop::PolicyStop(format!(
-                            "mapping of {second} bytes at physical address {first:#x}"
-                        ))));
-                    }
-                };
-            }
-            Call::UnmapPhysical => {}
-            Call::MapStack => {
-                page.results[0] = match self.plan.map_stack(first, second, third) {
-                    Ok(true) => STATUS_SUCCESS,
-                    Ok(false) => STATUS_INVALID_PARAMETER,
-                    Err(_) => STATUS_INSUFFICIENT_RESOURCES,
-                };
-            }
-            Call::MapUserTable => {
-                page.results = match self.plan.map_user_table(first) {
-                    Ok(Some(entry)) => [STATUS_SUCCESS, entry, 0, 0],
-                    Ok(None) => [STATUS_CONFLICTING_ADDRESSES, 0, 0, 0],
-                    Err(_) => [STATUS_INSUFFICIENT_RESOURCES, 0, 0, 0],
-                };
-            }
-            Call::Crash => {
-                let record: CrashRecord = self.view().read_shared(Shared::CRASH)?;
-                return Ok(Some(Stop::Crash(Box::new(record))));
-            }
-            Call::Shutdown => return Ok(Some(Stop::Shutdown)),
-            Call::SetIoAccessMap => {
-                let mut map = [0; 8192];
-                if self.view().read(second, &mut map).is_ok() {
-                    backend.io_access_map(first, &map);
-                }
-            }
-            Call::SetProcessIoAccessMap => backend.process_io_access_map(first, second),
-            Call::File => page.results = self.file(backend, page.arguments),
-            Call::SaveRegistry => page.results[0] = self.save_registry(backend, first, second),
-            Call::Msr => {
-                let write = (second != 0).then_some(third);
-                // A number that no instruction can have is the shim's bug or the driver's lie.
-                let answer = u32::try_from(first).map_or(MsrAnswer::Fault, |number| {
-                    let access = MsrExit {
-                        number,
-                        write,
-                        rip: fourth,
-                    };
-                    backend.msr(&GuestView { plan: &self.plan }, access)
-                });
-                page.results = match answer {
-                    MsrAnswer::Value(value) => [0, value, 0, 0],
-                    MsrAnswer::Fault => [1, 0, 0, 0],
-                    MsrAnswer::Stop => {
-                        let number = u32::try_from(first).unwrap_or(u32::MAX);
-                        return Ok(Some(stopped_at_msr(number, write)));
-                    }
-                };
-            }
-            Call::ArmTimer => self.watchdog.arm(self.until(first)),
-        }
-        self.view().write_shared(Shared::CALL_PAGE, &page)?;
-        Ok(None)
-    }
-
-    /// A call for the host's files: the buffer is copied in before and out afterwards, never longer than it was.
-    fn file(&self, backend: &mut dyn Backend, arguments: [u64; 6]) -> [u64; 4] {
-        let [_, _, address, bytes, ..] = arguments;
-        if bytes > abi::file::MAX_TRANSFER {
-            return [STATUS_INVALID_PARAMETER, 0, 0, 0];
-        }
-        let mut buffer = vec![0; to_usize(bytes)];
-        if bytes != 0 && self.view().read(address, &mut buffer).is_err() {
-            return [STATUS_INVALID_PARAMETER, 0, 0, 0];
-        }
-        let results = backend.file(arguments, &mut buffer);
-        buffer.truncate(to_usize(bytes));
-        if results[0] == STATUS_SUCCESS
-            && !buffer.is_empty()
-            && self.view().write_pool(address, &buffer).is_err()
-        {
-            return [STATUS_INVALID_PARAMETER, 0, 0, 0];
-        }
-        results
-    }
-
-    /// A copy of the registry's contents is handed on; returns an NTSTATUS.
-    fn save_registry(&self, backend: &mut dyn Backend, address: u64, bytes: u64) -> u64 {
-        if bytes > abi::doorbell::REGISTRY_MAX {
-            return STATUS_INVALID_PARAMETER;
-        }
-        let mut contents = vec![0; to_usize(bytes)];
-        if self.view().read(address, &mut contents).is_err() {
-            return STATUS_INVALID_PARAMETER;
-        }
-        backend.save_registry(&contents)
-    }
-
-    /// Time from now to an interrupt time (100 ns units since boot).
-    fn until(&self, interrupt_time: u64) -> Duration {
-        Duration::from_nanos(interrupt_time.saturating_mul(100))
-            .saturating_sub(self.boot_time.elapsed())
-    }
-
-    /// Fills page-table entries for a physical range; `Err` is what the call answers, or stops with.
-    fn map_physical(
-        &mut self,
-        backend: &mut dyn Backend,
-        physical: u64,
-        bytes: u64,
-        address: u64,
-        is_write: bool,
-    ) -> Result<u64, Unmapped> {
-        let window = self.plan.kernel_base + layout::IO_WINDOW;
-        let is_whole = [address, physical, bytes]
-            .iter()
-            .all(|value| value % PAGE_SIZE == 0)
-            && bytes != 0;
-        let is_in_window = address
-            .checked_sub(window)
-            .and_then(|offset| offset.checked_add(bytes))
-            .is_some_and(|end| end <= layout::IO_WINDOW_SIZE);
-        let is_user = self.plan.has_user_tables(address, bytes);
-        if !is_whole || !is_in_window && !is_user {
-            return Err(Unmapped::Status(STATUS_INVALID_PARAMETER));
-        }
-        let pieces =
-            match backend.physical(&GuestView { plan: &self.plan }, physical, bytes, is_write) {
-                PhysicalAnswer::Mapped(pieces) => pieces,
-                PhysicalAnswer::Denied(status) => return Err(Unmapped::Status(u64::from(status))),
-                PhysicalAnswer::Stop => return Err(Unmapped::Stop),
-            };
-        let first = pieces
-            .first()
-            .map_or(0, |piece| layout::IO_WINDOW_GPA + piece.window_offset);
-        let protection = Protection {
-            write: is_write,
-            user: is_user || self.privilege == Privilege::Ring3,
-            ..Protection::default()
-        };
-        let mut next = address;
-        for piece in pieces {
-            if piece.bytes > address + bytes - next {
-                return Err(Unmapped::Status(STATUS_INVALID_PARAMETER));
-            }
-            let guest_physical = layout::IO_WINDOW_GPA + piece.window_offset;
-            self.plan
-                .tables
-                .map(
-                    &self.plan.ram,
-                    next,
-                    guest_physical,
-                    piece.bytes,
-                    protection,
-                )
-                .map_err(|_| Unmapped::Status(STATUS_INSUFFICIENT_RESOURCES))?;
-            next += piece.bytes;
-        }
-        Ok(first)
-    }
-
-    /// Shows the guest what its interrupt lines did. Only the vCPU thread does so, and the guest does not run meanwhile.
-    fn publish_lines(&mut self) -> Result<(), CreateError> {
-        let Some(new) = self.lines.take() else {
-            return Ok(());
-        };
-        let mut lines: abi::interrupt::InterruptLines =
-            self.view().read_shared(Shared::INTERRUPTS)?;
-        lines.asserted = new.asserted;
-        lines.raised ^= new.edges & !lines.edges();
-        self.view().write_shared(Shared::INTERRUPTS, &lines)?;
-        if new.edges != 0 {
-            let mut state: State = self.view().read_shared(Shared::STATE)?;
-            state.interrupt_due = 1;
-            self.view().write_shared(Shared::STATE, &state)?;
-            self.lines.set_offered(true);
-            // Shim code looks by itself; driver code is interrupted.
-            self.is_exit_wanted = state.shim_depth == 0;
-        }
-        Ok(())
-    }
-
-    /// A signal came: interrupt the guest if a tick or a device is due and it can take that.
-    fn interrupted(&mut self) -> Result<Option<Stop>, CreateError> {
-        self.is_exit_wanted = false;
-        let is_tick = match self.watchdog.due() {
-            Due::Nothing => false,
-            Due::Deadline => return Ok(Some(Stop::Hung)),
-            Due::Stop => return Ok(Some(Stop::Asked)),
-            Due::Tick => true,
-        };
-        let mut state: State = self.view().read_shared(Shared::STATE)?;
-        if state.interrupt_due == 0 {
-            self.lines.set_offered(false);
-        }
-        // A tick handler that runs sees no other.
-        let is_tick = is_tick && state.in_tick == 0;
-        let is_device = self.lines.is_offered();
-        if !is_tick && !is_device {
-            return Ok(None);
-        }
-        if is_tick && state.tick_due == 0 {
-            state.tick_due = 1;
-            self.view().write_shared(Shared::STATE, &state)?;
-        }
-        let is_tick_deferred =
-            state.shim_depth != 0 || state.irql >= DISPATCH_LEVEL || state.interrupts_masked != 0;
-        if is_tick && is_tick_deferred {
-            self.watchdog.ticked();
-        }
-        // A device's interrupt may come at DISPATCH_LEVEL: the guest decides.
-        let takes_device = is_device && state.shim_depth == 0 && state.interrupts_masked == 0;
-        if !takes_device && (!is_tick || is_tick_deferred) {
-            return Ok(None);
-        }
-        let rip = self.vcpu.registers()?.rip;
-        let is_in_trap_window =
-            (self.header.trap_window_start..self.header.trap_window_end).contains(&rip);
-        let is_in_gate = (self.header.vectors..self.header.trap_window_start).contains(&rip);
-        if is_in_trap_window || is_in_gate || !self.vcpu.can_interrupt() {
-            return Ok(None);
-        }
-        self.vcpu.interrupt(INTERRUPT_VECTOR)?;
-        if is_tick {
-            self.watchdog.ticked();
-        }
-        Ok(None)
     }
 }

@@ -16,6 +16,7 @@ pub mod memory;
 pub mod msr;
 pub mod ntstatus;
 pub mod output;
+pub(crate) mod own_file;
 pub mod ports;
 pub mod stack;
 pub mod symbols;

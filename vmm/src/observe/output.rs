@@ -1,8 +1,9 @@
 //! Where a trace goes: a file or stderr, buffered. A full disk costs the trace, not the run.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+
+use super::own_file;
 
 /// Bytes gathered before a write.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -33,7 +34,7 @@ impl TraceOutput {
             return Ok(Self::to_writer("stderr", Box::new(io::stderr())));
         }
         let name = PathBuf::from(path).display().to_string();
-        match File::create(path) {
+        match own_file::create(path, 0) {
             Ok(file) => Ok(Self::to_writer(&name, Box::new(file))),
             Err(source) => Err(TraceOpenError { path: name, source }),
         }

@@ -97,7 +97,7 @@ impl Policy {
     }
 
     /// The index/data pair that has a port.
-    fn pair_of_port(&self, port: u16) -> Option<(usize, &IndexPair)> {
+    pub(super) fn pair_of_port(&self, port: u16) -> Option<(usize, &IndexPair)> {
         self.index_pairs()
             .iter()
             .enumerate()
@@ -105,7 +105,7 @@ impl Policy {
     }
 
     /// The first rule that covers a port.
-    fn rule_of_port(&self, port: u16) -> Option<(usize, &PortRule)> {
+    pub(super) fn rule_of_port(&self, port: u16) -> Option<(usize, &PortRule)> {
         self.port_rules()
             .iter()
             .enumerate()
@@ -164,6 +164,11 @@ impl Policy {
             Origin::IndexPair { index, .. } => self.index_pairs()[index].denied_read,
             _ => self.defaults().denied_read,
         } & width.mask();
+        if decision.is_allowed() {
+            for effect in self.port_effects(request, index) {
+                let _ = writeln!(text, "  {effect}");
+            }
+        }
         super::explain_registers::consequence(&mut text, &decision, is_write, denied_read.into());
         text
     }

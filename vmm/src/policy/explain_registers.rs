@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::explain_effects::{bit_effects, limit_effects, pci_effects};
 use super::{OnDeny, PciBackendKind, PciTarget, Policy};
 use crate::pci::{CONFIG_BYTES, EXTENDED_CONFIG_BYTES, PciRequest};
 use crate::ports::{Action, Decision, DenialReason, Origin};
@@ -102,6 +103,11 @@ impl Policy {
                 );
             }
         }
+        if decision.is_allowed() {
+            for effect in pci_effects(rule, request) {
+                let _ = writeln!(text, "  {effect}");
+            }
+        }
         consequence(&mut text, &decision, is_write, rule.denied_read.into());
         text
     }
@@ -160,6 +166,14 @@ impl Policy {
                 rule.last,
                 rule.backend.name()
             );
+            if decision.is_allowed() {
+                let mut effects = Vec::new();
+                bit_effects(&mut effects, &rule.masks, write, u64::MAX);
+                limit_effects(&mut effects, rule.limits);
+                for effect in effects {
+                    let _ = writeln!(text, "  {effect}");
+                }
+            }
         }
         consequence(&mut text, &decision, write.is_some(), denied_read);
         text

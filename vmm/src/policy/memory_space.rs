@@ -3,26 +3,23 @@
 //! Everything is in whole pages. A rule's range is (the policy says so or is refused), and a driver's request is
 //! rounded outwards to pages, as MmMapIoSpace maps whole pages: all of them must be covered.
 
+mod backing;
+
 use std::fmt;
-use std::io;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use vm_memory::{MmapRegion, VolatileMemory};
 
-use super::values::read_limited;
-use super::{
-    AccessMode, LogLimiter, LogVerdict, MemoryBackend, MemoryRule, OnDeny, Policy, PolicyError,
-};
-use crate::devices::external::ModelRange;
+pub use backing::{MemoryBacking, MemoryStartError};
+use backing::{allocate, open_devices};
+
+use super::{LogLimiter, LogVerdict, MemoryBackend, OnDeny, Policy};
 use crate::devices::{DeviceError, External, MemoryDevice, RunningModel};
-use crate::hardware::{HostMapping, MappingError, VfioFunctions, Wish};
-use crate::machine::InterruptLines;
-use crate::ports::{Action, ModelPlace, open_external};
+use crate::hardware::VfioFunctions;
+use crate::machine::{DEVICE_ADDRESS_MAX, InterruptLines};
+use crate::ports::Action;
 
 const PAGE_MASK: u64 = abi::layout::PAGE_SIZE - 1;
-/// Most memory that `ram` and `passthrough` rules may have together, in bytes: what the guest's I/O window can map.
-const RAM_BYTES_MAX: u64 = abi::layout::IO_WINDOW_SIZE;
 
 /// A driver's wish to map physical memory ([`abi::doorbell::Call::MapPhysical`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,114 +72,6 @@ pub(super) struct Denial {
     pub(super) reason: String,
 }
 
-/// A memory rule that cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum MemoryStartError {
-    /// The policy does not fit the guest.
-    #[error(transparent)]
-    Policy(#[from] PolicyError),
-    /// All rules together are too large.
-    #[error(
-        "{file}:{line}: with this rule, \"ram\" and \"passthrough\" memory has {bytes} bytes: at most {RAM_BYTES_MAX} \
-         can be mapped"
-    )]
-    TooLarge {
-        /// The policy.
-        file: String,
-        /// The rule's line.
-        line: usize,
-        /// Bytes up to and with this rule.
-        bytes: u64,
-    },
-    /// A device behind a range.
-    #[error(transparent)]
-    Device(Box<crate::ports::StartError>),
-    /// The machine's memory cannot be passed through.
-    #[error("{file}:{line}: backend \"passthrough\" cannot start")]
-    Passthrough {
-        /// The policy.
-        file: String,
-        /// The rule's line.
-        line: usize,
-        /// Why.
-        source: MappingError,
-    },
-    /// The initial contents cannot be read.
-    #[error(
-        "{file}:{line}: cannot read `file` = {path:?} (at most {bytes} bytes, the rule's range)"
-    )]
-    Contents {
-        /// The policy.
-        file: String,
-        /// The rule's line.
-        line: usize,
-        /// The file.
-        path: std::path::PathBuf,
-        /// The range's size.
-        bytes: u64,
-        /// Why.
-        source: io::Error,
-    },
-    /// The host has no memory.
-    #[error("{file}:{line}: no host memory for {bytes} bytes: {reason}")]
-    NoMemory {
-        /// The policy.
-        file: String,
-        /// The rule's line.
-        line: usize,
-        /// Bytes.
-        bytes: u64,
-        /// Why.
-        reason: String,
-    },
-}
-
-/// Host memory behind `ram` rules without a gap between them, or behind a `passthrough` rule; the machine makes KVM
-/// memory slots of it.
-#[derive(Debug)]
-pub struct MemoryBacking {
-    /// The physical address that drivers know its first byte by; a multiple of 4096.
-    pub physical: u64,
-    /// Whether any rule allows stores to it.
-    pub is_writable: bool,
-    memory: Memory,
-}
-
-#[derive(Debug)]
-enum Memory {
-    Ram(MmapRegion),
-    Host(HostMapping),
-}
-
-impl MemoryBacking {
-    /// Host-virtual address of the first byte, page-aligned; valid as long as the [`MemorySpace`] lives.
-    #[must_use]
-    pub fn host_address(&self) -> u64 {
-        match &self.memory {
-            Memory::Ram(region) => region.as_ptr().addr() as u64,
-            Memory::Host(mapping) => mapping.address(),
-        }
-    }
-
-    /// Bytes; a multiple of 4096.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        match &self.memory {
-            Memory::Ram(region) => region.size() as u64,
-            Memory::Host(mapping) => mapping.bytes(),
-        }
-    }
-
-    /// The memory itself; `None` for the machine's, which only the guest accesses.
-    #[must_use]
-    pub fn region(&self) -> Option<&MmapRegion> {
-        match &self.memory {
-            Memory::Ram(region) => Some(region),
-            Memory::Host(_) => None,
-        }
-    }
-}
-
 /// Mappings since the start.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct MemoryStats {
@@ -225,6 +114,8 @@ pub struct MemorySpace {
     stats: MemoryStats,
     limiter: LogLimiter,
     clock: Clock,
+    /// The guest's own memory, first and last address.
+    guest_memory: (u64, u64),
 }
 
 impl fmt::Debug for MemorySpace {
@@ -292,6 +183,10 @@ impl MemorySpace {
             },
             limiter: LogLimiter::new(policy.defaults().max_log_rate),
             clock,
+            guest_memory: (
+                abi::layout::RAM_BASE,
+                abi::layout::RAM_BASE.saturating_add(ram_bytes.saturating_sub(1)),
+            ),
             policy: policy.clone(),
         })
     }
@@ -324,7 +219,18 @@ impl MemorySpace {
                     reason: "its pages have no backing".to_owned(),
                 },
             },
-            Err(denial) => denial,
+            Err(denial) => match self.ones(request) {
+                Some(nothing) => {
+                    tracing::info!(
+                        "physical memory at {:#x} ({} bytes) reads as ones: {}",
+                        request.address,
+                        request.bytes,
+                        denial.reason
+                    );
+                    return MemoryDecision::Allowed(vec![nothing]);
+                }
+                None => denial,
+            },
         };
         match denial.rule {
             Some(index) => self.stats.rules[index].denied += 1,
@@ -353,6 +259,21 @@ impl MemorySpace {
         }
     }
 
+    /// While a policy is learned: memory that nobody has and no rule is about, for a driver that goes on with it.
+    fn ones(&self, request: &MemoryRequest) -> Option<MemoryMapping> {
+        let (first, last) = pages(request).filter(|_| self.policy.is_learning())?;
+        let is_apart = |(other_first, other_last)| last < other_first || other_last < first;
+        let mut rules = self.policy.memory_rules().iter();
+        let is_free =
+            is_apart(self.guest_memory) && rules.all(|rule| is_apart((rule.first, rule.last)));
+        (is_free && last <= DEVICE_ADDRESS_MAX).then(|| MemoryMapping {
+            backing: None,
+            offset: first,
+            bytes: last - first + 1,
+            is_writable: request.is_write,
+        })
+    }
+
     /// A decision as recordings show it.
     #[must_use]
     pub fn record(
@@ -363,7 +284,8 @@ impl MemorySpace {
         let (allowed, rule) = match decision {
             MemoryDecision::Allowed(_) => {
                 let rules = Self::decide(&self.policy, request).unwrap_or_default();
-                (true, rules.first().copied())
+                // Without a rule there is nothing, whatever a policy that is learned says.
+                (!rules.is_empty(), rules.first().copied())
             }
             MemoryDecision::Denied { rule, .. } => (false, *rule),
         };
@@ -526,160 +448,10 @@ impl MemorySpace {
     }
 }
 
-/// The devices of rules that have one.
-fn open_devices(
-    policy: &Policy,
-    lines: &InterruptLines,
-) -> Result<Vec<(usize, External)>, MemoryStartError> {
-    let rules = policy.memory_rules().iter().enumerate();
-    rules
-        .filter_map(|(index, rule)| match &rule.backend {
-            MemoryBackend::External(spec) => Some((index, rule, spec)),
-            _ => None,
-        })
-        .map(|(index, rule, spec)| {
-            let place = ModelPlace {
-                file: policy.file(),
-                line: rule.line,
-                range: ModelRange {
-                    first: rule.first,
-                    bytes: rule.bytes(),
-                    is_memory: true,
-                },
-            };
-            let line = |irq: Option<u32>| irq.and_then(|irq| lines.line(irq));
-            let device = open_external(spec, &place, line)
-                .map_err(|error| MemoryStartError::Device(Box::new(error)))?;
-            Ok((index, device))
-        })
-        .collect()
-}
-
 /// First and last byte of the pages that a request touches.
 fn pages(request: &MemoryRequest) -> Option<(u64, u64)> {
     let last = request.address.checked_add(request.bytes.checked_sub(1)?)?;
     Some((request.address & !PAGE_MASK, last | PAGE_MASK))
-}
-
-/// The memory of all rules: of adjacent `ram` rules together, filled; of each `passthrough` rule by itself.
-fn allocate(
-    policy: &Policy,
-    functions: &VfioFunctions,
-) -> Result<Vec<MemoryBacking>, MemoryStartError> {
-    let mut rules: Vec<&MemoryRule> = policy
-        .memory_rules()
-        .iter()
-        .filter(|rule| {
-            !matches!(
-                rule.backend,
-                MemoryBackend::Deny | MemoryBackend::External(_)
-            )
-        })
-        .collect();
-    rules.sort_by_key(|rule| rule.first);
-    let mut total = 0_u64;
-    for rule in &rules {
-        total = total.saturating_add(rule.bytes());
-        if total > RAM_BYTES_MAX {
-            return Err(MemoryStartError::TooLarge {
-                file: policy.file().to_owned(),
-                line: rule.line,
-                bytes: total,
-            });
-        }
-    }
-    rules
-        .chunk_by(|rule, next| {
-            let is_ram = |rule: &MemoryRule| matches!(rule.backend, MemoryBackend::Ram { .. });
-            is_ram(rule) && is_ram(next) && rule.last + 1 == next.first
-        })
-        .map(|run| match run {
-            [rule] if matches!(rule.backend, MemoryBackend::Passthrough { .. }) => {
-                map_host(policy, rule, functions)
-            }
-            _ => allocate_run(policy, run),
-        })
-        .collect()
-}
-
-fn map_host(
-    policy: &Policy,
-    rule: &MemoryRule,
-    functions: &VfioFunctions,
-) -> Result<MemoryBacking, MemoryStartError> {
-    let MemoryBackend::Passthrough {
-        source,
-        source_first,
-        cache,
-    } = &rule.backend
-    else {
-        unreachable!("the caller has looked");
-    };
-    let is_writable = rule.access.is_some_and(AccessMode::allows_write);
-    let wish = Wish {
-        source,
-        first: *source_first,
-        bytes: rule.bytes(),
-        cache: *cache,
-        is_writable,
-        is_danger_accepted: rule.is_danger_accepted,
-    };
-    let mapping =
-        HostMapping::open(&wish, functions).map_err(|source| MemoryStartError::Passthrough {
-            file: policy.file().to_owned(),
-            line: rule.line,
-            source,
-        })?;
-    Ok(MemoryBacking {
-        physical: rule.first,
-        is_writable,
-        memory: Memory::Host(mapping),
-    })
-}
-
-fn allocate_run(policy: &Policy, run: &[&MemoryRule]) -> Result<MemoryBacking, MemoryStartError> {
-    let [first, ..] = run else {
-        unreachable!("a run of rules has a first one");
-    };
-    let bytes = run.iter().map(|rule| rule.bytes()).sum::<u64>();
-    let no_memory = |reason: String| MemoryStartError::NoMemory {
-        file: policy.file().to_owned(),
-        line: first.line,
-        bytes,
-        reason,
-    };
-    let size = usize::try_from(bytes).map_err(|error| no_memory(error.to_string()))?;
-    let region: MmapRegion = MmapRegion::new(size).map_err(|error| no_memory(error.to_string()))?;
-    for rule in run {
-        let MemoryBackend::Ram { file: Some(path) } = &rule.backend else {
-            continue;
-        };
-        let failed = |source: io::Error| MemoryStartError::Contents {
-            file: policy.file().to_owned(),
-            line: rule.line,
-            path: path.clone(),
-            bytes: rule.bytes(),
-            source,
-        };
-        let contents = read_limited(path, rule.bytes()).map_err(failed)?;
-        let target = usize::try_from(rule.first - first.first)
-            .map_err(io::Error::other)
-            .and_then(|offset| {
-                region
-                    .get_slice(offset, contents.len())
-                    .map_err(io::Error::other)
-            })
-            .map_err(failed)?;
-        target.copy_from(&contents);
-    }
-    Ok(MemoryBacking {
-        physical: first.first,
-        is_writable: run
-            .iter()
-            .filter_map(|rule| rule.access)
-            .any(AccessMode::allows_write),
-        memory: Memory::Ram(region),
-    })
 }
 
 #[cfg(test)]

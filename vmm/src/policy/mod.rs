@@ -10,6 +10,7 @@ mod danger;
 pub mod device;
 mod diagnostic;
 mod explain;
+mod explain_effects;
 mod explain_registers;
 mod fields;
 pub(crate) mod gate;
@@ -77,6 +78,7 @@ pub struct Policy {
     device: device::Device,
     clients: clients::Clients,
     warnings: Vec<Diagnostic>,
+    is_learning: bool,
 }
 
 impl Policy {
@@ -98,6 +100,7 @@ impl Policy {
             device: device::Device::default(),
             clients: clients::Clients::default(),
             warnings: Vec::new(),
+            is_learning: false,
         }
     }
 
@@ -140,6 +143,27 @@ impl Policy {
     /// [`PolicyError::Invalid`] with everything that is wrong, overlaps with the policy's rules included.
     pub fn with_devices(self, arguments: &[String]) -> Result<Self, PolicyError> {
         parse::device_option::add_devices(self, arguments)
+    }
+
+    /// A `--device` argument as the rule of a policy that it stands for; `None`: it is none.
+    pub(crate) fn device_rule(argument: &str) -> Option<String> {
+        parse::device_option::rule_text(argument)
+    }
+
+    /// The policy of a run that only finds out what its driver touches: what no rule names is not there, but does not stop
+    /// the driver either. Physical memory reads as ones, and MSRs as zeros instead of faulting.
+    #[must_use]
+    pub(crate) fn for_learning(mut self) -> Self {
+        self.is_learning = true;
+        if self.defaults.msr_on_deny == OnDeny::Fault {
+            self.defaults.msr_on_deny = OnDeny::Ignore;
+        }
+        self
+    }
+
+    /// Whether it is [`Self::for_learning`].
+    pub(crate) const fn is_learning(&self) -> bool {
+        self.is_learning
     }
 
     /// Checks what depends on the guest: no memory rule may cover guest RAM, `ram_bytes` from
@@ -269,6 +293,8 @@ pub fn device_help() -> String {
 
 #[cfg(test)]
 mod device_tests;
+#[cfg(test)]
+mod diagnostic_tests;
 #[cfg(test)]
 mod function_tests;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::host::HostPorts;
+use super::stats::PairStats;
 use super::{DenialReason, Width};
 use crate::devices::DeviceError;
 use crate::policy::{IndexPair, IndexPairBackend};
@@ -142,6 +143,20 @@ impl PairSlot {
 
     pub(super) fn describe(&self) -> String {
         format!("index-pair, {}", self.rule.backend.name())
+    }
+
+    pub(super) fn stats(&self) -> PairStats {
+        PairStats {
+            line: self.rule.place.line,
+            name: self.rule.name.clone(),
+            index: self.rule.index,
+            data: self.rule.data,
+            backend: self.rule.backend.name(),
+            reads: self.reads,
+            writes: self.writes,
+            denied_reads: self.denied_reads,
+            denied_writes: self.denied_writes,
+        }
     }
 
     pub(super) fn failure(&self) -> Option<DeviceError> {

@@ -19,7 +19,7 @@ pub(crate) use index_pair::decide_data;
 pub use open::{Backends, StartError};
 pub(crate) use open::{ModelPlace, open_external, open_model};
 pub use space::PortSpace;
-pub use stats::{DeniedPorts, PortRuleStats, PortStats};
+pub use stats::{DeniedPorts, PairStats, PortRuleStats, PortStats};
 pub use table::DecisionTable;
 
 use crate::machine::{PortAnswer, PortExit};

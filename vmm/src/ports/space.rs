@@ -535,6 +535,7 @@ impl PortSpace {
                     denied_writes: slot.denied_writes,
                 })
                 .collect(),
+            pairs: self.pairs.iter().map(PairSlot::stats).collect(),
             denied,
             denied_elsewhere,
             past_last_port: self.past_last_port,

@@ -10,6 +10,8 @@ const DENIED_RANGES_MAX: usize = 64;
 pub struct PortStats {
     /// One entry for each rule, in the policy's order.
     pub rules: Vec<PortRuleStats>,
+    /// One entry for each index/data pair, in the policy's order. Writes to an index port are not counted: they are kept.
+    pub pairs: Vec<PairStats>,
     /// Ports that no rule names and that were tried: adjacent ones as one range, most accesses first.
     pub denied: Vec<DeniedPorts>,
     /// Accesses in denied ranges beyond those listed.
@@ -26,8 +28,13 @@ impl PortStats {
             .rules
             .iter()
             .map(|rule| rule.denied_reads.saturating_add(rule.denied_writes));
+        let by_pairs = self
+            .pairs
+            .iter()
+            .map(|pair| pair.denied_reads.saturating_add(pair.denied_writes));
         let by_default = self.denied.iter().map(DeniedPorts::accesses);
         by_rules
+            .chain(by_pairs)
             .chain(by_default)
             .chain([self.denied_elsewhere, self.past_last_port])
             .fold(0, u64::saturating_add)
@@ -54,6 +61,29 @@ pub struct PortRuleStats {
     /// Reads that this rule denied.
     pub denied_reads: u64,
     /// Writes that this rule denied.
+    pub denied_writes: u64,
+}
+
+/// An index/data pair's accesses.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct PairStats {
+    /// The rule's line in the policy.
+    pub line: usize,
+    /// The owner's name for it.
+    pub name: Option<String>,
+    /// The port that selects.
+    pub index: u16,
+    /// The port of the selected register.
+    pub data: u16,
+    /// What stands behind it.
+    pub backend: &'static str,
+    /// Reads of registers.
+    pub reads: u64,
+    /// Writes to registers.
+    pub writes: u64,
+    /// Reads of registers that it denied.
+    pub denied_reads: u64,
+    /// Writes to registers that it denied.
     pub denied_writes: u64,
 }
 

@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::Path;
 
+use abi::layout;
 use zerocopy::FromBytes;
 
 use super::format::{ENTRY_BYTES, Entry, FLAG_ALLOWED, FLAG_WRITE, Header, Kind, MAGIC};
@@ -12,6 +14,8 @@ use crate::observe::clock::Clock;
 use crate::observe::escape::escape;
 use crate::observe::ports::Direction;
 
+/// Where programs' port accesses are executed.
+const STUB: Range<u64> = layout::USER_STUB..layout::USER_STUB + layout::PAGE_SIZE;
 /// Largest recording that is read, in bytes: 50 million accesses.
 const FILE_MAX: u64 = 2 << 30;
 
@@ -192,12 +196,13 @@ impl Recording {
         })
     }
 
-    /// `driver.sys+0x1234`, or the bare address; 0 is a program that the VMM answered without entering the guest.
+    /// `driver.sys+0x1234`, or the bare address. A program's port accesses are executed by the ring-3 stub, or (0) answered
+    /// by the VMM without entering the guest.
     #[must_use]
     pub fn place(&self, address: u64) -> String {
         match self.module(address) {
             Some((name, offset)) => format!("{name}+{offset:#x}"),
-            None if address == 0 => "program".to_owned(),
+            None if address == 0 || STUB.contains(&address) => "program".to_owned(),
             None => format!("{address:#x}"),
         }
     }
@@ -284,6 +289,15 @@ mod tests {
             assert!(error.to_string().contains("no recording"), "{error}");
         }
         assert!(Recording::from_path(Path::new("/dev/zero")).is_err());
+    }
+
+    #[test]
+    fn who_made_an_access_is_a_driver_or_a_program() {
+        let recording = crate::recording::export::tests_support::recording();
+        let place = |address| recording.place(address);
+        assert_eq!(place(0x8200_1000), "echo.sys+0x1000");
+        assert_eq!([place(0), place(layout::USER_STUB + 0x31)], ["program"; 2]);
+        assert_eq!(place(0x1234), "0x1234");
     }
 
     #[test]

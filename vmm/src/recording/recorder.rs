@@ -1,7 +1,6 @@
 //! Writes a recording while the guest runs.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -13,6 +12,7 @@ use super::writer::{BUFFER_BYTES, Writer};
 use crate::observe::clock::Clock;
 use crate::observe::memory::MemoryRecord;
 use crate::observe::msr::MsrRecord;
+use crate::observe::own_file;
 use crate::observe::ports::{Decision, Direction, PortRecord};
 use crate::observe::symbols::Symbols;
 
@@ -61,7 +61,7 @@ impl Recorder {
     /// When it cannot be written.
     pub fn create(path: &Path, keep: Keep) -> Result<Self, RecorderError> {
         let name = path.display().to_string();
-        match File::create(path).and_then(Writer::start) {
+        match own_file::create(path, 0).and_then(Writer::start) {
             Ok((writer, buffer)) => Ok(Self {
                 name,
                 buffer,
@@ -329,6 +329,16 @@ mod tests {
         }
         recorder.finish();
         Recording::from_path(&path).unwrap()
+    }
+
+    #[test]
+    fn a_recording_is_one_runs() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let first = Recorder::create(file.path(), Keep::All).unwrap();
+        let error = crate::error_chain(&Recorder::create(file.path(), Keep::All).unwrap_err());
+        assert!(error.contains("a run that goes on"), "{error}");
+        drop(first);
+        Recorder::create(file.path(), Keep::All).unwrap();
     }
 
     #[test]

@@ -3,10 +3,10 @@
 
 use super::client::{Attachment, Caller};
 use super::device::{Device, PnpStep, PowerState};
+pub use super::stats::{RuleStats, Stats};
 use crate::devices::RunningModel;
 use crate::observe::crash::CrashReport;
 use crate::observe::ntstatus::NtStatus;
-use serde::Serialize;
 use std::time::Duration;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -71,56 +71,6 @@ pub enum DriverError {
     TimedOut(Box<CrashReport>),
     /// the driver is not running any more: {0}
     Gone(String),
-}
-
-/// Counters of a run.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Stats {
-    /// Time since the guest's boot, in microseconds.
-    pub uptime_us: u64,
-    /// Exits from the guest to the VMM.
-    pub exits: u64,
-    /// Requests sent to the driver.
-    pub requests: u64,
-    /// Client processes that exist.
-    pub processes: u64,
-    /// Port reads that reached a back end.
-    pub port_reads: u64,
-    /// Port writes that reached a back end.
-    pub port_writes: u64,
-    /// Port accesses that the policy denied.
-    pub port_denied: u64,
-    /// Physical ranges mapped.
-    pub memory_mapped: u64,
-    /// Physical ranges that the policy denied.
-    pub memory_denied: u64,
-    /// `rdmsr` that were carried out.
-    pub msr_reads: u64,
-    /// `wrmsr` that were carried out.
-    pub msr_writes: u64,
-    /// Accesses to MSRs that the policy denied.
-    pub msr_denied: u64,
-}
-
-impl Stats {
-    /// The counters by name, as people see them.
-    #[must_use]
-    pub fn rows(&self) -> [(&'static str, u64); 12] {
-        [
-            ("uptime (us)", self.uptime_us),
-            ("exits", self.exits),
-            ("requests", self.requests),
-            ("processes", self.processes),
-            ("port reads", self.port_reads),
-            ("port writes", self.port_writes),
-            ("port accesses denied", self.port_denied),
-            ("memory ranges mapped", self.memory_mapped),
-            ("memory ranges denied", self.memory_denied),
-            ("MSR reads", self.msr_reads),
-            ("MSR writes", self.msr_writes),
-            ("MSR accesses denied", self.msr_denied),
-        ]
-    }
 }
 
 /// A process of the guest that talks to the driver: one client connection.

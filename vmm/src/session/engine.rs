@@ -459,23 +459,13 @@ impl Engine {
     }
 
     fn stats(&self) -> Stats {
-        let ports = self.responder.ports.stats();
-        let memory = self.responder.memory.stats();
-        let msrs = self.responder.msrs.stats();
+        let responder = &self.responder;
         Stats {
             uptime_us: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
-            exits: self.responder.exits,
+            exits: responder.exits,
             requests: self.requests,
             processes: self.processes,
-            port_reads: ports.rules.iter().map(|rule| rule.reads).sum(),
-            port_writes: ports.rules.iter().map(|rule| rule.writes).sum(),
-            port_denied: ports.denied_total(),
-            memory_mapped: memory.rules.iter().map(|rule| rule.mapped).sum(),
-            memory_denied: memory.denied + memory.rules.iter().map(|rule| rule.denied).sum::<u64>(),
-            msr_reads: msrs.iter().map(|rule| rule.reads).sum(),
-            msr_writes: msrs.iter().map(|rule| rule.writes).sum(),
-            msr_denied: self.responder.msrs.unnamed_accesses()
-                + msrs.iter().map(|rule| rule.denied).sum::<u64>(),
+            ..Stats::of_rules(&responder.ports, &responder.memory, &responder.msrs)
         }
     }
 }

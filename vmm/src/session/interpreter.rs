@@ -244,11 +244,12 @@ impl Interpreter {
             }
             Action::Stats => {
                 let stats = self.driver.stats()?;
-                let text: String = stats
-                    .rows()
+                let rows = stats.rows();
+                let rows = rows
                     .iter()
-                    .map(|(name, count)| format!("\n  {name:<22}{count}"))
-                    .collect();
+                    .map(|(name, count)| format!("\n  {name:<24}{count}"));
+                let lines = stats.lines().into_iter().map(|line| format!("\n  {line}"));
+                let text: String = rows.chain(lines).collect();
                 Ok(Done {
                     status: NtStatus::SUCCESS,
                     text,

@@ -9,7 +9,9 @@
 //! | `client` | the channel that programs talk to the driver by |
 //! | `responder` | answers exits: policy, devices, trace |
 //! | `function_window` | memory of modelled PCI functions, where the guest has it |
+//! | `host_memory` | the policy's memory for the guest, the guest's for devices |
 //! | `driver` | the seam to whoever drives a driver |
+//! | `stats` | counters of a run |
 //! | `device` | the device tree, plug and play, power |
 //! | `command` | the grammar of session commands |
 //! | `interpreter` | executes commands and says what came of them |
@@ -31,6 +33,7 @@ pub mod exit_code;
 #[cfg(test)]
 pub(crate) mod fake;
 mod function_window;
+mod host_memory;
 mod image;
 pub mod interpreter;
 pub mod interrupt;
@@ -41,6 +44,7 @@ pub mod protocol;
 mod responder;
 pub mod server;
 mod start;
+mod stats;
 
 pub use image::read_driver;
 pub use machine::{Machine, Process};

@@ -15,24 +15,22 @@ use thiserror::Error;
 use super::client::waker::{Postbox, Waker};
 use super::driver::DriverError;
 use super::engine::{Engine, Fate, Identity, Message};
+use super::host_memory::{add_window_memory, open_dma};
 use super::image::{DriverImage, Load, Placed, place, symbols};
 use super::interrupt::Interrupt;
 use super::machine::{Call, Link, Machine};
 use super::prepared_device::PreparedDevice;
 use super::privileges::{self, Confinement};
-use super::responder::{Responder, window_offsets};
+use super::responder::Responder;
 use crate::files::{Files, FilesOption};
 use crate::hardware::{
-    DevCpuMsr, DmaWindow, HostPci, InterruptStartError, OpenInterrupts, VfioFunctions,
-    VfioStartError,
+    DevCpuMsr, HostPci, InterruptStartError, OpenInterrupts, VfioFunctions, VfioStartError,
 };
 use crate::loader::report::ImportStatus;
 use crate::loader::{Image, ImageError, MapError};
 use crate::machine::host::{self, KvmError, KvmKind};
 use crate::machine::processor_share::{self, ProcessorShare};
-use crate::machine::{
-    CreateError, InterruptLines, PhysicalPiece, Vm, VmBuilder, VmConfig, WindowMemory,
-};
+use crate::machine::{CreateError, InterruptLines, VmBuilder, VmConfig};
 use crate::msr::{MsrSpace, MsrStartError};
 use crate::observe::clock::Clock;
 use crate::observe::ntstatus::NtStatus;
@@ -487,35 +485,6 @@ fn prepare(
     let engine = Engine::new(vm, dma, responder, identity, inbox, waker, fate)
         .map_err(StartError::Thread)?;
     Ok((engine, loads))
-}
-
-#[expect(unsafe_code, reason = "host memory is handed to KVM by address")]
-fn add_window_memory(builder: &mut VmBuilder, memory: &MemorySpace) -> Result<(), CreateError> {
-    for (backing, window_offset) in memory.backings().iter().zip(window_offsets(memory)) {
-        let window = WindowMemory {
-            host_address: backing.host_address(),
-            piece: PhysicalPiece {
-                window_offset,
-                bytes: backing.bytes(),
-            },
-            // Page-table entries decide for each rule's part of it.
-            is_writable: backing.is_writable,
-        };
-        // SAFETY: the backing lives as long as the `MemorySpace`, which the responder owns; `Engine` drops its VM
-        // before its responder.
-        unsafe { builder.add_window_memory(window) }?;
-    }
-    Ok(())
-}
-
-#[expect(unsafe_code, reason = "guest memory is handed to devices by address")]
-fn open_dma(functions: &VfioFunctions, vm: &Vm) -> Result<Option<DmaWindow>, StartError> {
-    let memory = vm
-        .dma_memory()
-        .map_err(|error| StartError::Create(error.into()))?;
-    // SAFETY: guest RAM lives as long as the VM, which `Engine` drops after the window; the VMM accesses it by volatile
-    // copies only, since the guest writes it at any time, too.
-    unsafe { functions.reach(&memory) }.map_err(StartError::Dma)
 }
 
 /// Has the shim add to the registry.

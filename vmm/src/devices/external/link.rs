@@ -46,7 +46,7 @@ pub enum Lost {
     },
     /// Something that the protocol does not have.
     #[error("it has sent {0}")]
-    Malformed(#[from] Malformed),
+    Malformed(Malformed),
     /// Too many messages.
     #[error("it has sent more than {UNASKED_MAX} messages in a second that nobody asked for")]
     Flood,
@@ -54,8 +54,15 @@ pub enum Lost {
     #[error("it has come back with another widest access")]
     Changed,
     /// The socket, or the shared memory.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+// Its text has the other one's, which is no source then.
+impl From<Malformed> for Lost {
+    fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed)
+    }
 }
 
 impl From<Errno> for Lost {

@@ -38,7 +38,7 @@ pub enum ExternalError {
         source: io::Error,
     },
     /// What is there is no model, or has gone again.
-    #[error("no model: {0}")]
+    #[error("what is there is no model that can be used")]
     Model(#[from] Lost),
 }
 

@@ -1,3 +1,5 @@
+use vm_memory::VolatileMemory;
+
 use super::*;
 
 const RAM: u64 = abi::layout::RAM_DEFAULT;
@@ -227,4 +229,39 @@ fn rule_over_guest_ram_is_refused_with_its_line() {
     assert!(error.contains("0x1000000-0x1ffffff"), "{error}");
     // With half the memory the same range is free.
     assert!(policy.check_guest_memory(RAM / 2).is_ok());
+}
+
+#[test]
+fn while_learning_memory_that_nobody_has_can_be_mapped() {
+    let text = "[[memory]]\nrange = \"0xd0000-0xd0fff\"\nbackend = \"deny\"\n";
+    let policy = Policy::from_str("m.toml", text).unwrap().for_learning();
+    let functions = VfioFunctions::default();
+    let mut space =
+        MemorySpace::with_clock(&policy, RAM, &functions, Box::new(|| Duration::ZERO)).unwrap();
+    let MemoryDecision::Allowed(mappings) = space.map(&rw(0xE_0010, 0x1000)) else {
+        panic!("denied");
+    };
+    let expected = MemoryMapping {
+        backing: None,
+        offset: 0xE_0000,
+        bytes: 0x2000,
+        is_writable: true,
+    };
+    assert_eq!(mappings, [expected]);
+    let decision = MemoryDecision::Allowed(mappings);
+    let record = space.record(&rw(0xE_0010, 0x1000), &decision);
+    assert_eq!((record.allowed, record.rule_line), (false, None));
+    // What a rule is about, the guest's memory, and what lies too high up stay as they are.
+    for request in [
+        rw(0xD_0000, 1),
+        rw(0xC_F000, 0x2000),
+        rw(abi::layout::RAM_BASE, 1),
+        rw(DEVICE_ADDRESS_MAX, 2),
+    ] {
+        let denied = space.map(&request);
+        assert!(
+            matches!(denied, MemoryDecision::Denied { .. }),
+            "{request:?}"
+        );
+    }
 }

@@ -96,8 +96,8 @@ pub(in crate::policy) fn help() -> String {
     let mut text = String::from(
         "--device MODEL:KEY=VALUE,...  (may be given several times)\n\n\
          A model has the keys of a [[port]] rule with it as `backend`; `base` is the first port, `range` all of them,\n\
-         `out` is short for `output`, `access` is \"rw\" unless set. Lists are written [1,2]; quotes are needed only\n\
-         around commas.\n",
+         `out` is short for `output`, `access` is \"rw\" unless set. Lists are written [1,2] or [\"python3\",\"m.py\"]; a\n\
+         single text needs quotes only around commas.\n",
     );
     for model in MODELS {
         // Writing to a string does not fail.
@@ -181,6 +181,47 @@ pub(in crate::policy) fn add_devices(
     Ok(policy)
 }
 
+/// The `[[port]]` rule that an argument is, as a policy has it. `None`: it is none.
+pub(in crate::policy) fn rule_text(argument: &str) -> Option<String> {
+    let mut context = Context {
+        source: Source::new("", argument),
+        diagnostics: Vec::new(),
+    };
+    with_table(&mut context, argument, &(0..argument.len()), |_, table| {
+        let mut text = "[[port]]\n".to_owned();
+        // The place first, as people write it.
+        let order = ["range", "access", "backend"];
+        let rank = |key: &str| {
+            order
+                .iter()
+                .position(|one| *one == key)
+                .unwrap_or(order.len())
+        };
+        let mut keys: Vec<_> = table.iter().collect();
+        keys.sort_by_key(|(key, _)| (rank(key.get_ref()), key.get_ref().to_string()));
+        for (key, value) in keys {
+            let value = value_of(value.get_ref())?;
+            let _ = writeln!(text, "{} = {value}", key.get_ref());
+        }
+        Some(text)
+    })
+}
+
+fn value_of(value: &DeValue<'_>) -> Option<toml::Value> {
+    Some(match value {
+        DeValue::String(text) => toml::Value::String(text.to_string()),
+        DeValue::Boolean(is_set) => toml::Value::Boolean(*is_set),
+        DeValue::Integer(number) => {
+            toml::Value::Integer(i64::from_str_radix(number.as_str(), number.radix()).ok()?)
+        }
+        DeValue::Array(values) => {
+            let values = values.iter().map(|value| value_of(value.get_ref()));
+            toml::Value::Array(values.collect::<Option<_>>()?)
+        }
+        _ => return None,
+    })
+}
+
 /// One `KEY=VALUE`, as places in the text; a key alone is a flag.
 struct Item {
     key: Range<usize>,
@@ -193,6 +234,23 @@ fn parse_argument(
     span: &Range<usize>,
     defaults: &Defaults,
 ) -> Option<(PortRule, Option<PortRule>)> {
+    with_table(context, text, span, |context, table| {
+        let fields = Fields {
+            title: "--device",
+            table,
+            span: span.clone(),
+        };
+        port::parse_port(context, &fields, defaults)
+    })
+}
+
+/// Makes the table that an argument stands for, and hands it on.
+fn with_table<T>(
+    context: &mut Context<'_>,
+    text: &str,
+    span: &Range<usize>,
+    done: impl FnOnce(&mut Context<'_>, &DeTable<'_>) -> Option<T>,
+) -> Option<T> {
     let argument = text.get(span.clone())?;
     let name_length = argument.find(':').unwrap_or(argument.len());
     let name = argument.get(..name_length)?;
@@ -307,12 +365,7 @@ fn parse_argument(
         context.error(&base.1, "`base` and `range` are both there", EXAMPLE);
         return None;
     }
-    let fields = Fields {
-        title: "--device",
-        table: &table,
-        span: whole,
-    };
-    port::parse_port(context, &fields, defaults)
+    done(context, &table)
 }
 
 fn insert<'v>(

@@ -20,40 +20,16 @@ fn line(recording: &Recording, access: &Access) -> String {
     let seconds = access.time_ns / 1_000_000_000;
     let nanoseconds = access.time_ns % 1_000_000_000;
     let what = match (access.space, access.direction) {
-        (Space::Port, Direction::Read) => format!(
-            "in{} {:#06x} -> {:#0width$x}",
-            access.bytes * 8,
-            access.address,
-            access.value,
-            width = digits(access)
-        ),
-        (Space::Port, Direction::Write) => format!(
-            "out{} {:#06x} <- {:#0width$x}",
-            access.bytes * 8,
-            access.address,
-            access.value,
-            width = digits(access)
-        ),
+        (Space::Port, Direction::Read) => moved(access, "in", "->", 6),
+        (Space::Port, Direction::Write) => moved(access, "out", "<-", 6),
         (Space::Msr, Direction::Read) => {
             format!("rdmsr {:#x} -> {:#x}", access.address, access.value)
         }
         (Space::Msr, Direction::Write) => {
             format!("wrmsr {:#x} <- {:#x}", access.address, access.value)
         }
-        (Space::DeviceMemory, Direction::Read) => format!(
-            "load{} {:#x} -> {:#0width$x}",
-            access.bytes * 8,
-            access.address,
-            access.value,
-            width = digits(access)
-        ),
-        (Space::DeviceMemory, Direction::Write) => format!(
-            "store{} {:#x} <- {:#0width$x}",
-            access.bytes * 8,
-            access.address,
-            access.value,
-            width = digits(access)
-        ),
+        (Space::DeviceMemory, Direction::Read) => moved(access, "load", "->", 0),
+        (Space::DeviceMemory, Direction::Write) => moved(access, "store", "<-", 0),
         (Space::Memory, direction) => format!(
             "map {:#x}+{:#x} {}",
             access.address,
@@ -80,9 +56,15 @@ fn line(recording: &Recording, access: &Access) -> String {
     )
 }
 
-/// Of the value with its `0x`.
-fn digits(access: &Access) -> usize {
-    usize::try_from(access.bytes).unwrap_or(1) * 2 + 2
+/// A value that was moved, with all the digits of its width; the address has so many at least, its `0x` included.
+fn moved(access: &Access, verb: &str, arrow: &str, address_digits: usize) -> String {
+    let value_digits = usize::try_from(access.bytes).unwrap_or(1) * 2 + 2;
+    format!(
+        "{verb}{} {:#0address_digits$x} {arrow} {:#0value_digits$x}",
+        access.bytes * 8,
+        access.address,
+        access.value,
+    )
 }
 
 #[cfg(test)]
