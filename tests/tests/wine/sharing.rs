@@ -77,7 +77,7 @@ fn killed_process_takes_all_its_micro_vms_along(prefix: &Prefix) {
     rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
 
     prefix.wait_for(|| sockets.iter().all(|socket| !socket.exists()));
-    prefix.wait_for(|| prefix.run("service", &["state", "echo"]).trim() == "state 1");
+    // Wine goes on saying that they run, and starts them nevertheless.
     assert_eq!(prefix.service("start", "echo"), 0);
     assert!(prefix.run("echo", &["try-open"]).contains("open: ok"));
 }

@@ -47,7 +47,7 @@ fn count_runs(entries: &mut [u32], mut owned: Vec<(u16, u16)>) {
             } else {
                 0
             };
-            *entry = (*entry & (1 << RUN_SHIFT) - 1) | more << RUN_SHIFT;
+            *entry = (*entry & ((1 << RUN_SHIFT) - 1)) | (more << RUN_SHIFT);
         }
     }
 }

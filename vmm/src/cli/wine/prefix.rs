@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use rustix::fs::MemfdFlags;
 
@@ -140,6 +140,30 @@ impl Prefix {
 
     /// Runs a Windows program of Wine's in the prefix. What it prints, if it succeeds, or else what it says.
     pub(super) fn run<Text: AsRef<OsStr>>(&self, arguments: &[Text]) -> Result<String, Failure> {
+        let mut said = self.try_run(arguments)?;
+        if said.as_ref().is_err_and(|(_, text)| text.is_empty()) {
+            // A session's services end a moment after its last program: whoever asks just then gets no answer.
+            said = self.try_run(arguments)?;
+        }
+        said.map_err(|(status, text)| {
+            let shown: Vec<String> = arguments
+                .iter()
+                .map(|argument| argument.as_ref().display().to_string())
+                .collect();
+            Failure::failed(format!(
+                "`{} {}` failed ({status}): {}",
+                self.wine.display(),
+                shown.join(" "),
+                crate::observe::escape::escape(&text)
+            ))
+        })
+    }
+
+    /// As [`Self::run`], once. What a program that fails says, with its status.
+    fn try_run<Text: AsRef<OsStr>>(
+        &self,
+        arguments: &[Text],
+    ) -> Result<Result<String, (ExitStatus, String)>, Failure> {
         let wine = self.wine.display();
         // Not pipes: the first program of a session starts services, which would hold them open.
         let make = || -> std::io::Result<File> {
@@ -169,22 +193,13 @@ impl Prefix {
         };
         let printed = text(&mut stdout)?;
         if status.success() {
-            return Ok(printed);
+            return Ok(Ok(printed));
         }
         let said = if printed.trim().is_empty() {
             text(&mut stderr)?
         } else {
             printed
         };
-        let shown: Vec<String> = arguments
-            .iter()
-            .map(|argument| argument.as_ref().display().to_string())
-            .collect();
-        Err(Failure::failed(format!(
-            "`{wine} {}` failed ({}): {}",
-            shown.join(" "),
-            status,
-            crate::observe::escape::escape(said.trim())
-        )))
+        Ok(Err((status, said.trim().to_owned())))
     }
 }
