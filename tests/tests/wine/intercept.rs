@@ -10,8 +10,9 @@ prefix_tests!(
     nothing_is_allowed_without_a_policy,
     off_puts_everything_back,
     ; everywhere:
-    winio_reaches_the_parallel_port,
     inpout_reaches_the_parallel_port,
+    ; everywhere_but_wow64:
+    winio_reaches_the_parallel_port,
 );
 
 /// A parallel port that is captured in a file.

@@ -29,7 +29,7 @@ prefix_tests!(
     bytes_arrive_at_the_parallel_port,
     driver_that_stops_takes_its_ports_along,
     exit_code_is_the_programs,
-    ; everywhere:
+    ; everywhere_but_wow64:
     every_form_and_width,
     program_that_opens_its_driver_has_its_ports,
     children_have_ports_too,
