@@ -15,6 +15,17 @@ const SOON: Duration = Duration::from_micros(300);
 /// Sleeps without a look after looking was no use.
 const REST: u32 = 32;
 
+/// Between two looks, the first of which was so long ago. An answer that is made on another processor has come by
+/// [`SHORTEST`]; from then on whoever shares this processor may run, perhaps the driver, or another client whose
+/// answer is there.
+pub(crate) fn pause(looked: Duration) {
+    if looked < SHORTEST {
+        std::hint::spin_loop();
+    } else {
+        std::thread::yield_now();
+    }
+}
+
 /// The time to look, adapted.
 #[derive(Debug)]
 pub(crate) struct Spin {

@@ -66,19 +66,20 @@ impl Clients {
 
     /// Whether there is something to take, or to decline.
     pub(super) fn has_available(&self) -> bool {
-        self.all.iter().flatten().any(|client| {
+        self.turns().any(|slot| self.is_ready(slot))
+    }
+
+    fn is_ready(&self, slot: usize) -> bool {
+        let client = self.all.get(slot).and_then(Option::as_ref);
+        client.is_some_and(|client| {
             !client.is_gone && client.queue.available() != Ok(0) && self.has_share(client)
         })
     }
 
     /// Takes the next request, of each client in its turn.
     pub(super) fn take(&mut self) -> Found {
-        for step in 0..SLOTS {
-            let slot = (self.next + step) % SLOTS;
-            let Some(client) = self.all.get(slot).and_then(Option::as_ref) else {
-                continue;
-            };
-            if client.is_gone || client.queue.available() == Ok(0) || !self.has_share(client) {
+        for slot in self.turns() {
+            if !self.is_ready(slot) {
                 continue;
             }
             self.next = slot + 1;
@@ -267,6 +268,8 @@ impl Client {
         let _ = self.queue.give_back(head, length);
         self.publish(head);
         self.count_served();
+        // A client that asks for it later looks once more before it sleeps.
+        self.is_waiting |= self.queue.is_signal_wanted() == Ok(true);
     }
 }
 
@@ -275,8 +278,11 @@ pub(crate) fn complete(completion: &Completion) {
     let slot = slot_of(completion.id);
     let detached = CLIENTS.with(|clients| {
         let client = clients.get(slot)?;
+        let was_waiting = client.is_waiting;
         client.complete(low16(completion.id), completion);
+        let is_new = client.is_waiting && !was_waiting;
         let detached = client.is_done();
+        clients.waiting += usize::from(is_new);
         if detached.is_some() {
             clients.remove(slot);
         }

@@ -210,6 +210,26 @@ fn pending_request_is_cancelled_by_its_tag_and_a_gone_client_waits_for_its_last(
 }
 
 #[test]
+fn busy_client_leaves_the_others_their_turn() {
+    let (mut machine, _, _) = opened();
+    let mut busy = Peer::new(&mut machine, 31, CLIENT);
+    let mut other = Peer::new(&mut machine, 2, CLIENT);
+    // Two chains are always there, whatever is taken.
+    busy.ioctl(0, ECHO, b"abcd", 8);
+    busy.ioctl(4, ECHO, b"abcd", 8);
+    assert!(attend());
+    for _ in 0..3 {
+        let (element, _) = busy.used().unwrap();
+        busy.ioctl(u16::try_from(element.id).unwrap(), ECHO, b"abcd", 8);
+        other.ioctl(4, ECHO, b"abcd", 8);
+        assert!(attend());
+        assert!(other.used().is_some(), "it came after the busy one's");
+        assert!(attend());
+    }
+    assert!(busy.used().is_some());
+}
+
+#[test]
 fn what_is_not_whole_or_not_for_the_shim_is_left_to_the_vmm() {
     let (mut machine, _, _) = opened();
     let mut peer = Peer::new(&mut machine, 1, CLIENT);
