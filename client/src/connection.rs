@@ -531,7 +531,10 @@ impl Shared {
             if looked >= window {
                 return Ok(());
             }
-            spin::pause(looked);
+            if !spin::pause(began, looked) {
+                self.lock().spin.gave_way();
+                return Ok(());
+            }
         }
     }
 

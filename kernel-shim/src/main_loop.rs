@@ -127,7 +127,6 @@ pub(crate) fn answer_on_thread(request: &Request) {
     }
     client::memory::set_view(client::view_of(request.id));
     post(request, answer(request));
-    client::memory::set_view(0);
 }
 
 fn post(request: &Request, answer: Option<Result<u64, NtStatus>>) {

@@ -5,7 +5,7 @@
 //! was in vain although requests come soon after it, looking is no use for a while: the client cannot run meanwhile, or
 //! takes longer than that.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest time that is spent looking, once.
 const LONGEST: Duration = Duration::from_micros(100);
@@ -30,13 +30,15 @@ pub(in crate::session) fn guest_max() -> u64 {
 }
 
 /// Between two looks, the first of which was so long ago. What was to come while others ran on other processors has come
-/// by [`SHORTEST`]; from then on whoever shares this processor, perhaps the client, may run.
-pub(super) fn pause(looked: Duration) {
+/// by [`SHORTEST`]; from then on whoever shares this processor, perhaps the client, may run. False: somebody has used that
+/// for so long that looking here is no use.
+pub(super) fn pause(began: Instant, looked: Duration) -> bool {
     if looked < SHORTEST {
         std::hint::spin_loop();
-    } else {
-        std::thread::yield_now();
+        return true;
     }
+    std::thread::yield_now();
+    began.elapsed() < looked + LONGEST
 }
 
 /// The time to look, adapted.
@@ -66,6 +68,12 @@ impl Polling {
         self.window
     }
 
+    /// Others want the processor.
+    pub(super) fn gave_way(&mut self) {
+        self.window = Duration::ZERO;
+        self.rest = REST;
+    }
+
     /// Looking was in vain, and the engine has slept for `slept` until a request came.
     pub(super) fn slept(&mut self, slept: Duration) {
         if !self.is_useful || self.rest > 0 {
@@ -79,8 +87,7 @@ impl Polling {
         } else if self.window < LONGEST {
             self.window = (self.window * 2).clamp(SHORTEST, LONGEST);
         } else {
-            self.window = Duration::ZERO;
-            self.rest = REST;
+            self.gave_way();
         }
     }
 }

@@ -211,7 +211,10 @@ impl Clients {
                 if now >= end {
                     break;
                 }
-                polling::pause(now - began);
+                if !polling::pause(began, now - began) {
+                    self.polling.gave_way();
+                    break;
+                }
             }
         }
         before_sleep();
