@@ -81,17 +81,13 @@ impl Incoming {
         })
     }
 
-    /// Whether the shim carries it out by itself, on the client's own memory.
+    /// Whether the shim carries it out by itself, on the client's own memory, if nothing is the matter with it.
     #[must_use]
     pub const fn is_for_shim(&self) -> bool {
-        match self.opcode {
-            // METHOD_NEITHER hands the driver user addresses, at which nothing of the client's memory is mapped.
-            Opcode::DeviceControl => self.header.code & 3 != 3,
-            opcode => matches!(
-                opcode,
-                Opcode::Read | Opcode::Write | Opcode::Flush | Opcode::Cancel
-            ),
-        }
+        matches!(
+            self.opcode,
+            Opcode::DeviceControl | Opcode::Read | Opcode::Write | Opcode::Flush | Opcode::Cancel
+        )
     }
 
     /// The input, copied.

@@ -104,9 +104,9 @@ pub(crate) fn wait_on_idle_thread(is_over: impl Fn() -> bool) {
 
 /// Hands a request to a thread of its process. Port accesses, which neither block nor call the driver, are answered here.
 pub(crate) fn serve(request: &Request) {
-    time::update();
     let served = match Operation::from_number(request.operation) {
         Some(Operation::PortIn | Operation::PortOut | Operation::Shutdown) | None => {
+            time::update();
             post(request, answer(request));
             return;
         }
@@ -127,7 +127,6 @@ pub(crate) fn answer_on_thread(request: &Request) {
     }
     client::memory::set_view(client::view_of(request.id));
     post(request, answer(request));
-    client::memory::set_view(0);
 }
 
 fn post(request: &Request, answer: Option<Result<u64, NtStatus>>) {

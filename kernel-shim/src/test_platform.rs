@@ -42,6 +42,8 @@ pub(crate) struct Fake {
     pub(crate) pci: Mutex<Option<(u32, BTreeMap<u32, u32>)>>,
     pub(crate) iopm: Mutex<Option<Box<[u8; 8192]>>>,
     pub(crate) iopm_loads: AtomicU64,
+    /// Pages that the shim has mapped: their guest-physical addresses, by address.
+    pub(crate) pages: Mutex<BTreeMap<u64, u64>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -157,10 +159,19 @@ impl Platform for Fake {
         *lock(&self.iopm) = map.map(|map| Box::new(*map));
     }
 
-    fn unmap_pages(&self, _: u64, _: u64, _: u64) {}
+    fn unmap_pages(&self, _: u64, address: u64, pages: u64) {
+        for page in 0..pages {
+            lock(&self.pages).remove(&(address + page * layout::PAGE_SIZE));
+        }
+    }
 
     /// The windows are plain memory here.
-    fn map_pages(&self, _: u64, _: u64, _: u64, _: u64, _: PageAccess) {}
+    fn map_pages(&self, _: u64, address: u64, physical: u64, pages: u64, _: PageAccess) {
+        for page in 0..pages {
+            let offset = page * layout::PAGE_SIZE;
+            lock(&self.pages).insert(address + offset, physical + offset);
+        }
+    }
 
     fn time_stamp(&self) -> u64 {
         NOW.fetch_add(1, Ordering::Relaxed)
@@ -264,6 +275,7 @@ fn fake() -> &'static Fake {
         Fake {
             base: (memory.expose_provenance() as u64).next_multiple_of(0x1000),
             calls: Mutex::default(),
+            pages: Mutex::default(),
             ports: Mutex::default(),
             pci: Mutex::default(),
             iopm: Mutex::default(),

@@ -82,7 +82,7 @@ enum Verdict {
 /// Handles a trap in driver or shim code: emulates the instruction, leaves an exception to be dispatched, or stops the
 /// guest with NT's bugcheck.
 pub fn trap(trap: &mut Trap) -> Outcome {
-    if emulate::try_emulate(trap) || is_copied(trap) {
+    if emulate::try_emulate(trap) || is_copied(trap) || is_paged_in(trap) {
         return Outcome::Resume;
     }
     match verdict(trap) {
@@ -97,6 +97,23 @@ pub fn trap(trap: &mut Trap) -> Outcome {
         }
         Verdict::Exception(_) => Outcome::Dispatch,
     }
+}
+
+/// Whether a fault was the first use of a page of a client's memory at its user address: it is mapped now.
+fn is_paged_in(trap: &Trap) -> bool {
+    trap.vector == PAGE_FAULT
+        && trap.error_code & (PF_PRESENT | PF_FETCH) == 0
+        && held() == 0
+        && page_in(trap.registers.cr2)
+}
+
+/// As shim code: no tick interrupts it half-way.
+fn page_in(address: u64) -> bool {
+    let depth = shared::depth();
+    shared::set_depth(depth.max(1));
+    let is_in = crate::client::user::page_in(address);
+    shared::set_depth(depth);
+    is_in
 }
 
 /// Whether a fault was the first store to a page of a view that is copied then: it is, and the store can be made.

@@ -1,4 +1,6 @@
-//! What a request costs by the channel. `cargo bench -p integration-tests --bench channel`
+//! What a request costs by the channel. `cargo bench -p integration-tests --bench channel [-- TABLE...]`
+//!
+//! TABLE: `latency`, `clients`, `reads`, `ports`, `idle`, `pinned`, `floor`; all of them if none is named.
 //!
 //! The table goes to standard output and to target/benchmarks-channel.md. Figures of a busy machine are upper bounds.
 
@@ -7,7 +9,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
+use abi::Privilege;
 use ringfence_client::{Connection, Request};
+
+#[expect(dead_code, reason = "the other benchmarks use the rest of it")]
+mod floor;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -17,6 +23,8 @@ const IOCTL_ECHO: u32 = 0x0022_2000;
 const IOCTL_FILL: u32 = 0x0022_2052;
 /// Requests of one measurement.
 const REQUESTS: usize = 4000;
+/// Requests of all clients together.
+const REQUESTS_CLIENTS: usize = 16_000;
 /// Requests of one measurement of an i386 driver, which paravirtual KVM interprets.
 const REQUESTS_I386: usize = 300;
 /// A pause that is longer than anybody looks for.
@@ -183,7 +191,9 @@ fn pin(processor: usize) -> Result<(), Failure> {
 
 fn clients(rows: &mut Vec<String>) -> Result<(), Failure> {
     let driver = Driver::start(None)?;
+    let watcher = Connection::connect(&driver.socket)?;
     for count in [1_usize, 2, 4, 8, 16] {
+        let exits = watcher.statistics()?.exits;
         let barrier = Arc::new(Barrier::new(count + 1));
         let threads: Vec<_> = (0..count)
             .map(|_| {
@@ -191,7 +201,7 @@ fn clients(rows: &mut Vec<String>) -> Result<(), Failure> {
                 std::thread::spawn(move || -> Result<(), Failure> {
                     let client = Connection::connect(&socket)?;
                     barrier.wait();
-                    round_trips(&client, REQUESTS / count, Duration::ZERO).map(|_| ())
+                    round_trips(&client, REQUESTS_CLIENTS / count, Duration::ZERO).map(|_| ())
                 })
             })
             .collect();
@@ -200,10 +210,12 @@ fn clients(rows: &mut Vec<String>) -> Result<(), Failure> {
         for thread in threads {
             thread.join().map_err(|_| "a client panicked")??;
         }
-        let total = REQUESTS / count * count + (REQUESTS / count / 10).min(200) * count;
+        let each = REQUESTS_CLIENTS / count;
+        let total = (each + (each / 10).min(200)) * count;
         let rate = total as f64 / began.elapsed().as_secs_f64();
+        let exits = (watcher.statistics()?.exits - exits) as f64 / total as f64;
         rows.push(format!(
-            "| {count} clients, one request at a time each | {rate:.0} requests a second | |"
+            "| {count} clients, one request at a time each | {rate:.0} requests a second | {exits:.3} exits a request |"
         ));
     }
     Ok(())
@@ -308,21 +320,70 @@ fn idle(rows: &mut Vec<String>) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What a request on one processor cannot be cheaper than: two changes of threads, and the guest's exit and entry.
+fn floors(rows: &mut Vec<String>) -> Result<(), Failure> {
+    pin(0)?;
+    let mut trips = floor::eventfd_round_trips(REQUESTS)?;
+    trips.sort();
+    let kvm = vmm::machine::host::KvmKind::detect();
+    let privilege = if kvm == vmm::machine::host::KvmKind::Paravirtual {
+        Privilege::Ring3
+    } else {
+        Privilege::Ring0
+    };
+    let mut exits = floor::memory_writes(privilege, REQUESTS)?;
+    exits.sort();
+    for (what, samples) in [
+        ("two threads wake each other by eventfds", &trips),
+        (
+            "a bare guest's store to no memory: an exit and an entry",
+            &exits,
+        ),
+    ] {
+        rows.push(format!(
+            "| floor: {what}, pinned to one processor | p50 {:.1?}, p99 {:.1?} | |",
+            percentile(samples, 50),
+            percentile(samples, 99),
+        ));
+    }
+    Ok(())
+}
+
 fn main() -> Result<(), Failure> {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let names: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|name| !name.starts_with('-'))
+        .collect();
+    let is_wanted = |name: &str| names.is_empty() || names.iter().any(|wanted| wanted == name);
     let mut rows = Vec::new();
-    latency("amd64", None, Duration::ZERO, &mut rows)?;
-    latency("amd64", None, PAUSE, &mut rows)?;
-    latency("i386", None, Duration::ZERO, &mut rows)?;
-    clients(&mut rows)?;
-    reads(&mut rows)?;
-    ports(&mut rows)?;
-    idle(&mut rows)?;
-    // Last: it pins this process.
-    latency("amd64", Some(0), Duration::ZERO, &mut rows)?;
+    if is_wanted("latency") {
+        latency("amd64", None, Duration::ZERO, &mut rows)?;
+        latency("amd64", None, PAUSE, &mut rows)?;
+        latency("i386", None, Duration::ZERO, &mut rows)?;
+    }
+    if is_wanted("clients") {
+        clients(&mut rows)?;
+    }
+    if is_wanted("reads") {
+        reads(&mut rows)?;
+    }
+    if is_wanted("ports") {
+        ports(&mut rows)?;
+    }
+    if is_wanted("idle") {
+        idle(&mut rows)?;
+    }
+    // Last: they pin this process.
+    if is_wanted("pinned") {
+        latency("amd64", Some(0), Duration::ZERO, &mut rows)?;
+    }
+    if is_wanted("floor") {
+        floors(&mut rows)?;
+    }
     let kvm = vmm::machine::host::KvmKind::detect().name();
     let text = format!(
-        "KVM: {kvm}; processors: {}.\n\n| what | cost | |\n|---|---|---|\n{}\n",
-        std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        "KVM: {kvm}; processors: {processors}.\n\n| what | cost | |\n|---|---|---|\n{}\n",
         rows.join("\n"),
     );
     print!("{text}");

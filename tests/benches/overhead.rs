@@ -10,6 +10,7 @@
 //! The table goes to standard output and to target/benchmarks.md. `-- ports` measures the port writes alone. The machine's
 //! own port is written to in the SVM lane only (scripts/bench-svm-lane).
 
+#[expect(dead_code, reason = "the other benchmarks use the rest of it")]
 mod floor;
 
 use std::io::{BufRead, BufReader, Read};
@@ -24,7 +25,7 @@ use vmm::policy::Policy;
 use vmm::session::driver::{RunningDriver, RunningMachine};
 use vmm::session::{Launch, start};
 
-type Failure = Box<dyn std::error::Error>;
+type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Starts of each program; the two alternate, so that noise hits both.
 const STARTS: usize = 40;

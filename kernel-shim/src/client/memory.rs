@@ -1,13 +1,13 @@
 //! Where a client's memory is.
 //!
-//! All of it is in kernel space, in the client window. In MDLs, and for the I/O manager, a process's own has a user address,
-//! the same for every process: which client's is meant follows from the thread that runs, as with NT's address spaces.
-//! Nothing is mapped at that address: what a driver is to reach by user addresses is not carried out here.
+//! All of it is in kernel space, in the client window. A process's own has a user address too, the same for every process:
+//! which client's is meant follows from the thread that runs, as with NT's address spaces. [`super::user`] maps it there
+//! when a driver uses it.
 
 use core::sync::atomic::Ordering;
 
 use crate::ke::sched;
-use crate::raw::{Global, Ptr, volatile_read, volatile_write};
+use crate::raw::{Global, Ptr, low32, volatile_read, volatile_write};
 use crate::shared;
 use abi::DriverAbi;
 use abi::clients::SLOTS;
@@ -52,6 +52,7 @@ pub(super) fn insert(slot: usize, offset: u64, bytes: u64) {
 
 /// It goes.
 pub(super) fn remove(slot: usize) {
+    super::user::forget(view_of_slot(slot));
     MEMORY.with(|memory| {
         if let Some(entry) = memory.slots.get_mut(slot) {
             *entry = None;
@@ -68,13 +69,19 @@ fn slot_of(view: View) -> Option<(u64, u64)> {
     MEMORY.with(|memory| memory.slots.get(slot).copied().flatten())
 }
 
+/// The view of a slot's client.
+pub(super) fn view_of_slot(slot: usize) -> View {
+    low32(slot as u64 + 1)
+}
+
 /// The view of the thread that runs.
-fn current_view() -> View {
+pub(super) fn current_view() -> View {
     sched::private(sched::current()).with(|private| private.view)
 }
 
-/// Sets the view of the thread that runs.
+/// Sets the view of the thread that runs. It keeps it until its next request: what is mapped for it may stay.
 pub(crate) fn set_view(view: View) {
+    super::user::switch_to(view);
     sched::private(sched::current()).with(|private| private.view = view);
 }
 
@@ -103,6 +110,13 @@ pub(crate) fn physical(address: u64) -> Option<Option<u64>> {
         all.any(|&(offset, bytes)| inside.wrapping_sub(offset) < bytes)
     });
     Some(is_there.then_some(CLIENT_WINDOW_GPA + inside))
+}
+
+/// What a driver that uses the address itself gets there: as [`physical`], but for user addresses that cannot be mapped.
+pub(crate) fn usable(address: u64) -> Option<Option<u64>> {
+    let found = physical(address)?;
+    let is_usable = !is_user(address) || super::user::is_mappable(address);
+    Some(found.filter(|_| is_usable))
 }
 
 /// The kernel address of a guest-physical one; `None`: it is no client's.

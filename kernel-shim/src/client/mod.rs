@@ -7,6 +7,7 @@
 //! | module | what |
 //! |---|---|
 //! | `memory` | where a client's memory is: in the window, and for its own threads at a user address |
+//! | `user` | mapping it at that address |
 //! | `queue` | taking requests, completing them |
 //! | `table` | the clients: attaching, handles, detaching |
 //! | `poll` | how long to look for requests, and when to leave for the VMM |
@@ -15,6 +16,7 @@ pub(crate) mod memory;
 mod poll;
 mod queue;
 mod table;
+pub(crate) mod user;
 
 pub(crate) use poll::{attend, look};
 pub(crate) use queue::{complete, is_for_client, view_of};
@@ -24,5 +26,6 @@ pub(crate) use table::{attach, closed, detach, forget_process, opened, opening};
 pub(crate) fn initialize() {
     table::initialize();
     memory::initialize();
+    user::initialize();
     poll::initialize();
 }

@@ -2,7 +2,8 @@
 //!
 //! An exit costs microseconds, and a client's wake-up tens of them; a look costs nanoseconds. So the shim looks for a
 //! while when the last request came soon after it had become idle, and does not when it did not: an idle guest costs
-//! nothing, and one whose clients are slow idles at once.
+//! nothing, and one whose clients are slow idles at once. When the longest look was in vain although a request comes as soon
+//! as the guest idles, looking is no use for a while: the client may be waiting for this very processor.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,6 +17,8 @@ use abi::doorbell::Call;
 const SHORTEST: u64 = 100;
 /// The guest does not stay away from the VMM for longer: 2 ms.
 const LONGEST_ABSENCE: u64 = 20_000;
+/// Idles without a look after looking was no use.
+const REST: u64 = 32;
 /// Clients that wait to be notified while there is more to do.
 const NOTIFICATIONS: usize = 16;
 
@@ -23,9 +26,11 @@ const NOTIFICATIONS: usize = 16;
 static MAX: AtomicU64 = AtomicU64::new(0);
 static WINDOW: AtomicU64 = AtomicU64::new(0);
 static ENTERED: AtomicU64 = AtomicU64::new(0);
+/// Idles that are left of [`REST`].
+static RESTS: AtomicU64 = AtomicU64::new(0);
 
 pub(super) fn initialize() {
-    for word in [&MAX, &WINDOW, &ENTERED] {
+    for word in [&MAX, &WINDOW, &ENTERED, &RESTS] {
         word.store(0, Ordering::Relaxed);
     }
 }
@@ -36,7 +41,7 @@ pub(super) fn set_max(max: u64) {
 }
 
 fn is_any() -> bool {
-    CLIENTS.with(|clients| clients.count != 0)
+    CLIENTS.with(|clients| clients.present != 0)
 }
 
 fn has_available() -> bool {
@@ -45,23 +50,13 @@ fn has_available() -> bool {
 
 /// Clients that want to be notified. The VMM does that when the guest exits.
 fn notifications() -> usize {
-    CLIENTS.with(|clients| {
-        let all = clients.all.iter().flatten();
-        all.filter(|client| client.queue.is_signal_wanted() == Ok(true))
-            .count()
-    })
+    CLIENTS.with(|clients| clients.waiting)
 }
 
 /// The guest was with the VMM: goes on with the queues where that has left off.
 fn entered() {
     ENTERED.store(time::interrupt_time(), Ordering::Relaxed);
-    CLIENTS.with(|clients| {
-        clients
-            .all
-            .iter_mut()
-            .flatten()
-            .for_each(super::table::Client::take_over);
-    });
+    CLIENTS.with(super::table::Clients::take_over);
 }
 
 /// Has the VMM look after the clients.
@@ -111,20 +106,19 @@ pub(crate) fn look(idle: impl FnOnce()) {
             // The VMM may have made requests of its own meanwhile: they are looked for before the guest idles.
             return;
         }
-        let end = time::interrupt_time() + window;
-        loop {
-            let now = time::interrupt_time();
-            if now >= end {
-                break;
-            }
-            if has_available()
-                || timer::next_due() <= now
-                || shared::interrupt_due() != 0
-                || shared::tick_due() != 0
-            {
+        let now = time::interrupt_time();
+        // Nothing runs meanwhile that could set a timer.
+        let until = window.min(timer::next_due().saturating_sub(now));
+        let began = shared::platform().time_stamp();
+        let ticks = time::ticks_of(until);
+        while shared::platform().time_stamp().wrapping_sub(began) < ticks {
+            if has_available() || shared::interrupt_due() != 0 || shared::tick_due() != 0 {
                 return;
             }
             core::hint::spin_loop();
+        }
+        if until < window {
+            return;
         }
     }
     let since = time::interrupt_time();
@@ -138,13 +132,18 @@ pub(crate) fn look(idle: impl FnOnce()) {
 /// A request came after the guest has idled for `slept`.
 fn adapt(window: u64, slept: u64) {
     let max = MAX.load(Ordering::Relaxed);
-    let window = if max == 0 {
-        0
-    } else if slept < max {
+    let rests = RESTS.load(Ordering::Relaxed);
+    if max == 0 || rests > 0 {
+        RESTS.store(rests.saturating_sub(1), Ordering::Relaxed);
+        WINDOW.store(0, Ordering::Relaxed);
+        return;
+    }
+    let window = if slept >= max {
+        if window > SHORTEST { window / 2 } else { 0 }
+    } else if window < max {
         (window * 2).clamp(SHORTEST.min(max), max)
-    } else if window > SHORTEST {
-        window / 2
     } else {
+        RESTS.store(REST, Ordering::Relaxed);
         0
     };
     WINDOW.store(window, Ordering::Relaxed);

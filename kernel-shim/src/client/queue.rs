@@ -1,7 +1,8 @@
 //! Taking requests from clients' queues, and completing them.
 
-use super::memory::View;
+use super::memory::{self, View};
 use super::table::{self, CLIENTS, Client, Clients, Pending};
+use super::user;
 use crate::io::volume::related_device;
 use crate::io::{fast_io, file};
 use crate::nt::{ControlCode, DO_BUFFERED_IO, DO_DIRECT_IO, Method, NtStatus};
@@ -11,6 +12,7 @@ use abi::channel::{Completion, Operation, Request};
 use abi::client::{IN_FLIGHT_MAX, Opcode, ResultHeader};
 use abi::clients::SLOTS;
 use abi::layout::CLIENT_USER;
+use abi::layout::entries::TABLE_BYTES;
 use channel::{HEADER, Incoming, Piece, RESULT};
 use zerocopy::IntoBytes;
 
@@ -39,7 +41,7 @@ pub(crate) const fn is_for_client(id: u64) -> bool {
 /// The view in which a request is carried out.
 pub(crate) fn view_of(id: u64) -> View {
     if is_for_client(id) {
-        low32(slot_of(id) as u64 + 1)
+        memory::view_of_slot(slot_of(id))
     } else {
         0
     }
@@ -66,19 +68,20 @@ impl Clients {
 
     /// Whether there is something to take, or to decline.
     pub(super) fn has_available(&self) -> bool {
-        self.all.iter().flatten().any(|client| {
+        self.turns().any(|slot| self.is_ready(slot))
+    }
+
+    fn is_ready(&self, slot: usize) -> bool {
+        let client = self.all.get(slot).and_then(Option::as_ref);
+        client.is_some_and(|client| {
             !client.is_gone && client.queue.available() != Ok(0) && self.has_share(client)
         })
     }
 
     /// Takes the next request, of each client in its turn.
     pub(super) fn take(&mut self) -> Found {
-        for step in 0..SLOTS {
-            let slot = (self.next + step) % SLOTS;
-            let Some(client) = self.all.get(slot).and_then(Option::as_ref) else {
-                continue;
-            };
-            if client.is_gone || client.queue.available() == Ok(0) || !self.has_share(client) {
+        for slot in self.turns() {
+            if !self.is_ready(slot) {
                 continue;
             }
             self.next = slot + 1;
@@ -113,6 +116,14 @@ const fn address(piece: Piece) -> u64 {
     } else {
         CLIENT_USER + piece.at
     }
+}
+
+/// Whether a driver can use a piece by its user address.
+fn is_usable(piece: Piece) -> bool {
+    let last = piece.at + piece.bytes.saturating_sub(1);
+    piece.bytes == 0
+        || (piece.at / TABLE_BYTES..=last / TABLE_BYTES)
+            .all(|table| user::is_mappable(CLIENT_USER + table * TABLE_BYTES))
 }
 
 impl Client {
@@ -183,7 +194,8 @@ impl Client {
         let transfer = |piece: Piece, bytes: u64, operation| {
             let (file, _) = file::by_handle(process, handle).ok()?;
             let flags = related_device(file).read().Flags;
-            if flags & (DO_BUFFERED_IO | DO_DIRECT_IO) == 0 {
+            let is_neither = flags & (DO_BUFFERED_IO | DO_DIRECT_IO) == 0;
+            if is_neither && !is_usable(piece) {
                 return None;
             }
             let is_buffered = flags & DO_BUFFERED_IO != 0;
@@ -203,11 +215,11 @@ impl Client {
                 let bytes = match method {
                     Method::Buffered => input_bytes.max(output_bytes),
                     Method::InDirect | Method::OutDirect => input_bytes,
-                    Method::Neither => return None,
+                    Method::Neither => 0,
                 };
-                // It would get user addresses.
                 let (file, _) = file::by_handle(process, handle).ok()?;
-                if fast_io::has_device_control(file) {
+                let is_by_address = method == Method::Neither || fast_io::has_device_control(file);
+                if is_by_address && !(is_usable(input) && is_usable(output)) {
                     return None;
                 }
                 let code = u64::from(header.code);
@@ -267,6 +279,8 @@ impl Client {
         let _ = self.queue.give_back(head, length);
         self.publish(head);
         self.count_served();
+        // A client that asks for it later looks once more before it sleeps.
+        self.is_waiting |= self.queue.is_signal_wanted() == Ok(true);
     }
 }
 
@@ -275,8 +289,11 @@ pub(crate) fn complete(completion: &Completion) {
     let slot = slot_of(completion.id);
     let detached = CLIENTS.with(|clients| {
         let client = clients.get(slot)?;
+        let was_waiting = client.is_waiting;
         client.complete(low16(completion.id), completion);
+        let is_new = client.is_waiting && !was_waiting;
         let detached = client.is_done();
+        clients.waiting += usize::from(is_new);
         if detached.is_some() {
             clients.remove(slot);
         }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::memory::{self, Window};
 use crate::io::request;
 use crate::nt::NtStatus;
-use crate::raw::{Global, to_usize, volatile_read, volatile_write};
+use crate::raw::{Global, low32, to_usize, volatile_read, volatile_write};
 use crate::shared;
 use abi::channel::{Completion, Request};
 use abi::client::QueueLayout;
@@ -48,16 +48,20 @@ pub(super) struct Client {
     /// The request to complete when nothing of it is left.
     detach: Option<u64>,
     served: u64,
+    /// It wants to be notified.
+    pub(super) is_waiting: bool,
 }
 
 /// All of them, by slot.
 #[derive(Debug)]
 pub(super) struct Clients {
     pub(super) all: [Option<Client>; SLOTS],
-    /// How many there are.
-    pub(super) count: usize,
+    /// A bit for each slot that has one.
+    pub(super) present: u32,
     /// Whose turn it is.
     pub(super) next: usize,
+    /// How many want to be notified of what was completed since the guest was entered.
+    pub(super) waiting: usize,
     /// Opens under way, by the VMM's id: slot, the client's number for the handle, process.
     opening: BTreeMap<u64, (usize, u64, u32)>,
 }
@@ -66,8 +70,9 @@ pub(super) static CLIENTS: Global<Clients> = Global::new(
     "clients",
     Clients {
         all: [const { None }; SLOTS],
-        count: 0,
+        present: 0,
         next: 0,
+        waiting: 0,
         opening: BTreeMap::new(),
     },
 );
@@ -75,8 +80,9 @@ pub(super) static CLIENTS: Global<Clients> = Global::new(
 pub(super) fn initialize() {
     CLIENTS.with(|clients| {
         clients.all = [const { None }; SLOTS];
-        clients.count = 0;
+        clients.present = 0;
         clients.next = 0;
+        clients.waiting = 0;
         clients.opening.clear();
     });
 }
@@ -122,6 +128,7 @@ impl Client {
         let at = slot_address(self.slot, offset_of!(Slot, queue));
         self.queue.set_state(volatile_read(at));
         self.served = 0;
+        self.is_waiting = false;
     }
 
     /// The request to complete because nothing of a client that is gone is left.
@@ -137,12 +144,35 @@ impl Clients {
 
     /// Bytes of pool that all of their requests take.
     pub(super) fn bytes(&self) -> u64 {
-        self.all.iter().flatten().map(|client| client.bytes).sum()
+        let clients = self.turns().filter_map(|slot| self.all.get(slot)?.as_ref());
+        clients.map(|client| client.bytes).sum()
+    }
+
+    /// The slots that have a client, from the one whose turn it is on.
+    pub(super) fn turns(&self) -> impl Iterator<Item = usize> + use<> {
+        let first = self.next % SLOTS;
+        let mut left = self.present.rotate_right(low32(first as u64));
+        core::iter::from_fn(move || {
+            let step = (left != 0).then(|| left.trailing_zeros())?;
+            left &= left - 1;
+            Some((first + step as usize) % SLOTS)
+        })
+    }
+
+    /// Goes on with all queues where the VMM has left off. It has notified who wanted that.
+    pub(super) fn take_over(&mut self) {
+        self.waiting = 0;
+        for slot in self.turns() {
+            if let Some(client) = self.get(slot) {
+                client.take_over();
+            }
+        }
     }
 
     pub(super) fn remove(&mut self, slot: usize) {
-        if self.all.get_mut(slot).and_then(Option::take).is_some() {
-            self.count -= 1;
+        if let Some(client) = self.all.get_mut(slot).and_then(Option::take) {
+            self.present &= !(1 << slot);
+            self.waiting -= usize::from(client.is_waiting);
             memory::remove(slot);
         }
     }
@@ -170,13 +200,14 @@ pub(crate) fn attach(request: &Request) -> Result<u64, NtStatus> {
         is_gone: false,
         detach: None,
         served: 0,
+        is_waiting: false,
     };
     CLIENTS.with(|clients| {
         if let Some(entry) = clients.all.get_mut(slot) {
-            clients.count += usize::from(entry.is_none());
             let client = entry.insert(client);
             // The VMM has served it until now.
             client.take_over();
+            clients.present |= 1 << slot;
         }
     });
     super::poll::set_max(attach.poll_max);

@@ -4,6 +4,7 @@
 
 use super::driver::owner_of;
 use crate::api::nt_api;
+use crate::client::memory;
 use crate::ex::pool;
 use crate::mm;
 use crate::nt::{IRP, MDL, MDL_PAGES_LOCKED};
@@ -56,8 +57,13 @@ pub fn lock(mdl: Ptr<MDL>) -> bool {
     let frames = mdl.offset(1).cast::<Word>();
     let pages = mm::pages_spanned(u64::from(header.ByteOffset), u64::from(header.ByteCount));
     for page in 0..pages {
-        let Some(physical) = mm::physical_address(from_word(header.StartVa) + page * PAGE_SIZE)
-        else {
+        let at = from_word(header.StartVa) + page * PAGE_SIZE;
+        // All of a client's memory can be locked, also what a driver cannot use at its user address.
+        let physical = match memory::physical(at) {
+            Some(of_client) => of_client,
+            None => mm::physical_address(at),
+        };
+        let Some(physical) = physical else {
             return false;
         };
         frames

@@ -369,10 +369,11 @@ fn switch_to(next: Ptr<KTHREAD>) {
         scheduler.switches += 1;
         scheduler.idle
     });
+    let new = private(next).read();
     if next != idle {
         state_of(next).write(state::RUNNING);
+        crate::client::user::switch_to(new.view);
     }
-    let new = private(next).read();
     let [address, stack, ebp, links] = new.site;
     let _ = CallSite {
         address,

@@ -36,6 +36,11 @@ pub fn interrupt_time() -> u64 {
     (elapsed / khz) * 10_000 + (elapsed % khz) * 10_000 / khz
 }
 
+/// A time in 100 ns, in ticks of the time-stamp counter.
+pub(crate) fn ticks_of(time: u64) -> u64 {
+    time.saturating_mul(shared::tsc_khz()) / 10_000
+}
+
 /// System time: 100 ns since 1601-01-01 UTC.
 #[must_use]
 pub fn system_time() -> u64 {

@@ -47,7 +47,7 @@ pub fn is_in(address: u64, kind: RegionKind) -> bool {
 /// range. `None` when nothing is there.
 #[must_use]
 pub fn physical_address(address: u64) -> Option<u64> {
-    if let Some(of_client) = memory::physical(address) {
+    if let Some(of_client) = memory::usable(address) {
         return of_client;
     }
     if let Some(decided) = window::lookup(address) {

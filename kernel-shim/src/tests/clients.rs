@@ -3,7 +3,7 @@
 use super::*;
 use crate::client;
 use crate::mm;
-use crate::platform::Platform;
+use crate::platform::{Outcome, Platform, Trap};
 use crate::test_platform::Machine;
 use abi::client::{
     DESCRIPTOR_NEXT, DESCRIPTOR_WRITE, Descriptor, Opcode, QueueLayout, RequestHeader,
@@ -155,8 +155,8 @@ fn left_for_vmm(machine: &Machine) -> bool {
 fn requests_are_carried_out_on_the_clients_memory() {
     let (mut machine, _, _) = opened();
     let mut peer = Peer::new(&mut machine, 3, CLIENT);
-    // METHOD_BUFFERED, METHOD_IN_DIRECT, METHOD_OUT_DIRECT.
-    for method in 0..3 {
+    // METHOD_BUFFERED, METHOD_IN_DIRECT, METHOD_OUT_DIRECT, METHOD_NEITHER.
+    for method in 0..4 {
         peer.ioctl(4, ECHO + method, b"abcd", 8);
         assert!(attend());
         let (element, result) = peer.used().unwrap();
@@ -169,8 +169,8 @@ fn requests_are_carried_out_on_the_clients_memory() {
     assert!(!attend());
     assert!(!left_for_vmm(&machine));
     let slot = peer.shared(&machine);
-    assert_eq!((slot.served, slot.is_declined), (3, 0));
-    assert_eq!((slot.queue.next_available, slot.queue.used), (3, 3));
+    assert_eq!((slot.served, slot.is_declined), (4, 0));
+    assert_eq!((slot.queue.next_available, slot.queue.used), (4, 4));
     assert_eq!(slot.queue.busy[0], 0);
 }
 
@@ -207,6 +207,26 @@ fn pending_request_is_cancelled_by_its_tag_and_a_gone_client_waits_for_its_last(
     finish(irp, NtStatus::SUCCESS, 0);
     assert_eq!(machine.completion(detach).unwrap().status, 0);
     let _ = (driver, handle);
+}
+
+#[test]
+fn busy_client_leaves_the_others_their_turn() {
+    let (mut machine, _, _) = opened();
+    let mut busy = Peer::new(&mut machine, 31, CLIENT);
+    let mut other = Peer::new(&mut machine, 2, CLIENT);
+    // Two chains are always there, whatever is taken.
+    busy.ioctl(0, ECHO, b"abcd", 8);
+    busy.ioctl(4, ECHO, b"abcd", 8);
+    assert!(attend());
+    for _ in 0..3 {
+        let (element, _) = busy.used().unwrap();
+        busy.ioctl(u16::try_from(element.id).unwrap(), ECHO, b"abcd", 8);
+        other.ioctl(4, ECHO, b"abcd", 8);
+        assert!(attend());
+        assert!(other.used().is_some(), "it came after the busy one's");
+        assert!(attend());
+    }
+    assert!(busy.used().is_some());
 }
 
 #[test]
@@ -295,4 +315,52 @@ fn each_client_sees_its_own_memory_at_the_same_address() {
     io::mdl::free(mdl);
     machine.request(0, Operation::DetachClient, &[0]);
     assert_eq!(mm::physical_address(one.base), None);
+}
+
+/// An access of the driver's to an address where nothing is mapped; whether it can be made now.
+fn touch(address: u64) -> bool {
+    let mut trap = Trap {
+        vector: 14,
+        error_code: 0,
+        registers: abi::crash::Registers {
+            cr2: address,
+            ..Default::default()
+        },
+        is_32_bit: false,
+    };
+    crate::trap(&mut trap) == Outcome::Resume
+}
+
+#[test]
+fn addresses_are_valid_where_an_access_is() {
+    let (mut machine, _, _) = opened();
+    let peers = [0, 5].map(|slot| Peer::new(&mut machine, slot, CLIENT));
+    let mapped = |machine: &Machine| machine.fake.pages.lock().unwrap().clone();
+    let is_valid = |address| api("MmIsAddressValid", &[address]) != 0;
+    machine.fake.pages.lock().unwrap().clear();
+    // Nobody's thread.
+    assert!(!is_valid(CLIENT_USER) && !touch(CLIENT_USER));
+    for (peer, view) in peers.iter().zip([1, 6]) {
+        client::memory::set_view(view);
+        assert!(mapped(&machine).is_empty(), "the other's pages are gone");
+        for address in [CLIENT_USER + 0x1008, CLIENT_USER + 0x2000] {
+            assert!(is_valid(address));
+            assert!(touch(address));
+            let physical = mm::physical_address(peer.base + (address - CLIENT_USER));
+            let page = address & !0xFFF;
+            assert_eq!(
+                mapped(&machine).get(&page),
+                physical.map(|at| at & !0xFFF).as_ref()
+            );
+        }
+        let behind = CLIENT_USER + peer.layout.bytes().next_multiple_of(0x1000);
+        assert!(!is_valid(behind) && !touch(behind));
+    }
+    // A thread that comes back finds it as it left it; its client's end does not.
+    client::memory::set_view(6);
+    assert_eq!(mapped(&machine).len(), 2);
+    machine.request(0, Operation::DetachClient, &[5]);
+    assert!(mapped(&machine).is_empty());
+    assert!(!is_valid(CLIENT_USER + 0x1008));
+    client::memory::set_view(0);
 }

@@ -1,5 +1,6 @@
 //! The floor: bare KVM, with nothing of Ringfence in it.
 
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use abi::Privilege;
@@ -7,7 +8,7 @@ use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_userspace_m
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-type Failure = Box<dyn std::error::Error>;
+type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const RAM_BYTES: u64 = 0x10_0000;
 const CODE: u64 = 0x1000;
@@ -15,6 +16,8 @@ const STACK: u64 = 0x3000;
 const PAGE_TABLES: u64 = 0x4000;
 /// Port of the measured writes.
 const PORT: u16 = 0x300;
+/// Where no memory is, in the page that is mapped.
+const NO_MEMORY: u64 = 0x18_0000;
 /// The write that ends a measurement.
 const END_PORT: u8 = 0x81;
 /// Present, writable, CPL 3.
@@ -157,4 +160,50 @@ pub(crate) fn host_writes(port: u16, count: u32) -> Result<Duration, Failure> {
         }
     }
     Ok(started.elapsed())
+}
+
+/// Times of `count` stores to where no memory is, each an exit and an entry.
+pub(crate) fn memory_writes(privilege: Privilege, count: usize) -> Result<Vec<Duration>, Failure> {
+    let [a0, a1, a2, a3] = u32::try_from(NO_MEMORY)?.to_le_bytes();
+    // mov ebx, NO_MEMORY / again: mov [rbx], eax / jmp again
+    let code = [0xBB, a0, a1, a2, a3, 0x89, 0x03, 0xEB, 0xFC];
+    let mut guest = guest(privilege, &code)?;
+    let mut samples = Vec::with_capacity(count);
+    for _ in 0..count {
+        let started = Instant::now();
+        let exit = guest.vcpu.run()?;
+        samples.push(started.elapsed());
+        if !matches!(exit, VcpuExit::MmioWrite(NO_MEMORY, _)) {
+            return Err(format!("unexpected exit {exit:?}").into());
+        }
+    }
+    Ok(samples)
+}
+
+/// Times of `count` round trips of two threads that wake each other by eventfds and sleep.
+pub(crate) fn eventfd_round_trips(count: usize) -> Result<Vec<Duration>, Failure> {
+    let eventfd = || -> Result<std::fs::File, Failure> {
+        Ok(rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?.into())
+    };
+    let (there, back) = (eventfd()?, eventfd()?);
+    let (mut asked, mut answer) = (there.try_clone()?, back.try_clone()?);
+    let other = std::thread::spawn(move || -> std::io::Result<()> {
+        let mut bytes = [0; 8];
+        for _ in 0..count {
+            asked.read_exact(&mut bytes)?;
+            answer.write_all(&1_u64.to_ne_bytes())?;
+        }
+        Ok(())
+    });
+    let mut samples = Vec::with_capacity(count);
+    let (mut there, mut back) = (there, back);
+    let mut bytes = [0; 8];
+    for _ in 0..count {
+        let started = Instant::now();
+        there.write_all(&1_u64.to_ne_bytes())?;
+        back.read_exact(&mut bytes)?;
+        samples.push(started.elapsed());
+    }
+    other.join().map_err(|_| "a thread panicked")??;
+    Ok(samples)
 }

@@ -1,7 +1,9 @@
 //! The channel: programs that talk to a driver through shared memory.
 
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -26,11 +28,8 @@ machine_tests!(
     cancelled_request_completes_cancelled,
     client_that_goes_away_leaves_nothing,
     clients_are_isolated,
+    busy_client_does_not_starve_another,
     ports_are_granted_to_one_process,
-    processes_of_one_client_are_isolated,
-    shared_process_is_used_by_two_connections,
-    shared_process_ends_with_its_owner,
-    joined_connection_leaves_nothing_when_it_goes,
     callbacks_run_and_descriptor_is_ready,
     crash_completes_what_is_pending,
     shutdown_completes_what_is_pending,
@@ -103,7 +102,7 @@ fn ends(completion: &Completion) -> (u32, u64, &[u8]) {
     )
 }
 
-fn echo_wait(handle: Handle, tag: &[u8]) -> Request<'_> {
+pub(super) fn echo_wait(handle: Handle, tag: &[u8]) -> Request<'_> {
     Request::ioctl(handle.0, echo::WAIT, tag, 4)
 }
 
@@ -298,6 +297,50 @@ fn clients_are_isolated(target: Target) {
     assert_eq!(one.wait(pending).unwrap().status, status::CANCELLED);
 }
 
+fn busy_client_does_not_starve_another(target: Target) {
+    const UNDER_WAY: usize = 256;
+    let served = Served::start(target, "echo", "");
+    let (busy, other) = (served.connect(), served.connect());
+    let handles = [&busy, &other].map(|client| client.open(r"\\.\echo").unwrap());
+    let is_over = AtomicBool::new(false);
+    let (is_full, began) = channel();
+
+    let (of_busy, of_other) = std::thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            let request = Request::ioctl(handles[0].0, echo::BUFFERED, &[1; 16], 16);
+            let mut tags: VecDeque<u64> = (0..UNDER_WAY)
+                .map(|_| busy.submit(&request, Notify::Wait).unwrap())
+                .collect();
+            is_full.send(()).unwrap();
+            let mut done = 0_u32;
+            while !is_over.load(Ordering::Relaxed) {
+                tags.push_back(busy.submit(&request, Notify::Wait).unwrap());
+                let tag = tags.pop_front().unwrap();
+                assert_eq!(busy.wait(tag).unwrap().status, status::SUCCESS);
+                done += 1;
+            }
+            for tag in tags {
+                busy.wait(tag).unwrap();
+            }
+            done
+        });
+        began.recv().unwrap();
+        let mut done = 0_u32;
+        let start = Instant::now();
+        while done < 50 {
+            let answer = other.ioctl(handles[1], echo::BUFFERED, &[2], 1).unwrap();
+            assert_eq!(answer.status, status::SUCCESS);
+            assert!(start.elapsed() < patience(), "{done} requests were done");
+            done += 1;
+        }
+        is_over.store(true, Ordering::Relaxed);
+        (flood.join().unwrap(), done)
+    });
+
+    assert_eq!(of_other, 50);
+    assert!(of_busy > 0, "the busy one goes on meanwhile");
+}
+
 fn ports_are_granted_to_one_process(target: Target) {
     let policy = "[[port]]\nrange = \"0x300-0x307\"\naccess = \"rw\"\nbackend = \"ram\"\n";
     let served = Served::start(target, "ioperm", policy);
@@ -322,172 +365,6 @@ fn ports_are_granted_to_one_process(target: Target) {
     };
     let outside = granted.call(&request).unwrap();
     assert_eq!(outside.status, status::INVALID_PARAMETER);
-}
-
-fn processes_of_one_client_are_isolated(target: Target) {
-    let served = Served::start(target, "echo", "");
-    let client = served.connect();
-    let handle = client.open(r"\\.\echo").unwrap();
-    let process = client.attach().unwrap();
-    let as_other = Request {
-        process,
-        ..Request::ioctl(handle.0, echo::BUFFERED, &[1], 1)
-    };
-    assert_eq!(
-        client.call(&as_other).unwrap().status,
-        status::INVALID_HANDLE
-    );
-
-    client.exit(process).unwrap();
-
-    assert_eq!(client.call(&as_other).unwrap().status, status::INVALID_CID);
-    let own = client.exit(client.process()).unwrap_err();
-    assert_eq!(own.status(), status::INVALID_CID);
-    // A cleanup leaves the number taken, so that a later open does not get it.
-    let cleanup = Request {
-        handle: handle.0,
-        ..Request::new(Opcode::Cleanup)
-    };
-    assert_eq!(client.call(&cleanup).unwrap().status, status::SUCCESS);
-    assert_ne!(client.open(r"\\.\echo").unwrap(), handle);
-    client.close(handle).unwrap();
-    assert_eq!(
-        client.close(handle).unwrap_err().status(),
-        status::INVALID_HANDLE
-    );
-}
-
-/// `in` of a byte, by a process.
-fn byte_in(client: &Connection, process: u32, port: u16) -> (u32, u64) {
-    let request = Request {
-        process,
-        code: u32::from(port),
-        argument: 1,
-        ..Request::new(Opcode::PortIn)
-    };
-    let done = client.call(&request).unwrap();
-    (done.status, done.value)
-}
-
-fn shared_process_is_used_by_two_connections(target: Target) {
-    let policy = "[[port]]\nrange = \"0x300\"\naccess = \"rw\"\nbackend = \"ram\"\n";
-    let served = Served::start(target, "ioperm", policy);
-    let (owner, other, stranger) = (served.connect(), served.connect(), served.connect());
-    let process = owner.attach().unwrap();
-    let token = owner.share(process).unwrap();
-    let open = |path: &str| {
-        let name: Vec<u8> = path.encode_utf16().flat_map(u16::to_le_bytes).collect();
-        let request = Request {
-            process,
-            input: &name,
-            ..Request::new(Opcode::Open)
-        };
-        owner.call(&request).unwrap()
-    };
-
-    assert_eq!(other.join(&token).unwrap(), process);
-    assert_eq!(owner.share(process).unwrap(), token);
-    let before = byte_in(&other, process, 0x300);
-    // ioperm.sys grants the process that opens it every port.
-    assert_eq!(open(r"\\.\ioperm").status, status::SUCCESS);
-    owner.port_out(0x300, Width::Byte, 0x41).unwrap_err();
-
-    assert_eq!(before.0, status::PRIVILEGED_INSTRUCTION);
-    assert_eq!(byte_in(&other, process, 0x300), (status::SUCCESS, 0));
-    let own = byte_in(&other, 0, 0x300);
-    assert_eq!(own.0, status::PRIVILEGED_INSTRUCTION);
-    assert_eq!(byte_in(&stranger, process, 0x300).0, status::INVALID_CID);
-    let mut wrong = token;
-    wrong[15] ^= 1;
-    assert_eq!(
-        stranger.join(&wrong).unwrap_err().status(),
-        status::INVALID_CID
-    );
-    // Who has joined may neither hand it on nor end it.
-    assert_eq!(
-        other.share(process).unwrap_err().status(),
-        status::INVALID_CID
-    );
-    assert_eq!(
-        other.exit(process).unwrap_err().status(),
-        status::INVALID_CID
-    );
-    assert_eq!(byte_in(&owner, process, 0x300), (status::SUCCESS, 0));
-}
-
-fn shared_process_ends_with_its_owner(target: Target) {
-    let served = Served::start(target, "ioperm", "");
-    let (owner, other) = (served.connect(), served.connect());
-    let process = owner.attach().unwrap();
-    let token = owner.share(process).unwrap();
-    let of_own = owner.share(0).unwrap();
-    other.join(&token).unwrap();
-    let owners = other.join(&of_own).unwrap();
-    assert_eq!(owners, owner.process());
-    assert_eq!(
-        byte_in(&other, process, 0x300).0,
-        status::PRIVILEGED_INSTRUCTION
-    );
-
-    owner.exit(process).unwrap();
-
-    assert_eq!(byte_in(&other, process, 0x300).0, status::INVALID_CID);
-    assert_eq!(
-        other.join(&token).unwrap_err().status(),
-        status::INVALID_CID
-    );
-    drop(owner);
-    let began = Instant::now();
-    while byte_in(&other, owners, 0x300).0 != status::INVALID_CID {
-        assert!(
-            began.elapsed() < patience(),
-            "the process outlives its owner"
-        );
-    }
-    assert_eq!(
-        other.join(&of_own).unwrap_err().status(),
-        status::INVALID_CID
-    );
-}
-
-fn joined_connection_leaves_nothing_when_it_goes(target: Target) {
-    let served = Served::start(target, "echo", "");
-    let (owner, other) = (served.connect(), served.connect());
-    let handle = owner.open(r"\\.\echo").unwrap();
-    let process = other.join(&owner.share(0).unwrap()).unwrap();
-    let name: Vec<u8> = r"\\.\echo"
-        .encode_utf16()
-        .flat_map(u16::to_le_bytes)
-        .collect();
-    let open = Request {
-        process,
-        input: &name,
-        ..Request::new(Opcode::Open)
-    };
-    let others = other.call(&open).unwrap();
-    assert_eq!(others.status, status::SUCCESS);
-    let wait = Request {
-        process,
-        ..echo_wait(Handle(others.value), &[1, 0, 0, 0])
-    };
-    other.submit(&wait, Notify::Queue).unwrap();
-    // It is under way by then.
-    other.statistics().unwrap();
-    let foreign = owner.ioctl(Handle(others.value + 4), echo::BUFFERED, &[1], 1);
-    assert_eq!(foreign.unwrap().status, status::INVALID_HANDLE);
-
-    drop(other);
-
-    served.wait_for_processes(1);
-    // The guest has cancelled it by then: it was asked to before the process ended.
-    let released = owner.ioctl(handle, echo::RELEASE, &[], 4).unwrap();
-    assert_eq!(released.output, 0_u32.to_le_bytes());
-    let done = owner.ioctl(handle, echo::BUFFERED, &[1], 1).unwrap();
-    assert_eq!(done.status, status::SUCCESS);
-    drop(owner);
-    served.wait_for_processes(0);
-    let mut process = served.machine.process().unwrap();
-    assert_eq!(process.unload().unwrap(), 0, "leaks");
 }
 
 fn callbacks_run_and_descriptor_is_ready(target: Target) {

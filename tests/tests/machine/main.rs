@@ -7,6 +7,7 @@
 
 mod channel;
 mod channel_memory;
+mod channel_processes;
 mod client_examples;
 mod device_models;
 mod echo_sample;

@@ -1,8 +1,9 @@
 //! The watchdog: interrupts a running guest with a signal, for ticks and deadlines.
 //!
-//! While the guest is idle the watchdog sleeps. While it runs, the watchdog wakes every millisecond and
-//! signals the vCPU thread when a tick or an interrupt is due or the deadline has passed; a signal that comes between two
-//! KVM_RUNs is lost, but the next millisecond brings another.
+//! While the guest runs, the watchdog wakes every millisecond and signals the vCPU thread when a tick or an interrupt is due
+//! or the deadline has passed; a signal that comes between two KVM_RUNs is lost, but the next millisecond brings another.
+//! It goes to sleep when the guest has not run for one of them: a guest that is entered more often than that for short
+//! requests does not wake it each time, which would be a change of threads more for each.
 #![expect(unsafe_code, reason = "a signal to one thread")]
 
 use std::sync::Arc;
@@ -25,6 +26,10 @@ struct Shared {
     epoch: Instant,
     /// When the guest began to run without being idle, µs since `epoch`; NEVER when idle.
     busy_since: AtomicU64,
+    /// How often it began to run.
+    runs: AtomicU64,
+    /// The watchdog sleeps until it is woken.
+    is_asleep: AtomicBool,
     /// How long threads had been held back ([`held_back`]) by then, µs.
     held_before: AtomicU64,
     /// When the next tick is due, µs since `epoch`.
@@ -98,6 +103,8 @@ impl Watchdog {
         let shared = Arc::new(Shared {
             epoch: Instant::now(),
             busy_since: AtomicU64::new(NEVER),
+            runs: AtomicU64::new(0),
+            is_asleep: AtomicBool::new(false),
             held_before: AtomicU64::new(0),
             tick_at: AtomicU64::new(NEVER),
             timeout: AtomicU64::new(u64::try_from(timeout.as_micros()).unwrap_or(NEVER)),
@@ -138,8 +145,16 @@ impl Watchdog {
         self.shared
             .held_before
             .store(micros(held_back()), Ordering::Relaxed);
-        self.shared.busy_since.store(now, Ordering::Release);
-        self.thread.unpark();
+        // Only this thread counts.
+        let runs = self.shared.runs.load(Ordering::Relaxed);
+        self.shared
+            .runs
+            .store(runs.wrapping_add(1), Ordering::Relaxed);
+        // Stored before the other is read, on either side: one of the two sees the other's.
+        self.shared.busy_since.store(now, Ordering::SeqCst);
+        if self.shared.is_asleep.load(Ordering::SeqCst) {
+            self.thread.unpark();
+        }
     }
 
     /// The guest is idle.
@@ -191,14 +206,34 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(NEVER)
 }
 
-fn watch(shared: &Shared, target: libc::pthread_t) {
-    while !shared.is_stopping.load(Ordering::Acquire) {
-        let since = shared.busy_since.load(Ordering::Acquire);
-        if since == NEVER {
+impl Shared {
+    /// Sleeps while the guest is idle.
+    fn sleep(&self) {
+        self.is_asleep.store(true, Ordering::SeqCst);
+        while self.busy_since.load(Ordering::SeqCst) == NEVER
+            && !self.is_stopping.load(Ordering::Acquire)
+        {
             std::thread::park();
+        }
+        self.is_asleep.store(false, Ordering::SeqCst);
+    }
+}
+
+fn watch(shared: &Shared, target: libc::pthread_t) {
+    let mut seen = 0;
+    while !shared.is_stopping.load(Ordering::Acquire) {
+        let is_idle = shared.busy_since.load(Ordering::Acquire) == NEVER;
+        let runs = shared.runs.load(Ordering::Relaxed);
+        if is_idle && runs == seen {
+            shared.sleep();
             continue;
         }
+        seen = runs;
         std::thread::park_timeout(POLL);
+        let since = shared.busy_since.load(Ordering::Acquire);
+        if since == NEVER {
+            continue;
+        }
         let now = shared.now();
         let is_late = shared.is_late(since, now);
         let is_wanted = shared.is_stop_wanted.load(Ordering::Acquire);

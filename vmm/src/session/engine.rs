@@ -17,7 +17,7 @@ use super::client::status;
 use super::client::waker::Waker;
 use super::client_memory::ClientMemory;
 use super::driver::{DriverError, Stats};
-use super::machine::ProcessIds;
+use super::link::ProcessIds;
 use super::responder::Responder;
 use crate::devices::RunningModel;
 use crate::hardware::DmaWindow;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `start` | from a driver's file and a policy to a running machine |
 //! | `engine` | the thread that owns the guest |
-//! | `machine` | the handles that other threads hold on it |
+//! | `machine`, `process`, `link` | the handles that other threads hold on it |
 //! | `channel`, `client_memory` | requests in shared memory, and their buffers |
 //! | `client` | the channel that programs talk to the driver by |
 //! | `responder` | answers exits: policy, devices, trace |
@@ -37,9 +37,11 @@ mod host_memory;
 mod image;
 pub mod interpreter;
 pub mod interrupt;
+mod link;
 mod machine;
 mod prepared_device;
 mod privileges;
+mod process;
 pub mod protocol;
 mod responder;
 pub mod server;
@@ -47,8 +49,9 @@ mod start;
 mod stats;
 
 pub use image::read_driver;
-pub use machine::{Machine, Process};
+pub use machine::Machine;
 pub use privileges::Confinement;
+pub use process::Process;
 pub use start::{
     Launch, StartError, import_status, service_name, start, start_confined, start_unless,
 };

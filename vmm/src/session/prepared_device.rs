@@ -4,7 +4,8 @@ use abi::channel::Operation;
 
 use super::image::DriverImage;
 use super::interrupt::Interrupt;
-use super::machine::{Call, Machine};
+use super::link::Call;
+use super::machine::Machine;
 use super::start::{Launch, StartError};
 use crate::observe::ntstatus::NtStatus;
 use crate::policy::device::Device;

@@ -1,14 +1,19 @@
 //! How long the engine looks for requests before it sleeps.
 //!
 //! A wake-up costs tens of microseconds, a look a fraction of one. So the engine looks for a while when the last request
-//! came soon after it had gone to sleep, and does not when it did not: an idle driver costs nothing.
+//! came soon after it had gone to sleep, and does not when it did not: an idle driver costs nothing. When the longest look
+//! was in vain although requests come soon after it, looking is no use for a while: the client cannot run meanwhile, or
+//! takes longer than that.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest time that is spent looking, once.
 const LONGEST: Duration = Duration::from_micros(100);
 /// Shortest time that is worth it.
 const SHORTEST: Duration = Duration::from_micros(10);
+
+/// Sleeps without a look after looking was no use.
+const REST: u32 = 32;
 
 /// Whether there is a processor to look on while the client runs on another.
 fn is_useful() -> bool {
@@ -24,10 +29,23 @@ pub(in crate::session) fn guest_max() -> u64 {
     }
 }
 
+/// Between two looks, the first of which was so long ago. What was to come while others ran on other processors has come
+/// by [`SHORTEST`]; from then on whoever shares this processor, perhaps the client, may run. False: somebody has used that
+/// for so long that looking here is no use.
+pub(super) fn pause(began: Instant, looked: Duration) -> bool {
+    if looked < SHORTEST {
+        std::hint::spin_loop();
+        return true;
+    }
+    std::thread::yield_now();
+    began.elapsed() < looked + LONGEST
+}
+
 /// The time to look, adapted.
 #[derive(Debug)]
 pub(super) struct Polling {
     window: Duration,
+    rest: u32,
     is_useful: bool,
 }
 
@@ -40,6 +58,7 @@ impl Polling {
     fn with(is_useful: bool) -> Self {
         Self {
             window: Duration::ZERO,
+            rest: 0,
             is_useful,
         }
     }
@@ -49,17 +68,27 @@ impl Polling {
         self.window
     }
 
-    /// The engine has slept for `slept` until a request came.
+    /// Others want the processor.
+    pub(super) fn gave_way(&mut self) {
+        self.window = Duration::ZERO;
+        self.rest = REST;
+    }
+
+    /// Looking was in vain, and the engine has slept for `slept` until a request came.
     pub(super) fn slept(&mut self, slept: Duration) {
-        self.window = if !self.is_useful {
-            Duration::ZERO
-        } else if slept < LONGEST {
-            (self.window * 2).clamp(SHORTEST, LONGEST)
-        } else if self.window > SHORTEST {
-            self.window / 2
+        if !self.is_useful || self.rest > 0 {
+            self.rest = self.rest.saturating_sub(1);
+        } else if slept >= LONGEST {
+            self.window = if self.window > SHORTEST {
+                self.window / 2
+            } else {
+                Duration::ZERO
+            };
+        } else if self.window < LONGEST {
+            self.window = (self.window * 2).clamp(SHORTEST, LONGEST);
         } else {
-            Duration::ZERO
-        };
+            self.gave_way();
+        }
     }
 }
 
@@ -71,7 +100,7 @@ mod tests {
     fn busy_client_is_looked_for_and_idle_one_is_not() {
         let mut polling = Polling::with(true);
         assert_eq!(polling.window(), Duration::ZERO);
-        for _ in 0..10 {
+        for _ in 0..5 {
             polling.slept(Duration::from_micros(5));
         }
         assert_eq!(polling.window(), LONGEST);
@@ -79,6 +108,18 @@ mod tests {
             polling.slept(Duration::from_millis(5));
         }
         assert_eq!(polling.window(), Duration::ZERO);
+    }
+
+    #[test]
+    fn looking_in_vain_ends_for_a_while() {
+        let mut polling = Polling::with(true);
+        for _ in 0..=5 + REST {
+            polling.slept(Duration::from_micros(5));
+            assert!(polling.window() <= LONGEST);
+        }
+        assert_eq!(polling.window(), Duration::ZERO);
+        polling.slept(Duration::from_micros(5));
+        assert_eq!(polling.window(), SHORTEST);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::connection::{Client, ClientEnd, Outcome};
-use super::polling::Polling;
+use super::polling::{self, Polling};
 use super::request::Incoming;
 use super::sharing::Token;
 use super::waker::Waker;
@@ -203,11 +203,18 @@ impl Clients {
         let window = self.polling.window();
         if !window.is_zero() && !self.clients.is_empty() {
             let end = wake_at.map_or(began + window, |at| at.min(began + window));
-            while Instant::now() < end {
+            loop {
                 if has_message() || self.is_ready() {
                     return;
                 }
-                std::hint::spin_loop();
+                let now = Instant::now();
+                if now >= end {
+                    break;
+                }
+                if !polling::pause(began, now - began) {
+                    self.polling.gave_way();
+                    break;
+                }
             }
         }
         before_sleep();

@@ -11,7 +11,7 @@ use super::super::client::connection::{FollowUp, Outcome};
 use super::super::client::request::Incoming;
 use super::super::client::set::Taken;
 use super::super::client::sharing;
-use super::super::machine::DESIRED_ACCESS;
+use super::super::process::DESIRED_ACCESS;
 use super::{
     Clients, Death, Engine, Job, Output, PortExit, Reply, STATUS_PRIVILEGED_INSTRUCTION, Width,
     status,

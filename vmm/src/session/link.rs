@@ -1,0 +1,218 @@
+//! How other threads reach the engine: requests with an id and a way back.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use abi::channel::Operation;
+
+use super::client::waker::Postbox;
+use super::driver::DriverError;
+use super::engine::{Done, Fate, Job, Message, Output, Reply};
+use super::interrupt::Interrupt;
+use crate::machine::Stopper;
+use crate::machine::processor_share::held_back;
+use crate::observe::ntstatus::NtStatus;
+
+/// Added to a request's time before its client gives up: the engine's own watchdog comes first.
+const GRACE: Duration = Duration::from_secs(2);
+/// How often a wait that a signal may end looks for one.
+const SIGNAL_POLL: Duration = Duration::from_millis(50);
+/// Process ids are multiples of eight; 4 is the System process. The other multiples of four are the shim's, for threads.
+const FIRST_PROCESS: u32 = 0x100;
+const PROCESS_STEP: u32 = 8;
+
+/// Where new processes get their ids.
+#[derive(Debug)]
+pub(super) struct ProcessIds(AtomicU32);
+
+impl Default for ProcessIds {
+    fn default() -> Self {
+        Self(AtomicU32::new(FIRST_PROCESS))
+    }
+}
+
+impl ProcessIds {
+    pub(super) fn next(&self) -> u32 {
+        self.0.fetch_add(PROCESS_STEP, Ordering::Relaxed)
+    }
+}
+
+/// What all handles on a machine share.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) sender: Mutex<Postbox<Message>>,
+    pub(super) fate: Arc<Fate>,
+    pub(super) timeout: Duration,
+    pub(super) next_request: AtomicU64,
+    pub(super) next_client: AtomicU64,
+    pub(super) driver_abi: abi::DriverAbi,
+    /// Ids of the drivers that are started, in their order.
+    pub(super) drivers: Mutex<Vec<u64>>,
+    pub(super) stopper: Stopper,
+}
+
+/// A request before it has an id and a way back.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) operation: Operation,
+    pub(super) process: u32,
+    pub(super) arguments: [u64; 6],
+    pub(super) input: Option<(usize, Vec<u8>)>,
+    pub(super) output: Option<(usize, u64)>,
+}
+
+impl Call {
+    pub(super) fn new(operation: Operation, process: u32, arguments: [u64; 6]) -> Self {
+        Self {
+            operation,
+            process,
+            arguments,
+            input: None,
+            output: None,
+        }
+    }
+}
+
+impl Link {
+    pub(super) fn new(
+        sender: Postbox<Message>,
+        fate: Arc<Fate>,
+        timeout: Duration,
+        stopper: Stopper,
+        driver_abi: abi::DriverAbi,
+    ) -> Self {
+        Self {
+            sender: Mutex::new(sender),
+            fate,
+            timeout,
+            next_request: AtomicU64::new(1),
+            next_client: AtomicU64::new(1),
+            driver_abi,
+            drivers: Mutex::default(),
+            stopper,
+        }
+    }
+
+    /// A driver was started.
+    pub(super) fn started(&self, driver: u64) {
+        self.drivers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(driver);
+    }
+
+    pub(super) fn send(&self, message: Message) -> Result<(), DriverError> {
+        self.sender
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .send(message)
+            .map_err(|_| self.fate.error())
+    }
+
+    pub(super) fn submit(
+        &self,
+        call: Call,
+    ) -> Result<(u64, Receiver<Result<Done, DriverError>>), DriverError> {
+        let (reply, answer) = channel();
+        let id = self.next_request.fetch_add(1, Ordering::Relaxed);
+        let Call {
+            operation,
+            process,
+            arguments,
+            input,
+            output,
+        } = call;
+        self.send(Message::Request(Job {
+            id,
+            operation,
+            process,
+            arguments,
+            input,
+            output: output.map(|(argument, bytes)| Output {
+                argument,
+                bytes,
+                contents: None,
+            }),
+            reply: Reply::Waiter(reply),
+        }))?;
+        Ok((id, answer))
+    }
+
+    /// Makes a request and waits for its completion. One that stays pending for too long is cancelled, as an
+    /// application would (CancelIo); a driver that does not complete it even then has timed out.
+    pub(super) fn call(&self, call: Call) -> Result<Done, DriverError> {
+        self.call_unless(call, None)
+    }
+
+    /// As [`Self::call`]; a signal ends the wait, and the machine.
+    pub(super) fn call_unless(
+        &self,
+        call: Call,
+        interrupt: Option<Interrupt>,
+    ) -> Result<Done, DriverError> {
+        let process = call.process;
+        let (id, answer) = self.submit(call)?;
+        let (asked, held_before) = (Instant::now(), held_back());
+        loop {
+            // While the guest is held back (`--cpu`) it cannot answer.
+            let held = held_back().saturating_sub(held_before);
+            let patience = self.timeout.saturating_add(GRACE).saturating_add(held);
+            let left = patience.saturating_sub(asked.elapsed());
+            let slice = if interrupt.is_some() {
+                left.min(SIGNAL_POLL)
+            } else {
+                left
+            };
+            match answer.recv_timeout(slice) {
+                Ok(result) => return result,
+                Err(RecvTimeoutError::Disconnected) => return Err(self.fate.error()),
+                Err(RecvTimeoutError::Timeout) if interrupt.is_some_and(Interrupt::is_set) => {
+                    return Err(DriverError::Gone("interrupted by a signal".to_owned()));
+                }
+                Err(RecvTimeoutError::Timeout) if left.is_zero() => break,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+        let cancel = Call::new(Operation::Cancel, process, [id, 0, 0, 0, 0, 0]);
+        // Its own completion only says that it was delivered; what counts is the request's.
+        let _cancelled = self.submit(cancel)?;
+        match answer.recv_timeout(GRACE) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Disconnected) => Err(self.fate.error()),
+            Err(RecvTimeoutError::Timeout) => {
+                let (reply, report) = channel();
+                self.send(Message::Diagnose(reply))?;
+                let report = report.recv().map_err(|_| self.fate.error())?;
+                Err(DriverError::TimedOut(report))
+            }
+        }
+    }
+
+    /// As [`Self::call`], with a failure status as an error.
+    pub(super) fn call_checked(&self, call: Call) -> Result<Done, DriverError> {
+        let done = self.call(call)?;
+        if is_error(done.status) {
+            return Err(DriverError::Status(NtStatus(done.status)));
+        }
+        Ok(done)
+    }
+}
+
+/// NT_ERROR: the two highest bits are set.
+pub(super) const fn is_error(status: u32) -> bool {
+    status >> 30 == 3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_not_errors() {
+        assert!(is_error(0xC000_0001));
+        assert!(!is_error(0x8000_0005));
+        assert!(!is_error(0x0000_0103));
+    }
+}
