@@ -33,6 +33,7 @@ enum {
     RF_OP_QUERY = 13,
     RF_OP_SHARE = 14,
     RF_OP_JOIN = 15,
+    RF_OP_BORROW = 16,
 };
 
 /* Codes of RF_OP_QUERY. */

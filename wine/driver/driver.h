@@ -14,6 +14,7 @@
  * | file.c | IRP_MJ_CREATE and IRP_MJ_CLOSE |
  * | transfer.c | all other IRPs |
  * | ports.c | the device by which a process gets to its ports |
+ * | direct.c | how a program gets to the driver without us |
  *
  * Threads: Wine's main loop calls the dispatch routines, one at a time. The pump waits for the micro-VM and completes IRPs.
  * The keeper does everything else: it starts the micro-VM, keeps names and processes, and cleans up.
@@ -110,9 +111,16 @@ struct process {
     uint32_t guest; /* its id in the guest */
     uint8_t token[RF_TOKEN_BYTES];
     bool has_token;
+    uint32_t lanes; /* connections for requests that it was granted */
 };
 /* The calling process in the guest; made if `is_wanted`. Null and `*status` if there is none. */
 struct process *process_current(bool is_wanted, NTSTATUS *status);
+/* The process that has the guest's process of that id; null if there is none. */
+struct process *process_of_guest(uint32_t guest);
+/* Sees to it that the process has its token. */
+NTSTATUS process_share(struct process *process);
+/* How many connections for requests the process may have: as many as it was granted before, or a share of what is left. */
+uint32_t process_lanes(struct process *process);
 /* Adds the handles to wait for; returns how many there are. */
 ULONG processes_handles(HANDLE *handles);
 /* A process has ended. */
@@ -136,6 +144,7 @@ struct file {
     uint32_t guest;
     uint32_t state; /* enum file_state */
     NTSTATUS status; /* of the open */
+    bool is_synchronous; /* opened with FILE_SYNCHRONOUS_IO_NONALERT */
     /* What came before the open was done, oldest first. */
     struct work *first;
     struct work *last;
@@ -161,6 +170,10 @@ void ports_create(DRIVER_OBJECT *driver);
 void ports_remove(void);
 bool ports_is(const DEVICE_OBJECT *device);
 NTSTATUS ports_dispatch(IRP *irp);
+
+/* direct.c */
+bool direct_is(const IRP *irp);
+NTSTATUS direct_dispatch(IRP *irp);
 
 /* entry.c: the one micro-VM of this image. Each service has an image of its own, and all of them a process. */
 struct driver {

@@ -112,6 +112,7 @@ NTSTATUS dispatch_create(DEVICE_OBJECT *device, IRP *irp)
     file->state = process == NULL ? STATE_FAILED : STATE_OPENING;
     file->status = status;
     file->guest = process == NULL ? 0 : process->guest;
+    file->is_synchronous = (stack->Parameters.Create.Options & FILE_SYNCHRONOUS_IO_NONALERT) != 0;
     rf_unlock(&rf.lock);
     if (process == NULL) {
         heap_free(open);

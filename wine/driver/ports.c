@@ -60,13 +60,9 @@ static NTSTATUS fill(struct rf_ports *ports)
     if (process == NULL) {
         return status;
     }
-    if (!process->has_token) {
-        status = status_for_programs(rf_share(rf.channel, process->guest, process->token));
-        if (status != STATUS_SUCCESS) {
-            log_line("process %x gets no token for its ports: status %x", process->guest, (uint32_t)status);
-            return status;
-        }
-        process->has_token = true;
+    status = process_share(process);
+    if (status != STATUS_SUCCESS) {
+        return status;
     }
     rf_zero(ports, sizeof *ports);
     ports->version = RF_PORTS_VERSION;

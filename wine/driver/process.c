@@ -5,6 +5,14 @@
 
 static struct process processes[PROCESSES_MAX];
 
+enum {
+    /* Connections for requests: the VMM has room for 32 clients, of which we are one, and ports need some. The first programs
+     * get several each, for their threads. */
+    LANES_MAX = 24,
+    LANES_EACH = 4,
+    LANES_OF_FIRST = 12,
+};
+
 static struct process *find(HANDLE pid)
 {
     for (size_t i = 0; i < PROCESSES_MAX; i++) {
@@ -46,6 +54,7 @@ static struct process *add(HANDLE pid, NTSTATUS *status)
     process->pid = pid;
     process->guest = (uint32_t)attach.value;
     process->has_token = false;
+    process->lanes = 0;
     process->handle = handle;
     rf_unlock(&rf.lock);
     event_set(rf.wake);
@@ -68,6 +77,48 @@ struct process *process_current(bool is_wanted, NTSTATUS *status)
     }
     *status = STATUS_NOT_FOUND;
     return NULL;
+}
+
+struct process *process_of_guest(uint32_t guest)
+{
+    struct process *found = NULL;
+    rf_acquire(&rf.lock);
+    for (size_t i = 0; i < PROCESSES_MAX; i++) {
+        if (processes[i].handle != NULL && processes[i].guest == guest) {
+            found = &processes[i];
+        }
+    }
+    rf_unlock(&rf.lock);
+    return found;
+}
+
+NTSTATUS process_share(struct process *process)
+{
+    if (process->has_token) {
+        return STATUS_SUCCESS;
+    }
+    NTSTATUS status = status_for_programs(rf_share(rf.channel, process->guest, process->token));
+    if (status != STATUS_SUCCESS) {
+        log_line("process %x gets no token: status %x", process->guest, (uint32_t)status);
+        return status;
+    }
+    process->has_token = true;
+    return STATUS_SUCCESS;
+}
+
+uint32_t process_lanes(struct process *process)
+{
+    uint32_t taken = 0;
+    rf_acquire(&rf.lock);
+    for (size_t i = 0; i < PROCESSES_MAX; i++) {
+        taken += processes[i].handle == NULL ? 0 : processes[i].lanes;
+    }
+    if (process->lanes == 0) {
+        process->lanes = taken + LANES_EACH <= LANES_OF_FIRST ? LANES_EACH : taken < LANES_MAX ? 1 : 0;
+    }
+    uint32_t lanes = process->lanes;
+    rf_unlock(&rf.lock);
+    return lanes;
 }
 
 ULONG processes_handles(HANDLE *handles)

@@ -188,6 +188,9 @@ NTSTATUS dispatch_transfer(DEVICE_OBJECT *device, IRP *irp)
     if (ports_is(device)) {
         return ports_dispatch(irp);
     }
+    if (direct_is(irp)) {
+        return direct_dispatch(irp);
+    }
     struct file *file = stack->FileObject == NULL ? NULL : stack->FileObject->FsContext;
     if (file == NULL) {
         return irp_complete(irp, STATUS_INVALID_HANDLE, 0);

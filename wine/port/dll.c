@@ -1,3 +1,4 @@
+#include "direct.h"
 #include "port.h"
 
 BOOL WINAPI DllMain(HINSTANCE self, DWORD reason, void *reserved)
@@ -10,6 +11,7 @@ BOOL WINAPI DllMain(HINSTANCE self, DWORD reason, void *reserved)
         port_start_exceptions();
         port_start_patches();
         port_start_children(self);
+        port_start_requests(self);
         /* For the launcher, if it is one that waits. */
         port_event_name(GetCurrentProcessId(), name);
         event = OpenEventW(EVENT_MODIFY_STATE, FALSE, name);

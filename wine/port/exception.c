@@ -1,5 +1,6 @@
 /* Wine's way: an in or out of a program is #GP, thus SIGSEGV, thus STATUS_PRIVILEGED_INSTRUCTION. The vectored handler is
  * the first to see it. It knows every form, and it is the only one that looks for micro-VMs. */
+#include "direct.h"
 #include "port.h"
 
 #ifdef _WIN64
@@ -18,6 +19,8 @@ int port_copy(void *to, const void *from, uintptr_t width, EXCEPTION_RECORD *fau
 /* Whether both ends of `width` bytes can be written, in the same way. They keep their contents. */
 int port_probe(void *at, void *last, uintptr_t unused, EXCEPTION_RECORD *fault);
 extern const char port_moves_begin[], port_moves_end[], port_moves_failed[];
+/* port_move and port_probe_pages; direct.h. */
+extern const char port_bulk_begin[], port_bulk_end[], port_bulk_failed[];
 
 #ifdef _WIN64
 __asm__(".text\n"
@@ -44,7 +47,35 @@ __asm__(".text\n"
         "port_moves_end:\n"
         "port_moves_failed:\n"
         "    xorl %eax, %eax\n"
-        "    ret\n");
+        "    ret\n"
+        ".globl port_move, port_probe_pages, port_bulk_begin, port_bulk_end, port_bulk_failed\n"
+        "port_move:\n" /* rcx to, rdx from, r8 bytes */
+        "    movq %rdi, %r10\n"
+        "    movq %rsi, %r11\n"
+        "    movq %rcx, %rdi\n"
+        "    movq %rdx, %rsi\n"
+        "    movq %r8, %rcx\n"
+        "port_bulk_begin:\n"
+        "    rep movsb\n"
+        "    movl $1, %eax\n"
+        "1:  movq %r10, %rdi\n"
+        "    movq %r11, %rsi\n"
+        "    ret\n"
+        "port_probe_pages:\n" /* rcx at, rdx bytes */
+        "    movq %rdi, %r10\n"
+        "    movq %rsi, %r11\n"
+        "    leaq -1(%rcx,%rdx), %rdx\n"
+        "2:  lock orb $0, (%rcx)\n"
+        "    orq $0xFFF, %rcx\n"
+        "    incq %rcx\n"
+        "    cmpq %rdx, %rcx\n"
+        "    jbe 2b\n"
+        "    movl $1, %eax\n"
+        "    ret\n"
+        "port_bulk_end:\n"
+        "port_bulk_failed:\n"
+        "    xorl %eax, %eax\n"
+        "    jmp 1b\n");
 #define FAULT(context) ((EXCEPTION_RECORD *)(context)->R9)
 #else
 __asm__(".text\n"
@@ -75,7 +106,37 @@ __asm__(".text\n"
         "_port_moves_end:\n"
         "_port_moves_failed:\n"
         "    xorl %eax, %eax\n"
-        "    ret\n");
+        "    ret\n"
+        ".globl _port_move, _port_probe_pages, _port_bulk_begin, _port_bulk_end, _port_bulk_failed\n"
+        "_port_move:\n"
+        "    pushl %edi\n"
+        "    pushl %esi\n"
+        "    movl 12(%esp), %edi\n"
+        "    movl 16(%esp), %esi\n"
+        "    movl 20(%esp), %ecx\n"
+        "_port_bulk_begin:\n"
+        "    rep movsb\n"
+        "    movl $1, %eax\n"
+        "1:  popl %esi\n"
+        "    popl %edi\n"
+        "    ret\n"
+        "_port_probe_pages:\n"
+        "    pushl %edi\n"
+        "    pushl %esi\n"
+        "    movl 12(%esp), %ecx\n"
+        "    movl 16(%esp), %edx\n"
+        "    leal -1(%ecx,%edx), %edx\n"
+        "2:  lock orb $0, (%ecx)\n"
+        "    orl $0xFFF, %ecx\n"
+        "    incl %ecx\n"
+        "    cmpl %edx, %ecx\n"
+        "    jbe 2b\n"
+        "    movl $1, %eax\n"
+        "    jmp 1b\n"
+        "_port_bulk_end:\n"
+        "_port_bulk_failed:\n"
+        "    xorl %eax, %eax\n"
+        "    jmp 1b\n");
 #define FAULT(context) (*(EXCEPTION_RECORD **)((context)->Esp + 16))
 #endif
 
@@ -186,6 +247,12 @@ static LONG CALLBACK on_exception(EXCEPTION_POINTERS *pointers)
     struct port_instruction decoded;
     enum result result;
 
+    if (at >= port_bulk_begin && at < port_bulk_end &&
+        (record->ExceptionCode == (DWORD)STATUS_ACCESS_VIOLATION || record->ExceptionCode == (DWORD)STATUS_GUARD_PAGE_VIOLATION ||
+         record->ExceptionCode == (DWORD)STATUS_IN_PAGE_ERROR)) {
+        REG(context, ip) = (uintptr_t)port_bulk_failed;
+        return EXCEPTION_CONTINUE_EXECUTION;
+    }
     if (at >= port_moves_begin && at < port_moves_end) {
         *FAULT(context) = *record;
         REG(context, ip) = (uintptr_t)port_moves_failed;
