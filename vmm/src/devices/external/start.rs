@@ -38,8 +38,15 @@ pub enum ExternalError {
         source: io::Error,
     },
     /// What is there is no model, or has gone again.
-    #[error("what is there is no model that can be used")]
-    Model(#[from] Lost),
+    #[error("no model: {0}")]
+    Model(Lost),
+}
+
+// Its text has the other one's, which is no source then.
+impl From<Lost> for ExternalError {
+    fn from(lost: Lost) -> Self {
+        Self::Model(lost)
+    }
 }
 
 /// A socket without a path, as messages name it.
