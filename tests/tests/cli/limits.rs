@@ -70,6 +70,61 @@ fn guest_gets_no_more_than_its_share_of_a_processor() {
     runs.run(&["stop", "f"]).assert_code(0);
 }
 
+/// Sends lines that are no requests, as fast as they are answered; the guest has nothing to do with them.
+fn begin_to_chatter(socket: &Path) {
+    let client = UnixStream::connect(socket).unwrap();
+    let mut replies = client.try_clone().unwrap();
+    std::thread::spawn(move || {
+        let lines = "x\n".repeat(1000);
+        while (&client).write_all(lines.as_bytes()).is_ok() {}
+    });
+    std::thread::spawn(move || std::io::copy(&mut replies, &mut std::io::sink()));
+}
+
+#[test]
+fn clients_are_within_the_share_too() {
+    if !has_kvm() {
+        return;
+    }
+    let runs = Runs::new();
+    runs.detach(&[
+        &driver("faulty"),
+        "--name",
+        "f",
+        "--cpu",
+        "20",
+        "--timeout",
+        "300",
+    ]);
+    let pid = &runs.listed()[0]["pid"];
+    let of_all = || -> Duration {
+        let threads = threads(pid, "schedstat");
+        let limited = threads.iter().filter(|(name, _)| name != "watchdog");
+        let nanoseconds = limited.map(|(_, text)| text.split(' ').next().unwrap().parse::<u64>());
+        Duration::from_nanos(nanoseconds.map(Result::unwrap).sum())
+    };
+    let socket = runs.path().join("f.sock");
+    let _client = begin_to_loop(&socket);
+    for _ in 0..6 {
+        begin_to_chatter(&socket);
+    }
+    let (began, before) = (Instant::now(), of_all());
+
+    let used = loop {
+        let used = of_all() - before;
+        if used > Duration::from_millis(800) {
+            break used;
+        }
+        assert!(began.elapsed() < patience(), "they do not run: {used:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+
+    // Of seven threads each a quantum and two of the kernel's ticks.
+    let allowed = began.elapsed() / 5 + Duration::from_millis(175);
+    assert!(used <= allowed, "{used:?} in {:?}", began.elapsed());
+    runs.run(&["stop", "f"]).assert_code(0);
+}
+
 #[test]
 fn deadline_does_not_run_while_the_guest_is_held_back() {
     // The emulated machine needs more than these times for its start alone.

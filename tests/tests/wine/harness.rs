@@ -64,7 +64,6 @@ macro_rules! prefix_tests {
     };
     (@module $module:ident $release:ident $width:ident { $($name:ident)* } { $($long:ident)* }) => {
         mod $module {
-            #[allow(dead_code, reason = "some have no tests of one kind")]
             const WINE: $crate::harness::Wine = $crate::harness::Wine {
                 release: $crate::harness::Release::$release,
                 width: $crate::harness::Width::$width,
@@ -237,14 +236,14 @@ impl Wine {
     }
 
     fn shared(self) -> Option<&'static Shared> {
-        static SHARED: Mutex<Vec<(Wine, &'static OnceLock<Option<Shared>>)>> =
-            Mutex::new(Vec::new());
+        type Made = OnceLock<Option<Shared>>;
+        static SHARED: Mutex<Vec<(Wine, &'static Made)>> = Mutex::new(Vec::new());
         let cell = {
             let mut all = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
             match all.iter().find(|(wine, _)| *wine == self) {
                 Some((_, cell)) => *cell,
                 None => {
-                    let cell: &'static OnceLock<Option<Shared>> = Box::leak(Box::default());
+                    let cell: &'static Made = Box::leak(Box::default());
                     all.push((self, cell));
                     cell
                 }

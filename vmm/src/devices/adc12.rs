@@ -170,6 +170,7 @@ impl Adc12 {
             .name("adc12".to_owned())
             .spawn(move || {
                 while let Ok(end) = inbox.recv() {
+                    crate::machine::processor_share::pay();
                     std::thread::sleep(end.saturating_duration_since(Instant::now()));
                     line.pulse();
                 }

@@ -297,6 +297,7 @@ impl Ears {
                 // There is no way to go on; an access still notices what the model does.
                 Err(_) => return,
             };
+            crate::machine::processor_share::pay();
             let has_event = events[..count].iter().any(|event| event.data() == EVENT);
             let Some(state) = state.upgrade() else { return };
             let mut state = locked(&state);

@@ -35,6 +35,7 @@ impl Ticker {
             .name(name.to_owned())
             .spawn(move || {
                 while !for_thread.load(Ordering::Acquire) {
+                    crate::machine::processor_share::pay();
                     match tick() {
                         Some(pause) => std::thread::park_timeout(pause.max(PAUSE_MIN)),
                         None => std::thread::park(),

@@ -152,6 +152,7 @@ fn spawn(
 fn receive_all(shared: &std::sync::Weak<Shared>, input: &mut dyn Read) {
     let mut bytes = [0; 256];
     while let Some(device) = shared.upgrade() {
+        crate::machine::processor_share::pay();
         let is_behind = device.chip().backlog() >= BACKLOG_MAX;
         // Not held while the read blocks, so that the device can end.
         drop(device);

@@ -1,11 +1,13 @@
-//! `--cpu`: the thread that runs a guest gets a share of a processor, and no more.
+//! `--cpu`: the threads of a driver's process get a share of a processor together, and no more.
 //!
-//! A timer counts the thread's own processor time (timer_create(2) with CLOCK_THREAD_CPUTIME_ID; time in the guest is part
-//! of it) and signals the thread each [`QUANTUM`] that it has used. The handler sleeps until the time that has passed is as
-//! much as the share asks for. So the limit needs no privileges and no cgroup, nothing that the guest does gets around it,
-//! and an idle guest costs nothing: its thread uses no time, so there is no signal.
+//! All pay into one account: processor time that a thread has used moves the time on at which the share allows more, and the
+//! thread sleeps until then. The thread that runs the guest does so by a timer that counts its own processor time
+//! (timer_create(2) with CLOCK_THREAD_CPUTIME_ID; time in the guest is part of it) and signals it each [`QUANTUM`] that it
+//! has used: nothing that the guest does gets around it. The others, which are woken by the guest, by clients or by what
+//! device models wait for, do so between two pieces of work ([`pay`]), where no signal can disturb a system call. So the
+//! limit needs no privileges and no cgroup, and an idle guest costs nothing.
 //!
-//! How long the thread was held back is counted ([`held_back`]), so that deadlines do not run meanwhile.
+//! How long the guest was held back is counted ([`held_back`]), so that deadlines do not run meanwhile.
 #![expect(
     unsafe_code,
     reason = "a timer on a thread's processor time, and its signal's handler, have no safe form"
@@ -20,13 +22,18 @@ use vmm_sys_util::signal::SIGRTMIN;
 
 /// Processor time between two signals.
 const QUANTUM: Duration = Duration::from_millis(5);
+const QUANTUM_NANOSECONDS: u64 = 5_000_000;
 /// The signal's number, of the real-time ones: the first two are the watchdog's and that of privileges.
 const SIGNAL: i32 = 2;
 
-/// Time that threads of this process were held back, in nanoseconds.
+/// Time that guests of this process were held back, in nanoseconds.
 static HELD_BACK: AtomicU64 = AtomicU64::new(0);
+/// The share of this process, in percent; 0: all that it can get.
+static SHARE: AtomicU64 = AtomicU64::new(0);
+/// The time, by the monotonic clock, until which what was used has used the share up.
+static PAID_UNTIL: AtomicU64 = AtomicU64::new(0);
 
-/// How long threads were held back so far, all together.
+/// How long guests were held back so far, all together.
 #[must_use]
 pub fn held_back() -> Duration {
     Duration::from_nanos(HELD_BACK.load(Ordering::Relaxed))
@@ -50,28 +57,53 @@ impl FromStr for ProcessorShare {
 }
 
 impl ProcessorShare {
-    /// Time that must have passed for a thread to have used so much, in nanoseconds.
+    /// Time that must have passed for so much to be used, in nanoseconds.
     fn time_for(self, used: u64) -> u64 {
-        used.saturating_mul(100) / self.0
+        used.saturating_mul(100).checked_div(self.0).unwrap_or(0)
     }
 }
 
-/// What the handler works with.
+/// What a thread has paid for.
 #[derive(Debug)]
 struct Account {
-    share: ProcessorShare,
-    /// When the current quantum began, by the monotonic clock and by the thread's.
+    /// When it paid last, by the monotonic clock and by the thread's.
     began: AtomicU64,
     used: AtomicU64,
 }
 
-/// A thread's limit. Dropping it, on that thread, ends it.
+impl Account {
+    fn of_this_thread() -> Self {
+        Self {
+            began: AtomicU64::new(now(libc::CLOCK_MONOTONIC)),
+            used: AtomicU64::new(now(libc::CLOCK_THREAD_CPUTIME_ID)),
+        }
+    }
+}
+
+/// Pays for what the calling thread has used, if that is enough to be worth it. Threads that work for a driver call it between
+/// two pieces of work.
+pub(crate) fn pay() {
+    thread_local! {
+        static ACCOUNT: Account = Account::of_this_thread();
+    }
+    if SHARE.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    ACCOUNT.with(|account| {
+        let used = now(libc::CLOCK_THREAD_CPUTIME_ID);
+        if used.saturating_sub(account.used.load(Ordering::Relaxed)) >= QUANTUM_NANOSECONDS {
+            account.settle();
+        }
+    });
+}
+
+/// The limit of the thread that runs a guest, and of its process. Dropping it, on that thread, ends it.
 #[derive(Debug)]
 pub(crate) struct Limit {
     timer: libc::timer_t,
 }
 
-/// Limits the calling thread.
+/// Limits the calling thread, which runs a guest, and the process.
 ///
 /// # Errors
 /// The handler or the timer cannot be made.
@@ -79,11 +111,8 @@ pub(crate) fn limit(share: ProcessorShare) -> io::Result<Limit> {
     let signal = SIGRTMIN() + SIGNAL;
     install(signal)?;
     // Never freed, because a signal may be on its way when the timer is deleted: a few bytes for each guest.
-    let account: &'static Account = Box::leak(Box::new(Account {
-        share,
-        began: AtomicU64::new(now(libc::CLOCK_MONOTONIC)),
-        used: AtomicU64::new(now(libc::CLOCK_THREAD_CPUTIME_ID)),
-    }));
+    let account: &'static Account = Box::leak(Box::new(Account::of_this_thread()));
+    SHARE.store(share.0, Ordering::Relaxed);
     // SAFETY: all zeros is a valid `sigevent`: its fields are numbers and a pointer that may be null.
     let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
     event.sigev_notify = libc::SIGEV_THREAD_ID;
@@ -121,6 +150,7 @@ pub(crate) fn limit(share: ProcessorShare) -> io::Result<Limit> {
 
 impl Drop for Limit {
     fn drop(&mut self) {
+        SHARE.store(0, Ordering::Relaxed);
         // SAFETY: the timer was made by `limit`, and is deleted here alone.
         unsafe { libc::timer_delete(self.timer) };
     }
@@ -186,7 +216,8 @@ extern "C" fn on_signal(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
         // SAFETY: timers with this signal are made by `limit` alone, whose accounts are never freed. Who can forge such
         // a signal may also write this process's memory.
         if let Some(account) = unsafe { account.as_ref() } {
-            account.settle();
+            let held = account.settle();
+            HELD_BACK.fetch_add(held, Ordering::Relaxed);
         }
     }
     // SAFETY: as above.
@@ -194,25 +225,34 @@ extern "C" fn on_signal(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
 }
 
 impl Account {
-    /// On the account's thread: sleeps off what it has used since the last time.
-    fn settle(&self) {
+    /// On the account's thread: pays for what it has used since the last time, and sleeps until the share allows more. How
+    /// long it slept, in nanoseconds.
+    fn settle(&self) -> u64 {
+        let share = ProcessorShare(SHARE.load(Ordering::Relaxed));
         let (time, used) = (
             now(libc::CLOCK_MONOTONIC),
             now(libc::CLOCK_THREAD_CPUTIME_ID),
         );
         let used_now = used.saturating_sub(self.used.load(Ordering::Relaxed));
         let began = self.began.load(Ordering::Relaxed);
-        let until = began.saturating_add(self.share.time_for(used_now));
-        if until > time {
+        let charge = share.time_for(used_now);
+        // What nobody has used before this thread's last payment is lost: there is no saving up.
+        let next = |until: u64| until.max(began).saturating_add(charge);
+        let before = PAID_UNTIL
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |until| {
+                Some(next(until))
+            })
+            .unwrap_or_else(|until| until);
+        let until = next(before);
+        let mut after = time;
+        if share.0 != 0 && until > time {
             sleep_until(until);
-        }
-        let after = now(libc::CLOCK_MONOTONIC);
-        if until > time {
-            HELD_BACK.fetch_add(after.saturating_sub(time), Ordering::Relaxed);
+            after = now(libc::CLOCK_MONOTONIC);
         }
         self.began.store(after, Ordering::Relaxed);
         self.used
             .store(now(libc::CLOCK_THREAD_CPUTIME_ID), Ordering::Relaxed);
+        after.saturating_sub(time)
     }
 }
 
@@ -231,23 +271,31 @@ mod tests {
         assert_eq!(ProcessorShare(20).time_for(5), 25);
     }
 
+    /// One test: the limit is the process's.
     #[test]
-    fn thread_gets_no_more_than_its_share() {
-        let thread = std::thread::spawn(|| {
-            let _limit = limit(ProcessorShare(20)).unwrap();
-            let (began, before) = (Instant::now(), now(libc::CLOCK_THREAD_CPUTIME_ID));
+    fn threads_get_no_more_than_their_share_together() {
+        let began = Instant::now();
+        let spin = |each: fn()| {
+            let before = now(libc::CLOCK_THREAD_CPUTIME_ID);
             let used = || now(libc::CLOCK_THREAD_CPUTIME_ID) - before;
             while used() < 60_000_000 {
-                std::hint::spin_loop();
+                each();
             }
-            (began.elapsed(), used())
+            used()
+        };
+        let guest = std::thread::spawn(move || {
+            let _limit = limit(ProcessorShare(20)).unwrap();
+            let other = std::thread::spawn(move || spin(pay));
+            // What both had used when they were last held back, at least: all but a quantum and a tick each.
+            [spin(std::hint::spin_loop), other.join().unwrap()]
+                .map(|used| used.saturating_sub(20_000_000))
         });
-        let (elapsed, used) = thread.join().unwrap();
-        // What it had used when it was last held back, at least: all but a quantum and a tick.
-        let settled = used.saturating_sub(20_000_000);
+        let settled: u64 = guest.join().unwrap().iter().sum();
+        let elapsed = began.elapsed();
         assert!(
             elapsed.as_nanos() >= u128::from(settled) * 5,
-            "{used} ns in {elapsed:?}"
+            "{settled} ns in {elapsed:?}"
         );
+        assert!(held_back() > Duration::ZERO);
     }
 }

@@ -101,6 +101,7 @@ impl Drop for Writer {
 
 fn serve(mut file: File, inbox: &Receiver<Order>, give_back: &Sender<Vec<u8>>) -> io::Result<()> {
     while let Ok(order) = inbox.recv() {
+        crate::machine::processor_share::pay();
         match order {
             Order::Append(mut buffer) => {
                 file.write_all(&buffer)?;

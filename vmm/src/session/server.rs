@@ -9,6 +9,7 @@ use super::driver::{DriverError, RunningMachine};
 use super::interpreter::{Interpreter, Outcome};
 use super::protocol::{REQUEST_MAX, Request, read_line, reply};
 use crate::launch::memory::{MemoryBudget, Share};
+use crate::machine::processor_share;
 use std::fs::Permissions;
 use std::io::{self, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -448,6 +449,7 @@ fn serve_commands(stream: UnixStream, serving: &Serving) {
     };
     let mut reader = BufReader::new(stream);
     while !serving.is_ending.load(Ordering::SeqCst) {
+        processor_share::pay();
         // Held until the reply is on its way.
         let mut _share = None;
         let mut outcome = match read_line(&mut reader, REQUEST_MAX) {

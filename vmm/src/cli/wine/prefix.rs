@@ -105,9 +105,11 @@ impl Prefix {
         if self.is_32 { &I386 } else { &AMD64 }
     }
 
-    /// In a 64-bit prefix that has 32-bit programs: the PE files for what these install.
+    /// In a 64-bit prefix that has 32-bit programs: the PE files for what these install. Without 32-bit Wine the folder is
+    /// there, and all but empty.
     pub(super) fn files_32(&self) -> Option<&'static Files> {
-        (!self.is_32 && self.windows().join("syswow64").is_dir()).then_some(&I386)
+        let is_there = self.windows().join("syswow64/winedevice.exe").exists();
+        (!self.is_32 && is_there).then_some(&I386)
     }
 
     /// Runs a Windows program of Wine's that has the prefix's width.
@@ -117,9 +119,8 @@ impl Prefix {
     pub(super) fn run_native(&self, program: &str, arguments: &[&str]) -> Result<String, Failure> {
         let native = format!(r"C:\windows\sysnative\{program}.exe");
         let is_there = format!("if exist {native} exit 64");
-        let is_other = !self.is_32
-            && self.windows().join("syswow64").is_dir()
-            && self.status(&["cmd", "/c", &is_there]) == Some(64);
+        let is_other =
+            self.files_32().is_some() && self.status(&["cmd", "/c", &is_there]) == Some(64);
         if is_other {
             self.run(&[&["cmd", "/c", &native], arguments].concat())
         } else {
