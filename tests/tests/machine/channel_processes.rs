@@ -5,7 +5,7 @@ use std::time::Instant;
 use integration_tests::codes::{echo, status};
 use integration_tests::{Target, machine_tests, patience};
 use ringfence_client::{Connection, Handle, Notify, Opcode, Request, Width};
-use vmm::session::driver::{RunningDriver, RunningMachine};
+use vmm::session::driver::RunningDriver;
 
 use super::channel::{Served, echo_wait};
 
