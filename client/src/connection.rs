@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::pinned::{Buffer, DataArea, Part};
 use crate::queue::Queue;
 use crate::request::{Completion, Notify, Request};
-use crate::spin::{self, Spin};
+use crate::spin::Spin;
 
 /// Bytes of data area that [`Connection::connect`] asks for; memory that is not used costs nothing.
 const DATA_BYTES: u64 = 16 << 20;
@@ -31,12 +31,6 @@ const DATA_BYTES: u64 = 16 << 20;
 const NOT_CONNECTED: u32 = 0xC000_009D;
 /// STATUS_INVALID_PARAMETER.
 const INVALID_PARAMETER: u32 = 0xC000_000D;
-
-/// What epoll says of the pipe of notifications, and of the socket.
-const CALL_READY: u64 = 0;
-const SOCKET_READY: u64 = 1;
-/// Looks between two readings of the clock.
-const LOOKS: u32 = 4;
 
 const HEADER: u64 = size_of::<RequestHeader>() as u64;
 const RESULT: u64 = size_of::<ResultHeader>() as u64;
@@ -235,14 +229,9 @@ impl Connection {
         let queue = Queue::map(memory.into(), layout)?;
         let area = DataArea::new(Arc::clone(queue.memory()), layout.data, layout.data_bytes);
         let ready = epoll::create(CreateFlags::CLOEXEC)?;
-        epoll::add(
-            &ready,
-            &call,
-            EventData::new_u64(CALL_READY),
-            EventFlags::IN,
-        )?;
+        epoll::add(&ready, &call, EventData::new_u64(0), EventFlags::IN)?;
         let ended = EventFlags::IN | EventFlags::RDHUP;
-        epoll::add(&ready, &socket, EventData::new_u64(SOCKET_READY), ended)?;
+        epoll::add(&ready, &socket, EventData::new_u64(1), ended)?;
         socket.set_nonblocking(true)?;
         let state = State {
             queue,
@@ -483,7 +472,16 @@ impl Shared {
     /// Waits until the VMM has given something back: looking for a short while, then asleep. `Some`: the connection is
     /// over.
     fn sleep(&self) -> Result<Option<u32>, Error> {
-        self.look_for_used()?;
+        let began = Instant::now();
+        let spin = self.lock().spin.window();
+        while began.elapsed() < spin {
+            if self.lock().queue.has_used()? {
+                return Ok(None);
+            }
+            for _ in 0..4 {
+                std::hint::spin_loop();
+            }
+        }
         {
             let state = self.lock();
             state.queue.arm()?;
@@ -493,49 +491,14 @@ impl Shared {
         }
         let asleep = Instant::now();
         let mut events = [const { MaybeUninit::uninit() }; 2];
-        let came = match epoll::wait(&self.ready, &mut events, None) {
-            Ok((came, _)) => came,
-            Err(rustix::io::Errno::INTR) => &mut [],
+        match epoll::wait(&self.ready, &mut events, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
-        };
+        }
         let slept = asleep.elapsed();
         self.lock().spin.slept(slept);
-        // The pipe's end says nothing that the socket's does not.
-        if came.iter().any(|event| event.data.u64() == CALL_READY) {
-            self.drain();
-        }
-        if came.iter().any(|event| event.data.u64() == SOCKET_READY) {
-            return self.farewell();
-        }
-        Ok(None)
-    }
-
-    /// Looks for an answer for as long as that is worth it. Nobody else takes what is used meanwhile.
-    fn look_for_used(&self) -> Result<(), Error> {
-        let (window, lookout) = {
-            let state = self.lock();
-            (state.spin.window(), state.queue.lookout()?)
-        };
-        if window.is_zero() {
-            return Ok(());
-        }
-        let began = Instant::now();
-        loop {
-            for _ in 0..LOOKS {
-                if lookout.has_used()? {
-                    return Ok(());
-                }
-                std::hint::spin_loop();
-            }
-            let looked = began.elapsed();
-            if looked >= window {
-                return Ok(());
-            }
-            if !spin::pause(began, looked) {
-                self.lock().spin.gave_way();
-                return Ok(());
-            }
-        }
+        self.drain();
+        self.farewell()
     }
 
     /// Takes the notifications that there are.

@@ -19,25 +19,6 @@ const OUTSIDE: Error = Error::Protocol("an offset is outside of the shared memor
 /// The most descriptors that a request takes here: header and input, a part to write; result and output, a part to read.
 const CHAIN_MAX: usize = 4;
 
-/// Where the next chain that is given back shows, to be looked at without the queue's lock.
-#[derive(Debug)]
-pub(crate) struct Lookout {
-    memory: Arc<MmapRegion>,
-    at: usize,
-    next_used: u16,
-}
-
-impl Lookout {
-    /// Whether something was used. Only as long as nobody takes it.
-    pub(crate) fn has_used(&self) -> Result<bool, Error> {
-        let memory = self.memory.as_volatile_slice();
-        let value: u16 = memory
-            .load(self.at, Ordering::Acquire)
-            .map_err(|_| OUTSIDE)?;
-        Ok(u16::from_le(value) != self.next_used)
-    }
-}
-
 /// The queue with its memory.
 #[derive(Debug)]
 pub(crate) struct Queue {
@@ -156,15 +137,6 @@ impl Queue {
         let is_due = needs_event(event, self.available, self.kicked);
         self.kicked = self.available;
         Ok(is_due)
-    }
-
-    /// Where to look for what is used next.
-    pub(crate) fn lookout(&self) -> Result<Lookout, Error> {
-        Ok(Lookout {
-            memory: Arc::clone(&self.memory),
-            at: usize_of(self.layout.used_index())?,
-            next_used: self.next_used,
-        })
     }
 
     /// Whether something was used.

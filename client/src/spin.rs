@@ -2,10 +2,9 @@
 //!
 //! A wake-up costs tens of microseconds on either side, a look a fraction of one. So a thread looks for a while when the
 //! last answer came soon after it had gone to sleep, and not when it did not. When even the longest look was in vain
-//! although answers come soon, looking is no use for a while: they take longer than that. Nor is it when others want this
-//! processor: a thread that sleeps is preferred to them when its answer comes, one that gave way is not.
+//! although answers come soon, looking is no use for a while: they take longer than that.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Longest time that is spent looking, once.
 const LONGEST: Duration = Duration::from_micros(100);
@@ -15,18 +14,6 @@ const SHORTEST: Duration = Duration::from_micros(10);
 const SOON: Duration = Duration::from_micros(300);
 /// Sleeps without a look after looking was no use.
 const REST: u32 = 32;
-
-/// Between two looks, the first of which was so long ago. An answer that is made on another processor has come by
-/// [`SHORTEST`]; from then on whoever shares this processor may run, perhaps the driver, or another client whose
-/// answer is there. False: somebody has used that for so long that looking here is no use.
-pub(crate) fn pause(began: Instant, looked: Duration) -> bool {
-    if looked < SHORTEST {
-        std::hint::spin_loop();
-        return true;
-    }
-    std::thread::yield_now();
-    began.elapsed() < looked + LONGEST
-}
 
 /// The time to look, adapted.
 #[derive(Debug)]
@@ -56,12 +43,6 @@ impl Spin {
         self.window
     }
 
-    /// Others want the processor.
-    pub(crate) fn gave_way(&mut self) {
-        self.window = Duration::ZERO;
-        self.rest = REST;
-    }
-
     /// It was in vain, and the thread has slept for `slept`.
     pub(crate) fn slept(&mut self, slept: Duration) {
         if !self.is_useful || self.rest > 0 {
@@ -75,7 +56,8 @@ impl Spin {
         } else if self.window < LONGEST {
             self.window = (self.window * 2).clamp(SHORTEST, LONGEST);
         } else {
-            self.gave_way();
+            self.window = Duration::ZERO;
+            self.rest = REST;
         }
     }
 }
@@ -109,16 +91,6 @@ mod tests {
         assert_eq!(spin.window(), Duration::ZERO);
         sleep(&mut spin, 1, Duration::from_micros(200));
         assert_eq!(spin.window(), SHORTEST);
-    }
-
-    #[test]
-    fn nobody_looks_where_others_want_to_run() {
-        let mut spin = Spin::with(true);
-        sleep(&mut spin, 3, Duration::from_micros(200));
-        assert_ne!(spin.window(), Duration::ZERO);
-        spin.gave_way();
-        sleep(&mut spin, REST, Duration::from_micros(200));
-        assert_eq!(spin.window(), Duration::ZERO);
     }
 
     #[test]
