@@ -236,7 +236,7 @@ static void results(void)
     printf("%02x %02x\n", data[1], data[2]);
     print("no buffers", control(device, NULL, ECHO_BUFFERED, NULL, 0, NULL, 0), &io);
     print("unknown code", control(device, NULL, 0x22FFFC, NULL, 0, NULL, 0), &io);
-    print("large", control(device, NULL, ECHO_OUT_DIRECT, malloc(300000), 300000, malloc(300000), 300000), &io);
+    print("large", control(device, NULL, ECHO_OUT_DIRECT, malloc(20000), 20000, malloc(20000), 20000), &io);
     /* Buffers that are not there. The last page can only be read. */
     CHECK(VirtualProtect(data + 0x1000, 0x1000, PAGE_NOACCESS, &before));
     CHECK(VirtualProtect(data + 0x2000, 0x1000, PAGE_READONLY, &before));
