@@ -91,6 +91,8 @@ pub enum Operation {
     /// A client is gone: cancel its requests. Arguments: slot. Completed when no driver has a request of it any more;
     /// then its memory goes.
     DetachClient = 51,
+    /// A mapped client uses a handle that another one has opened. Arguments: handle; its slot + 1 and its number for it.
+    BorrowHandle = 52,
 }
 
 impl Operation {
@@ -125,6 +127,7 @@ impl Operation {
             49 => Self::WatchNames,
             50 => Self::AttachClient,
             51 => Self::DetachClient,
+            52 => Self::BorrowHandle,
             _ => return None,
         })
     }

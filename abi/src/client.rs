@@ -283,6 +283,9 @@ pub enum Opcode {
     /// Use a process of another connection from now on. Input: its token. Value: its id. STATUS_INVALID_CID if no process
     /// has that token.
     Join = 15,
+    /// Use a handle that the owner of a joined process has opened there. `process`: the process; `handle`: the owner's
+    /// number. Value: this connection's number for it. Only the owner closes it; then it is unknown here too.
+    Borrow = 16,
 }
 
 impl Opcode {
@@ -305,6 +308,7 @@ impl Opcode {
             13 => Self::Query,
             14 => Self::Share,
             15 => Self::Join,
+            16 => Self::Borrow,
             _ => return None,
         })
     }

@@ -204,6 +204,21 @@ impl Connection {
         u32::try_from(value).map_err(|_| Error::Protocol("a process id has more than 32 bits"))
     }
 
+    /// Uses a handle that the owner of a joined process has opened there; for [`Request::process`] `process`. The owner
+    /// closes it; then it is unknown here too (STATUS_INVALID_HANDLE).
+    ///
+    /// # Errors
+    /// As for [`Self::open`]; STATUS_INVALID_CID for a process that this connection has not joined, STATUS_INVALID_HANDLE
+    /// if its owner has no such handle.
+    pub fn borrow(&self, process: u32, handle: Handle) -> Result<Handle, Error> {
+        let request = Request {
+            process,
+            handle: handle.0,
+            ..Request::new(Opcode::Borrow)
+        };
+        self.checked(&request).map(|done| Handle(done.value))
+    }
+
     /// Counters of the whole machine.
     ///
     /// # Errors

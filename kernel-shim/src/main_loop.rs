@@ -212,6 +212,7 @@ fn answer(request: &Request) -> Option<Result<u64, NtStatus>> {
             client::closed(request);
             to_result(file::close_handle(request.process, arguments[0]))
         }
+        Operation::BorrowHandle => client::borrow(request),
         Operation::AttachClient => client::attach(request),
         Operation::DetachClient => return client::detach(request),
         Operation::DeviceControl => return request::device_control(request).err().map(Err),

@@ -69,6 +69,20 @@ impl Prefix {
         numbers(&self.wine(&[&[program], arguments].concat())?)
     }
 
+    /// The same of a program that `ringfence wine run` starts: its requests pass winedevice by.
+    fn measure_direct(&self, program: &Path, arguments: &[&str]) -> Result<Vec<u64>, Failure> {
+        let mut command = self.command(&ringfence());
+        command.args(["wine", "run", "--wine"]).arg(&self.wine);
+        command.arg("--prefix").arg(&self.path).arg(program);
+        let output = command.args(arguments).output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if output.status.success() {
+            numbers(&text)
+        } else {
+            Err(format!("wine run: {}: {text}", output.status).into())
+        }
+    }
+
     /// Ends everything that runs in it, so that what is started next is pinned, or not.
     fn pin(&mut self, is_pinned: bool) {
         self.is_pinned = false;
@@ -219,6 +233,7 @@ fn main() -> Result<(), Failure> {
         theirs.pin(is_pinned);
         let mut starts = [Vec::new(), Vec::new()];
         let mut ioctls = [Vec::new(), Vec::new()];
+        let mut direct = Vec::new();
         for _ in 0..TURNS {
             for (index, prefix) in [&ours, &theirs].into_iter().enumerate() {
                 if wants("start") {
@@ -227,11 +242,16 @@ fn main() -> Result<(), Failure> {
                 if wants("ioctl") {
                     let _ = prefix.wine(&["sc", "start", "echo"]).is_ok();
                     ioctls[index].push(prefix.measure(&program, &["ioctl", "4000"])?);
+                    if index == 0 {
+                        direct.push(prefix.measure_direct(&program, &["ioctl", "4000"])?);
+                    }
                 }
             }
         }
         if wants("ioctl") {
-            let what = format!("DeviceIoControl of 64 bytes, {how}");
+            let what = format!("DeviceIoControl of 64 bytes, by `wine run`, {how}");
+            table.compare(&what, &fastest(&direct)?, &fastest(&ioctls[1])?);
+            let what = format!("DeviceIoControl of 64 bytes, by winedevice, {how}");
             table.compare(&what, &fastest(&ioctls[0])?, &fastest(&ioctls[1])?);
         }
         if wants("start") {

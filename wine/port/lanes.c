@@ -489,11 +489,16 @@ static enum transfer_outcome transfer_by(struct machine *machine, struct lane *l
     }
     uint32_t said = answer->status;
     get_data(lane, transfer, answer);
-    if (said == (uint32_t)STATUS_INVALID_HANDLE) {
-        /* The driver says so, or there was no file to ask it with. */
+    int is_cancelled = said == RF_STATUS_CANCELLED;
+    if (is_cancelled || said == (uint32_t)STATUS_INVALID_HANDLE || said == (uint32_t)STATUS_INVALID_CID) {
+        /* The driver says so, or there was no file or process to ask it with; or the service stops, and its driver's cleanup
+         * has ended the request. */
         file->lane[lane - machine->lane].connection = 0;
-        if (borrow(machine, lane, file, &number) == TRANSFER_NO_FILE) {
-            return TRANSFER_NO_FILE;
+        outcome = borrow(machine, lane, file, &number);
+        if (is_cancelled && outcome == TRANSFER_NOT_SENT) {
+            *answer = (struct rf_result_header){.status = (uint32_t)STATUS_DEVICE_REMOVED};
+        } else if (!is_cancelled && outcome != TRANSFER_DONE) {
+            return outcome;
         }
     }
     return TRANSFER_DONE;

@@ -20,7 +20,7 @@ pub(crate) mod user;
 
 pub(crate) use poll::{attend, look};
 pub(crate) use queue::{complete, is_for_client, view_of};
-pub(crate) use table::{attach, closed, detach, forget_process, opened, opening};
+pub(crate) use table::{attach, borrow, closed, detach, forget_process, opened, opening};
 
 /// Forgets every client.
 pub(crate) fn initialize() {

@@ -187,7 +187,7 @@ impl Client {
             let id = id_of(self.slot, head);
             return Some(plain(Operation::Cancel, [id, 0, 0, 0, 0, 0]));
         }
-        let &(owner, handle) = self.handles.get(&header.handle)?;
+        let (owner, handle) = self.handle(header.handle)?;
         if owner != process {
             return None;
         }

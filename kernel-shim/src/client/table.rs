@@ -4,7 +4,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use super::memory::{self, Window};
-use crate::io::request;
+use crate::io::{file, request};
 use crate::nt::NtStatus;
 use crate::raw::{Global, low32, to_usize, volatile_read, volatile_write};
 use crate::shared;
@@ -39,6 +39,8 @@ pub(super) struct Client {
     pub(super) process: u32,
     /// Process and handle there, by the client's number.
     pub(super) handles: BTreeMap<u64, (u32, u64)>,
+    /// The same of handles that other clients have opened, and close.
+    borrowed: BTreeMap<u64, (u32, u64)>,
     /// By head.
     pub(super) pending: BTreeMap<u16, Pending>,
     /// Bytes of pool that its requests take.
@@ -112,6 +114,12 @@ impl Client {
         }
         let indices = [state.next_available, state.used, state.signalled, 0];
         volatile_write(queue, indices);
+    }
+
+    /// Process and handle there of the client's number.
+    pub(super) fn handle(&self, number: u64) -> Option<(u32, u64)> {
+        let found = self.handles.get(&number);
+        found.or_else(|| self.borrowed.get(&number)).copied()
     }
 
     /// One more is done.
@@ -195,6 +203,7 @@ pub(crate) fn attach(request: &Request) -> Result<u64, NtStatus> {
         queue: Queue::new(window, layout, QueueState::default()),
         process: attach.process,
         handles: BTreeMap::new(),
+        borrowed: BTreeMap::new(),
         pending: BTreeMap::new(),
         bytes: 0,
         is_gone: false,
@@ -281,16 +290,36 @@ pub(crate) fn opened(id: u64, handle: Option<u64>) {
     });
 }
 
-/// A handle is closed that may be a mapped client's.
-pub(crate) fn closed(request: &Request) {
-    let [_, slot, number, ..] = request.arguments;
+/// A mapped client uses a handle of another one.
+///
+/// # Errors
+/// INVALID_HANDLE; OBJECT_TYPE_MISMATCH: the handle is not a file's.
+pub(crate) fn borrow(request: &Request) -> Result<u64, NtStatus> {
+    let [handle, slot, number, ..] = request.arguments;
+    file::by_handle(request.process, handle)?;
     if let Some(slot) = slot_argument(slot) {
         CLIENTS.with(|clients| {
-            clients
-                .get(slot)
-                .and_then(|client| client.handles.remove(&number))
+            if let Some(client) = clients.get(slot) {
+                client.borrowed.insert(number, (request.process, handle));
+            }
         });
     }
+    Ok(0)
+}
+
+/// A handle is closed that may be a mapped client's, and others' who have borrowed it: its number is soon another file's.
+pub(crate) fn closed(request: &Request) {
+    let [handle, slot, number, ..] = request.arguments;
+    CLIENTS.with(|clients| {
+        if let Some(client) = slot_argument(slot).and_then(|slot| clients.get(slot)) {
+            client.handles.remove(&number);
+        }
+        for client in clients.all.iter_mut().flatten() {
+            client
+                .borrowed
+                .retain(|_, found| *found != (request.process, handle));
+        }
+    });
 }
 
 /// A process ends: nobody has handles of it any more.
@@ -298,6 +327,7 @@ pub(crate) fn forget_process(process: u32) {
     CLIENTS.with(|clients| {
         for client in clients.all.iter_mut().flatten() {
             client.handles.retain(|_, (owner, _)| *owner != process);
+            client.borrowed.retain(|_, (owner, _)| *owner != process);
         }
     });
 }

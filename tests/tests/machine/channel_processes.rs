@@ -14,6 +14,7 @@ machine_tests!(
     shared_process_is_used_by_two_connections,
     shared_process_ends_with_its_owner,
     joined_connection_leaves_nothing_when_it_goes,
+    borrowed_handle_is_used_until_its_owner_closes_it,
 );
 
 fn processes_of_one_client_are_isolated(target: Target) {
@@ -140,6 +141,55 @@ fn shared_process_ends_with_its_owner(target: Target) {
         other.join(&of_own).unwrap_err().status(),
         status::INVALID_CID
     );
+}
+
+fn borrowed_handle_is_used_until_its_owner_closes_it(target: Target) {
+    let served = Served::start(target, "echo", "");
+    let (owner, other) = (served.connect(), served.connect());
+    let handle = owner.open(r"\\.\echo").unwrap();
+    let process = owner.process();
+    let refused = other.borrow(process, handle).unwrap_err();
+    other.join(&owner.share(0).unwrap()).unwrap();
+    let none = other.borrow(process, Handle(handle.0 + 400)).unwrap_err();
+    // It has numbers of its own: they are not the owner's.
+    other.open(r"\\.\echo").unwrap();
+    let borrowed = other.borrow(process, handle).unwrap();
+    let echo = |connection: &Connection, handle: Handle| {
+        let request = Request {
+            process,
+            ..Request::ioctl(handle.0, echo::BUFFERED, &[1, 2], 2)
+        };
+        connection.call(&request).unwrap().status
+    };
+
+    assert_eq!(refused.status(), status::INVALID_CID);
+    assert_eq!(none.status(), status::INVALID_HANDLE);
+    assert_ne!(borrowed, handle);
+    assert_eq!(echo(&other, borrowed), status::SUCCESS);
+    // It is the owner's to close.
+    let close = Request {
+        process,
+        handle: borrowed.0,
+        ..Request::new(Opcode::Close)
+    };
+    assert_eq!(other.call(&close).unwrap().status, status::INVALID_HANDLE);
+    assert_eq!(echo(&other, borrowed), status::SUCCESS);
+    let second = served.connect();
+    second.join(&owner.share(0).unwrap()).unwrap();
+    let seconds = second.borrow(process, handle).unwrap();
+    drop(second);
+    assert_eq!(echo(&owner, handle), status::SUCCESS);
+    assert_eq!(echo(&other, seconds), status::INVALID_HANDLE);
+
+    owner.close(handle).unwrap();
+    // The guest gives its number to the next file.
+    let next = owner.open(r"\\.\echo").unwrap();
+
+    assert_eq!(echo(&other, borrowed), status::INVALID_HANDLE);
+    let again = other.borrow(process, handle).unwrap_err();
+    assert_eq!(again.status(), status::INVALID_HANDLE);
+    let borrowed = other.borrow(process, next).unwrap();
+    assert_eq!(echo(&other, borrowed), status::SUCCESS);
 }
 
 fn joined_connection_leaves_nothing_when_it_goes(target: Target) {

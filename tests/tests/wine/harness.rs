@@ -282,12 +282,15 @@ impl Shared {
 
     fn build_programs(&self) {
         let sources = root().join("wine/tests");
-        for name in ["echo", "faulty", "inpout", "ports", "service", "winio"] {
+        for name in [
+            "direct", "echo", "faulty", "inpout", "ports", "service", "winio",
+        ] {
             let mut command = Command::new(self.wine.width.compiler());
             command
                 .args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-o"])
                 .arg(self.programs.join(format!("{name}.exe")))
-                .arg(sources.join(format!("{name}.c")));
+                .arg(sources.join(format!("{name}.c")))
+                .arg("-lntdll");
             let built = command.output().unwrap();
             let errors = String::from_utf8_lossy(&built.stderr);
             assert!(built.status.success(), "{name}: {errors}");
@@ -320,6 +323,7 @@ impl Shared {
             .env_remove("DISPLAY")
             .env_remove("WAYLAND_DISPLAY")
             .env_remove("RINGFENCE_LOG")
+            .env_remove("RINGFENCE_DIRECT")
             .stdin(Stdio::null());
         command
     }

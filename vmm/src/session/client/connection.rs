@@ -61,6 +61,8 @@ pub(in crate::session) enum FollowUp {
     Attached(u32),
     /// The process has one more handle: the guest's is the value, the client's this number.
     Opened(u32, u64),
+    /// The client has a number of its own for a handle of the process's owner: process, number, the owner's number.
+    Borrowed(u32, u64, u64),
 }
 
 /// A handle as the client knows it. The numbers are the VMM's: the guest uses its own again as soon as they are closed,
@@ -68,8 +70,10 @@ pub(in crate::session) enum FollowUp {
 #[derive(Clone, Copy, Debug)]
 struct Handle {
     process: u32,
-    /// The guest's number; `None` after the cleanup.
+    /// The guest's number; `None` after the cleanup, and of a borrowed one.
     guest: Option<u64>,
+    /// The number that the process's owner has for it, who has opened it and closes it.
+    borrowed: Option<u64>,
 }
 
 /// How a request ended.
@@ -254,6 +258,20 @@ impl Client {
         (found.process == process).then_some(found.guest).flatten()
     }
 
+    /// The owner's number of a handle that the client has borrowed.
+    pub(in crate::session) fn borrowed_handle(&self, process: u32, handle: u64) -> Option<u64> {
+        let found = self.handles.get(&handle)?;
+        (found.process == process)
+            .then_some(found.borrowed)
+            .flatten()
+    }
+
+    /// The owner of a process closes a handle there.
+    pub(in crate::session) fn forget_borrowed(&mut self, process: u32, owners: u64) {
+        self.handles
+            .retain(|_, handle| handle.process != process || handle.borrowed != Some(owners));
+    }
+
     /// The handle is cleaned up.
     pub(in crate::session) fn clean(&mut self, handle: u64) {
         if let Some(handle) = self.handles.get_mut(&handle) {
@@ -266,7 +284,7 @@ impl Client {
         let is_known = self
             .handles
             .get(&handle)
-            .is_some_and(|found| found.process == process);
+            .is_some_and(|found| found.process == process && found.borrowed.is_none());
         is_known && self.handles.remove(&handle).is_some()
     }
 
@@ -291,7 +309,10 @@ impl Client {
         let bytes = incoming.bytes();
         self.bytes = self.bytes.saturating_add(bytes);
         self.attaching += usize::from(matches!(follow_up, FollowUp::Attached(_)));
-        self.opening += usize::from(matches!(follow_up, FollowUp::Opened(..)));
+        self.opening += usize::from(matches!(
+            follow_up,
+            FollowUp::Opened(..) | FollowUp::Borrowed(..)
+        ));
         let pending = Pending {
             tag: incoming.header.tag,
             chain: incoming.chain,
@@ -336,6 +357,19 @@ impl Client {
                     let handle = Handle {
                         process,
                         guest: Some(outcome.value),
+                        borrowed: None,
+                    };
+                    outcome.value = number;
+                    self.handles.insert(number, handle);
+                }
+            }
+            FollowUp::Borrowed(process, number, owners) => {
+                self.opening = self.opening.saturating_sub(1);
+                if !is_error {
+                    let handle = Handle {
+                        process,
+                        guest: None,
+                        borrowed: Some(owners),
                     };
                     outcome.value = number;
                     self.handles.insert(number, handle);

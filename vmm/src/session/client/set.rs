@@ -127,6 +127,35 @@ impl Clients {
         clients.find_map(|client| client.sharing.process_of(token))
     }
 
+    /// The guest's number of a client's handle, whether it has opened or borrowed it. The owner is asked each time: it may
+    /// have closed what was borrowed from it.
+    pub(in crate::session) fn guest_handle(
+        &self,
+        id: u64,
+        process: u32,
+        handle: u64,
+    ) -> Option<u64> {
+        let client = self.clients.get(&id)?;
+        match client.borrowed_handle(process, handle) {
+            Some(owners) => self.owners_handle(process, owners),
+            None => client.guest_handle(process, handle),
+        }
+    }
+
+    /// The guest's number of a handle of the client that owns the process.
+    pub(in crate::session) fn owners_handle(&self, process: u32, handle: u64) -> Option<u64> {
+        let mut clients = self.clients.values();
+        let owner = clients.find(|client| client.owns(process))?;
+        owner.guest_handle(process, handle)
+    }
+
+    /// The owner of a process closes a handle there: nobody has borrowed it any more.
+    pub(in crate::session) fn forget_borrowed(&mut self, process: u32, handle: u64) {
+        for client in self.clients.values_mut() {
+            client.forget_borrowed(process, handle);
+        }
+    }
+
     /// Whether a client that is connected owns a process.
     pub(in crate::session) fn is_owned(&self, process: u32) -> bool {
         self.clients.values().any(|client| client.owns(process))

@@ -202,9 +202,9 @@ impl Engine {
     fn work(&mut self, id: u64, process: u32, incoming: &Incoming) -> Result<Work, u32> {
         let header = incoming.header;
         let fate = std::sync::Arc::clone(&self.fate);
-        let client = self.clients.get(id).ok_or(status::INVALID_CID)?;
-        let handle = client.guest_handle(process, header.handle);
+        let handle = self.clients.guest_handle(id, process, header.handle);
         let known = handle.ok_or(status::INVALID_HANDLE);
+        let client = self.clients.get(id).ok_or(status::INVALID_CID)?;
         let (input, output) = (
             u64::from(header.input_bytes),
             u64::from(header.output_bytes),
@@ -230,6 +230,8 @@ impl Engine {
             }
             Opcode::Close | Opcode::Cleanup => {
                 let is_close = incoming.opcode == Opcode::Close;
+                // Not one that it has borrowed.
+                let handle = client.guest_handle(process, header.handle);
                 if is_close && !client.forget_handle(process, header.handle) {
                     return Err(status::INVALID_HANDLE);
                 }
@@ -237,6 +239,9 @@ impl Engine {
                     Some(handle) => {
                         client.clean(header.handle);
                         let slot = client.slot_argument();
+                        if client.owns(process) {
+                            self.clients.forget_borrowed(process, header.handle);
+                        }
                         Work::plain(Operation::Close, [handle, slot, header.handle, 0, 0, 0])
                     }
                     // It has had its cleanup.
@@ -324,6 +329,25 @@ impl Engine {
                     _ => {}
                 }
                 Work::Done(u64::from(process), Vec::new())
+            }
+            Opcode::Borrow => {
+                if !client.sharing.has_joined(process) {
+                    return Err(status::INVALID_CID);
+                }
+                if !client.may_open() {
+                    return Err(status::QUOTA_EXCEEDED);
+                }
+                let (number, slot) = (client.take_handle_number(), client.slot_argument());
+                let guest = self.clients.owners_handle(process, header.handle);
+                let guest = guest.ok_or(status::INVALID_HANDLE)?;
+                Work::Guest {
+                    operation: Operation::BorrowHandle,
+                    arguments: [guest, slot, number, 0, 0, 0],
+                    input: None,
+                    output: None,
+                    is_output_seen: false,
+                    follow_up: FollowUp::Borrowed(process, number, header.handle),
+                }
             }
             Opcode::Query if header.code == QUERY_NAMES => Work::Guest {
                 operation: Operation::ListNames,

@@ -1,0 +1,122 @@
+//! Requests that programs under `ringfence wine run` send to the micro-VM themselves: wine/tests/direct.c.
+
+use std::process::Command;
+
+use super::harness::{Prefix, run_to_end};
+use super::running::Steps;
+
+prefix_tests!(
+    results_are_those_of_winedevice,
+    threads_wait_end_and_are_cancelled,
+    handles_are_told_apart,
+    service_stops_under_a_request,
+    echo_scenarios_with_the_dll;
+    everywhere_but_wow64: requests_do_not_need_winedevice,
+);
+
+fn set_up(prefix: &Prefix) {
+    prefix.install("echo", &[]);
+    prefix.keep_session();
+    assert_eq!(prefix.service("start", "echo"), 0);
+}
+
+/// What a scenario prints under `ringfence wine run`.
+fn direct(prefix: &Prefix, program: &str, scenario: &str) -> String {
+    let ended = run_to_end(&mut prefix.ringfence_run(program, &[scenario]), program);
+    assert_eq!(ended.code, Some(0), "{ended:?}\n{}", prefix.log());
+    let text = ended.stdout.replace('\r', "");
+    let line = format!("{scenario}: as it should be");
+    assert!(text.lines().any(|found| found == line), "{text}");
+    text
+}
+
+/// The process of Wine that runs a service's driver: the parent of its micro-VM.
+fn winedevice(prefix: &Prefix, service: &str) -> String {
+    let socket = prefix.socket(service);
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else {
+            continue;
+        };
+        let line = String::from_utf8_lossy(&line).into_owned();
+        let arguments: Vec<&str> = line.split('\0').collect();
+        if arguments.get(1) == Some(&"run") && arguments.contains(&socket.to_str().unwrap()) {
+            let status = std::fs::read_to_string(entry.path().join("status")).unwrap();
+            let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+            return parent.unwrap().trim().to_owned();
+        }
+    }
+    panic!("no micro-VM of {service} runs");
+}
+
+fn signal(process: &str, name: &str) {
+    let sent = Command::new("kill").args(["-s", name, process]).status();
+    assert!(sent.unwrap().success());
+}
+
+fn requests_do_not_need_winedevice(prefix: &Prefix) {
+    set_up(prefix);
+    let mut program = Steps::start(prefix.ringfence_run("direct", &["requests"]));
+    assert_eq!(program.line(), "ready", "{}", prefix.log());
+    let winedevice = winedevice(prefix, "echo");
+    signal(&winedevice, "STOP");
+
+    program.go_on();
+    let line = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| program.line()));
+
+    signal(&winedevice, "CONT");
+    assert_eq!(line.unwrap(), "done");
+    program.go_on();
+    assert_eq!(program.line(), "requests: as it should be");
+}
+
+fn results_are_those_of_winedevice(prefix: &Prefix) {
+    set_up(prefix);
+
+    let text = direct(prefix, "direct", "results");
+
+    assert_eq!(text, prefix.run("direct", &["results"]));
+    let mut off = prefix.ringfence_run("direct", &["results"]);
+    let ended = run_to_end(off.env("RINGFENCE_DIRECT", "0"), "direct");
+    assert_eq!(text, ended.stdout.replace('\r', ""));
+}
+
+fn threads_wait_end_and_are_cancelled(prefix: &Prefix) {
+    set_up(prefix);
+    for scenario in ["threads", "cancel", "close", "terminate", "suspend"] {
+        let text = direct(prefix, "direct", scenario);
+        assert_eq!(text, prefix.run("direct", &[scenario]), "{scenario}");
+    }
+}
+
+fn handles_are_told_apart(prefix: &Prefix) {
+    set_up(prefix);
+    for scenario in ["reuse", "child"] {
+        direct(prefix, "direct", scenario);
+    }
+    prefix.wait_for_processes("echo", 0);
+}
+
+fn service_stops_under_a_request(prefix: &Prefix) {
+    set_up(prefix);
+    let program = Steps::start(prefix.ringfence_run("direct", &["hold"]));
+    assert_eq!(program.line(), "holding");
+
+    assert_eq!(prefix.service("stop", "echo"), 0);
+
+    // ERROR_DEVICE_REMOVED.
+    assert_eq!(program.line(), "ended: error 1617");
+    assert_eq!(program.line(), "hold: as it should be");
+}
+
+fn echo_scenarios_with_the_dll(prefix: &Prefix) {
+    set_up(prefix);
+    for scenario in [
+        "methods",
+        "transfers",
+        "overlapped",
+        "cancel",
+        "close-pending",
+    ] {
+        direct(prefix, "echo", scenario);
+    }
+}
