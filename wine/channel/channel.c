@@ -132,6 +132,16 @@ static struct rf_request *end_all(struct rf_channel *channel, uint32_t status, s
     return first;
 }
 
+/* What the VMM has cancelled because its client has left was not cancelled by anybody: it ends as the channel does. */
+static void end_cancelled(struct rf_request *request)
+{
+    for (; request != NULL; request = request->next) {
+        if (request->status == RF_STATUS_CANCELLED) {
+            end_request(request, RF_STATUS_NOT_CONNECTED);
+        }
+    }
+}
+
 /* The VMM's last words; 0: it has not said any. */
 static uint32_t farewell(struct rf_channel *channel)
 {
@@ -233,6 +243,10 @@ static void run(struct rf_channel *channel, struct rf_request *request)
         if (is_broken) {
             end = RF_STATUS_NOT_CONNECTED;
         }
+        if (__atomic_load_n(&channel->is_left, __ATOMIC_SEQ_CST)) {
+            end = RF_STATUS_NOT_CONNECTED;
+            end_cancelled(done);
+        }
         bool is_kick_due = false;
         if (end != 0) {
             done = end_all(channel, end, done);
@@ -320,6 +334,8 @@ void rf_cancel(struct rf_channel *channel, struct rf_request *victim, struct rf_
 
 void rf_disconnect(struct rf_channel *channel)
 {
+    /* Without the lock: whoever holds it may never come back (wine/port). */
+    __atomic_store_n(&channel->is_left, true, __ATOMIC_SEQ_CST);
     rf_syscall3(RF_NR_SHUTDOWN, channel->socket_fd, RF_SHUT_RDWR, 0);
 }
 

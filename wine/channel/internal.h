@@ -51,6 +51,8 @@ struct rf_channel {
     uint64_t next_tag;
     /* 0, or the NTSTATUS of everything from now on. */
     uint32_t end;
+    /* The client itself has ended it: the VMM is about to cancel what is under way. */
+    bool is_left;
     /* A thread waits for the VMM; it hands out what comes. */
     bool is_watched;
     /* Raised when that thread is back: the others sleep on it. */

@@ -131,6 +131,50 @@ static void cancel(struct rf_channel *channel, uint64_t handle)
     CHECK(rf_wait(channel, &wait) == RF_STATUS_CANCELLED);
 }
 
+static uint32_t ended;
+
+static void count_ended(struct rf_request *request)
+{
+    CHECK(request->status == RF_STATUS_NOT_CONNECTED);
+    __atomic_add_fetch(&ended, 1, __ATOMIC_SEQ_CST);
+}
+
+/* The VMM cancels what a client that goes has left; those answers are none for the client that ended the channel itself. */
+static void leave_pending(const char *path)
+{
+    enum { COUNT = 200 };
+    static struct rf_request requests[COUNT];
+    static uint32_t tags[COUNT];
+    static uint32_t outputs[COUNT];
+    struct rf_failure failure;
+    struct rf_channel *channel = rf_connect(path, 1 << 20, 5000, &failure);
+    CHECK(channel != NULL);
+    uint64_t handle = open_echo(channel);
+    pthread_t pump;
+    CHECK(pthread_create(&pump, NULL, run, channel) == 0);
+    ended = 0;
+    for (uint32_t i = 0; i < COUNT; i++) {
+        tags[i] = i;
+        requests[i] = (struct rf_request){
+            .opcode = RF_OP_IOCTL,
+            .handle = handle,
+            .code = ECHO_WAIT,
+            .input = &tags[i],
+            .input_bytes = sizeof tags[i],
+            .output = &outputs[i],
+            .output_bytes = sizeof outputs[i],
+            .complete = count_ended,
+        };
+        rf_submit(channel, &requests[i]);
+    }
+    /* Requests are taken in turn: the driver has all of them now. */
+    echo(channel, handle, 8);
+    rf_disconnect(channel);
+    pthread_join(pump, NULL);
+    CHECK(__atomic_load_n(&ended, __ATOMIC_SEQ_CST) == COUNT);
+    rf_free(channel);
+}
+
 int main(int count, char **arguments)
 {
     CHECK(count == 2);
@@ -169,6 +213,9 @@ int main(int count, char **arguments)
     struct rf_request late = {.opcode = RF_OP_FLUSH, .handle = handle};
     CHECK(rf_call(channel, &late) == RF_STATUS_NOT_CONNECTED);
     rf_free(channel);
+    for (int i = 0; i < 20; i++) {
+        leave_pending(arguments[1]);
+    }
     puts("echo: as it should be");
     return 0;
 }
