@@ -293,10 +293,13 @@ fn alone(
     how: &str,
     table: &mut Table,
 ) -> Result<(), Failure> {
-    let _ = ours.wine(&["sc", "stop", "ringfence"]).is_ok();
     let mut starts = [Vec::new(), Vec::new()];
     for _ in 0..TURNS {
         for (index, prefix) in [ours, theirs].into_iter().enumerate() {
+            if index == 0 {
+                // Each time: a new session starts it again.
+                let _ = ours.wine(&["sc", "stop", "ringfence"]).is_ok();
+            }
             starts[index].push(prefix.measure(program, &["start", "echo", "10"])?);
         }
     }

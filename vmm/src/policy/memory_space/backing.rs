@@ -95,7 +95,7 @@ enum Memory {
 }
 
 impl MemoryBacking {
-    /// Host-virtual address of the first byte, page-aligned; valid as long as the [`MemorySpace`] lives.
+    /// Host-virtual address of the first byte, page-aligned; valid as long as the [`MemorySpace`](super::MemorySpace) lives.
     #[must_use]
     pub fn host_address(&self) -> u64 {
         match &self.memory {
