@@ -4,6 +4,7 @@
 #include <winternl.h>
 
 #include "../../tests/drivers/include/echo.h"
+#include "../../tests/drivers/include/faulty.h"
 
 NTSTATUS NTAPI NtReadFile(HANDLE, HANDLE, PIO_APC_ROUTINE, void *, IO_STATUS_BLOCK *, void *, ULONG, LARGE_INTEGER *, ULONG *);
 NTSTATUS NTAPI NtWriteFile(HANDLE, HANDLE, PIO_APC_ROUTINE, void *, IO_STATUS_BLOCK *, void *, ULONG, LARGE_INTEGER *, ULONG *);
@@ -332,6 +333,33 @@ static void hold(void)
     CHECK(CloseHandle(device));
 }
 
+/* A request that ends the driver. */
+static void end_driver(ULONG code)
+{
+    HANDLE device = open_device("\\\\.\\faulty");
+    DWORD bytes;
+    for (int i = 0; i < 3; i++) {
+        CHECK(DeviceIoControl(device, FAULTY_NOTHING, NULL, 0, NULL, 0, &bytes, NULL));
+    }
+    say("settled");
+    say("?");
+    await_line();
+    BOOL is_ok = DeviceIoControl(device, code, NULL, 0, NULL, 0, &bytes, NULL);
+    printf("ended: error %lu\n", is_ok ? 0 : GetLastError());
+    CHECK(!DeviceIoControl(device, FAULTY_NOTHING, NULL, 0, NULL, 0, &bytes, NULL));
+    CHECK(CloseHandle(device));
+}
+
+static void crash(void)
+{
+    end_driver(FAULTY_NULL_WRITE);
+}
+
+static void hang(void)
+{
+    end_driver(FAULTY_INFINITE_LOOP);
+}
+
 int main(int count, char **arguments)
 {
     static const struct {
@@ -340,6 +368,7 @@ int main(int count, char **arguments)
     } scenarios[] = {
         {"requests", requests}, {"threads", threads}, {"cancel", cancel}, {"close", close}, {"terminate", terminate},
         {"suspend", suspend},   {"results", results}, {"reuse", reuse},   {"child", child}, {"hold", hold},
+        {"crash", crash},       {"hang", hang},
     };
     if (count == 3 && strcmp(arguments[1], "inherited") == 0) {
         HANDLE device = (HANDLE)(uintptr_t)strtoul(arguments[2], NULL, 10);

@@ -10,6 +10,7 @@ prefix_tests!(
     threads_wait_end_and_are_cancelled,
     handles_are_told_apart,
     service_stops_under_a_request,
+    driver_that_crashes_or_hangs_ends_its_requests,
     echo_scenarios_with_the_dll;
     everywhere_but_wow64: requests_do_not_need_winedevice,
 );
@@ -106,6 +107,23 @@ fn service_stops_under_a_request(prefix: &Prefix) {
     // ERROR_DEVICE_REMOVED.
     assert_eq!(program.line(), "ended: error 1617");
     assert_eq!(program.line(), "hold: as it should be");
+}
+
+fn driver_that_crashes_or_hangs_ends_its_requests(prefix: &Prefix) {
+    prefix.install("faulty", &[]);
+    prefix.keep_session();
+    // ERROR_DRIVER_PROCESS_TERMINATED, ERROR_SEM_TIMEOUT.
+    for (scenario, error) in [("crash", 1291), ("hang", 121)] {
+        assert_eq!(prefix.service("start", "faulty"), 0);
+        let mut program = Steps::start(prefix.ringfence_run("direct", &[scenario]));
+        assert_eq!(program.line(), "settled", "{}", prefix.log());
+
+        program.go_on();
+
+        assert_eq!(program.line(), format!("ended: error {error}"));
+        assert_eq!(program.line(), format!("{scenario}: as it should be"));
+        assert_eq!(prefix.service("stop", "faulty"), 0);
+    }
 }
 
 fn echo_scenarios_with_the_dll(prefix: &Prefix) {
