@@ -35,11 +35,8 @@ fn begin_to_loop(socket: &Path) -> UnixStream {
     client
 }
 
-#[test]
-fn guest_gets_no_more_than_its_share_of_a_processor() {
-    if !has_kvm() {
-        return;
-    }
+/// The faulty driver, by the name f.
+fn with_a_fifth_of_a_processor() -> Runs {
     let runs = Runs::new();
     runs.detach(&[
         &driver("faulty"),
@@ -50,22 +47,39 @@ fn guest_gets_no_more_than_its_share_of_a_processor() {
         "--timeout",
         "300",
     ]);
-    let pid = &runs.listed()[0]["pid"];
-    let _client = begin_to_loop(&runs.path().join("f.sock"));
-    let (began, before) = (Instant::now(), processor_time(pid));
+    runs
+}
 
+/// Waits until so much processor time was used; it was a fifth of the time that has gone, and `ahead` at most.
+fn assert_share(processor_time: impl Fn() -> Duration, enough: Duration, ahead: Duration) {
+    let (began, before) = (Instant::now(), processor_time());
     let used = loop {
-        let used = processor_time(pid) - before;
-        if used > Duration::from_millis(200) {
+        let used = processor_time() - before;
+        if used > enough {
             break used;
         }
         assert!(began.elapsed() < patience(), "it does not run: {used:?}");
         std::thread::sleep(Duration::from_millis(20));
     };
+    let allowed = began.elapsed() / 5 + ahead;
+    assert!(used <= allowed, "{used:?} in {:?}", began.elapsed());
+}
+
+#[test]
+fn guest_gets_no_more_than_its_share_of_a_processor() {
+    if !has_kvm() {
+        return;
+    }
+    let runs = with_a_fifth_of_a_processor();
+    let pid = &runs.listed()[0]["pid"];
+    let _client = begin_to_loop(&runs.path().join("f.sock"));
 
     // A quantum and two of the kernel's ticks may be used before it is held back.
-    let allowed = began.elapsed() / 5 + Duration::from_millis(25);
-    assert!(used <= allowed, "{used:?} in {:?}", began.elapsed());
+    assert_share(
+        || processor_time(pid),
+        Duration::from_millis(200),
+        Duration::from_millis(25),
+    );
     // It ends as soon as ever.
     runs.run(&["stop", "f"]).assert_code(0);
 }
@@ -86,16 +100,7 @@ fn clients_are_within_the_share_too() {
     if !has_kvm() {
         return;
     }
-    let runs = Runs::new();
-    runs.detach(&[
-        &driver("faulty"),
-        "--name",
-        "f",
-        "--cpu",
-        "20",
-        "--timeout",
-        "300",
-    ]);
+    let runs = with_a_fifth_of_a_processor();
     let pid = &runs.listed()[0]["pid"];
     let of_all = || -> Duration {
         let threads = threads(pid, "schedstat");
@@ -108,20 +113,13 @@ fn clients_are_within_the_share_too() {
     for _ in 0..6 {
         begin_to_chatter(&socket);
     }
-    let (began, before) = (Instant::now(), of_all());
-
-    let used = loop {
-        let used = of_all() - before;
-        if used > Duration::from_millis(800) {
-            break used;
-        }
-        assert!(began.elapsed() < patience(), "they do not run: {used:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    };
 
     // Of seven threads each a quantum and two of the kernel's ticks.
-    let allowed = began.elapsed() / 5 + Duration::from_millis(175);
-    assert!(used <= allowed, "{used:?} in {:?}", began.elapsed());
+    assert_share(
+        of_all,
+        Duration::from_millis(800),
+        Duration::from_millis(175),
+    );
     runs.run(&["stop", "f"]).assert_code(0);
 }
 

@@ -312,8 +312,7 @@ impl Use {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::ports::Direction;
-    use crate::recording::export::tests_support::recording;
+    use crate::recording::export::tests_support::{denied_ports, recording};
     use crate::recording::{Access, Space};
 
     fn options(backend: &str) -> Options {
@@ -322,26 +321,6 @@ mod tests {
             title: "echo.sys".into(),
             pci_devices: "/nonexistent".into(),
         }
-    }
-
-    /// Accesses to ports that no rule names: port, bytes, what was written.
-    fn recorded(accesses: &[(u64, u64, Option<u64>)]) -> Recording {
-        let mut recording = recording();
-        let like = recording.accesses[0].clone();
-        let access = |(address, bytes, write): &(u64, u64, Option<u64>)| Access {
-            address: *address,
-            bytes: *bytes,
-            value: write.unwrap_or(u64::MAX),
-            direction: match write {
-                Some(_) => Direction::Write,
-                None => Direction::Read,
-            },
-            rule_line: 0,
-            is_allowed: false,
-            ..like.clone()
-        };
-        recording.accesses = accesses.iter().map(access).collect();
-        recording
     }
 
     /// A machine with one function, whose BAR 1 is at 0xfeb00000.
@@ -361,7 +340,7 @@ mod tests {
             pci_devices: machine.path().into(),
             ..options("passthrough")
         };
-        let recording = recorded(&[
+        let recording = denied_ports(&[
             (0xCF8, 4, Some(0x8000_1800)),
             (0xCFC, 4, None),
             (0xCF8, 4, Some(0x8000_1804)),
@@ -399,7 +378,7 @@ mod tests {
 
     #[test]
     fn a_scan_that_finds_nothing_learns_an_empty_bus() {
-        let recording = recorded(&[(0xCF8, 4, Some(0x8000_1800)), (0xCFC, 4, None)]);
+        let recording = denied_ports(&[(0xCF8, 4, Some(0x8000_1800)), (0xCFC, 4, None)]);
         let learned = learn(&recording, &Policy::deny_all(), &options("ram"));
         assert_eq!((learned.rules, learned.refused), (1, 0), "{}", learned.text);
         let policy = Policy::from_str("learned.toml", &learned.text).unwrap();
@@ -421,7 +400,7 @@ mod tests {
             pci_devices: machine.path().into(),
             ..options("passthrough")
         };
-        let mut recording = recorded(&[]);
+        let mut recording = denied_ports(&[]);
         let mapping = |address| Access {
             space: Space::Memory,
             address,
@@ -443,7 +422,7 @@ mod tests {
 
     #[test]
     fn models_of_the_command_line_become_rules() {
-        let mut recording = recorded(&[(0x378, 1, Some(1))]);
+        let mut recording = denied_ports(&[(0x378, 1, Some(1))]);
         for access in &mut recording.accesses {
             (access.rule_line, access.is_allowed) = (1, true);
         }

@@ -144,31 +144,11 @@ fn follow_cmos(recording: &Recording) -> Option<RegisterUse> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recording::export::tests_support::recording;
-
-    /// Accesses to ports that no rule names: port, bytes, what was written.
-    fn recorded(accesses: &[(u64, u64, Option<u64>)]) -> Recording {
-        let mut recording = recording();
-        let like = recording.accesses[0].clone();
-        let access = |(address, bytes, write): &(u64, u64, Option<u64>)| Access {
-            address: *address,
-            bytes: *bytes,
-            value: write.unwrap_or(u64::MAX),
-            direction: match write {
-                Some(_) => Direction::Write,
-                None => Direction::Read,
-            },
-            rule_line: 0,
-            is_allowed: false,
-            ..like.clone()
-        };
-        recording.accesses = accesses.iter().map(access).collect();
-        recording
-    }
+    use crate::recording::export::tests_support::denied_ports;
 
     #[test]
     fn registers_of_pci_functions_are_told_from_what_was_selected() {
-        let recording = recorded(&[
+        let recording = denied_ports(&[
             (0xCFC, 4, None),
             (0xCF8, 4, Some(0x8000_1804)),
             (0xCFC, 2, Some(7)),
@@ -208,7 +188,7 @@ mod tests {
 
     #[test]
     fn cmos_registers_are_told_from_their_index() {
-        let recording = recorded(&[
+        let recording = denied_ports(&[
             (0x70, 1, Some(0x8A)),
             (0x71, 1, None),
             (0x70, 1, Some(0x0B)),
@@ -225,7 +205,7 @@ mod tests {
             &[(0x70, 1, Some(1)), (0x70, 2, None)],
             &[(0x70, 1, Some(1))],
         ] {
-            assert_eq!(Registers::of(&recorded(other)).cmos, None, "{other:?}");
+            assert_eq!(Registers::of(&denied_ports(other)).cmos, None, "{other:?}");
         }
     }
 }

@@ -5,6 +5,26 @@ use crate::observe::ports::{Decision, Direction, PortRecord};
 use crate::observe::symbols::{Module, Symbols};
 use crate::recording::{Access, Form, Keep, Recorder, Recording, Signal, export};
 
+/// Accesses to ports that no rule names: port, bytes, what was written.
+pub(crate) fn denied_ports(accesses: &[(u64, u64, Option<u64>)]) -> Recording {
+    let mut recording = recording();
+    let like = recording.accesses[0].clone();
+    let access = |(address, bytes, write): &(u64, u64, Option<u64>)| Access {
+        address: *address,
+        bytes: *bytes,
+        value: write.unwrap_or(u64::MAX),
+        direction: match write {
+            Some(_) => Direction::Write,
+            None => Direction::Read,
+        },
+        rule_line: 0,
+        is_allowed: false,
+        ..like.clone()
+    };
+    recording.accesses = accesses.iter().map(access).collect();
+    recording
+}
+
 /// Six accesses, a microsecond apart: a strobed byte, a status read, a denied word at 0x70, a denied mapping.
 pub(crate) fn recording() -> Recording {
     let file = tempfile::NamedTempFile::new().unwrap();
