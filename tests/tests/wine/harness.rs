@@ -538,9 +538,12 @@ impl Prefix {
         std::fs::read_to_string(self.ringfence_folder().join("ringfence.log")).unwrap_or_default()
     }
 
+    /// Not always in the prefix, whose path may be too long for it.
     pub(crate) fn socket(&self, service: &str) -> PathBuf {
-        self.ringfence_folder()
-            .join(format!("run/{service}.socket"))
+        let file = self.ringfence_folder().join("prefix.conf");
+        let text = std::fs::read_to_string(file).unwrap();
+        let folder = text.lines().find_map(|line| line.strip_prefix("run="));
+        Path::new(folder.unwrap()).join(format!("{service}.socket"))
     }
 
     /// Waits until so many processes of Wine are processes of a service's guest.
