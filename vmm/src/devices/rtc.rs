@@ -8,6 +8,7 @@ mod date;
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,7 +44,14 @@ impl Rtc {
     /// # Errors
     /// [`OutputError`] when it cannot be read, or no thread can be started.
     pub fn open(spec: &RtcSpec, line: Option<InterruptLine>) -> Result<Self, OutputError> {
-        let chip = Arc::new(Mutex::new(Chip::open(spec)?));
+        Self::start(Chip::open(spec)?, line).map_err(|source| OutputError {
+            path: "rtc".to_owned(),
+            source,
+        })
+    }
+
+    fn start(chip: Chip, line: Option<InterruptLine>) -> io::Result<Self> {
+        let chip = Arc::new(Mutex::new(chip));
         let ticker = line.clone().map(|line| {
             let chip = Arc::clone(&chip);
             Ticker::start("rtc", move || {
@@ -57,10 +65,7 @@ impl Rtc {
                 due
             })
         });
-        let ticker = ticker.transpose().map_err(|source| OutputError {
-            path: "rtc".to_owned(),
-            source,
-        })?;
+        let ticker = ticker.transpose()?;
         let shared = Shared { chip, line, ticker };
         Ok(Self {
             shared: Arc::new(shared),
@@ -72,9 +77,11 @@ impl Shared {
     /// Does something with the chip that the interrupt may depend on.
     fn with_chip<T>(&self, run: impl FnOnce(&mut Chip) -> T) -> T {
         let mut chip = locked(&self.chip);
+        let looked_at = chip.looked_at;
         let result = run(&mut chip);
         if let (Some(line), Some(ticker)) = (&self.line, &self.ticker) {
-            if chip.due() != Some(Duration::ZERO) {
+            // Flags that were taken end their interrupt. One that has come since, however soon, is an edge of its own.
+            if chip.looked_at != looked_at || chip.due() != Some(Duration::ZERO) {
                 line.deassert();
             }
             ticker.nudge();

@@ -48,7 +48,7 @@ pub(super) struct Chip {
     /// The time while SET is on.
     frozen: Option<Date>,
     /// When register C was last read.
-    looked_at: i64,
+    pub(super) looked_at: i64,
     nvram: Option<PathBuf>,
     is_dirty: bool,
     failure: Option<String>,

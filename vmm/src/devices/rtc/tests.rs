@@ -194,3 +194,30 @@ fn line_is_active_from_an_interrupt_until_register_c_is_read() {
     rtc.write(0, Width::Byte, 12);
     assert_eq!(rtc.read(1, Width::Byte) & 0xC0, 0xC0);
 }
+
+#[test]
+fn every_read_of_register_c_makes_way_for_the_next_edge() {
+    // So busy a machine that a period goes by between any two looks at the time.
+    let time = Arc::new(AtomicI64::new(DATE.seconds() * SECOND));
+    let chip = Chip::with_clock(
+        0,
+        Box::new(move || time.fetch_add(1000, Ordering::Relaxed)),
+    );
+    let lines = crate::machine::InterruptLines::default();
+    let mut rtc = Rtc::start(chip, lines.line(8)).unwrap();
+    for (index, value) in [(10, 0x26), (11, 0x42)] {
+        rtc.write(0, Width::Byte, index);
+        rtc.write(1, Width::Byte, value);
+    }
+    rtc.write(0, Width::Byte, 12);
+    for interrupt in 1..=3 {
+        let start = std::time::Instant::now();
+        while !lines.is_wanted() {
+            let waited = start.elapsed();
+            assert!(waited < Duration::from_secs(10), "interrupt {interrupt}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        lines.forget();
+        assert_eq!(rtc.read(1, Width::Byte) & 0xC0, 0xC0);
+    }
+}
