@@ -274,6 +274,7 @@ impl Vm {
                 width,
                 write: is_write.then(|| u32::from_le_bytes(bytes)),
                 rip: self.vcpu.exit_rip(),
+                element: index,
             };
             match backend.port(&GuestView { plan: &self.plan }, access) {
                 PortAnswer::Value(_) if is_write => {}

@@ -86,6 +86,7 @@ fn exits_come_in_and_answers_and_records_go_out() {
             width,
             write,
             rip: 0,
+            element: 0,
         };
         let outcome = space.access(PortRequest::from_exit(exit).unwrap());
         let record = space.record(outcome.decision);
@@ -118,6 +119,7 @@ fn exits_come_in_and_answers_and_records_go_out() {
             width,
             write: None,
             rip: 0,
+            element: 0,
         };
         assert_eq!(PortRequest::from_exit(exit), None);
     }
