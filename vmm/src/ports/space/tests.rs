@@ -264,7 +264,7 @@ fn output_that_cannot_be_created_names_the_rule() {
     let error = PortSpace::new(&policy(text)).unwrap_err();
     assert_eq!(
         crate::error_chain(&error),
-        "s.toml:2: backend \"lpt\" cannot start: cannot create its output /nonexistent/x: \
+        "s.toml:2: backend \"lpt\" cannot start: cannot open /nonexistent/x: \
          No such file or directory (os error 2)"
     );
 }
