@@ -232,6 +232,12 @@ pub(in crate::policy) static INTERRUPT: Table = Table {
             Kind::Flag,
             "whether it is MSI instead of the interrupt pin",
         ),
+        only(
+            &["vfio"],
+            "msi-x",
+            Kind::Number(0, 2047),
+            "the vector of the function's MSI-X table that it is, instead of the interrupt pin",
+        ),
         NAME,
         COMMENT,
     ],
