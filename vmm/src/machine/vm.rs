@@ -15,6 +15,7 @@ use super::backend::{
     Backend, GuestView, MemoryExit, MsrAnswer, MsrExit, PortAnswer, PortExit, Stop,
 };
 use super::builder::{CreateError, map_slot};
+use super::bus::{BusMemory, Reach};
 use super::client_window::ClientWindow;
 use super::convert::to_usize;
 use super::interrupt_lines::InterruptLines;
@@ -165,6 +166,14 @@ impl Vm {
                 bytes: to_usize(bytes),
             })
             .collect())
+    }
+
+    /// Lets device models that are bus masters reach what [`Self::dma_memory`] has.
+    pub fn attach(&self, memory: &BusMemory) {
+        memory.attach(Reach {
+            memory: self.plan.ram.memory().clone(),
+            ranges: self.plan.dma_memory(),
+        });
     }
 
     /// Runs the guest until it is idle or stops.

@@ -16,7 +16,7 @@ pub use backing::{MemoryBacking, MemoryStartError};
 use super::{LogLimiter, LogVerdict, MemoryBackend, OnDeny, Policy};
 use crate::devices::{DeviceError, RunningModel};
 use crate::hardware::VfioFunctions;
-use crate::machine::{DEVICE_ADDRESS_MAX, InterruptLines};
+use crate::machine::{Bus, DEVICE_ADDRESS_MAX};
 use crate::ports::Action;
 
 const PAGE_MASK: u64 = abi::layout::PAGE_SIZE - 1;
@@ -133,11 +133,11 @@ impl MemorySpace {
     /// # Errors
     /// [`MemoryStartError`].
     pub fn new(policy: &Policy, ram_bytes: u64) -> Result<Self, MemoryStartError> {
-        let lines = InterruptLines::default();
-        Self::with_machine(policy, ram_bytes, &VfioFunctions::default(), &lines)
+        let bus = Bus::default();
+        Self::with_machine(policy, ram_bytes, &VfioFunctions::default(), &bus)
     }
 
-    /// As [`Self::new`], with BARs of functions that are open by VFIO, and the guest's interrupt lines for devices.
+    /// As [`Self::new`], with BARs of functions that are open by VFIO, and the guest's lines and memory for devices.
     ///
     /// # Errors
     /// [`MemoryStartError`].
@@ -145,12 +145,12 @@ impl MemorySpace {
         policy: &Policy,
         ram_bytes: u64,
         functions: &VfioFunctions,
-        lines: &InterruptLines,
+        bus: &Bus,
     ) -> Result<Self, MemoryStartError> {
         let start = Instant::now();
         let clock = Box::new(move || start.elapsed());
         let mut space = Self::with_clock(policy, ram_bytes, functions, clock)?;
-        space.devices.append(&mut open_models(policy, lines)?);
+        space.devices.append(&mut open_models(policy, bus)?);
         Ok(space)
     }
 

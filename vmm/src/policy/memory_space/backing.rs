@@ -7,7 +7,7 @@ use vm_memory::{MmapRegion, VolatileMemory};
 use crate::devices::MemoryDevice;
 use crate::devices::external::ModelRange;
 use crate::hardware::{HostMapping, HostPages, MappingError, VfioFunctions, Wish, open_host_pages};
-use crate::machine::{DEVICE_ADDRESS_MAX, InterruptLines};
+use crate::machine::{Bus, DEVICE_ADDRESS_MAX};
 use crate::policy::values::read_limited;
 use crate::policy::{AccessMode, MemoryBackend, MemoryRule, Policy, PolicyError};
 use crate::ports::{ModelPlace, open_external};
@@ -136,7 +136,7 @@ pub(super) struct DeviceRange {
 /// The device models of rules that have one.
 pub(super) fn open_models(
     policy: &Policy,
-    lines: &InterruptLines,
+    bus: &Bus,
 ) -> Result<Vec<DeviceRange>, MemoryStartError> {
     let rules = policy.memory_rules().iter().enumerate();
     rules
@@ -154,8 +154,8 @@ pub(super) fn open_models(
                     is_memory: true,
                 },
             };
-            let line = |irq: Option<u32>| irq.and_then(|irq| lines.line(irq));
-            let device = open_external(spec, &place, line)
+            let line = |irq: Option<u32>| irq.and_then(|irq| bus.lines.line(irq));
+            let device = open_external(spec, &place, line, &bus.memory)
                 .map_err(|error| MemoryStartError::Device(Box::new(error)))?;
             Ok(DeviceRange {
                 rule: index,

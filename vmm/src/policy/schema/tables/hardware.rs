@@ -56,6 +56,12 @@ pub(in crate::policy) static MEMORY: Table = Table {
             Kind::Number(1, 10_000),
             "how long the model may take for an answer, in milliseconds",
         ),
+        only(
+            EXTERNAL,
+            "dma",
+            Kind::Flag,
+            "whether the model reads and writes the memory that drivers have for devices",
+        ),
         only(EXTERNAL, "irq", Kind::Number(0, 63), "the interrupt line"),
         only(
             REAL,
