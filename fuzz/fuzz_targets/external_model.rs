@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use vmm::devices::external::protocol::{Dialogue, FromModel, Inbox, Version};
 
 fuzz_target!(|bytes: &[u8]| {
-    // The first byte says in which pieces the others come, and whether there is shared memory.
+    // The first byte says in which pieces the others come, whether there is shared memory, and a bus master.
     let Some((&first, mut rest)) = bytes.split_first() else {
         return;
     };
@@ -15,7 +15,8 @@ fuzz_target!(|bytes: &[u8]| {
     let piece = usize::from(first >> 1) + 1;
     let has_memory = first & 1 != 0;
     let mut inbox = Inbox::default();
-    let mut dialogue = Dialogue::new(has_memory);
+    let has_dma = first & 2 != 0;
+    let mut dialogue = Dialogue::new(has_memory).with_dma(has_dma);
     let mut read = 0;
     let mut hellos = 0;
     let mut version = Version::One;
@@ -60,6 +61,7 @@ fuzz_target!(|bytes: &[u8]| {
                     inbox.set_version(said);
                 }
                 Ok(FromModel::Done { number, .. }) => assert_eq!(number, u32::from(first)),
+                Ok(FromModel::Dma(_)) => assert!(has_dma && version == Version::Two),
                 Ok(_) => {}
                 Err(error) => {
                     assert!(!error.to_string().is_empty());

@@ -18,6 +18,7 @@ The protocol, byte for byte, is docs/external-models.md.
 """
 
 import argparse
+import collections
 import mmap
 import os
 import socket
@@ -35,11 +36,12 @@ SHORT = struct.Struct("<BBHIII")
 LONG = struct.Struct("<BBHIQQ")
 WORD = struct.Struct("<I")
 PAGE_BYTES = 4096
+DMA_BYTES = 65536
 
 # Ringfence's messages.
-HELLO, READ, WRITE, RESET, DOORBELL, GOODBYE, RANGE = range(0x01, 0x08)
+HELLO, READ, WRITE, RESET, DOORBELL, GOODBYE, RANGE, DMA_DONE = range(0x01, 0x09)
 # The model's.
-M_HELLO, M_DONE, M_ASSERT, M_DEASSERT, M_DOORBELL, M_GOODBYE, M_PULSE = range(0x81, 0x88)
+M_HELLO, M_DONE, M_ASSERT, M_DEASSERT, M_DOORBELL, M_GOODBYE, M_PULSE, M_DMA = range(0x81, 0x89)
 
 # Words of the shared memory.
 REQUEST_NUMBER, REQUEST, REQUEST_VALUE, RINGFENCE_POLLS = 0x00, 0x04, 0x08, 0x0C
@@ -49,6 +51,10 @@ ANSWER_NUMBER, ANSWER_VALUE, MODEL_POLLS, ANSWER_VALUE_HIGH = 0x40, 0x44, 0x48, 
 
 class ProtocolError(Exception):
     """Ringfence, or whoever is at the other end, has sent what the protocol does not have."""
+
+
+class DmaError(Exception):
+    """The guest has no memory for devices there, the PCI function is no bus master, or the rule has no `dma`."""
 
 
 class Model:
@@ -69,6 +75,8 @@ class Model:
     ports = 0
     is_memory = False
     has_irq = False
+    #: Whether it may read and write the guest's memory (`dma = true` in its rule).
+    has_dma = False
 
     _link = None
 
@@ -101,6 +109,25 @@ class Model:
         else:
             self._signal(M_PULSE)
 
+    def dma_read(self, address, length):
+        """Reads the guest's memory as a bus master: so many bytes at a guest-physical address, which is what drivers have
+        from MmGetPhysicalAddress and DMA adapters. `DmaError` if they are not all there. May be called on any thread."""
+        return b"".join(
+            self._dma(address + at, min(DMA_BYTES // 2, length - at), None) for at in range(0, length, DMA_BYTES // 2)
+        )
+
+    def dma_write(self, address, data):
+        """Writes the guest's memory, as `dma_read`. A transfer of more than 32 KiB that fails may have written some of it."""
+        for at in range(0, len(data), DMA_BYTES // 2):
+            piece = data[at : at + DMA_BYTES // 2]
+            self._dma(address + at, len(piece), piece)
+
+    def _dma(self, address, length, data):
+        link = self._link
+        if link is None or not self.has_dma:
+            raise DmaError("the rule has no `dma`, or there is no run")
+        return link.dma(self, address, length, data)
+
     def _signal(self, kind):
         link = self._link
         if link is not None:
@@ -115,14 +142,24 @@ class Link:
         self._lock = threading.Lock()
         self._page = None
         self._version = 1
+        # What is copied between the guest's memory and here: the first half is for the thread that serves.
+        self._buffer = None
+        self._dma_lock = threading.Lock()
+        self._dma_news = threading.Condition()
+        self._dma_number = 0
+        self._dma_ends = {}
+        self._is_over = False
+        self._server = None
+        # Messages that came while a transfer was waited for.
+        self._backlog = collections.deque()
         #: The eventfd that Ringfence waits for, if there is one.
         self.event = None
 
-    def send(self, kind, value=0, number=0):
+    def send(self, kind, value=0, number=0, offset=0, flags=0):
         if self._version == 1:
             message = SHORT.pack(kind, 0, 0, value & 0xFFFFFFFF, number, 0)
         else:
-            message = LONG.pack(kind, 0, 0, number, 0, value)
+            message = LONG.pack(kind, 0, flags, number, offset, value)
         with self._lock:
             self._connection.sendall(message)
 
@@ -131,6 +168,52 @@ class Link:
             os.eventfd_write(self.event, 1)
         except BlockingIOError:
             pass  # 2^64 - 2 pulses that nobody has read: Ringfence sees each write, and reads none.
+
+    def dma(self, model, address, length, data):
+        """One transfer, of at most half the buffer; the bytes that were read."""
+        if threading.current_thread() is self._server:
+            return self._transfer(model, 0, address, length, data)
+        with self._dma_lock:
+            return self._transfer(model, DMA_BYTES // 2, address, length, data)
+
+    def _transfer(self, model, place, address, length, data):
+        if data is not None:
+            self._buffer[place : place + length] = bytes(data)
+        with self._dma_news:
+            self._dma_number = self._dma_number + 1 & 0xFFFFFFFF
+            number = self._dma_number
+        self.send(M_DMA, value=length | place << 32, number=number, offset=address, flags=int(data is not None))
+        end = self._wait_here(number) if threading.current_thread() is self._server else self._wait_there(number)
+        if end != 0:
+            why = {1: "the guest has no memory for devices there", 2: "the function is no bus master"}
+            raise DmaError(f"{length} bytes at {address:#x}: {why.get(end, 'the run is over')}")
+        return self._buffer[place : place + length]
+
+    def _wait_here(self, number):
+        """On the thread that serves, which receives everything."""
+        while True:
+            with self._dma_news:
+                if number in self._dma_ends:
+                    return self._dma_ends.pop(number)
+            message = self._receive()
+            if message is None:
+                raise BrokenPipeError
+            if not self._is_dma_end(message):
+                self._backlog.append(message)
+
+    def _wait_there(self, number):
+        with self._dma_news:
+            self._dma_news.wait_for(lambda: number in self._dma_ends or self._is_over)
+            return self._dma_ends.pop(number, None)
+
+    def _is_dma_end(self, message):
+        kind, _, _, _, value, number = message
+        if kind != DMA_DONE:
+            return False
+        with self._dma_news:
+            self._dma_ends[number] = value
+            self._dma_news.notify_all()
+        return True
 
     def serve(self, model):
         """Answers until the end of the run."""
@@ -142,6 +225,9 @@ class Link:
         takes_memory = bool(model.memory and descriptors)
         if takes_memory:
             self._page = mmap.mmap(descriptors[0], PAGE_BYTES)
+        model.has_dma = bool(version > 1 and extra >> 16 & 16 and len(descriptors) > 1)
+        if model.has_dma:
+            self._buffer = mmap.mmap(descriptors[1], DMA_BYTES)
         for descriptor in descriptors:
             os.close(descriptor)
         model.first, model.ports = extra & 0xFFFF, ports
@@ -169,6 +255,7 @@ class Link:
                 raise ProtocolError("no reset after the hello")
             model.first, model.ports, model.is_memory = offset, value, bool(flags & 1)
         model.reset()
+        self._server = threading.current_thread()
         model._link = self
         try:
             self._serve_messages(model)
@@ -176,6 +263,9 @@ class Link:
             pass
         finally:
             model._link = None
+            with self._dma_news:
+                self._is_over = True
+                self._dma_news.notify_all()
             if self.event is not None:
                 os.close(self.event)
             model.goodbye()
@@ -184,10 +274,12 @@ class Link:
         while True:
             if self._page is not None:
                 self._serve_page(model)
-            message = self._receive()
+            message = self._backlog.popleft() if self._backlog else self._receive()
             if message is None:
                 return
             kind, width, _, offset, value, number = message
+            if self._is_dma_end(message):
+                continue
             if kind in (READ, WRITE):
                 result = self._access(model, kind, width, offset, value)
                 self.send(M_DONE, value=result, number=number)

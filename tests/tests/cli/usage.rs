@@ -86,3 +86,26 @@ fn wrong_policy_has_line_column_and_what_is_allowed() {
     let checked = run(&["policy", "check", text(&path)]);
     assert_eq!(checked.code, Some(2), "{checked:#?}");
 }
+
+/// The policy is well formed: it is the machine that does not have what it names.
+#[test]
+fn back_end_that_cannot_start_is_exit_code_1_and_names_its_line() {
+    let rules = [
+        "[[port]]\nrange = \"0x378-0x37a\"\naccess = \"rw\"\nbackend = \"lpt\"\noutput = \"/nowhere/o\"",
+        "[[port]]\nrange = \"0x300\"\naccess = \"rw\"\nbackend = \"external\"\ncommand = [\"/nowhere/m\"]",
+        "[[port]]\nrange = \"0x70-0x71\"\naccess = \"rw\"\nbackend = \"rtc\"\nnvram = \"/nowhere/n\"",
+        "[[memory]]\nrange = \"0xd0000-0xd0fff\"\naccess = \"rw\"\nbackend = \"passthrough\"\n\
+         source = \"/sys/bus/pci/devices/ffff:00:00.0/resource0\"",
+        "[[interrupt]]\nline = 5\nbackend = \"eventfd\"\nfd = 999999",
+        "[[interrupt]]\nline = 5\nbackend = \"uio\"\ndevice = \"/dev/uio999\"",
+    ];
+    for rule in rules {
+        let (_folder, path) = file("lab.toml", format!("# lab\n{rule}\n").as_bytes());
+        run(&["policy", "check", text(&path)]).assert_code(0);
+        let ended = run(&["run", &driver("echo"), "--policy", text(&path)]);
+        ended.assert_code(1);
+        let place = format!("{}:2: ", path.display());
+        assert!(ended.stderr.contains(&place), "{}", ended.stderr);
+        assert!(ended.stderr.contains("cannot start"), "{}", ended.stderr);
+    }
+}

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use integration_tests::codes::{edu, irq, pnp, portio, status};
-use integration_tests::{Client, Target, fields, machine_tests, patience};
+use integration_tests::{Client, Target, bytes, fields, machine_tests, patience};
 use vmm::session::driver::{RunningDriver, RunningMachine};
 use vmm::session::{Machine, start};
 
@@ -12,6 +12,7 @@ use super::external_models::python_models;
 
 machine_tests!(
     driver_finds_its_function_and_is_interrupted,
+    a_model_is_a_bus_master_within_what_drivers_have_for_devices,
     ports_follow_their_register,
     mapped_memory_follows_its_register_without_exits,
     registers_in_memory_interrupt,
@@ -23,6 +24,7 @@ const BASE: u64 = 0xFEB0_0000;
 const COMMAND: u32 = 0x04;
 const BAR: u32 = 0x10;
 /// Bits of the command register.
+const BUS_MASTER: u32 = 1 << 2;
 const MEMORY_SPACE: u32 = 2;
 const INTERRUPT_DISABLE: u32 = 1 << 10;
 
@@ -77,6 +79,72 @@ impl Edu {
     fn write(&mut self, offset: u32, value: u32) {
         self.client.control(edu::WRITE, &fields!(offset, value), 0);
     }
+}
+
+/// A driver's DMA with a device that is a Python program.
+fn a_model_is_a_bus_master_within_what_drivers_have_for_devices(target: Target) {
+    let Some(folder) = python_models() else {
+        return;
+    };
+    let millis = u32::try_from(patience().as_millis()).unwrap().min(10_000);
+    let model = folder.join("edu.py");
+    let policy = function(&format!(
+        "[[pci.bar]]\nindex = 0\ntype = \"memory\"\nsize = 0x1000\nbase = {BASE:#x}\nbackend = \"external\"\n\
+         command = [\"python3\", \"-B\", \"-u\", {model:?}]\nanswer-ms = {millis}\ndma = true\n"
+    ));
+    let machine = target.start_sample("edu", &policy);
+    let mut client = Client::open(&machine, r"\\.\edu");
+    let found = client.control(edu::FIND, &[], 24);
+    let mut edu = Edu {
+        client,
+        slot: word(&found, 0),
+    };
+    assert_eq!(edu.config(COMMAND) & 7, MEMORY_SPACE | BUS_MASTER);
+    assert_eq!(edu.start(BASE), 0);
+    for count in [1_u32, 1000, 4095] {
+        let sent = bytes(count as usize);
+        assert_eq!(edu.client.control(edu::COPY, &sent, count), sent);
+    }
+
+    // The device's buffer has what it read at `address`: stored in the common buffer's second half, it is seen.
+    let transfer = |edu: &mut Edu, address: u64, to_memory: bool| {
+        let input = fields!(address, 64_u32, u32::from(to_memory));
+        let mut output = edu.client.control(edu::TRANSFER, &input, 8 + 4096);
+        let half = output.split_off(8);
+        (u64::from_le_bytes(output.try_into().unwrap()), half)
+    };
+    let (common, _) = transfer(&mut edu, 0, true);
+    let half = common + 4096;
+    assert_eq!(edu.client.control(edu::COPY, &bytes(64), 64), bytes(64));
+    transfer(&mut edu, common, false);
+    assert_eq!(transfer(&mut edu, half, true).1[..64], bytes(64));
+    // Page tables, the kernel's image, beyond all memory, and where there never was any.
+    let outside = [
+        abi::layout::RAM_BASE,
+        abi::layout::RAM_BASE + 0x0010_0000,
+        target.launch(&target.sample("edu"), "").memory_bytes + abi::layout::RAM_BASE,
+        0,
+        u64::from(u32::MAX) - 32,
+    ];
+    for address in outside {
+        transfer(&mut edu, address, false);
+        assert_eq!(
+            transfer(&mut edu, half, true).1[..64],
+            [0xFF; 64],
+            "{address:#x}"
+        );
+        transfer(&mut edu, address, true);
+    }
+    assert_eq!(edu.client.control(edu::COPY, &bytes(64), 64), bytes(64));
+
+    // Bit 2 of the command register off: it reads ones and stores nothing.
+    transfer(&mut edu, common, false);
+    edu.set_config(COMMAND, MEMORY_SPACE);
+    let before = transfer(&mut edu, common, false).1;
+    assert_eq!(transfer(&mut edu, half, true).1, before);
+    edu.set_config(COMMAND, MEMORY_SPACE | BUS_MASTER);
+    assert_eq!(transfer(&mut edu, half, true).1[..64], [0xFF; 64]);
+    assert_eq!(edu.client.control(edu::COPY, &bytes(64), 64), bytes(64));
 }
 
 /// The whole life of a PCI driver, with a device that is a Python program.

@@ -1,6 +1,8 @@
 //! Bus master DMA by VFIO, in the SVM lane's machine with an IOMMU only (scripts/svm-lane --iommu): the device is QEMU's
 //! `edu`, whose DMA engine moves bytes between memory and a buffer of its own.
 
+mod functions;
+
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
@@ -150,7 +152,8 @@ fn dma_by_message_signaled_interrupts(target: Target) {
 
 /// A page of this process and its physical address, which is none that the guest's memory has.
 fn page_outside() -> (Vec<u8>, usize, u64) {
-    let memory = vec![0xC3_u8; 64 * PAGE];
+    // More than the guest has, whatever frames the kernel has taken.
+    let memory = vec![0xC3_u8; 24 << 20];
     let start = memory.as_ptr().addr();
     let map = std::fs::File::open("/proc/self/pagemap").unwrap();
     for address in (start.next_multiple_of(PAGE)..start + memory.len() - PAGE).step_by(PAGE) {

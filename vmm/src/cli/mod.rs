@@ -25,7 +25,8 @@ use output::Output;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  success
-  1  a command failed; its NTSTATUS was printed
+  1  a command failed; its NTSTATUS was printed. Or something that the run needs cannot be
+     had (a back end of the policy, a device model, memory), or a device has failed
   2  usage: arguments, script or policy are not well formed
   3  the driver's image was rejected
   4  the driver crashed; a crash report was printed

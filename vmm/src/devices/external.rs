@@ -4,6 +4,7 @@
 //! sends is checked message by message. One that crashes, lies or is late is cut off: the ports read all ones and the log
 //! says why, once. Its line is inactive then. A model behind a socket in the file system may come back.
 
+mod dma;
 mod link;
 mod memory;
 pub mod protocol;
@@ -24,7 +25,7 @@ pub use self::protocol::ModelRange;
 use self::protocol::{Access, Hello};
 pub use self::start::ExternalError;
 use super::{DeviceError, MemoryDevice, PortDevice};
-use crate::machine::InterruptLine;
+use crate::machine::{BusMemory, InterruptLine};
 use crate::policy::ExternalSpec;
 use crate::ports::Width;
 
@@ -104,6 +105,8 @@ pub struct External {
     range: ModelRange,
     /// The widest access that the model takes, in bytes.
     width: u8,
+    /// If it may be a bus master.
+    memory: Option<BusMemory>,
     state: Arc<Mutex<State>>,
 }
 
@@ -121,12 +124,26 @@ impl External {
         range: ModelRange,
         line: Option<InterruptLine>,
     ) -> Result<Self, ExternalError> {
+        Self::with_memory(spec, range, line, None)
+    }
+
+    /// As [`Self::open`], for a model that is a bus master if there is `memory`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_memory(
+        spec: &ExternalSpec,
+        range: ModelRange,
+        line: Option<InterruptLine>,
+        memory: Option<BusMemory>,
+    ) -> Result<Self, ExternalError> {
         let (socket, child) = start::start(spec)?;
         let name = spec.to_string();
         let mut device = Self {
             spec: spec.clone(),
             range,
             width: 1,
+            memory,
             state: Arc::new(Mutex::new(State {
                 name,
                 line,
@@ -151,6 +168,7 @@ impl External {
             has_line: state.line.is_some(),
             has_page: true,
             is_again: width.is_some(),
+            has_dma: self.memory.is_some(),
         };
         let limit = match width {
             // A program may have to be loaded first.
@@ -158,7 +176,13 @@ impl External {
             Some(_) => self.spec.answer_limit,
         };
         let for_thread = socket.try_clone()?;
-        let (link, opened) = Link::open(socket, hello, state.line.clone(), limit)?;
+        let (link, opened) = Link::open(
+            socket,
+            hello,
+            state.line.clone(),
+            self.memory.clone(),
+            limit,
+        )?;
         if width.is_some_and(|width| width != opened.width) {
             return Err(Lost::Changed);
         }

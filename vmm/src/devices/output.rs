@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// An output that cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot create its output {path}")]
+#[error("cannot open {path}")]
 pub struct OutputError {
     /// The file.
     pub path: String,

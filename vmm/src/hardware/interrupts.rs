@@ -8,6 +8,8 @@
 //! pause between them are turned on later and later, up to [`BACKOFF_MAX`], so that a device that nobody serves costs
 //! the machine ten interrupts a second.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -21,7 +23,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::uio::Uio;
 use super::vfio::{VfioFunction, VfioFunctions};
 use crate::machine::{InterruptLine, InterruptLines};
-use crate::policy::{InterruptSource, PciAddress, Policy};
+use crate::policy::{InterruptRule, InterruptSource, PciAddress, Policy, Signal};
 
 /// How long the guest gets to take an interrupt before the next one may come.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -55,8 +57,7 @@ enum Source {
     Vfio {
         function: Arc<VfioFunction>,
         event: EventFd,
-        /// The kernel masks the interrupt when it comes.
-        is_masked: bool,
+        signal: Signal,
     },
 }
 
@@ -72,7 +73,8 @@ impl Source {
     fn by_vfio(
         functions: &VfioFunctions,
         address: PciAddress,
-        is_message: bool,
+        signal: Signal,
+        vectors: &mut Vectors,
     ) -> io::Result<Self> {
         let function = functions.get(address).ok_or_else(|| {
             io::Error::other(format!(
@@ -80,10 +82,28 @@ impl Source {
             ))
         })?;
         Ok(Self::Vfio {
-            event: function.interrupt(is_message)?,
+            event: match signal {
+                Signal::Pin => function.interrupt(false)?,
+                Signal::Msi => function.interrupt(true)?,
+                Signal::MsiX(vector) => vectors.event(function, address, vector)?,
+            },
             function: Arc::clone(function),
-            is_masked: !is_message,
+            signal,
         })
+    }
+
+    /// Whether the driver has masked it, so that it comes later: a vector's mask bit.
+    fn is_deferred(&self) -> bool {
+        match self {
+            Self::Vfio {
+                function,
+                signal: Signal::MsiX(vector),
+                ..
+            } => function
+                .msix()
+                .is_some_and(|table| table.defer((*vector).into())),
+            _ => false,
+        }
     }
 
     /// Whether there was an interrupt.
@@ -112,11 +132,58 @@ impl Source {
             Self::Uio(uio) => uio.enable(),
             Self::Vfio {
                 function,
-                is_masked: true,
+                signal: Signal::Pin,
                 ..
             } => function.unmask(),
             Self::Event(_) | Self::Vfio { .. } => Ok(()),
         }
+    }
+}
+
+/// MSI-X is turned on once for all vectors of a function that rules name.
+#[derive(Debug, Default)]
+struct Vectors {
+    /// The highest vector of each function.
+    last: BTreeMap<PciAddress, u16>,
+    events: BTreeMap<PciAddress, Vec<EventFd>>,
+}
+
+impl Vectors {
+    fn new(rules: &[InterruptRule]) -> Self {
+        let mut last = BTreeMap::new();
+        for rule in rules {
+            if let InterruptSource::Vfio {
+                address,
+                signal: Signal::MsiX(vector),
+            } = rule.source
+            {
+                let highest = last.entry(address).or_insert(vector);
+                *highest = vector.max(*highest);
+            }
+        }
+        Self {
+            last,
+            events: BTreeMap::new(),
+        }
+    }
+
+    fn event(
+        &mut self,
+        function: &VfioFunction,
+        address: PciAddress,
+        vector: u16,
+    ) -> io::Result<EventFd> {
+        let events = match self.events.entry(address) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(vacant) => {
+                let last = self.last.get(&address).copied().unwrap_or(vector);
+                vacant.insert(function.msix_interrupts(last)?)
+            }
+        };
+        events
+            .get(usize::from(vector))
+            .ok_or(io::ErrorKind::NotFound)?
+            .try_clone()
     }
 }
 
@@ -133,14 +200,14 @@ impl OpenInterrupts {
     /// [`InterruptStartError`] for the first rule that cannot be set up.
     pub fn new(policy: &Policy, functions: &VfioFunctions) -> Result<Self, InterruptStartError> {
         let mut sources = Vec::new();
+        let mut vectors = Vectors::new(policy.interrupt_rules());
         for rule in policy.interrupt_rules() {
             let source = match &rule.source {
                 InterruptSource::Uio(device) => Uio::open(device).map(Source::Uio),
                 InterruptSource::EventFd(number) => inherited(*number).map(Source::Event),
-                InterruptSource::Vfio {
-                    address,
-                    is_message,
-                } => Source::by_vfio(functions, *address, *is_message),
+                InterruptSource::Vfio { address, signal } => {
+                    Source::by_vfio(functions, *address, *signal, &mut vectors)
+                }
             };
             let source = source.map_err(|source| InterruptStartError {
                 file: policy.file().to_owned(),
@@ -235,7 +302,7 @@ fn hand_on(source: &Source, epoll: &Epoll, line: &InterruptLine) -> io::Result<(
             Some(false) => continue,
             Some(true) => {}
         }
-        if !source.take()? {
+        if !source.take()? || source.is_deferred() {
             continue;
         }
         let hold = storm.next(enabled.elapsed());

@@ -13,11 +13,14 @@
 
 use std::fs::OpenOptions;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::ptr;
+use std::sync::Arc;
 
+use super::region::{self, BarPiece, Region};
 use super::vfio::{Bar, VfioFunctions};
 use crate::policy::{CacheMode, MemorySource};
 
@@ -56,13 +59,13 @@ pub enum MappingError {
         /// Why.
         source: io::Error,
     },
-    /// VFIO does not map it.
-    #[error(
-        "{path} cannot be mapped by VFIO: it is a BAR of ports, or none, or shares its page with other devices' registers"
-    )]
-    NotMappable {
+    /// It is no memory.
+    #[error("{path} is {what}: there is no memory behind it")]
+    NoMemory {
         /// The file.
         path: PathBuf,
+        /// What it is instead.
+        what: &'static str,
     },
     /// The rule is larger than the BAR.
     #[error("{path} has {has:#x} bytes: the rule's range ends at {end:#x} of it")]
@@ -73,6 +76,15 @@ pub enum MappingError {
         has: u64,
         /// The range's end in it.
         end: u64,
+    },
+    /// Accesses that leave the guest have no such addresses.
+    #[error(
+        "the pages at {address:#x} are not mapped into the guest: VFIO makes each access, and the range must end below \
+         0x300000000 (12 GiB) for that; the range may be anywhere, wherever the machine has the BAR"
+    )]
+    TooHigh {
+        /// Where the driver would find them.
+        address: u64,
     },
     /// The BAR shares a page.
     #[error(
@@ -106,6 +118,98 @@ pub(crate) struct HostMapping {
     bytes: usize,
 }
 
+/// Pages of the machine's memory, as the guest gets at them.
+#[derive(Debug)]
+pub(crate) enum HostPages {
+    /// Mapped: an access does not leave the guest.
+    Mapped(HostMapping),
+    /// Each access leaves the guest.
+    Trapped(Region),
+}
+
+/// Opens what is wished for: the pieces from its beginning on, with their bytes, whole pages. A BAR of one of `functions`
+/// is VFIO's.
+pub(crate) fn open_host_pages(
+    wish: &Wish<'_>,
+    functions: &VfioFunctions,
+) -> Result<Vec<(u64, HostPages)>, MappingError> {
+    if let MemorySource::PciResource(path) = wish.source
+        && let Some(function) = functions.of_resource(path)
+    {
+        let number = bar_number(path).unwrap_or(u32::MAX);
+        let bar = memory_bar(path, function.bar(number))?;
+        let pieces = by_vfio(wish, path, &bar, |page| {
+            function
+                .msix()
+                .is_some_and(|table| table.is_in(number, page))
+        })?;
+        let open = |(pages, mapping): VfioPiece| {
+            let how = mapping.map_or_else(
+                || {
+                    let function = Arc::clone(function);
+                    HostPages::Trapped(Region::new(function, number, bar, pages.start))
+                },
+                HostPages::Mapped,
+            );
+            (pages.end - pages.start, how)
+        };
+        return Ok(pieces.into_iter().map(open).collect());
+    }
+    HostMapping::open(wish).map(|mapping| vec![(wish.bytes, HostPages::Mapped(mapping))])
+}
+
+/// Pages of a BAR, as offsets in it, and their mapping; without one they are to be trapped.
+type VfioPiece = (Range<u64>, Option<HostMapping>);
+
+/// The pieces of a BAR that VFIO has, as offsets in it, mapped where they can be and none of their pages is to be trapped.
+/// Mappings keep the function open.
+fn by_vfio(
+    wish: &Wish<'_>,
+    path: &Path,
+    bar: &Bar,
+    is_trapped: impl Fn(&Range<u64>) -> bool,
+) -> Result<Vec<VfioPiece>, MappingError> {
+    if wish.cache != CacheMode::Uncached {
+        return Err(MappingError::Cache {
+            path: path.to_owned(),
+            cache: wish.cache.name(),
+            instead: "VFIO maps BARs \"uncached\" only",
+        });
+    }
+    check_end(path, wish, bar.bytes)?;
+    let range = wish.first..wish.first + wish.bytes;
+    let pieces = region::pieces(range, |page| !bar.is_mappable || is_trapped(page));
+    let open = |BarPiece { pages, is_trapped }| {
+        if is_trapped {
+            return Ok((pages, None));
+        }
+        let first = bar.offset + pages.start;
+        let bytes = pages.end - pages.start;
+        HostMapping::map(bar.descriptor, first, bytes, wish.is_writable)
+            .map(|mapping| (pages, Some(mapping)))
+            .map_err(|source| MappingError::Map {
+                path: path.to_owned(),
+                source,
+            })
+    };
+    pieces.into_iter().map(open).collect()
+}
+
+/// A BAR that is there and decodes memory.
+fn memory_bar(path: &Path, bar: Option<Bar>) -> Result<Bar, MappingError> {
+    let no_memory = |what| MappingError::NoMemory {
+        path: path.to_owned(),
+        what,
+    };
+    let bar = bar
+        .filter(|bar| bar.bytes != 0)
+        .ok_or_else(|| no_memory("no BAR of the function's"))?;
+    if bar.is_ports {
+        return Err(no_memory("a BAR of ports"));
+    }
+    Ok(bar)
+}
+
 /// What to map.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wish<'a> {
@@ -121,14 +225,8 @@ pub(crate) struct Wish<'a> {
 }
 
 impl HostMapping {
-    /// Maps it; a BAR of one of `functions` by VFIO, which keeps the resource files from being mapped.
-    pub(crate) fn open(wish: &Wish<'_>, functions: &VfioFunctions) -> Result<Self, MappingError> {
-        if let MemorySource::PciResource(path) = wish.source
-            && let Some(function) = functions.of_resource(path)
-        {
-            let bar = function.bar(bar_number(path).unwrap_or(u32::MAX));
-            return Self::by_vfio(wish, path, bar);
-        }
+    /// Maps it. A BAR of one of `functions` is not mapped this way: VFIO keeps the resource files from being mapped.
+    fn open(wish: &Wish<'_>) -> Result<Self, MappingError> {
         let (path, flags) = match wish.source {
             MemorySource::DevMem => (PathBuf::from(DEV_MEM), dev_mem_flags(wish.cache)?),
             MemorySource::PciResource(path) => {
@@ -146,38 +244,15 @@ impl HostMapping {
                 path: path.clone(),
                 source,
             })?;
-        Self::map(file.as_raw_fd(), wish.first, wish)
+        Self::map(file.as_raw_fd(), wish.first, wish.bytes, wish.is_writable)
             .map_err(|source| MappingError::Map { path, source })
     }
 
-    /// A BAR that VFIO has. The mapping keeps the function open.
-    fn by_vfio(wish: &Wish<'_>, path: &Path, bar: Option<Bar>) -> Result<Self, MappingError> {
-        if wish.cache != CacheMode::Uncached {
-            return Err(MappingError::Cache {
-                path: path.to_owned(),
-                cache: wish.cache.name(),
-                instead: "VFIO maps BARs \"uncached\" only",
-            });
-        }
-        let Some(bar) = bar.filter(|bar| bar.is_mappable) else {
-            return Err(MappingError::NotMappable {
-                path: path.to_owned(),
-            });
-        };
-        check_end(path, wish, bar.bytes)?;
-        Self::map(bar.descriptor, bar.offset + wish.first, wish).map_err(|source| {
-            MappingError::Map {
-                path: path.to_owned(),
-                source,
-            }
-        })
-    }
-
-    /// `descriptor` is open, and its memory has `wish.bytes` from `first` on.
-    fn map(descriptor: RawFd, first: u64, wish: &Wish<'_>) -> io::Result<Self> {
-        let bytes = usize::try_from(wish.bytes).map_err(io::Error::other)?;
+    /// `descriptor` is open, and its memory has `bytes` from `first` on.
+    fn map(descriptor: RawFd, first: u64, bytes: u64, is_writable: bool) -> io::Result<Self> {
+        let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
         let offset = i64::try_from(first).map_err(io::Error::other)?;
-        let protection = if wish.is_writable {
+        let protection = if is_writable {
             libc::PROT_READ | libc::PROT_WRITE
         } else {
             libc::PROT_READ
@@ -345,7 +420,7 @@ mod tests {
     }
 
     fn open(wish: &Wish<'_>) -> Result<HostMapping, MappingError> {
-        HostMapping::open(wish, &VfioFunctions::default())
+        HostMapping::open(wish)
     }
 
     #[test]
@@ -421,10 +496,18 @@ mod tests {
             offset: 0x1000,
             bytes: 0x3000,
             is_mappable: true,
+            is_ports: false,
         };
         let path = Path::new("resource1");
-        let mapping = HostMapping::by_vfio(&wish(&source), path, Some(bar)).unwrap();
-        let first: *const u8 = ptr::with_exposed_provenance(mapping.address().try_into().unwrap());
+        let open =
+            |wish: &Wish<'_>, bar: Bar| by_vfio(wish, path, &bar, |page| page.start == 0x2000);
+        let mut pieces = open(&wish(&source), bar).unwrap();
+        assert_eq!(pieces.len(), 2);
+        assert!(pieces[1].0 == (0x2000..0x3000) && pieces[1].1.is_none());
+        let (pages, mapping) = pieces.remove(0);
+        assert_eq!(pages, 0x1000..0x2000);
+        let address = mapping.as_ref().unwrap().address();
+        let first: *const u8 = ptr::with_exposed_provenance(address.try_into().unwrap());
         // SAFETY: the mapping's first byte, which nobody else accesses.
         assert_eq!(unsafe { first.read_volatile() }, 3);
 
@@ -432,21 +515,30 @@ mod tests {
             bytes: 0x2000,
             ..bar
         };
-        let error = HostMapping::by_vfio(&wish(&source), path, Some(shorter)).unwrap_err();
+        let error = open(&wish(&source), shorter).unwrap_err();
         assert!(matches!(error, MappingError::PastEnd { .. }), "{error}");
         let shared = Bar {
             is_mappable: false,
             ..bar
         };
-        for bar in [Some(shared), None] {
-            let error = HostMapping::by_vfio(&wish(&source), path, bar).unwrap_err();
-            assert!(matches!(error, MappingError::NotMappable { .. }), "{error}");
-        }
+        let pieces = open(&wish(&source), shared).unwrap();
+        assert!(matches!(&pieces[..], [(pages, None)] if *pages == (0x1000..0x3000)));
         let combining = Wish {
             cache: CacheMode::WriteCombining,
             ..wish(&source)
         };
-        let error = HostMapping::by_vfio(&combining, path, Some(bar)).unwrap_err();
+        let error = open(&combining, bar).unwrap_err();
         assert!(matches!(error, MappingError::Cache { .. }), "{error}");
+
+        let ports = Bar {
+            is_ports: true,
+            ..bar
+        };
+        let empty = Bar { bytes: 0, ..bar };
+        for bar in [None, Some(empty), Some(ports)] {
+            let error = memory_bar(path, bar).unwrap_err();
+            assert!(matches!(error, MappingError::NoMemory { .. }), "{error}");
+        }
+        assert_eq!(memory_bar(path, Some(bar)).unwrap(), bar);
     }
 }

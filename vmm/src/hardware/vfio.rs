@@ -21,12 +21,14 @@ use std::sync::Arc;
 
 use vfio_bindings::bindings::vfio::{
     VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_BAR5_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX,
-    VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX, VFIO_REGION_INFO_FLAG_MMAP,
+    VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
+    VFIO_REGION_INFO_FLAG_MMAP,
 };
 use vfio_ioctls::{VfioContainer, VfioDevice, VfioError};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::dma;
+use super::msix::MsixTable;
 use super::sysfs_pci::{PCI_DEVICES, SysfsPci};
 use crate::machine::DmaRange;
 use crate::pci::PciBackend as _;
@@ -35,6 +37,8 @@ use crate::policy::{PciAddress, PciTarget, Policy};
 /// The command register, and the bit in it that makes a function a bus master (PCI Local Bus Specification 3.0, 6.2.2).
 const COMMAND: u16 = 4;
 const BUS_MASTER: u16 = 1 << 2;
+/// The first base address register.
+const BAR0: u16 = 0x10;
 
 /// A `[[pci]]` rule with `dma = "vfio"` that cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +58,8 @@ pub struct VfioStartError {
 pub(super) struct VfioFunction {
     device: VfioDevice,
     path: PathBuf,
+    /// If it has MSI-X.
+    msix: Option<MsixTable>,
 }
 
 impl fmt::Debug for VfioFunction {
@@ -64,7 +70,7 @@ impl fmt::Debug for VfioFunction {
     }
 }
 
-/// A BAR that can be mapped.
+/// A BAR.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Bar {
     /// The function's descriptor, open as long as the [`VfioFunction`].
@@ -74,6 +80,8 @@ pub(super) struct Bar {
     pub(super) bytes: u64,
     /// Whether the kernel lets it be mapped: not a BAR of ports, and none that shares its page with another device's.
     pub(super) is_mappable: bool,
+    /// Whether it decodes ports.
+    pub(super) is_ports: bool,
 }
 
 impl VfioFunction {
@@ -105,12 +113,35 @@ impl VfioFunction {
     /// BAR 0 to 5.
     pub(super) fn bar(&self, number: u32) -> Option<Bar> {
         let index = VFIO_PCI_BAR0_REGION_INDEX + number;
-        (index <= VFIO_PCI_BAR5_REGION_INDEX).then(|| Bar {
+        if index > VFIO_PCI_BAR5_REGION_INDEX {
+            return None;
+        }
+        let mut register = [0; 4];
+        self.read_config(BAR0 + u16::try_from(4 * number).ok()?, &mut register);
+        Some(Bar {
             descriptor: self.device.as_raw_fd(),
             offset: self.device.get_region_offset(index),
             bytes: self.device.get_region_size(index),
             is_mappable: self.device.get_region_flags(index) & VFIO_REGION_INFO_FLAG_MMAP != 0,
+            is_ports: register[0] & 1 != 0,
         })
+    }
+
+    /// Reads a BAR, which has these bytes. What is not answered, as while memory space is off, stays as it is.
+    pub(super) fn read_bar(&self, number: u32, bytes: &mut [u8], offset: u64) {
+        self.device
+            .region_read(VFIO_PCI_BAR0_REGION_INDEX + number, bytes, offset);
+    }
+
+    /// Writes a BAR, which has these bytes.
+    pub(super) fn write_bar(&self, number: u32, bytes: &[u8], offset: u64) {
+        self.device
+            .region_write(VFIO_PCI_BAR0_REGION_INDEX + number, bytes, offset);
+    }
+
+    /// Its MSI-X table, if it has one.
+    pub(super) fn msix(&self) -> Option<&MsixTable> {
+        self.msix.as_ref()
     }
 
     /// Turns the interrupt on; each adds to the eventfd, which does not block. INTx is masked by each and comes again after
@@ -121,6 +152,35 @@ impl VfioFunction {
         } else {
             (VFIO_PCI_INTX_IRQ_INDEX, "interrupt pin")
         };
+        let event = EventFd::new(EFD_NONBLOCK)?;
+        self.enable(index, what, &[&event])?;
+        Ok(event)
+    }
+
+    /// Turns on MSI-X, all vectors up to `last`; each adds to its eventfd.
+    pub(super) fn msix_interrupts(&self, last: u16) -> io::Result<Vec<EventFd>> {
+        let has = self.msix.as_ref().map_or(0, MsixTable::len);
+        let Some(table) = self.msix.as_ref().filter(|_| usize::from(last) < has) else {
+            return Err(io::Error::other(match has {
+                0 => format!("{} has no MSI-X", self.path.display()),
+                _ => format!(
+                    "{} has no vector {last}: its MSI-X table has {has}, from 0 on",
+                    self.path.display()
+                ),
+            }));
+        };
+        let mut events = Vec::new();
+        for vector in 0..=usize::from(last) {
+            let event = EventFd::new(EFD_NONBLOCK)?;
+            table.set_event(vector, &event)?;
+            events.push(event);
+        }
+        let all: Vec<&EventFd> = events.iter().collect();
+        self.enable(VFIO_PCI_MSIX_IRQ_INDEX, "MSI-X", &all)?;
+        Ok(events)
+    }
+
+    fn enable(&self, index: u32, what: &str, events: &[&EventFd]) -> io::Result<()> {
         let is_there = self
             .device
             .get_irq_info(index)
@@ -131,16 +191,14 @@ impl VfioFunction {
                 self.path.display()
             )));
         }
-        let event = EventFd::new(EFD_NONBLOCK)?;
         self.device
-            .enable_irq(index, vec![&event])
+            .enable_irq(index, events.to_vec())
             .map_err(|error| {
                 io::Error::other(format!(
                     "{}: the kernel does not turn its {what} on: {error}",
                     self.path.display()
                 ))
-            })?;
-        Ok(event)
+            })
     }
 
     /// Lets INTx come again.
@@ -213,8 +271,17 @@ impl VfioFunctions {
         };
         let device = VfioDevice::new(&path, Arc::clone(container) as _, false)
             .map_err(|error| explain(&error))?;
-        self.functions
-            .insert(address, Arc::new(VfioFunction { device, path }));
+        let mut function = VfioFunction {
+            device,
+            path,
+            msix: None,
+        };
+        let mut config = [0; 256];
+        for (register, bytes) in (0..).step_by(4).zip(config.chunks_mut(4)) {
+            function.read_config(register, bytes);
+        }
+        function.msix = MsixTable::find(&config);
+        self.functions.insert(address, Arc::new(function));
         Ok(())
     }
 

@@ -21,6 +21,9 @@ pub struct PortExit {
     pub write: Option<u32>,
     /// Guest-virtual address of the instruction (or just past it, as KVM has it).
     pub rip: u64,
+    /// Which element of its exit it is: KVM hands over several of a string instruction at once. 0 for the first, and for
+    /// what is no string.
+    pub element: u32,
 }
 
 /// What becomes of a port access.

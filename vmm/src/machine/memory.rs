@@ -64,6 +64,11 @@ impl GuestRam {
         self.bytes
     }
 
+    /// The memory itself; clones are the same.
+    pub(super) fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
     /// Host address of the first byte, for the KVM memslot.
     ///
     /// # Errors

@@ -14,6 +14,7 @@
 //! | `vcpu` | boot state, registers, run, interrupt injection |
 //! | `host` | which KVM this is, what it can do |
 //! | `interrupt_lines` | interrupt lines, raised from any thread |
+//! | `bus` | what device models reach: lines, and memory as bus masters |
 //! | `kick` | the watchdog that interrupts a running guest for ticks and deadlines |
 //! | `processor_share` | how much of a processor a guest's thread gets |
 //! | `builder` | all of it put together, drivers placed |
@@ -22,6 +23,7 @@
 
 mod backend;
 mod builder;
+mod bus;
 mod client_window;
 pub(crate) mod convert;
 mod descriptors;
@@ -45,6 +47,7 @@ pub use backend::{
     PortExit, Stop, WindowChange,
 };
 pub use builder::{CreateError, VmBuilder, VmConfig, WindowMemory};
+pub use bus::{Bus, BusError, BusMemory};
 pub use image::{GuestImage, ImageError};
 pub use interrupt_lines::{InterruptLine, InterruptLines, InterruptPin, Waker};
 pub use kick::Stopper;

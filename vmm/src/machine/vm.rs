@@ -15,6 +15,7 @@ use super::backend::{
     Backend, GuestView, MemoryExit, MsrAnswer, MsrExit, PortAnswer, PortExit, Stop,
 };
 use super::builder::{CreateError, map_slot};
+use super::bus::{BusMemory, Reach};
 use super::client_window::ClientWindow;
 use super::convert::to_usize;
 use super::interrupt_lines::InterruptLines;
@@ -167,6 +168,14 @@ impl Vm {
             .collect())
     }
 
+    /// Lets device models that are bus masters reach what [`Self::dma_memory`] has.
+    pub fn attach(&self, memory: &BusMemory) {
+        memory.attach(Reach {
+            memory: self.plan.ram.memory().clone(),
+            ranges: self.plan.dma_memory(),
+        });
+    }
+
     /// Runs the guest until it is idle or stops.
     pub fn run(&mut self, backend: &mut dyn Backend) -> Stop {
         if !self.is_busy {
@@ -274,6 +283,7 @@ impl Vm {
                 width,
                 write: is_write.then(|| u32::from_le_bytes(bytes)),
                 rip: self.vcpu.exit_rip(),
+                element: index,
             };
             match backend.port(&GuestView { plan: &self.plan }, access) {
                 PortAnswer::Value(_) if is_write => {}

@@ -18,10 +18,35 @@ pub(crate) fn create(path: &Path, flags: i32) -> io::Result<File> {
     let mut options = File::options();
     options.write(true).create(true).truncate(false);
     let file = options.custom_flags(flags).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Ok(file);
+    if own(&file)? {
+        file.set_len(0)?;
     }
-    match lock(&file) {
+    Ok(file)
+}
+
+/// Opens the regular file at `path` to read and write what it has, creates it where there is none. It is the caller's as
+/// long as it is open.
+pub(crate) fn keep(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false);
+    // A FIFO or a device would be waited for.
+    let file = options.custom_flags(libc::O_NONBLOCK).open(path)?;
+    if own(&file)? {
+        Ok(file)
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no regular file",
+        ))
+    }
+}
+
+/// Takes a file, which is given back when it is closed; `false` if it is no regular one, which nobody can take.
+fn own(file: &File) -> io::Result<bool> {
+    if !file.metadata()?.is_file() {
+        return Ok(false);
+    }
+    match lock(file) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
             return Err(io::Error::new(
@@ -31,10 +56,9 @@ pub(crate) fn create(path: &Path, flags: i32) -> io::Result<File> {
             ));
         }
         // A file system without locks.
-        Err(error) => tracing::debug!("{}: not locked: {error}", path.display()),
+        Err(error) => tracing::debug!("an output is not locked: {error}"),
     }
-    file.set_len(0)?;
-    Ok(file)
+    Ok(true)
 }
 
 fn lock(file: &File) -> Result<(), Errno> {

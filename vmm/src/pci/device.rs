@@ -6,6 +6,7 @@
 //! register's I/O or memory bit is set; otherwise nobody answers: reads are all ones.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
@@ -26,6 +27,7 @@ const HEADER_TYPE: u16 = 0x0E;
 const HEADER_END: u16 = 0x40;
 const COMMAND_IO: u8 = 1 << 0;
 const COMMAND_MEMORY: u8 = 1 << 1;
+const COMMAND_BUS_MASTER: u8 = 1 << 2;
 /// I/O space, memory space, bus master, parity error response.
 const COMMAND_LOW: u8 = 0x47;
 /// SERR# enable, interrupt disable.
@@ -60,15 +62,19 @@ pub(super) struct PciDevice {
     bytes: Vec<u8>,
     bars: Vec<Bar>,
     pin: Option<InterruptPin>,
+    /// The bus master bit, for whoever reads and writes memory for the function.
+    is_master: Arc<AtomicBool>,
 }
 
 impl PciDevice {
-    /// `behind` has what is behind each of the model's BARs, in their order.
+    /// `behind` has what is behind each of the model's BARs, in their order; `is_master` is kept as the command register
+    /// has it.
     pub(super) fn new(
         id: PciId,
         model: &PciModel,
         behind: Vec<Behind>,
         pin: Option<InterruptPin>,
+        is_master: Arc<AtomicBool>,
     ) -> Self {
         let mut bytes = model.initial.clone();
         bytes.resize(usize::from(CONFIG_BYTES), 0);
@@ -90,11 +96,18 @@ impl PciDevice {
             bytes,
             bars: bars.collect(),
             pin,
+            is_master,
         };
+        device.publish_master();
         for (bar, spec) in model.bars.iter().enumerate() {
             device.place(bar, spec);
         }
         device
+    }
+
+    fn publish_master(&self) {
+        let is_master = self.bytes[usize::from(COMMAND)] & COMMAND_BUS_MASTER != 0;
+        self.is_master.store(is_master, Ordering::Release);
     }
 
     /// Puts a BAR where it is at the start.
@@ -132,6 +145,7 @@ impl PciDevice {
                 *kept = (*kept & !mask) | (byte & mask);
             }
         }
+        self.publish_master();
         if let Some(pin) = &self.pin {
             let high = self.bytes[usize::from(COMMAND) + 1];
             pin.set_masked(high & COMMAND_HIGH_INTERRUPT_DISABLE != 0);

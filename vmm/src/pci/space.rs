@@ -14,7 +14,7 @@ use self::open::open;
 use super::device::{Behind, PciDevice};
 use super::model::Model;
 use super::{CONFIG_BYTES, EXTENDED_CONFIG_BYTES, PciBackend, PciRequest};
-use crate::machine::InterruptLines;
+use crate::machine::Bus;
 use crate::policy::gate::Gate;
 use crate::policy::{
     LogLimiter, LogVerdict, PciAddress, PciBackendKind, PciId, PciRule, PciTarget, Policy,
@@ -179,32 +179,32 @@ impl PciSpace {
     /// # Errors
     /// [`PciStartError`] for the first rule that cannot be set up.
     pub fn new(policy: &Policy, host: Option<Box<dyn PciBackend>>) -> Result<Self, PciStartError> {
-        Self::with_lines(policy, host, &InterruptLines::default())
+        Self::with_bus(policy, host, &Bus::default())
     }
 
-    /// As [`PciSpace::new`], with the guest's interrupt lines for modelled functions.
+    /// As [`PciSpace::new`], with the guest's lines and memory for modelled functions.
     ///
     /// # Errors
     /// As there.
-    pub fn with_lines(
+    pub fn with_bus(
         policy: &Policy,
         host: Option<Box<dyn PciBackend>>,
-        lines: &InterruptLines,
+        bus: &Bus,
     ) -> Result<Self, PciStartError> {
         let start = Instant::now();
-        Self::with_clock(policy, host, lines, Box::new(move || start.elapsed()))
+        Self::with_clock(policy, host, bus, Box::new(move || start.elapsed()))
     }
 
     pub(crate) fn with_clock(
         policy: &Policy,
         mut host: Option<Box<dyn PciBackend>>,
-        lines: &InterruptLines,
+        bus: &Bus,
         clock: Clock,
     ) -> Result<Self, PciStartError> {
         let mut functions: Vec<Function> = Vec::new();
         let mut present: Option<Vec<(PciAddress, PciId)>> = None;
         for (index, rule) in policy.pci_rules().iter().enumerate() {
-            for (address, device) in find(policy, rule, &mut host, &mut present, lines)? {
+            for (address, device) in find(policy, rule, &mut host, &mut present, bus)? {
                 functions.push(Function {
                     address,
                     rule: index,
@@ -505,7 +505,7 @@ fn find(
     rule: &PciRule,
     host: &mut Option<Box<dyn PciBackend>>,
     present: &mut Option<Vec<(PciAddress, PciId)>>,
-    lines: &InterruptLines,
+    bus: &Bus,
 ) -> Result<Vec<(PciAddress, Device)>, PciStartError> {
     let (file, line, target) = (policy.file().to_owned(), rule.place.line, rule.target);
     match (&rule.backend, rule.target.address, host) {
@@ -519,7 +519,7 @@ fn find(
                 return Ok(Vec::new());
             };
             let device = if model.is_device() {
-                Device::Device(Box::new(open(policy, id, model, lines)?))
+                Device::Device(Box::new(open(policy, id, model, bus)?))
             } else {
                 Device::Model(Model::new(id, &model.initial))
             };

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use backing::{DeviceRange, allocate, open_models};
 pub use backing::{MemoryBacking, MemoryStartError};
-use backing::{allocate, open_devices};
 
 use super::{LogLimiter, LogVerdict, MemoryBackend, OnDeny, Policy};
-use crate::devices::{DeviceError, External, MemoryDevice, RunningModel};
+use crate::devices::{DeviceError, RunningModel};
 use crate::hardware::VfioFunctions;
-use crate::machine::{DEVICE_ADDRESS_MAX, InterruptLines};
+use crate::machine::{Bus, DEVICE_ADDRESS_MAX};
 use crate::ports::Action;
 
 const PAGE_MASK: u64 = abi::layout::PAGE_SIZE - 1;
@@ -109,8 +109,8 @@ type Clock = Box<dyn FnMut() -> Duration + Send>;
 pub struct MemorySpace {
     policy: Policy,
     backings: Vec<MemoryBacking>,
-    /// Rules, by their place in the policy, and the devices behind them.
-    devices: Vec<(usize, External)>,
+    /// Devices behind rules.
+    devices: Vec<DeviceRange>,
     stats: MemoryStats,
     limiter: LogLimiter,
     clock: Clock,
@@ -133,11 +133,11 @@ impl MemorySpace {
     /// # Errors
     /// [`MemoryStartError`].
     pub fn new(policy: &Policy, ram_bytes: u64) -> Result<Self, MemoryStartError> {
-        let lines = InterruptLines::default();
-        Self::with_machine(policy, ram_bytes, &VfioFunctions::default(), &lines)
+        let bus = Bus::default();
+        Self::with_machine(policy, ram_bytes, &VfioFunctions::default(), &bus)
     }
 
-    /// As [`Self::new`], with BARs of functions that are open by VFIO, and the guest's interrupt lines for devices.
+    /// As [`Self::new`], with BARs of functions that are open by VFIO, and the guest's lines and memory for devices.
     ///
     /// # Errors
     /// [`MemoryStartError`].
@@ -145,12 +145,12 @@ impl MemorySpace {
         policy: &Policy,
         ram_bytes: u64,
         functions: &VfioFunctions,
-        lines: &InterruptLines,
+        bus: &Bus,
     ) -> Result<Self, MemoryStartError> {
         let start = Instant::now();
         let clock = Box::new(move || start.elapsed());
         let mut space = Self::with_clock(policy, ram_bytes, functions, clock)?;
-        space.devices = open_devices(policy, lines)?;
+        space.devices.append(&mut open_models(policy, bus)?);
         Ok(space)
     }
 
@@ -162,9 +162,10 @@ impl MemorySpace {
     ) -> Result<Self, MemoryStartError> {
         policy.check_guest_memory(ram_bytes)?;
         let rules = policy.memory_rules();
+        let behind = allocate(policy, functions)?;
         Ok(Self {
-            backings: allocate(policy, functions)?,
-            devices: Vec::new(),
+            backings: behind.backings,
+            devices: behind.devices,
             stats: MemoryStats {
                 rules: rules
                     .iter()
@@ -373,7 +374,16 @@ impl MemorySpace {
         Some((Some(index), offset, backing.bytes() - offset))
     }
 
+    fn device_at(&self, address: u64) -> Option<usize> {
+        self.devices
+            .iter()
+            .position(|device| device.first <= address && address <= device.last)
+    }
+
     fn device_piece(&self, at: u64) -> Option<(Option<usize>, u64, u64)> {
+        if let Some(index) = self.device_at(at) {
+            return Some((None, at, self.devices[index].last - at + 1));
+        }
         let rule = &self.policy.memory_rules()[self.policy.memory_rule_at(at)?];
         matches!(rule.backend, MemoryBackend::External(_)).then(|| (None, at, rule.last - at + 1))
     }
@@ -386,9 +396,15 @@ impl MemorySpace {
         bytes: u8,
         write: Option<u64>,
     ) -> Option<(u64, crate::observe::ports::Decision)> {
-        let index = self.policy.memory_rule_at(address)?;
+        let place = self.device_at(address)?;
+        let DeviceRange {
+            rule: index,
+            first,
+            device,
+            ..
+        } = &mut self.devices[place];
+        let index = *index;
         let rule = &self.policy.memory_rules()[index];
-        let (_, device) = self.devices.iter_mut().find(|(rule, _)| *rule == index)?;
         let mut decision = crate::observe::ports::Decision {
             allowed: true,
             backend: rule.backend.name(),
@@ -404,8 +420,8 @@ impl MemorySpace {
             return Some((u64::MAX, decision));
         }
         self.stats.rules[index].accesses += 1;
-        // A rule has at most 1 GiB.
-        let offset = u32::try_from(address - rule.first).ok()?;
+        // Neither a model nor a BAR behind a rule has more than 1 GiB.
+        let offset = u32::try_from(address - *first).ok()?;
         let value = match write {
             Some(value) => {
                 device.store(offset, bytes, value);
@@ -425,16 +441,17 @@ impl MemorySpace {
     /// The device models behind rules.
     #[must_use]
     pub fn models(&self) -> Vec<RunningModel> {
-        let devices = self.devices.iter();
+        let is_model = |device: &&DeviceRange| {
+            let rule = &self.policy.memory_rules()[device.rule];
+            matches!(rule.backend, MemoryBackend::External(_))
+        };
+        let devices = self.devices.iter().filter(is_model);
         devices
-            .map(|(index, device)| {
-                let rule = &self.policy.memory_rules()[*index];
-                RunningModel {
-                    name: rule.name.clone(),
-                    place: format!("{:#x}", rule.first),
-                    description: MemoryDevice::describe(device),
-                    inputs: MemoryDevice::inputs(device),
-                }
+            .map(|device| RunningModel {
+                name: self.policy.memory_rules()[device.rule].name.clone(),
+                place: format!("{:#x}", device.first),
+                description: device.device.describe(),
+                inputs: device.device.inputs(),
             })
             .collect()
     }
@@ -443,7 +460,7 @@ impl MemorySpace {
     pub fn flush(&mut self) -> Vec<DeviceError> {
         let devices = self.devices.iter_mut();
         devices
-            .filter_map(|(_, device)| MemoryDevice::flush(device).err())
+            .filter_map(|device| device.device.flush().err())
             .collect()
     }
 }

@@ -291,16 +291,15 @@ fn an_interrupt_by_vfio_is_of_a_function_that_vfio_has() {
     let parse =
         |pci: &str, more: &str| Policy::from_str("p.toml", &format!("{pci}{interrupt}{more}"));
     let (here, dma) = ("bdf = \"0000:00:10.0\"", "dma = \"vfio\"");
-    let is_message = |policy: &Policy| match policy.interrupt_rules()[0].source {
-        InterruptSource::Vfio { is_message, .. } => is_message,
+    let signal = |policy: &Policy| match policy.interrupt_rules()[0].source {
+        InterruptSource::Vfio { signal, .. } => signal,
         _ => panic!("{policy:?}"),
     };
-    assert!(!is_message(&parse(&pci(here, dma), "").unwrap()));
+    assert_eq!(signal(&parse(&pci(here, dma), "").unwrap()), Signal::Pin);
     // By its ids it may be the function.
     let by_id = pci("device = \"1234:11e8\"", dma);
-    assert!(is_message(
-        &parse(&by_id, "message-signaled = true\n").unwrap()
-    ));
+    let policy = parse(&by_id, "message-signaled = true\n").unwrap();
+    assert_eq!(signal(&policy), Signal::Msi);
     for pci in [
         String::new(),
         pci(here, ""),
@@ -313,9 +312,28 @@ fn an_interrupt_by_vfio_is_of_a_function_that_vfio_has() {
         );
     }
     // The pin or messages, not both.
-    let second = interrupt.replace("5", "6") + "message-signaled = true\n";
-    let error = parse(&pci(here, dma), &second).unwrap_err().to_string();
-    assert!(error.contains("has this interrupt as well"), "{error}");
+    let again = |key: &str| interrupt.replace("5", "6") + key + "\n";
+    for (first, second) in [
+        ("", "message-signaled = true"),
+        ("", "msi-x = 0"),
+        ("message-signaled = true\n", "msi-x = 0"),
+        ("msi-x = 1\n", "msi-x = 1"),
+    ] {
+        let both = format!("{first}{}", again(second));
+        let error = parse(&pci(here, dma), &both).unwrap_err().to_string();
+        assert!(error.contains("has this interrupt as well"), "{error}");
+    }
+    // Each vector of its table is one.
+    let policy = parse(
+        &pci(here, dma),
+        &format!("msi-x = 0\n{}", again("msi-x = 2")),
+    )
+    .unwrap();
+    assert_eq!(signal(&policy), Signal::MsiX(0));
+    let neither = parse(&pci(here, dma), "message-signaled = true\nmsi-x = 0\n");
+    let error = neither.unwrap_err().to_string();
+    assert!(error.contains("cannot both be"), "{error}");
+    assert!(parse(&pci(here, dma), "msi-x = 2048\n").is_err());
     let uio = "[[interrupt]]\nline = 5\nbackend = \"uio\"\ndevice = \"/dev/uio0\"\nmessage-signaled = true\n";
     assert!(Policy::from_str("p.toml", uio).is_err());
 }

@@ -9,7 +9,7 @@ use crate::devices::{
     Adc12, External, Gameport, Lpt, OutputError, Pio8255, Pit, PortDevice, Ram, Rtc, Uart,
 };
 use crate::hardware::Ppdev;
-use crate::machine::{InterruptLine, InterruptLines};
+use crate::machine::{Bus, BusMemory, InterruptLine};
 use crate::pci::{ConfigMechanism, PciBackend, PciSpace, PciStartError};
 use crate::policy::{DeviceSpec, ExternalSpec, IndexPairBackend, Policy, PortBackend, PortRule};
 
@@ -18,8 +18,8 @@ use crate::policy::{DeviceSpec, ExternalSpec, IndexPairBackend, Policy, PortBack
 pub struct Backends {
     /// The machine's PCI functions, for `[[pci]]` rules with `passthrough`.
     pub pci: Option<Box<dyn PciBackend>>,
-    /// The guest's interrupt lines, for device models.
-    pub interrupts: InterruptLines,
+    /// The guest's lines and memory, for device models.
+    pub bus: Bus,
 }
 
 /// A port rule's back end that cannot be set up.
@@ -116,12 +116,12 @@ pub(super) fn open_pairs(policy: &Policy, host: Option<&Arc<HostPorts>>) -> Vec<
 pub(super) fn open_mechanism(
     policy: &Policy,
     backend: Option<Box<dyn PciBackend>>,
-    lines: &InterruptLines,
+    bus: &Bus,
 ) -> Result<Option<ConfigMechanism>, StartError> {
     if policy.pci_rules().is_empty() {
         return Ok(None);
     }
-    let space = PciSpace::with_lines(policy, backend, lines)?;
+    let space = PciSpace::with_bus(policy, backend, bus)?;
     Ok(Some(ConfigMechanism::new(space)))
 }
 
@@ -129,13 +129,13 @@ pub(super) fn open_mechanism(
 pub(super) fn open_devices(
     policy: &Policy,
     host: Option<&Arc<HostPorts>>,
-    lines: &InterruptLines,
+    bus: &Bus,
 ) -> Result<Vec<Option<Box<dyn PortDevice>>>, StartError> {
     let mut second = None;
     let rules = policy.port_rules().iter();
     rules
         .map(|rule| {
-            let device = open_device(policy, rule, host, lines, &mut second)?;
+            let device = open_device(policy, rule, host, bus, &mut second)?;
             if let Some(device) = &device {
                 second = device.second();
             }
@@ -149,7 +149,7 @@ fn open_device(
     policy: &Policy,
     rule: &PortRule,
     host: Option<&Arc<HostPorts>>,
-    lines: &InterruptLines,
+    bus: &Bus,
     second: &mut Option<Box<dyn PortDevice>>,
 ) -> Result<Option<Box<dyn PortDevice>>, StartError> {
     Ok(match (&rule.backend, host) {
@@ -166,8 +166,8 @@ fn open_device(
                 line: rule.line,
                 range: ModelRange::ports(rule.first, rule.port_count()),
             };
-            let line = |irq: Option<u32>| irq.and_then(|irq| lines.line(irq));
-            open_model(backend, &place, line)?
+            let line = |irq: Option<u32>| irq.and_then(|irq| bus.lines.line(irq));
+            open_model(backend, &place, line, &bus.memory)?
         }
     })
 }
@@ -183,11 +183,13 @@ pub(crate) struct ModelPlace<'a> {
     pub(crate) range: ModelRange,
 }
 
-/// Opens a device model; `None` if the back end is none. `interrupt` has the line for the model's own `irq`.
+/// Opens a device model; `None` if the back end is none. `interrupt` has the line for the model's own `irq`,
+/// `memory` is for one that may be a bus master.
 pub(crate) fn open_model(
     backend: &PortBackend,
     place: &ModelPlace<'_>,
     interrupt: impl Fn(Option<u32>) -> Option<InterruptLine>,
+    memory: &BusMemory,
 ) -> Result<Option<Box<dyn PortDevice>>, StartError> {
     let failed = |source| StartError::Output {
         file: place.file.to_owned(),
@@ -207,7 +209,7 @@ pub(crate) fn open_model(
             DeviceSpec::Adc(spec) => {
                 Box::new(Adc12::open(spec, interrupt(spec.irq)).map_err(failed)?)
             }
-            DeviceSpec::External(spec) => Box::new(open_external(spec, place, interrupt)?),
+            DeviceSpec::External(spec) => Box::new(open_external(spec, place, interrupt, memory)?),
             DeviceSpec::Ppdev {
                 device,
                 is_exclusive,
@@ -238,15 +240,19 @@ pub(crate) fn open_model(
     })
 }
 
-/// Opens an external model, which may have ports or memory.
+/// Opens an external model, which may have ports or memory, as [`open_model`].
 pub(crate) fn open_external(
     spec: &ExternalSpec,
     place: &ModelPlace<'_>,
     interrupt: impl Fn(Option<u32>) -> Option<InterruptLine>,
+    memory: &BusMemory,
 ) -> Result<External, StartError> {
-    External::open(spec, place.range, interrupt(spec.irq)).map_err(|source| StartError::External {
-        file: place.file.to_owned(),
-        line: place.line,
-        source,
+    let memory = spec.has_dma.then(|| memory.clone());
+    External::with_memory(spec, place.range, interrupt(spec.irq), memory).map_err(|source| {
+        StartError::External {
+            file: place.file.to_owned(),
+            line: place.line,
+            source,
+        }
     })
 }

@@ -20,7 +20,7 @@ use super::stats::{DeniedCounts, PortRuleStats, PortStats};
 use super::table::{CONFIG_PORTS, DecisionTable, Owner};
 use super::{Decision, DenialReason, Origin, PortOutcome, PortRequest, Width};
 use crate::devices::{DeviceError, RunningModel};
-use crate::machine::InterruptLines;
+use crate::machine::Bus;
 use crate::pci::{ConfigMechanism, PciSpace};
 use crate::policy::{Defaults, LogLimiter, Policy, PortBackend};
 
@@ -103,24 +103,20 @@ impl PortSpace {
     pub fn with_backends(policy: &Policy, backends: Backends) -> Result<Self, StartError> {
         let start = Instant::now();
         let clock = Box::new(move || start.elapsed());
-        let mut space = Self::with_lines(policy, clock, &backends.interrupts)?;
-        space.mechanism = open_mechanism(policy, backends.pci, &backends.interrupts)?;
+        let mut space = Self::with_bus(policy, clock, &backends.bus)?;
+        space.mechanism = open_mechanism(policy, backends.pci, &backends.bus)?;
         Ok(space)
     }
 
     /// Without PCI functions and interrupts, and with a clock that waiting does not move.
     #[cfg(test)]
     pub(super) fn with_clock(policy: &Policy, clock: Clock) -> Result<Self, StartError> {
-        Self::with_lines(policy, clock, &InterruptLines::default())
+        Self::with_bus(policy, clock, &Bus::default())
     }
 
-    fn with_lines(
-        policy: &Policy,
-        clock: Clock,
-        lines: &InterruptLines,
-    ) -> Result<Self, StartError> {
+    fn with_bus(policy: &Policy, clock: Clock, bus: &Bus) -> Result<Self, StartError> {
         let host = open_host(policy)?;
-        let devices = open_devices(policy, host.as_ref(), lines)?;
+        let devices = open_devices(policy, host.as_ref(), bus)?;
         let slots = policy
             .port_rules()
             .iter()

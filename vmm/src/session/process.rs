@@ -52,6 +52,7 @@ impl Process {
             width: width.bytes(),
             write,
             rip: 0,
+            element: 0,
         };
         self.link.send(Message::MirrorPort {
             process: self.id,

@@ -31,7 +31,7 @@ use crate::loader::report::ImportStatus;
 use crate::loader::{Image, ImageError, MapError};
 use crate::machine::host::{self, KvmError, KvmKind};
 use crate::machine::processor_share::{self, ProcessorShare};
-use crate::machine::{CreateError, InterruptLines, VmBuilder, VmConfig};
+use crate::machine::{Bus, CreateError, VmBuilder, VmConfig};
 use crate::msr::{MsrSpace, MsrStartError};
 use crate::observe::clock::Clock;
 use crate::observe::ntstatus::NtStatus;
@@ -408,13 +408,13 @@ fn prepare(
         .policy
         .check_this_host()
         .map_err(MemoryStartError::from)?;
-    let lines = InterruptLines::default();
+    let bus = Bus::default();
     let backends = Backends {
-        interrupts: lines.clone(),
+        bus: bus.clone(),
         pci: Some(Box::new(HostPci::new(functions.clone()))),
     };
     let ports = PortSpace::with_backends(&launch.policy, backends)?;
-    let memory = MemorySpace::with_machine(&launch.policy, launch.memory_bytes, functions, &lines)?;
+    let memory = MemorySpace::with_machine(&launch.policy, launch.memory_bytes, functions, &bus)?;
     let msrs = MsrSpace::new(&launch.policy, Some(Box::new(DevCpuMsr::default())))?;
     let mut builder = VmBuilder::new(
         &kvm,
@@ -428,7 +428,7 @@ fn prepare(
             is_verifying: launch.is_verifying,
         },
     )?;
-    builder.set_interrupt_lines(lines);
+    builder.set_interrupt_lines(bus.lines);
     add_window_memory(&mut builder, &memory)?;
     let mut unbound = Vec::new();
     let mut placed: Vec<Placed<'_>> = Vec::new();
@@ -442,6 +442,7 @@ fn prepare(
     let loads = placed.iter().map(Placed::load).collect();
     let vm = builder.build()?;
     let dma = open_dma(functions, &vm)?;
+    vm.attach(&bus.memory);
     let clock = Clock {
         boot_tsc: vm.boot_time_stamp(),
         tsc_khz: vm.tsc_khz(),

@@ -14,11 +14,13 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, Shutdown,
 };
 
+use super::dma::Dma;
 use super::memory::SharedPage;
 use super::protocol::{
-    Access, Dialogue, Encoded, FromModel, Hello, Inbox, Malformed, Signal, ToModel, Version,
+    Access, Dialogue, Encoded, FromModel, Hello, Inbox, Malformed, Signal, ToModel, Transfer,
+    Version,
 };
-use crate::machine::InterruptLine;
+use crate::machine::{BusMemory, InterruptLine};
 
 /// Messages that a model may send in a second without being asked, which are interrupts.
 const UNASKED_MAX: u32 = 100_000;
@@ -97,6 +99,10 @@ pub(super) struct Link {
     number: u32,
     /// Where accesses go, if the model wants that.
     page: Option<SharedPage>,
+    /// If it may be a bus master.
+    dma: Option<Dma>,
+    /// How long it may take for an answer.
+    limit: Duration,
     unasked: u32,
     unasked_since: Instant,
 }
@@ -107,24 +113,29 @@ impl Link {
         socket: OwnedFd,
         mut hello: Hello,
         line: Option<InterruptLine>,
+        memory: Option<BusMemory>,
         limit: Duration,
     ) -> Result<(Self, Opened), Lost> {
         let page = SharedPage::new()?;
+        let dma = memory.map(Dma::new).transpose()?;
         hello.has_page = true;
+        hello.has_dma = dma.is_some();
         let mut link = Self {
             socket,
             inbox: Inbox::default(),
-            dialogue: Dialogue::new(true),
+            dialogue: Dialogue::new(true).with_dma(dma.is_some()),
             line,
             version: Version::One,
             descriptor: None,
             number: 0,
             page: None,
+            dma,
+            limit,
             unasked: 0,
             unasked_since: Instant::now(),
         };
         let said = ToModel::Hello(hello).encode(Version::One);
-        send_hello(&link.socket, &said, &page)?;
+        send_hello(&link.socket, &said, &page, link.dma.as_ref())?;
         let end = Instant::now() + limit;
         let late = || Lost::Late {
             what: "Ringfence's hello".to_owned(),
@@ -166,6 +177,7 @@ impl Link {
             return Ok(u64::MAX);
         }
         let end = Instant::now() + limit;
+        self.limit = limit;
         self.number = self.number.wrapping_add(1);
         let number = self.number;
         let value = match self.page.take() {
@@ -282,10 +294,24 @@ impl Link {
                 self.signal(signal);
             }
             FromModel::Doorbell => self.count_unasked()?,
+            FromModel::Dma(transfer) => {
+                self.count_unasked()?;
+                self.transfer(transfer)?;
+            }
             FromModel::Goodbye => return Err(Lost::Goodbye),
             FromModel::Hello { .. } | FromModel::Done { .. } => {}
         }
         Ok(Some(message))
+    }
+
+    /// Reads or writes the guest's memory for the model.
+    fn transfer(&self, transfer: Transfer) -> Result<(), Lost> {
+        // Without it nothing passes the dialogue.
+        let Some(dma) = &self.dma else { return Ok(()) };
+        let number = transfer.number;
+        let end = dma.transfer(transfer);
+        let until = Instant::now() + self.limit;
+        self.send(ToModel::DmaDone { number, end }, until, self.limit)
     }
 
     /// Whether bytes have come.
@@ -398,12 +424,18 @@ pub(super) fn poll(
     }
 }
 
-fn send_hello(socket: &OwnedFd, bytes: &Encoded, page: &SharedPage) -> Result<(), Lost> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+fn send_hello(
+    socket: &OwnedFd,
+    bytes: &Encoded,
+    page: &SharedPage,
+    dma: Option<&Dma>,
+) -> Result<(), Lost> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let descriptors = [page.descriptor()];
+    let mut descriptors = vec![page.descriptor()];
+    descriptors.extend(dma.map(Dma::descriptor));
     let has_room = ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-    debug_assert!(has_room, "the space is for one descriptor");
+    debug_assert!(has_room, "the space is for two descriptors");
     let sent = rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SEND)?;
     if sent < bytes.len() {
         // A new socket has room for more than this.

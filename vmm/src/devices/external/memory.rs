@@ -22,12 +22,7 @@ pub(super) struct SharedPage {
 
 impl SharedPage {
     pub(super) fn new() -> io::Result<Self> {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = File::from(rustix::fs::memfd_create("ringfence-model", flags)?);
-        file.set_len(PAGE_BYTES as u64)?;
-        rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        let region = MmapRegion::from_file(FileOffset::new(file.try_clone()?, 0), PAGE_BYTES)
-            .map_err(io::Error::other)?;
+        let (file, region) = shared("ringfence-model", PAGE_BYTES)?;
         Ok(Self { file, region })
     }
 
@@ -79,6 +74,17 @@ impl SharedPage {
             }
         })
     }
+}
+
+/// Memory of a sealed size, and a view of it.
+pub(super) fn shared(name: &str, bytes: usize) -> io::Result<(File, MmapRegion)> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = File::from(rustix::fs::memfd_create(name, flags)?);
+    file.set_len(bytes as u64)?;
+    rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    let region = MmapRegion::from_file(FileOffset::new(file.try_clone()?, 0), bytes)
+        .map_err(io::Error::other)?;
+    Ok((file, region))
 }
 
 /// Low and high.

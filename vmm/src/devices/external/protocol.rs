@@ -18,6 +18,8 @@ pub const LONG_MESSAGE_BYTES: usize = 24;
 pub const MAGIC: u32 = u32::from_le_bytes(*b"RFDM");
 /// Bytes of the shared memory.
 pub const PAGE_BYTES: usize = 4096;
+/// Bytes of the buffer between a bus master and the guest's memory.
+pub const DMA_BYTES: usize = 65536;
 
 /// A version of the protocol.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -108,6 +110,7 @@ const RESET: u8 = 0x04;
 const DOORBELL: u8 = 0x05;
 const GOODBYE: u8 = 0x06;
 const RANGE: u8 = 0x07;
+const DMA_DONE: u8 = 0x08;
 /// What a message of the model's has in its kind besides.
 const FROM_MODEL: u8 = 0x80;
 const MODEL_HELLO: u8 = FROM_MODEL | HELLO;
@@ -117,11 +120,15 @@ const DEASSERT: u8 = FROM_MODEL | 0x04;
 const MODEL_DOORBELL: u8 = FROM_MODEL | DOORBELL;
 const MODEL_GOODBYE: u8 = FROM_MODEL | GOODBYE;
 const PULSE: u8 = FROM_MODEL | 0x07;
+const DMA: u8 = FROM_MODEL | 0x08;
 
 const FLAG_LINE: u16 = 1 << 0;
 const FLAG_PAGE: u16 = 1 << 1;
 const FLAG_AGAIN: u16 = 1 << 2;
 const FLAG_MEMORY: u16 = 1 << 3;
+const FLAG_DMA: u16 = 1 << 4;
+/// Of [`DMA`]: to the guest's memory.
+const DMA_FLAG_WRITE: u16 = 1 << 0;
 const MODEL_FLAG_PAGE: u32 = 1 << 0;
 const MODEL_FLAG_EVENT: u32 = 1 << 1;
 
@@ -189,6 +196,44 @@ pub struct Hello {
     pub has_page: bool,
     /// Whether the run had a connection before this one.
     pub is_again: bool,
+    /// Whether the model may be a bus master; a buffer comes with the message, after the shared memory.
+    pub has_dma: bool,
+}
+
+/// A transfer between the buffer and the guest's memory, as a bus master.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Transfer {
+    /// Whatever the model calls it by.
+    pub number: u32,
+    /// The guest-physical address.
+    pub address: u64,
+    /// Bytes, 1 to [`DMA_BYTES`].
+    pub bytes: u32,
+    /// Where they are in the buffer, all of them.
+    pub buffer_offset: u32,
+    /// Whether they go to the guest's memory.
+    pub is_write: bool,
+}
+
+/// What has become of a [`Transfer`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TransferEnd {
+    /// It is done.
+    Done,
+    /// Not all of it is memory for devices; nothing was moved.
+    NoMemory,
+    /// The PCI function's bus master bit is not set; nothing was moved.
+    NoMaster,
+}
+
+impl TransferEnd {
+    const fn number(self) -> u64 {
+        match self {
+            Self::Done => 0,
+            Self::NoMemory => 1,
+            Self::NoMaster => 2,
+        }
+    }
 }
 
 /// A message of Ringfence's.
@@ -209,6 +254,13 @@ pub enum ToModel {
     Reset,
     /// There is an access in the shared memory.
     Doorbell,
+    /// A transfer is over.
+    DmaDone {
+        /// The model's number for it.
+        number: u32,
+        /// What has become of it.
+        end: TransferEnd,
+    },
     /// The run ends.
     Goodbye,
 }
@@ -228,6 +280,7 @@ impl ToModel {
                     (said.has_page, FLAG_PAGE),
                     (said.is_again, FLAG_AGAIN),
                     (said.range.is_memory, FLAG_MEMORY),
+                    (said.has_dma, FLAG_DMA),
                 ];
                 let flags = flags
                     .into_iter()
@@ -254,6 +307,11 @@ impl ToModel {
             },
             Self::Reset => plain(RESET),
             Self::Doorbell => plain(DOORBELL),
+            Self::DmaDone { number, end } => Fields {
+                value: end.number(),
+                number,
+                ..plain(DMA_DONE)
+            },
             Self::Goodbye => plain(GOODBYE),
         };
         fields.encode(version)
@@ -296,6 +354,8 @@ pub enum FromModel {
     Signal(Signal),
     /// There is an answer in the shared memory.
     Doorbell,
+    /// Version 2: the guest's memory is to be read or written.
+    Dma(Transfer),
     /// The model leaves.
     Goodbye,
 }
@@ -324,6 +384,12 @@ pub enum Malformed {
     /// The hello asks for memory that it was not given.
     #[error("a hello that asks for shared memory, which there is not")]
     Memory,
+    /// A transfer that is not in the buffer.
+    #[error("a transfer that is empty, or does not lie in the buffer")]
+    Buffer,
+    /// A transfer that the rule does not allow.
+    #[error("a transfer, although its rule has no `dma = true`")]
+    NoDma,
     /// Not a hello, before it.
     #[error("a message of kind {0:#04x} before its hello")]
     BeforeHello(u8),
@@ -393,6 +459,25 @@ impl FromModel {
                 value: number(16, 8),
             }),
             (DONE, _) => Err(field),
+            (DMA, Version::Two) => {
+                let [flags, rest] = [number(2, 1), number(3, 1)];
+                if !is_empty(1..2) || flags & !u64::from(DMA_FLAG_WRITE) != 0 || rest != 0 {
+                    return Err(field);
+                }
+                let word = |at| u32::try_from(number(at, 4)).unwrap_or(u32::MAX);
+                let (bytes, buffer_offset) = (word(16), word(20));
+                let end = number(16, 4) + number(20, 4);
+                if bytes == 0 || end > DMA_BYTES as u64 {
+                    return Err(Malformed::Buffer);
+                }
+                Ok(Self::Dma(Transfer {
+                    number: word(4),
+                    address: number(8, 8),
+                    bytes,
+                    buffer_offset,
+                    is_write: flags != 0,
+                }))
+            }
             (ASSERT | DEASSERT | PULSE | MODEL_DOORBELL | MODEL_GOODBYE, _) => {
                 if !is_empty(1..length) {
                     return Err(field);
@@ -435,6 +520,13 @@ impl FromModel {
             Self::Signal(Signal::Deassert) => plain(DEASSERT),
             Self::Signal(Signal::Pulse) => plain(PULSE),
             Self::Doorbell => plain(MODEL_DOORBELL),
+            Self::Dma(transfer) => Fields {
+                flags: if transfer.is_write { DMA_FLAG_WRITE } else { 0 },
+                offset: transfer.address,
+                value: u64::from(transfer.bytes) | u64::from(transfer.buffer_offset) << 32,
+                number: transfer.number,
+                ..plain(DMA)
+            },
             Self::Goodbye => plain(MODEL_GOODBYE),
         };
         fields.encode(version)

@@ -38,6 +38,7 @@ fn spec(socket: PathBuf, millis: u64) -> ExternalSpec {
         command: None,
         answer_limit: Duration::from_millis(millis),
         irq: None,
+        has_dma: false,
     }
 }
 

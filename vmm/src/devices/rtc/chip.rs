@@ -1,13 +1,16 @@
 //! The chip's registers.
 
 use std::fmt;
-use std::io;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::date::Date;
 use crate::devices::DeviceError;
 use crate::devices::output::OutputError;
+use crate::observe::own_file;
 use crate::policy::RtcSpec;
 use crate::ports::Width;
 
@@ -49,7 +52,8 @@ pub(super) struct Chip {
     frozen: Option<Date>,
     /// When register C was last read.
     pub(super) looked_at: i64,
-    nvram: Option<PathBuf>,
+    /// The memory's file, this clock's alone, and its path.
+    nvram: Option<(File, PathBuf)>,
     is_dirty: bool,
     failure: Option<String>,
 }
@@ -73,23 +77,24 @@ impl Chip {
     pub(super) fn open(spec: &RtcSpec) -> Result<Self, OutputError> {
         let mut rtc = Self::with_clock(spec.offset, Box::new(host_clock));
         if let Some(path) = &spec.nvram {
-            match std::fs::read(path) {
-                Ok(found) => {
-                    for (byte, found) in rtc.bytes[MEMORY..].iter_mut().zip(found) {
-                        *byte = found;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(source) => {
-                    return Err(OutputError {
-                        path: path.display().to_string(),
-                        source,
-                    });
-                }
-            }
-            rtc.nvram = Some(path.clone());
+            let file = rtc.load(path).map_err(|source| OutputError {
+                path: path.display().to_string(),
+                source,
+            })?;
+            rtc.nvram = Some((file, path.clone()));
         }
         Ok(rtc)
+    }
+
+    /// Opens the memory's file, and takes what it has.
+    fn load(&mut self, path: &Path) -> io::Result<File> {
+        let file = own_file::keep(path)?;
+        let mut found = Vec::new();
+        (&file).take(BYTES as u64).read_to_end(&mut found)?;
+        for (byte, found) in self.bytes[MEMORY..].iter_mut().zip(found) {
+            *byte = found;
+        }
+        Ok(file)
     }
 
     pub(super) fn with_clock(offset_seconds: i64, clock: Clock) -> Self {
@@ -329,8 +334,11 @@ impl Chip {
     }
 
     pub(super) fn flush(&mut self) -> Result<(), DeviceError> {
-        if let (true, Some(path)) = (std::mem::take(&mut self.is_dirty), &self.nvram)
-            && let Err(error) = std::fs::write(path, &self.bytes[MEMORY..])
+        let memory = &self.bytes[MEMORY..];
+        if let (true, Some((file, path))) = (std::mem::take(&mut self.is_dirty), &self.nvram)
+            && let Err(error) = file
+                .write_all_at(memory, 0)
+                .and_then(|()| file.set_len(memory.len() as u64))
         {
             self.failure = Some(format!(
                 "cannot keep its memory in {}: {error}",

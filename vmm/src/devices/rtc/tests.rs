@@ -129,12 +129,35 @@ fn memory_is_kept_in_its_file() {
     let mut first = Chip::open(&spec).unwrap();
     write(&mut first, 0x7F, 0xAB);
     first.flush().unwrap();
+    drop(first);
     assert_eq!(read(&mut Chip::open(&spec).unwrap(), 0x7F), 0xAB);
     let lost = RtcSpec {
         nvram: Some(folder.path().to_owned()),
         ..spec
     };
     assert!(Chip::open(&lost).is_err());
+}
+
+#[test]
+fn memory_in_a_file_is_one_clocks_until_it_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = RtcSpec {
+        offset: 0,
+        nvram: Some(folder.path().join("cmos")),
+        irq: None,
+    };
+    let mut first = Chip::open(&spec).unwrap();
+    write(&mut first, 0x40, 0x11);
+    first.flush().unwrap();
+    // Both would keep all bytes at their end: the last one those that the other has changed, as they were before.
+    let error = crate::error_chain(&Chip::open(&spec).unwrap_err());
+    assert!(error.contains("ringfence ps"), "{error}");
+    assert!(error.contains("cmos"), "{error}");
+    write(&mut first, 0x41, 0x22);
+    first.flush().unwrap();
+    drop(first);
+    let mut next = Chip::open(&spec).unwrap();
+    assert_eq!((read(&mut next, 0x40), read(&mut next, 0x41)), (0x11, 0x22));
 }
 
 #[test]

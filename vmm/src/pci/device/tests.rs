@@ -39,7 +39,7 @@ fn device(pin: Option<InterruptPin>) -> PciDevice {
     let registers = Mapped::new(Box::new(Ram::new(16, &[0x11, 0x22], 0)), 16);
     let memory = Behind::Memory(Box::new(registers));
     let ram = Behind::Ram(MmapRegion::new(0x10_0000).unwrap());
-    PciDevice::new(ID, &model, vec![ports, memory, ram], pin)
+    PciDevice::new(ID, &model, vec![ports, memory, ram], pin, Arc::default())
 }
 
 fn read(device: &PciDevice, register: u16) -> u32 {

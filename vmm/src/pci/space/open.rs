@@ -1,11 +1,14 @@
 //! What modelled functions need at the start.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use vm_memory::{MmapRegion, VolatileMemory};
 
 use super::{Behind, PciDevice, PciStartError};
 use crate::devices::external::ModelRange;
 use crate::devices::{Mapped, Ram};
-use crate::machine::{InterruptLine, InterruptLines, InterruptPin};
+use crate::machine::{Bus, BusMemory, InterruptLine, InterruptPin};
 use crate::policy::{BarKind, DeviceSpec, PciBar, PciId, PciModel, Policy, PortBackend};
 use crate::ports::{ModelPlace, open_external, open_model};
 
@@ -14,23 +17,26 @@ pub(super) fn open(
     policy: &Policy,
     id: PciId,
     model: &PciModel,
-    lines: &InterruptLines,
+    bus: &Bus,
 ) -> Result<PciDevice, PciStartError> {
-    let line = model.interrupt.and_then(|pin| lines.line(pin.line));
+    let line = model.interrupt.and_then(|pin| bus.lines.line(pin.line));
     let pin = line.map(InterruptPin::new);
+    let is_master = Arc::new(AtomicBool::new(false));
+    let memory = bus.memory.of_function(Arc::clone(&is_master));
     let parts = (0..).zip(&model.bars);
     let behind = parts.map(|(part, bar)| {
         let interrupt = pin.as_ref().map(|pin| pin.part(part));
-        open_bar(policy, bar, interrupt.as_ref())
+        open_bar(policy, bar, interrupt.as_ref(), &memory)
     });
     let behind = behind.collect::<Result<_, _>>()?;
-    Ok(PciDevice::new(id, model, behind, pin))
+    Ok(PciDevice::new(id, model, behind, pin, is_master))
 }
 
 fn open_bar(
     policy: &Policy,
     bar: &PciBar,
     interrupt: Option<&InterruptLine>,
+    memory: &BusMemory,
 ) -> Result<Behind, PciStartError> {
     let is_port = bar.kind == BarKind::Port;
     let failed = |error| PciStartError::Device(Box::new(error));
@@ -54,10 +60,10 @@ fn open_bar(
     if let (PortBackend::Device(spec), false) = (&bar.backend, is_port)
         && let DeviceSpec::External(spec) = &**spec
     {
-        let device = open_external(spec, &place, line).map_err(failed)?;
+        let device = open_external(spec, &place, line, memory).map_err(failed)?;
         return Ok(Behind::Memory(Box::new(device)));
     }
-    let device = open_model(&bar.backend, &place, line).map_err(failed)?;
+    let device = open_model(&bar.backend, &place, line, memory).map_err(failed)?;
     // The parser lets nothing through that is no model.
     let device = device.unwrap_or_else(|| Box::new(Ram::new(0, &[], 0)));
     let registers = match &bar.backend {

@@ -4,10 +4,10 @@ use std::io;
 
 use vm_memory::{MmapRegion, VolatileMemory};
 
-use crate::devices::External;
+use crate::devices::MemoryDevice;
 use crate::devices::external::ModelRange;
-use crate::hardware::{HostMapping, MappingError, VfioFunctions, Wish};
-use crate::machine::InterruptLines;
+use crate::hardware::{HostMapping, HostPages, MappingError, VfioFunctions, Wish, open_host_pages};
+use crate::machine::{Bus, DEVICE_ADDRESS_MAX};
 use crate::policy::values::read_limited;
 use crate::policy::{AccessMode, MemoryBackend, MemoryRule, Policy, PolicyError};
 use crate::ports::{ModelPlace, open_external};
@@ -123,11 +123,21 @@ impl MemoryBacking {
     }
 }
 
-/// The devices of rules that have one.
-pub(super) fn open_devices(
+/// A device behind a rule's range, or behind some pages of it; every access leaves the guest.
+#[derive(Debug)]
+pub(super) struct DeviceRange {
+    /// The rule's place in the policy.
+    pub(super) rule: usize,
+    pub(super) first: u64,
+    pub(super) last: u64,
+    pub(super) device: Box<dyn MemoryDevice>,
+}
+
+/// The device models of rules that have one.
+pub(super) fn open_models(
     policy: &Policy,
-    lines: &InterruptLines,
-) -> Result<Vec<(usize, External)>, MemoryStartError> {
+    bus: &Bus,
+) -> Result<Vec<DeviceRange>, MemoryStartError> {
     let rules = policy.memory_rules().iter().enumerate();
     rules
         .filter_map(|(index, rule)| match &rule.backend {
@@ -144,32 +154,47 @@ pub(super) fn open_devices(
                     is_memory: true,
                 },
             };
-            let line = |irq: Option<u32>| irq.and_then(|irq| lines.line(irq));
-            let device = open_external(spec, &place, line)
+            let line = |irq: Option<u32>| irq.and_then(|irq| bus.lines.line(irq));
+            let device = open_external(spec, &place, line, &bus.memory)
                 .map_err(|error| MemoryStartError::Device(Box::new(error)))?;
-            Ok((index, device))
+            Ok(DeviceRange {
+                rule: index,
+                first: rule.first,
+                last: rule.last,
+                device: Box::new(device),
+            })
         })
         .collect()
+}
+
+/// What is behind memory rules but for device models.
+#[derive(Debug, Default)]
+pub(super) struct Behind {
+    /// By ascending physical address.
+    pub(super) backings: Vec<MemoryBacking>,
+    /// Parts of real BARs that are not mapped.
+    pub(super) devices: Vec<DeviceRange>,
 }
 
 /// The memory of all rules: of adjacent `ram` rules together, filled; of each `passthrough` rule by itself.
 pub(super) fn allocate(
     policy: &Policy,
     functions: &VfioFunctions,
-) -> Result<Vec<MemoryBacking>, MemoryStartError> {
-    let mut rules: Vec<&MemoryRule> = policy
+) -> Result<Behind, MemoryStartError> {
+    let mut rules: Vec<(usize, &MemoryRule)> = policy
         .memory_rules()
         .iter()
-        .filter(|rule| {
+        .enumerate()
+        .filter(|(_, rule)| {
             !matches!(
                 rule.backend,
                 MemoryBackend::Deny | MemoryBackend::External(_)
             )
         })
         .collect();
-    rules.sort_by_key(|rule| rule.first);
+    rules.sort_by_key(|(_, rule)| rule.first);
     let mut total = 0_u64;
-    for rule in &rules {
+    for (_, rule) in &rules {
         total = total.saturating_add(rule.bytes());
         if total > RAM_BYTES_MAX {
             return Err(MemoryStartError::TooLarge {
@@ -179,25 +204,31 @@ pub(super) fn allocate(
             });
         }
     }
-    rules
-        .chunk_by(|rule, next| {
-            let is_ram = |rule: &MemoryRule| matches!(rule.backend, MemoryBackend::Ram { .. });
-            is_ram(rule) && is_ram(next) && rule.last + 1 == next.first
-        })
-        .map(|run| match run {
-            [rule] if matches!(rule.backend, MemoryBackend::Passthrough { .. }) => {
-                map_host(policy, rule, functions)
+    let mut behind = Behind::default();
+    let runs = rules.chunk_by(|(_, rule), (_, next)| {
+        let is_ram = |rule: &MemoryRule| matches!(rule.backend, MemoryBackend::Ram { .. });
+        is_ram(rule) && is_ram(next) && rule.last + 1 == next.first
+    });
+    for run in runs {
+        match run {
+            [(index, rule)] if matches!(rule.backend, MemoryBackend::Passthrough { .. }) => {
+                open_host(policy, (*index, rule), functions, &mut behind)?;
             }
-            _ => allocate_run(policy, run),
-        })
-        .collect()
+            _ => {
+                let run: Vec<&MemoryRule> = run.iter().map(|(_, rule)| *rule).collect();
+                behind.backings.push(allocate_run(policy, &run)?);
+            }
+        }
+    }
+    Ok(behind)
 }
 
-fn map_host(
+fn open_host(
     policy: &Policy,
-    rule: &MemoryRule,
+    (index, rule): (usize, &MemoryRule),
     functions: &VfioFunctions,
-) -> Result<MemoryBacking, MemoryStartError> {
+    behind: &mut Behind,
+) -> Result<(), MemoryStartError> {
     let MemoryBackend::Passthrough {
         source,
         source_first,
@@ -215,17 +246,34 @@ fn map_host(
         is_writable,
         is_danger_accepted: rule.is_danger_accepted,
     };
-    let mapping =
-        HostMapping::open(&wish, functions).map_err(|source| MemoryStartError::Passthrough {
-            file: policy.file().to_owned(),
-            line: rule.line,
-            source,
-        })?;
-    Ok(MemoryBacking {
-        physical: rule.first,
-        is_writable,
-        memory: Memory::Host(mapping),
-    })
+    let failed = |source| MemoryStartError::Passthrough {
+        file: policy.file().to_owned(),
+        line: rule.line,
+        source,
+    };
+    let mut at = rule.first;
+    for (bytes, pages) in open_host_pages(&wish, functions).map_err(failed)? {
+        let last = at + (bytes - 1);
+        match pages {
+            HostPages::Mapped(mapping) => behind.backings.push(MemoryBacking {
+                physical: at,
+                is_writable,
+                memory: Memory::Host(mapping),
+            }),
+            // An access tells its address only up to there.
+            HostPages::Trapped(_) if last > DEVICE_ADDRESS_MAX => {
+                return Err(failed(MappingError::TooHigh { address: at }));
+            }
+            HostPages::Trapped(region) => behind.devices.push(DeviceRange {
+                rule: index,
+                first: at,
+                last,
+                device: Box::new(region),
+            }),
+        }
+        at += bytes;
+    }
+    Ok(())
 }
 
 fn allocate_run(policy: &Policy, run: &[&MemoryRule]) -> Result<MemoryBacking, MemoryStartError> {

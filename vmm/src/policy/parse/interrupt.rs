@@ -7,7 +7,7 @@ use super::common::{check_keys, comment, name, place, required_backend};
 use crate::policy::fields::{Context, Fields};
 use crate::policy::overlap::at_place;
 use crate::policy::schema::INTERRUPT;
-use crate::policy::{InterruptRule, InterruptSource, PciAddress, Policy, UioDevice};
+use crate::policy::{InterruptRule, InterruptSource, PciAddress, Policy, Signal, UioDevice};
 
 const FUNCTION: &str = "a PCI function such as \"0000:00:10.0\"";
 const DEVICE: &str = "a PCI function such as \"0000:00:10.0\", or \"/dev/uio0\"";
@@ -35,18 +35,28 @@ pub(super) fn parse_interrupt(
     }
     let line = fields.bounded(context, &INTERRUPT, "line");
     let is_message = fields.flag(context, "message-signaled");
+    let vector = fields
+        .bounded(context, &INTERRUPT, "msi-x")
+        .and_then(|vector| u16::try_from(vector).ok());
+    if is_message && vector.is_some() {
+        context.error(
+            &fields.span_of("msi-x"),
+            "`message-signaled` and `msi-x` cannot both be: a function has MSI or MSI-X on"
+                .to_owned(),
+            "one of the two",
+        );
+    }
+    let signal = match vector {
+        Some(vector) => Signal::MsiX(vector),
+        None if is_message => Signal::Msi,
+        None => Signal::Pin,
+    };
     let source = match kind {
         Some(InterruptKind::Uio) => {
             named(context, fields, DEVICE, device).map(InterruptSource::Uio)
         }
-        Some(InterruptKind::Vfio) => {
-            named(context, fields, FUNCTION, PciAddress::parse).map(|address| {
-                InterruptSource::Vfio {
-                    address,
-                    is_message,
-                }
-            })
-        }
+        Some(InterruptKind::Vfio) => named(context, fields, FUNCTION, PciAddress::parse)
+            .map(|address| InterruptSource::Vfio { address, signal }),
         Some(InterruptKind::EventFd) => fields
             .bounded(context, &INTERRUPT, "fd")
             .and_then(|number| i32::try_from(number).ok())

@@ -418,6 +418,7 @@ pub(super) fn parse_external(
         command,
         answer_limit: Duration::from_millis(millis),
         irq,
+        has_dma: fields.flag(context, "dma"),
     })
 }
 

@@ -15,6 +15,7 @@ const SUBSYSTEM: usize = 0x2C;
 /// Bits of the command register.
 const IO_SPACE: u8 = 1 << 0;
 const MEMORY_SPACE: u8 = 1 << 1;
+const BUS_MASTER: u8 = 1 << 2;
 
 /// Reads the keys of a function with backend "model".
 pub(super) fn parse_function(context: &mut Context<'_>, fields: &Fields<'_>) -> PciModel {
@@ -44,7 +45,7 @@ pub(super) fn parse_function(context: &mut Context<'_>, fields: &Fields<'_>) -> 
             None => context.error(&span, format!("`subsystem` cannot be \"{text}\""), example),
         }
     }
-    // As the firmware leaves it: what has a place is decoded.
+    // As firmware and NT's PCI bus driver leave it: what has a place is decoded, what has DMA is a bus master.
     if given.len() <= COMMAND {
         let bits = bars.iter().filter(|bar| bar.base.is_some()).map(|bar| {
             if bar.kind == BarKind::Port {
@@ -53,7 +54,10 @@ pub(super) fn parse_function(context: &mut Context<'_>, fields: &Fields<'_>) -> 
                 MEMORY_SPACE
             }
         });
-        let command = bits.fold(0, |all, bit| all | bit);
+        let mut command = bits.fold(0, |all, bit| all | bit);
+        if bars.iter().any(|bar| bar.backend.has_dma()) {
+            command |= BUS_MASTER;
+        }
         if command != 0 {
             put(COMMAND, &[command]);
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::*;
-use crate::machine::InterruptLines;
+use crate::machine::Bus;
 use crate::pci::{PciRequest, PciSpace};
 use crate::policy::gate::Gate;
 
@@ -135,8 +135,8 @@ proptest! {
         let time = Arc::new(AtomicU64::new(0));
         let for_space = Arc::clone(&time);
         let clock = Box::new(move || Duration::from_nanos(for_space.load(Ordering::Relaxed)));
-        let lines = InterruptLines::default();
-        let mut space = PciSpace::with_clock(&policy, None, &lines, clock).unwrap();
+        let bus = Bus::default();
+        let mut space = PciSpace::with_clock(&policy, None, &bus, clock).unwrap();
         let mut naive = NaiveLimits::new(rate, false, quota);
         let address = PciAddress { segment: 0, bus: 0, device: 3, function: 0 };
         for (number, pause) in (0..).zip(pauses) {

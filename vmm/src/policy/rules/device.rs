@@ -178,6 +178,8 @@ pub struct ExternalSpec {
     pub answer_limit: Duration,
     /// The interrupt line.
     pub irq: Option<u32>,
+    /// Whether it may be a bus master.
+    pub has_dma: bool,
 }
 
 impl fmt::Display for ExternalSpec {

@@ -24,9 +24,20 @@ pub enum InterruptSource {
     Vfio {
         /// The function.
         address: PciAddress,
-        /// By MSI instead of its interrupt pin.
-        is_message: bool,
+        /// Which of its interrupts.
+        signal: Signal,
     },
+}
+
+/// How a PCI function interrupts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Signal {
+    /// By its interrupt pin.
+    Pin,
+    /// By its one message.
+    Msi,
+    /// By a vector of its MSI-X table.
+    MsiX(u16),
 }
 
 impl InterruptSource {
@@ -40,11 +51,23 @@ impl InterruptSource {
         }
     }
 
-    /// Whether both are one interrupt: a function has its pin or messages, not both.
+    /// Whether both cannot be: they are one interrupt, or a function's by different means. It has its pin, MSI or MSI-X.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Vfio { address, .. }, Self::Vfio { address: other, .. }) => address == other,
+            (
+                Self::Vfio { address, signal },
+                Self::Vfio {
+                    address: other,
+                    signal: others,
+                },
+            ) => {
+                let are_vectors = matches!(
+                    (signal, others),
+                    (Signal::MsiX(vector), Signal::MsiX(other)) if vector != other
+                );
+                address == other && !are_vectors
+            }
             _ => self == other,
         }
     }

@@ -15,7 +15,7 @@ pub use device::{
     UartSpec, Wave,
 };
 pub use index_pair::{IndexPair, IndexPairBackend, IndexRegister};
-pub use interrupt::{InterruptRule, InterruptSource, UioDevice};
+pub use interrupt::{InterruptRule, InterruptSource, Signal, UioDevice};
 pub use memory::{CacheMode, MemoryBackend, MemoryRule, MemorySource};
 pub use msr::{MsrBackendKind, MsrRule};
 pub use pci::{

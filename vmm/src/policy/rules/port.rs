@@ -42,6 +42,14 @@ impl PortBackend {
         }
     }
 
+    /// Whether it may be a bus master.
+    pub(crate) fn has_dma(&self) -> bool {
+        match self {
+            Self::Device(spec) => matches!(&**spec, DeviceSpec::External(spec) if spec.has_dma),
+            _ => false,
+        }
+    }
+
     /// How many registers of a byte a model has, and which they are: the least that a range for it has.
     #[must_use]
     pub(crate) fn registers(&self) -> (u64, &'static str) {

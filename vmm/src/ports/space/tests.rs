@@ -86,6 +86,7 @@ fn exits_come_in_and_answers_and_records_go_out() {
             width,
             write,
             rip: 0,
+            element: 0,
         };
         let outcome = space.access(PortRequest::from_exit(exit).unwrap());
         let record = space.record(outcome.decision);
@@ -118,6 +119,7 @@ fn exits_come_in_and_answers_and_records_go_out() {
             width,
             write: None,
             rip: 0,
+            element: 0,
         };
         assert_eq!(PortRequest::from_exit(exit), None);
     }
@@ -262,7 +264,7 @@ fn output_that_cannot_be_created_names_the_rule() {
     let error = PortSpace::new(&policy(text)).unwrap_err();
     assert_eq!(
         crate::error_chain(&error),
-        "s.toml:2: backend \"lpt\" cannot start: cannot create its output /nonexistent/x: \
+        "s.toml:2: backend \"lpt\" cannot start: cannot open /nonexistent/x: \
          No such file or directory (os error 2)"
     );
 }

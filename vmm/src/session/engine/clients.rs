@@ -392,6 +392,7 @@ impl Engine {
             },
             write: is_write.then_some(value),
             rip: 0,
+            element: 0,
         };
         if !self.responder.mirror.allows(process, port, width) {
             return Err(STATUS_PRIVILEGED_INSTRUCTION);

@@ -57,6 +57,7 @@ impl Inbox {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Dialogue {
     has_page: bool,
+    has_dma: bool,
     is_open: bool,
     awaited: Option<u32>,
 }
@@ -67,9 +68,16 @@ impl Dialogue {
     pub const fn new(has_page: bool) -> Self {
         Self {
             has_page,
+            has_dma: false,
             is_open: false,
             awaited: None,
         }
+    }
+
+    /// As [`Self::new`], for a model that may be a bus master.
+    #[must_use]
+    pub const fn with_dma(self, has_dma: bool) -> Self {
+        Self { has_dma, ..self }
     }
 
     /// Whether the model's hello has come.
@@ -107,7 +115,9 @@ impl Dialogue {
                 }
                 self.awaited = None;
             }
-            FromModel::Signal(_) | FromModel::Doorbell | FromModel::Goodbye => {}
+            FromModel::Dma(_) if !self.has_dma => return Err(Malformed::NoDma),
+            FromModel::Dma(_) | FromModel::Signal(_) | FromModel::Doorbell | FromModel::Goodbye => {
+            }
         }
         Ok(message)
     }

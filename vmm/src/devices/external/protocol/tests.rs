@@ -3,8 +3,16 @@ use proptest::prelude::*;
 
 const VERSIONS: [Version; 2] = [Version::One, Version::Two];
 
+const TRANSFER: Transfer = Transfer {
+    number: 0x0506_0708,
+    address: 0x0000_0001_0200_3000,
+    bytes: 0x1234,
+    buffer_offset: 0x8000,
+    is_write: true,
+};
+
 fn messages(version: Version) -> Vec<FromModel> {
-    vec![
+    let mut messages = vec![
         FromModel::Hello {
             version,
             width: 2,
@@ -23,7 +31,60 @@ fn messages(version: Version) -> Vec<FromModel> {
         FromModel::Signal(Signal::Pulse),
         FromModel::Doorbell,
         FromModel::Goodbye,
-    ]
+    ];
+    if version == Version::Two {
+        messages.push(FromModel::Dma(TRANSFER));
+    }
+    messages
+}
+
+#[test]
+fn transfers_lie_in_the_buffer_and_are_for_bus_masters_of_version_2() {
+    let mut bytes = *b"\x88\0\x01\0\x08\x07\x06\x05\0\x30\0\x02\x01\0\0\0\x34\x12\0\0\0\x80\0\0";
+    assert_eq!(*FromModel::Dma(TRANSFER).encode(Version::Two), bytes);
+    assert_eq!(
+        FromModel::decode(&bytes, Version::Two),
+        Ok(FromModel::Dma(TRANSFER))
+    );
+    let of_version_1 = FromModel::decode(&bytes[..MESSAGE_BYTES], Version::One);
+    assert_eq!(of_version_1, Err(Malformed::Kind(0x88)));
+    let mut with = |size: u32, offset: u32| {
+        bytes[16..20].copy_from_slice(&size.to_le_bytes());
+        bytes[20..].copy_from_slice(&offset.to_le_bytes());
+        FromModel::decode(&bytes, Version::Two)
+    };
+    let last = u32::try_from(DMA_BYTES).unwrap();
+    for (size, offset) in [(1, last - 1), (last, 0)] {
+        assert!(matches!(with(size, offset), Ok(FromModel::Dma(_))));
+    }
+    for (size, offset) in [
+        (0, 0),
+        (1, last),
+        (last, 1),
+        (last + 1, 0),
+        (u32::MAX, u32::MAX),
+    ] {
+        assert_eq!(with(size, offset), Err(Malformed::Buffer));
+    }
+
+    let done = ToModel::DmaDone {
+        number: 7,
+        end: TransferEnd::NoMaster,
+    };
+    assert_eq!(
+        *done.encode(Version::Two),
+        *b"\x08\0\0\0\x07\0\0\0\0\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0"
+    );
+    let hello = messages(Version::Two)[0];
+    for (has_dma, expected) in [
+        (true, Ok(FromModel::Dma(TRANSFER))),
+        (false, Err(Malformed::NoDma)),
+    ] {
+        let mut dialogue = Dialogue::new(true).with_dma(has_dma);
+        assert!(dialogue.judge(FromModel::Dma(TRANSFER)).is_err());
+        dialogue.judge(hello).unwrap();
+        assert_eq!(dialogue.judge(FromModel::Dma(TRANSFER)), expected);
+    }
 }
 
 #[test]
@@ -34,6 +95,7 @@ fn messages_have_the_documented_bytes() {
             has_line: true,
             has_page: true,
             is_again: false,
+            has_dma: false,
         })
     };
     let ports = said(ModelRange::ports(0x300, 8));
@@ -108,8 +170,9 @@ fn fields_that_a_message_does_not_have_are_zero() {
                 let mut changed = bytes.to_vec();
                 changed[at] ^= 0x40;
                 if let Ok(other) = FromModel::decode(&changed, version) {
-                    // Value and number of an answer are any.
-                    assert!(matches!(other, FromModel::Done { .. }), "{changed:x?}");
+                    // Value and number of an answer are any, and much of a transfer.
+                    let is_any = matches!(other, FromModel::Done { .. } | FromModel::Dma(_));
+                    assert!(is_any, "{changed:x?}");
                     assert_eq!(*other.encode(version), *changed);
                 }
             }

@@ -56,6 +56,12 @@ pub(in crate::policy) static MEMORY: Table = Table {
             Kind::Number(1, 10_000),
             "how long the model may take for an answer, in milliseconds",
         ),
+        only(
+            EXTERNAL,
+            "dma",
+            Kind::Flag,
+            "whether the model reads and writes the memory that drivers have for devices",
+        ),
         only(EXTERNAL, "irq", Kind::Number(0, 63), "the interrupt line"),
         only(
             REAL,
@@ -231,6 +237,12 @@ pub(in crate::policy) static INTERRUPT: Table = Table {
             "message-signaled",
             Kind::Flag,
             "whether it is MSI instead of the interrupt pin",
+        ),
+        only(
+            &["vfio"],
+            "msi-x",
+            Kind::Number(0, 2047),
+            "the vector of the function's MSI-X table that it is, instead of the interrupt pin",
         ),
         NAME,
         COMMENT,

@@ -8,7 +8,7 @@ const COMMANDS: &[&str] = &["lpt", "printer", "uart16550", "external"];
 const INPUTS: &[&str] = &["lpt", "uart16550"];
 
 /// How many keys there are.
-pub(super) const COUNT: usize = 17;
+pub(super) const COUNT: usize = 18;
 
 /// In the order in which `--device help` shows them.
 pub(super) const MODEL_KEYS: [Key; COUNT] = [
@@ -35,6 +35,12 @@ pub(super) const MODEL_KEYS: [Key; COUNT] = [
         "answer-ms",
         Kind::Number(1, 10_000),
         "how long the model may take for an answer, in milliseconds",
+    ),
+    only(
+        &["external"],
+        "dma",
+        Kind::Flag,
+        "whether the model reads and writes the memory that drivers have for devices",
     ),
     only(
         INPUTS,
