@@ -46,21 +46,17 @@ impl From<Width> for Wine {
 }
 
 /// Makes tests of functions that take a [`Prefix`]: in a module for each Wine. Those behind `everywhere:` always run with the
-/// newer one too, where it is set up; the others only with RINGFENCE_TEST_WINE_ALL set, for they take long. Those behind
-/// `everywhere_but_wow64:` need `ringfence wine run`, from which 32-bit programs do not always start under new WoW64.
+/// newer one too, where it is set up; the others only with RINGFENCE_TEST_WINE_ALL set, for they take long.
 macro_rules! prefix_tests {
     (
         $($name:ident),* $(,)?
         $(; everywhere: $($main:ident),* $(,)?)?
-        $(; everywhere_but_wow64: $($run:ident),* $(,)?)?
     ) => {
-        prefix_tests!(@module bits64 Own Bits64 { $($name)* $($($main)*)? $($($run)*)? } {});
-        prefix_tests!(@module bits32 Own Bits32 { $($name)* $($($main)*)? $($($run)*)? } {});
-        prefix_tests!(@module trixie64 Trixie Bits64 { $($($main)*)? $($($run)*)? } { $($name)* });
-        prefix_tests!(@module trixie32 Trixie Bits32 { $($($main)*)? $($($run)*)? } { $($name)* });
-        prefix_tests!(
-            @module trixie_wow64 TrixieWow64 Bits32 { $($($main)*)? } { $($name)* $($($run)*)? }
-        );
+        prefix_tests!(@module bits64 Own Bits64 { $($name)* $($($main)*)? } {});
+        prefix_tests!(@module bits32 Own Bits32 { $($name)* $($($main)*)? } {});
+        prefix_tests!(@module trixie64 Trixie Bits64 { $($($main)*)? } { $($name)* });
+        prefix_tests!(@module trixie32 Trixie Bits32 { $($($main)*)? } { $($name)* });
+        prefix_tests!(@module trixie_wow64 TrixieWow64 Bits32 { $($($main)*)? } { $($name)* });
     };
     (@module $module:ident $release:ident $width:ident { $($name:ident)* } { $($long:ident)* }) => {
         mod $module {
