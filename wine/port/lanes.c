@@ -9,6 +9,7 @@
 
 #include "../channel/internal.h"
 #include "../include/ringfence_wine.h"
+#include "join.h"
 #include "port.h"
 
 enum {
@@ -16,7 +17,6 @@ enum {
     /* Requests with more data go through winedevice. The VMM maps steps of 2 MiB. */
     DATA_BYTES = 1 << 20,
     CANCEL_BYTES = 256,
-    TIMEOUT_MS = 5000,
     /* As in ring.c: looks of a `pause`. */
     LOOKS_MAX = 3000,
     LOOKS_MIN = 300,
@@ -83,15 +83,6 @@ static int is_gone(uint32_t thread)
     return rf_syscall3(NR_TGKILL, process, (intptr_t)thread, 0) == -ESRCH;
 }
 
-static int is_same_token(const uint8_t *left, const uint8_t *right)
-{
-    unsigned different = 0;
-    for (unsigned i = 0; i < RF_TOKEN_BYTES; i++) {
-        different |= left[i] ^ right[i];
-    }
-    return different == 0;
-}
-
 /* Whoever holds the lock is not suspended or ended. */
 static struct machine *find_or_make(const struct rf_direct *direct)
 {
@@ -99,7 +90,7 @@ static struct machine *find_or_make(const struct rf_direct *direct)
     for (unsigned i = 0; i < MACHINES_MAX; i++) {
         struct machine *machine = &machines[i];
         uint32_t state = __atomic_load_n(&machine->state, __ATOMIC_ACQUIRE);
-        if (state == READY && is_same_token(machine->token, direct->token)) {
+        if (state == READY && join_is_same(machine->token, direct->token)) {
             return machine;
         }
         int is_free = state == UNUSED || (state == OVER && __atomic_load_n(&machine->files, __ATOMIC_ACQUIRE) == 0);
@@ -164,8 +155,7 @@ static void disconnect(struct lane *lane)
     lane->channel = NULL;
     stop_waiting(lane);
     if (channel != NULL) {
-        rf_disconnect(channel);
-        rf_free(channel);
+        join_close(channel);
     }
 }
 
@@ -322,16 +312,13 @@ static uint32_t exchange(struct lane *lane, const struct transfer *transfer, uin
 
 static int connect_lane(struct lane *lane, const struct machine *machine)
 {
-    struct rf_failure failure;
-    struct rf_channel *channel = rf_connect(machine->path, DATA_BYTES, TIMEOUT_MS, &failure);
+    struct rf_channel *channel = join_open(machine->path, machine->token, DATA_BYTES, &lane->process);
     if (channel == NULL) {
         return 0;
     }
     /* It is our end of the pipe alone; the VMM has the other one. */
-    if (rf_join(channel, machine->token, &lane->process) != 0 ||
-        rf_is_error(rf_syscall3(RF_NR_FCNTL, channel->call_fd, F_SETFL, 0))) {
-        rf_disconnect(channel);
-        rf_free(channel);
+    if (rf_is_error(rf_syscall3(RF_NR_FCNTL, channel->call_fd, F_SETFL, 0))) {
+        join_close(channel);
         return 0;
     }
     channel->spin_ns = channel->may_spin ? LOOKS_MAX : 0;

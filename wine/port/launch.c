@@ -82,8 +82,8 @@ static int starts_with(const WCHAR *text, const WCHAR *start)
 static UINT inject(WCHAR *at)
 {
     DWORD process_id = number(&at), thread_id = number(&at);
-    HANDLE process = OpenProcess(PROCESS_VM_OPERATION | PROCESS_VM_WRITE, FALSE, process_id);
-    HANDLE thread = OpenThread(THREAD_SET_CONTEXT, FALSE, thread_id);
+    HANDLE process = OpenProcess(PROCESS_VM_OPERATION | PROCESS_VM_READ | PROCESS_VM_WRITE, FALSE, process_id);
+    HANDLE thread = OpenThread(THREAD_GET_CONTEXT | THREAD_SET_CONTEXT, FALSE, thread_id);
     return process != NULL && thread != NULL && port_inject_same(process, thread, dll) ? 0 : 1;
 }
 

@@ -2,9 +2,9 @@
  * of its own; a port is the program's if one of them allows it. */
 #include "port.h"
 
-#include "../channel/channel.h"
 #include "../channel/linux.h"
 #include "../include/ringfence_wine.h"
+#include "join.h"
 #include "ring.h"
 
 enum {
@@ -13,7 +13,6 @@ enum {
     LANES_MAX = 3,
     /* Data area: a request has none but its header. */
     DATA_BYTES = 4096,
-    TIMEOUT_MS = 5000,
     /* A loop on a port that never shows anything new is slowed down after so many reads, by so much more each time. */
     REST_AFTER = 4096,
     REST_STEP_NS = 20000,
@@ -74,14 +73,8 @@ static void end(struct machine *machine)
 
 static int open_lane(struct lane *lane, const char *path, const uint8_t token[RF_TOKEN_BYTES])
 {
-    struct rf_failure failure;
-    struct rf_channel *channel = rf_connect(path, DATA_BYTES, TIMEOUT_MS, &failure);
+    struct rf_channel *channel = join_open(path, token, DATA_BYTES, &lane->process);
     if (channel == NULL) {
-        return 0;
-    }
-    if (rf_join(channel, token, &lane->process) != 0) {
-        rf_disconnect(channel);
-        rf_free(channel);
         return 0;
     }
     ring_start(channel);
@@ -199,11 +192,7 @@ static int is_known(const uint8_t token[RF_TOKEN_BYTES])
 {
     for (uint32_t index = 0; index < used; index++) {
         const struct machine *machine = &machines[index];
-        unsigned different = 0;
-        for (unsigned i = 0; i < RF_TOKEN_BYTES; i++) {
-            different |= machine->token[i] ^ token[i];
-        }
-        if (different == 0 && __atomic_load_n(&machine->state, __ATOMIC_SEQ_CST) == READY) {
+        if (join_is_same(machine->token, token) && __atomic_load_n(&machine->state, __ATOMIC_SEQ_CST) == READY) {
             return 1;
         }
     }
@@ -221,8 +210,7 @@ static struct machine *vacant(void)
         }
         if (state == OVER && __atomic_load_n(&machine->users, __ATOMIC_SEQ_CST) == 0) {
             for (uint32_t i = 0; i < machine->lanes; i++) {
-                rf_disconnect(machine->lane[i].channel);
-                rf_free(machine->lane[i].channel);
+                join_close(machine->lane[i].channel);
             }
             machine->lanes = 0;
             return machine;

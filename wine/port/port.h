@@ -4,6 +4,7 @@
  * |---|---|
  * | decode.c | which instruction it is |
  * | machines.c | the micro-VMs of this process, and an access by the I/O permission maps of all of them |
+ * | join.h | a connection in the guest process of a token: machines.c, lanes.c |
  * | exception.c | the vectored exception handler: every form, and the search for new micro-VMs |
  * | signal.c | in front of Wine's SIGSEGV handler: in and out in a fifth of the time |
  * | patch.c | in front of both: hot in and out instructions become jumps |

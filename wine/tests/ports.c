@@ -476,15 +476,19 @@ int main(int argc, char **argv)
         outb(0x300, (uint8_t)strtoul(argv[2], NULL, 16));
     } else if (strcmp(what, "print") == 0) {
         print(argv[2]);
-    } else if (strcmp(what, "start") == 0) {
-        /* The rest is another program, whose exit status is this one's. */
+    } else if (strcmp(what, "start") == 0 || strcmp(what, "leave") == 0) {
+        /* The rest is another program, whose exit status is this one's, or which is left alone. */
         STARTUPINFOA startup = {.cb = sizeof startup};
         PROCESS_INFORMATION child;
-        char *rest = strstr(GetCommandLineA(), " start ");
+        int is_left = strcmp(what, "leave") == 0;
+        char *rest = strstr(GetCommandLineA(), is_left ? " leave " : " start ");
         DWORD code = 2;
         if (rest == NULL || !CreateProcessA(NULL, rest + 7, NULL, NULL, TRUE, 0, NULL, NULL, &startup, &child)) {
             printf("no child: error %lu\n", GetLastError());
             return 2;
+        }
+        if (is_left) {
+            return 0;
         }
         WaitForSingleObject(child.hProcess, INFINITE);
         GetExitCodeProcess(child.hProcess, &code);

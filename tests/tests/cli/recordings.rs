@@ -124,6 +124,23 @@ fn what_is_no_recording_or_signal_is_a_usage_error() {
     assert!(ended.stderr.contains("a bit is 0 to 7"), "{}", ended.stderr);
 }
 
+/// Runs `policy learn` with commands (`-c` and all), and the driver a second time under the policy that it wrote, which must
+/// deny nothing. What the first run said, and the policy.
+fn learn_and_run_again(folder: &TempDir, options: &[&str], commands: &[&str]) -> (Ended, PathBuf) {
+    let learned = folder.path().join("learned.toml");
+    let again = folder.path().join("again.rec");
+    let portio = driver("portio");
+    let head = ["policy", "learn", &portio, "--output", text(&learned)];
+    let first = run(&[&head, options, commands].concat());
+    first.assert_code(0);
+    let recorded = ["--policy", text(&learned), "--record", text(&again)];
+    run(&[&["run", &portio], &recorded[..], commands].concat()).assert_code(0);
+    let denied = run(&["trace", text(&again), "--denied"]);
+    denied.assert_code(0);
+    assert_eq!(denied.stdout, "", "nothing is denied");
+    (first, learned)
+}
+
 #[test]
 fn under_a_learned_policy_nothing_is_denied() {
     if !has_kvm() {
@@ -131,38 +148,12 @@ fn under_a_learned_policy_nothing_is_denied() {
     }
     let folder = tempfile::tempdir().unwrap();
     let base = folder.path().join("base.toml");
-    let learned = folder.path().join("learned.toml");
-    let again = folder.path().join("again.rec");
     std::fs::write(&base, RAM).unwrap();
-    let portio = driver("portio");
+    let options = ["--policy", text(&base), "--backend", "ram"];
 
-    let mut learn = vec![
-        "policy",
-        "learn",
-        &portio,
-        "--policy",
-        text(&base),
-        "--backend",
-        "ram",
-        "--output",
-        text(&learned),
-    ];
-    learn.extend(COMMANDS);
-    run(&learn).assert_code(0);
+    let (_, learned) = learn_and_run_again(&folder, &options, &COMMANDS);
+
     let policy = std::fs::read_to_string(&learned).unwrap();
-    let mut second = vec![
-        "run",
-        &portio,
-        "--policy",
-        text(&learned),
-        "--record",
-        text(&again),
-    ];
-    second.extend(COMMANDS);
-    run(&second).assert_code(0);
-    let denied = run(&["trace", text(&again), "--denied"]);
-    let checked = run(&["policy", "check", text(&learned)]);
-
     assert!(
         policy.contains("range = \"0x378-0x37a\""),
         "the rule that allowed it: {policy}"
@@ -172,9 +163,7 @@ fn under_a_learned_policy_nothing_is_denied() {
         "{policy}"
     );
     assert!(policy.contains("# portio.sys+0x"), "{policy}");
-    denied.assert_code(0);
-    assert_eq!(denied.stdout, "", "nothing is denied");
-    checked.assert_code(0);
+    run(&["policy", "check", text(&learned)]).assert_code(0);
 }
 
 /// A driver that maps memory, asks for PCI functions and reads the clock goes on as if nothing were there; a policy of
@@ -185,11 +174,8 @@ fn memory_functions_and_registers_are_learned() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let learned = folder.path().join("learned.toml");
-    let again = folder.path().join("again.rec");
     let printed = folder.path().join("printed");
     let device = format!("lpt:base=0x378,out={}", printed.display());
-    let portio = driver("portio");
     let commands = [
         r"open \\.\portio",
         "ioctl 0x222010 u64:0xd0000,u32:4,u32:4 4",
@@ -199,33 +185,11 @@ fn memory_functions_and_registers_are_learned() {
         "ioctl 0x222000 u32:0xcfc,u32:4 4",
         "ioctl 0x222004 u32:0x378,u32:1,u32:0x41",
     ];
-    let with_commands = |head: &[&str]| {
-        let commands = commands.iter().flat_map(|command| ["-c", command]);
-        run(&head.iter().copied().chain(commands).collect::<Vec<_>>())
-    };
+    let commands = commands.map(|command| ["-c", command]).concat();
+    let options = ["--device", &device, "--backend", "ram"];
 
-    let first = with_commands(&[
-        "policy",
-        "learn",
-        &portio,
-        "--device",
-        &device,
-        "--backend",
-        "ram",
-        "--output",
-        text(&learned),
-    ]);
-    let second = with_commands(&[
-        "run",
-        &portio,
-        "--policy",
-        text(&learned),
-        "--record",
-        text(&again),
-    ]);
-    let denied = run(&["trace", text(&again), "--denied"]);
+    let (first, learned) = learn_and_run_again(&folder, &options, &commands);
 
-    first.assert_code(0);
     assert!(first.stdout.contains("4 bytes: ff ff ff ff"), "{first:#?}");
     let policy = std::fs::read_to_string(&learned).unwrap();
     for expected in [
@@ -236,7 +200,4 @@ fn memory_functions_and_registers_are_learned() {
     ] {
         assert!(policy.contains(expected), "{policy}");
     }
-    second.assert_code(0);
-    denied.assert_code(0);
-    assert_eq!(denied.stdout, "", "nothing is denied");
 }

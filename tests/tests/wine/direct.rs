@@ -11,8 +11,9 @@ prefix_tests!(
     handles_are_told_apart,
     service_stops_under_a_request,
     driver_that_crashes_or_hangs_ends_its_requests,
-    echo_scenarios_with_the_dll;
-    everywhere_but_wow64: requests_do_not_need_winedevice,
+    echo_scenarios_with_the_dll,
+    ; everywhere:
+    requests_do_not_need_winedevice,
 );
 
 fn set_up(prefix: &Prefix) {

@@ -11,7 +11,6 @@ prefix_tests!(
     off_puts_everything_back,
     ; everywhere:
     inpout_reaches_the_parallel_port,
-    ; everywhere_but_wow64:
     winio_reaches_the_parallel_port,
 );
 

@@ -105,5 +105,5 @@ fn install(
     configuration.write_common(prefix, None)?;
     configuration::write(&service.driver, driver)?;
     configuration.write_service(prefix, service)?;
-    service::create(prefix, &service.name, start)
+    service::create(prefix, configuration, &service.name, start)
 }

@@ -14,9 +14,15 @@ pub(super) enum Start {
     Demand,
 }
 
-/// Makes a service that is loaded from the prefix's copy of ringfence.sys for it, and the host if there is none.
-pub(super) fn create(prefix: &Prefix, name: &str, start: Start) -> Result<(), Failure> {
-    if !has_host(prefix) {
+/// Makes a service that is loaded from the prefix's copy of ringfence.sys for it, and the host if it is the first.
+pub(super) fn create(
+    prefix: &Prefix,
+    configuration: &Configuration,
+    name: &str,
+    start: Start,
+) -> Result<(), Failure> {
+    // With the first service comes the host. To ask costs a program of Wine's.
+    if is_alone(configuration, name) && !has_host(prefix) {
         create_kernel_service(prefix, HOST, HOST_IMAGE, Start::Auto)?;
         // At the latest it starts with the next session.
         let _ = prefix.run(&["sc", "start", HOST]).is_ok();
@@ -44,6 +50,12 @@ fn create_kernel_service(
     Ok(())
 }
 
+/// Whether no other service is installed.
+fn is_alone(configuration: &Configuration, name: &str) -> bool {
+    let services = configuration.services();
+    services.iter().all(|service| service.name == name)
+}
+
 /// Whether the host is there; a service of that name that is not ours does not count.
 fn has_host(prefix: &Prefix) -> bool {
     let key = format!(r"HKLM\System\CurrentControlSet\Services\{HOST}");
@@ -58,11 +70,7 @@ pub(super) fn forget(
     configuration: &Configuration,
     name: &str,
 ) -> Result<(), Failure> {
-    let is_last = configuration
-        .services()
-        .iter()
-        .all(|service| service.name == name);
-    if is_last && has_host(prefix) {
+    if is_alone(configuration, name) && has_host(prefix) {
         delete(prefix, HOST)?;
     }
     configuration.forget_service(name)
