@@ -9,12 +9,14 @@
 //! | `queue` | indices, heads, used elements, notifications |
 //! | `chain` | a chain's descriptors, copied and checked |
 //! | `request` | the header of a request, checked against its chain |
+//! | `polling` | how long a side looks before it sleeps; the client's too |
 
 #![no_std]
 
 extern crate alloc;
 
 mod chain;
+pub mod polling;
 mod queue;
 mod request;
 

@@ -8,12 +8,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use abi::client::{
     DATA_MAX, Farewell, Hello, MAGIC, QUEUE_MAX, QueueLayout, RequestHeader, ResultHeader, VERSION,
     Welcome,
 };
+use channel::polling::{LONGEST, Look, Polling, Step};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use zerocopy::{FromBytes, IntoBytes};
@@ -23,7 +24,6 @@ use crate::error::Error;
 use crate::pinned::{Buffer, DataArea, Part};
 use crate::queue::Queue;
 use crate::request::{Completion, Notify, Request};
-use crate::spin::Spin;
 
 /// Bytes of data area that [`Connection::connect`] asks for; memory that is not used costs nothing.
 const DATA_BYTES: u64 = 16 << 20;
@@ -63,7 +63,32 @@ struct State {
     is_waited: bool,
     /// The status of everything from now on: the connection has ended.
     end: Option<u32>,
-    spin: Spin,
+    polling: Polling,
+    /// When looking may yield the processor again.
+    yield_from: Option<Instant>,
+}
+
+/// What comes within this time of falling asleep would have come within [`LONGEST`] without the wake-ups of both sides.
+const SOON: Duration = Duration::from_micros(300);
+
+/// Who has the processor for so long after it was yielded computes, and is no client of the driver that looks or sleeps
+/// most of the time. Yielding to such a program costs more than sleeping: at most one part in so many of the time.
+const LOSS: Duration = Duration::from_millis(4);
+const LOSS_SHARE: u32 = 128;
+
+/// What is ready: the pipe of notifications, the socket.
+const OF_CALL: u64 = 0;
+const OF_SOCKET: u64 = 1;
+
+/// On one processor looking only keeps the driver from running.
+fn polling() -> Polling {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let longest = if processors > 1 {
+        LONGEST
+    } else {
+        Duration::ZERO
+    };
+    Polling::new(longest, SOON)
 }
 
 type Calls = Vec<(Box<dyn FnOnce(Completion) + Send>, Completion)>;
@@ -229,9 +254,9 @@ impl Connection {
         let queue = Queue::map(memory.into(), layout)?;
         let area = DataArea::new(Arc::clone(queue.memory()), layout.data, layout.data_bytes);
         let ready = epoll::create(CreateFlags::CLOEXEC)?;
-        epoll::add(&ready, &call, EventData::new_u64(0), EventFlags::IN)?;
+        epoll::add(&ready, &call, EventData::new_u64(OF_CALL), EventFlags::IN)?;
         let ended = EventFlags::IN | EventFlags::RDHUP;
-        epoll::add(&ready, &socket, EventData::new_u64(1), ended)?;
+        epoll::add(&ready, &socket, EventData::new_u64(OF_SOCKET), ended)?;
         socket.set_nonblocking(true)?;
         let state = State {
             queue,
@@ -243,7 +268,8 @@ impl Connection {
             in_flight_max: usize::try_from(welcome.in_flight_max).unwrap_or(1).max(1),
             is_waited: false,
             end: None,
-            spin: Spin::new(),
+            polling: polling(),
+            yield_from: None,
         };
         let shared = Shared {
             state: Mutex::new(state),
@@ -472,15 +498,8 @@ impl Shared {
     /// Waits until the VMM has given something back: looking for a short while, then asleep. `Some`: the connection is
     /// over.
     fn sleep(&self) -> Result<Option<u32>, Error> {
-        let began = Instant::now();
-        let spin = self.lock().spin.window();
-        while began.elapsed() < spin {
-            if self.lock().queue.has_used()? {
-                return Ok(None);
-            }
-            for _ in 0..4 {
-                std::hint::spin_loop();
-            }
+        if self.look()? {
+            return Ok(None);
         }
         {
             let state = self.lock();
@@ -491,14 +510,63 @@ impl Shared {
         }
         let asleep = Instant::now();
         let mut events = [const { MaybeUninit::uninit() }; 2];
+        let (mut is_called, mut is_over) = (false, false);
         match epoll::wait(&self.ready, &mut events, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Ok((ready, _)) => {
+                for event in ready {
+                    let of_socket = event.data.u64() == OF_SOCKET;
+                    is_over |= of_socket;
+                    is_called |= !of_socket;
+                }
+            }
+            Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
         let slept = asleep.elapsed();
-        self.lock().spin.slept(slept);
-        self.drain();
-        self.farewell()
+        self.lock().polling.slept(slept);
+        if is_called {
+            self.drain();
+        }
+        if is_over { self.farewell() } else { Ok(None) }
+    }
+
+    /// Looks for what the VMM gives back, for as long as that is worth it. Whether there is something.
+    fn look(&self) -> Result<bool, Error> {
+        let began = Instant::now();
+        let (window, may_yield) = {
+            let state = self.lock();
+            let may_yield = state.yield_from.is_none_or(|from| began >= from);
+            (state.polling.window(), may_yield)
+        };
+        if window.is_zero() {
+            return Ok(false);
+        }
+        let mut look = Look::new(window);
+        let mut last = Duration::ZERO;
+        loop {
+            {
+                let mut state = self.lock();
+                if state.queue.has_used()? {
+                    state.polling.found();
+                    return Ok(true);
+                }
+            }
+            let now = began.elapsed();
+            let took = now - std::mem::replace(&mut last, now);
+            match look.step(now) {
+                Step::Yield if may_yield => std::thread::yield_now(),
+                Step::Spin | Step::Yield => (0..4).for_each(|_| std::hint::spin_loop()),
+                Step::Over => return Ok(false),
+                Step::Lost => {
+                    let mut state = self.lock();
+                    state.polling.in_vain();
+                    if may_yield && took >= LOSS {
+                        state.yield_from = Some(Instant::now() + took * LOSS_SHARE);
+                    }
+                    return state.queue.has_used();
+                }
+            }
+        }
     }
 
     /// Takes the notifications that there are.
@@ -530,7 +598,7 @@ impl Shared {
         let result = {
             let mut state = self.lock();
             if state.queued.is_empty() && !state.is_waited && state.end.is_none() {
-                self.look(&mut state, &mut calls);
+                self.handle(&mut state, &mut calls);
                 self.changed.notify_all();
             }
             match (state.queued.pop_front(), state.end) {
@@ -546,7 +614,7 @@ impl Shared {
     }
 
     /// Takes what there is; when there is nothing for the program, notifications are asked for.
-    fn look(&self, state: &mut State, calls: &mut Calls) {
+    fn handle(&self, state: &mut State, calls: &mut Calls) {
         self.drain();
         let is_armed = Self::reap_and_arm(state, calls);
         let ended = self.farewell();

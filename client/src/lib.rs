@@ -25,7 +25,6 @@
 //! | `calls` | the blocking calls |
 //! | `control` | text commands over the same socket |
 //! | `queue` | the client's end of the split queue |
-//! | `spin` | how long to look for answers before sleeping |
 //! | `buffers` | what of the data area is free |
 //! | `pinned` | buffers that driver and program share |
 //!
@@ -39,7 +38,6 @@ mod error;
 mod pinned;
 mod queue;
 mod request;
-mod spin;
 
 pub use abi::client::{Opcode, Statistics};
 pub use calls::{Handle, Width};

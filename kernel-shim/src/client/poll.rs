@@ -1,43 +1,44 @@
 //! How long to look for clients' requests before the guest idles, and when to leave for the VMM meanwhile.
 //!
 //! An exit costs microseconds, and a client's wake-up tens of them; a look costs nanoseconds. So the shim looks for a
-//! while when the last request came soon after it had become idle, and does not when it did not: an idle guest costs
-//! nothing, and one whose clients are slow idles at once. When the longest look was in vain although a request comes as soon
-//! as the guest idles, looking is no use for a while: the client may be waiting for this very processor.
+//! while when the last request came soon after it had become idle, and does not when it did not ([`Polling`]).
 
 use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
 
 use super::queue::Found;
 use super::table::CLIENTS;
 use crate::ke::{time, timer};
+use crate::raw::Global;
 use crate::shared;
 use abi::doorbell::Call;
+use channel::polling::{LONGEST, Polling};
 
-/// Shortest time that is worth it: 10 us, in units of 100 ns.
-const SHORTEST: u64 = 100;
 /// The guest does not stay away from the VMM for longer: 2 ms.
 const LONGEST_ABSENCE: u64 = 20_000;
-/// Idles without a look after looking was no use.
-const REST: u64 = 32;
 /// Clients that wait to be notified while there is more to do.
 const NOTIFICATIONS: usize = 16;
 
-/// How long to look at most, how long now, and when the guest last came from the VMM, in units of 100 ns.
-static MAX: AtomicU64 = AtomicU64::new(0);
-static WINDOW: AtomicU64 = AtomicU64::new(0);
+/// A guest does not look before the VMM has said how long to look at most.
+const FIRST: Polling = Polling::new(Duration::ZERO, LONGEST);
+/// How long to look.
+static POLLING: Global<Polling> = Global::new("polling", FIRST);
+/// When the guest last came from the VMM, in units of 100 ns.
 static ENTERED: AtomicU64 = AtomicU64::new(0);
-/// Idles that are left of [`REST`].
-static RESTS: AtomicU64 = AtomicU64::new(0);
 
 pub(super) fn initialize() {
-    for word in [&MAX, &WINDOW, &ENTERED, &RESTS] {
-        word.store(0, Ordering::Relaxed);
-    }
+    ENTERED.store(0, Ordering::Relaxed);
+    POLLING.with(|polling| *polling = FIRST);
 }
 
 /// The VMM says how long to look at most; 0: not at all.
 pub(super) fn set_max(max: u64) {
-    MAX.store(max, Ordering::Relaxed);
+    POLLING.with(|polling| polling.set_longest(duration(max)));
+}
+
+/// A time in 100 ns.
+const fn duration(time: u64) -> Duration {
+    Duration::from_nanos(time.saturating_mul(100))
 }
 
 fn is_any() -> bool {
@@ -98,7 +99,8 @@ pub(crate) fn look(idle: impl FnOnce()) {
         idle();
         return;
     }
-    let window = WINDOW.load(Ordering::Relaxed);
+    let window = POLLING.with(|polling| polling.window());
+    let window = u64::try_from(window.as_nanos() / 100).unwrap_or(0);
     if window != 0 {
         // Idling would tell them too.
         if notifications() != 0 {
@@ -112,7 +114,11 @@ pub(crate) fn look(idle: impl FnOnce()) {
         let began = shared::platform().time_stamp();
         let ticks = time::ticks_of(until);
         while shared::platform().time_stamp().wrapping_sub(began) < ticks {
-            if has_available() || shared::interrupt_due() != 0 || shared::tick_due() != 0 {
+            if has_available() {
+                POLLING.with(Polling::found);
+                return;
+            }
+            if shared::interrupt_due() != 0 || shared::tick_due() != 0 {
                 return;
             }
             core::hint::spin_loop();
@@ -125,26 +131,7 @@ pub(crate) fn look(idle: impl FnOnce()) {
     idle();
     entered();
     if has_available() {
-        adapt(window, time::interrupt_time().saturating_sub(since));
+        let slept = duration(time::interrupt_time().saturating_sub(since));
+        POLLING.with(|polling| polling.slept(slept));
     }
-}
-
-/// A request came after the guest has idled for `slept`.
-fn adapt(window: u64, slept: u64) {
-    let max = MAX.load(Ordering::Relaxed);
-    let rests = RESTS.load(Ordering::Relaxed);
-    if max == 0 || rests > 0 {
-        RESTS.store(rests.saturating_sub(1), Ordering::Relaxed);
-        WINDOW.store(0, Ordering::Relaxed);
-        return;
-    }
-    let window = if slept >= max {
-        if window > SHORTEST { window / 2 } else { 0 }
-    } else if window < max {
-        (window * 2).clamp(SHORTEST.min(max), max)
-    } else {
-        RESTS.store(REST, Ordering::Relaxed);
-        0
-    };
-    WINDOW.store(window, Ordering::Relaxed);
 }

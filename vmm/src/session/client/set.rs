@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use abi::client::FarewellReason;
+use channel::polling::{LONGEST, Look, Polling, Step};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::connection::{Client, ClientEnd, Outcome};
-use super::polling::{self, Polling};
+use super::polling;
 use super::request::Incoming;
 use super::sharing::Token;
 use super::waker::Waker;
@@ -50,7 +51,7 @@ impl Clients {
             clients: BTreeMap::new(),
             epoll,
             waker,
-            polling: Polling::new(),
+            polling: Polling::new(polling::longest(), LONGEST),
         })
     }
 
@@ -231,18 +232,24 @@ impl Clients {
         let began = Instant::now();
         let window = self.polling.window();
         if !window.is_zero() && !self.clients.is_empty() {
-            let end = wake_at.map_or(began + window, |at| at.min(began + window));
+            let mut look = Look::new(window);
             loop {
                 if has_message() || self.is_ready() {
+                    self.polling.found();
                     return;
                 }
                 let now = Instant::now();
-                if now >= end {
+                if wake_at.is_some_and(|at| now >= at) {
                     break;
                 }
-                if !polling::pause(began, now - began) {
-                    self.polling.gave_way();
-                    break;
+                match look.step(now - began) {
+                    Step::Spin => std::hint::spin_loop(),
+                    Step::Yield => std::thread::yield_now(),
+                    Step::Over => break,
+                    Step::Lost => {
+                        self.polling.in_vain();
+                        break;
+                    }
                 }
             }
         }
