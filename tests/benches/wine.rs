@@ -1,7 +1,12 @@
 //! What drivers and ports cost a Windows program, beside the same driver in Wine's own winedevice.
 //! `cargo bench -p integration-tests --bench wine [-- PART...]`
 //!
-//! Parts are start, ioctl, programs and ports; all of them unless some are named.
+//! Parts are start, ioctl, floor, programs and ports; all of them unless some are named. `prepare` only makes what they need:
+//! the program and the prefixes.
+//!
+//! In the SVM lane (scripts/bench-svm-lane wine), where everything is some twenty times slower, what `prepare` has made outside is
+//! taken as it is, and there are fewer requests. RINGFENCE_BENCH_PRIVILEGE (ring0, ring3) is the privilege mode of the micro-VMs
+//! of a prefix.
 //!
 //! One program (wine/tests/bench.c), one driver (echo.sys), two prefixes, in turns. The table goes to standard output and to
 //! target/benchmarks-wine.md. Figures of a busy machine are upper bounds; read the ratios.
@@ -10,12 +15,22 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use integration_tests::is_lane;
+
+#[expect(dead_code, reason = "the other benchmarks use the rest of it")]
+mod floor;
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Turns of each measurement; the fastest counts.
 const TURNS: usize = 3;
 /// Programs at once.
 const PROGRAMS: usize = 16;
+
+/// Requests of one measurement.
+fn requests() -> usize {
+    if is_lane() { 400 } else { 4000 }
+}
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -83,13 +98,58 @@ impl Prefix {
         }
     }
 
+    /// Has its micro-VMs run in a privilege mode: what prefix.conf names is a script that adds the option.
+    fn set_privilege(&self, privilege: &str) -> Result<(), Failure> {
+        use std::os::unix::fs::PermissionsExt;
+        let script = self.path.join("ringfence-bench");
+        let text = format!(
+            "#!/bin/sh\nexec {} \"$@\" --privilege {privilege}\n",
+            ringfence().display()
+        );
+        std::fs::write(&script, text)?;
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
+        let file = self.path.join("drive_c/windows/ringfence/prefix.conf");
+        let lines = std::fs::read_to_string(&file)?;
+        let lines = lines.lines().map(|line| match line.split_once('=') {
+            Some(("ringfence", _)) => format!("ringfence={}\n", script.display()),
+            _ => format!("{line}\n"),
+        });
+        std::fs::write(&file, lines.collect::<String>())?;
+        Ok(())
+    }
+
     /// Ends everything that runs in it, so that what is started next is pinned, or not.
     fn pin(&mut self, is_pinned: bool) {
         self.is_pinned = false;
         // There may be nothing.
-        let _ = self.wine(&["wineboot", "-k"]).is_ok();
+        if is_lane() {
+            let _ = self.server("-k").is_ok();
+        } else {
+            let _ = self.wine(&["wineboot", "-k"]).is_ok();
+        }
         std::thread::sleep(Duration::from_secs(1));
         self.is_pinned = is_pinned;
+    }
+
+    /// Has the session outlive its last program, where a program takes longer to start than a session waits.
+    fn keep_session(&self) -> Result<(), Failure> {
+        if is_lane() {
+            self.server("-p")?;
+        }
+        Ok(())
+    }
+
+    fn server(&self, option: &str) -> Result<(), Failure> {
+        let status = self
+            .command(&self.wine.with_file_name("wineserver"))
+            .arg(option)
+            .stdout(Stdio::null())
+            .status()?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(format!("wineserver {option}: {status}").into())
+        }
     }
 }
 
@@ -160,77 +220,130 @@ fn at_once(prefix: &Prefix, program: &Path, count: usize) -> Result<u64, Failure
     Ok(requests * 1000 / u64::try_from(began.elapsed().as_millis())?.max(1))
 }
 
-/// Whether a part is wanted.
-fn wants(part: &str) -> bool {
-    let mut named = std::env::args()
+/// Parts that are named.
+fn named() -> impl Iterator<Item = String> {
+    std::env::args()
         .skip(1)
         .filter(|argument| !argument.starts_with('-'))
-        .peekable();
-    named.peek().is_none() || named.any(|name| name == part)
+}
+
+fn is_named(part: &str) -> bool {
+    named().any(|name| name == part)
+}
+
+/// Whether a part is wanted.
+fn wants(part: &str) -> bool {
+    named().next().is_none() || is_named(part)
+}
+
+/// What the measurements need.
+struct Bench {
+    program: PathBuf,
+    ours: Prefix,
+    theirs: Prefix,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let wine = std::env::var_os("WINE")
+            .map_or_else(|| PathBuf::from("/usr/lib/wine/wine64"), PathBuf::from);
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("wine-bench");
+        let [ours, theirs] = ["ours", "theirs"].map(|name| Prefix {
+            path: folder.join(name),
+            wine: wine.clone(),
+            is_pinned: false,
+        });
+        Self {
+            program: folder.join("bench.exe"),
+            ours,
+            theirs,
+        }
+    }
+
+    /// Builds the program, makes the prefixes, installs the drivers.
+    fn prepare(&self) -> Result<(), Failure> {
+        let folder = self.program.parent().ok_or("a folder")?;
+        std::fs::create_dir_all(folder)?;
+        let built = Command::new("x86_64-w64-mingw32-gcc")
+            .args(["-O2", "-o"])
+            .arg(&self.program)
+            .arg(root().join("wine/tests/bench.c"))
+            .status()?;
+        if !built.success() {
+            return Err("bench.c does not compile".into());
+        }
+        for prefix in [&self.ours, &self.theirs] {
+            prefix.wine(&["wineboot", "-u"])?;
+        }
+        let ours_command = |arguments: &[&str]| {
+            let mut command = self.ours.command(&ringfence());
+            let (what, rest) = arguments.split_first().unwrap_or((&"list", &[]));
+            command.args(["wine", what, "--wine"]).arg(&self.ours.wine);
+            command.args(["--prefix"]).arg(&self.ours.path).args(rest);
+            command.stderr(Stdio::inherit());
+            command.status()
+        };
+        let policy = folder.join("policy.toml");
+        std::fs::write(
+            &policy,
+            "[[port]]\nrange = \"0x300-0x30f\"\naccess = \"rw\"\nbackend = \"ram\"\n",
+        )?;
+        let text = |path: &Path| path.to_str().map(str::to_owned).ok_or("a path");
+        let echo_text = text(&root().join("images/drivers/amd64/echo.sys"))?;
+        let policy_text = text(&policy)?;
+        let ioperm = text(&root().join("images/drivers/amd64/ioperm.sys"))?;
+        for name in ["echo", "ioperm"] {
+            // One of an earlier run, perhaps of another version.
+            let _ = ours_command(&["remove", name])?;
+        }
+        let demand = ["install", "--start", "demand"];
+        let _ = ours_command(&[&demand[..], &[&echo_text]].concat())?;
+        let _ = ours_command(&[&demand[..], &["--policy", &policy_text, &ioperm]].concat())?;
+        let native = format!("Z:{}", echo_text.replace('/', "\\"));
+        let _ = self
+            .theirs
+            .wine(&[
+                "sc", "create", "echo", "binPath=", &native, "type=", "kernel", "start=", "demand",
+            ])
+            .is_ok();
+        Ok(())
+    }
 }
 
 fn main() -> Result<(), Failure> {
-    let wine = std::env::var_os("WINE")
-        .map_or_else(|| PathBuf::from("/usr/lib/wine/wine64"), PathBuf::from);
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("wine-bench");
-    std::fs::create_dir_all(&folder)?;
-    let program = folder.join("bench.exe");
-    let built = Command::new("x86_64-w64-mingw32-gcc")
-        .args(["-O2", "-o"])
-        .arg(&program)
-        .arg(root().join("wine/tests/bench.c"))
-        .status()?;
-    if !built.success() {
-        return Err("bench.c does not compile".into());
-    }
-    let [mut ours, mut theirs] = ["ours", "theirs"].map(|name| Prefix {
-        path: folder.join(name),
-        wine: wine.clone(),
-        is_pinned: false,
-    });
-    let echo = root().join("images/drivers/amd64/echo.sys");
-    for prefix in [&ours, &theirs] {
-        prefix.wine(&["wineboot", "-u"])?;
-    }
-    let ours_command = |arguments: &[&str]| {
-        let mut command = ours.command(&ringfence());
-        let (what, rest) = arguments.split_first().unwrap_or((&"list", &[]));
-        command.args(["wine", what, "--wine"]).arg(&wine);
-        command.args(["--prefix"]).arg(&ours.path).args(rest);
-        command.stderr(Stdio::inherit());
-        command.status()
+    let Bench {
+        program,
+        mut ours,
+        mut theirs,
+    } = {
+        let bench = Bench::new();
+        if !is_lane() {
+            bench.prepare()?;
+        }
+        bench
     };
-    let policy = folder.join("policy.toml");
-    std::fs::write(
-        &policy,
-        "[[port]]\nrange = \"0x300-0x30f\"\naccess = \"rw\"\nbackend = \"ram\"\n",
-    )?;
-    let text = |path: &Path| path.to_str().map(str::to_owned).ok_or("a path");
-    let (echo_text, policy_text) = (text(&echo)?, text(&policy)?);
-    let ioperm = text(&root().join("images/drivers/amd64/ioperm.sys"))?;
-    for name in ["echo", "ioperm"] {
-        // One of an earlier run, perhaps of another version.
-        let _ = ours_command(&["remove", name])?;
+    if is_named("prepare") {
+        // Their registries are written when their sessions end.
+        ours.pin(false);
+        theirs.pin(false);
+        return Ok(());
     }
-    let demand = ["install", "--start", "demand"];
-    let _ = ours_command(&[&demand[..], &[&echo_text]].concat())?;
-    let _ = ours_command(&[&demand[..], &["--policy", &policy_text, &ioperm]].concat())?;
-    let native = format!("Z:{}", echo_text.replace('/', "\\"));
-    let _ = theirs
-        .wine(&[
-            "sc", "create", "echo", "binPath=", &native, "type=", "kernel", "start=", "demand",
-        ])
-        .is_ok();
+    if let Some(privilege) = std::env::var_os("RINGFENCE_BENCH_PRIVILEGE") {
+        ours.set_privilege(privilege.to_str().ok_or("a privilege mode")?)?;
+    }
 
     let mut table = Table(String::new());
     table.row("what", "Ringfence", "winedevice", "ratio");
     table.row("---", "---", "---", "---");
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     for (is_pinned, how) in [(true, "pinned to one processor"), (false, "not pinned")] {
-        if !wants("start") && !wants("ioctl") {
+        if !wants("start") && !wants("ioctl") || (!is_pinned && processors == 1) {
             break;
         }
         ours.pin(is_pinned);
         theirs.pin(is_pinned);
+        ours.keep_session()?;
+        theirs.keep_session()?;
         let mut starts = [Vec::new(), Vec::new()];
         let mut ioctls = [Vec::new(), Vec::new()];
         let mut direct = Vec::new();
@@ -241,9 +354,12 @@ fn main() -> Result<(), Failure> {
                 }
                 if wants("ioctl") {
                     let _ = prefix.wine(&["sc", "start", "echo"]).is_ok();
-                    ioctls[index].push(prefix.measure(&program, &["ioctl", "4000"])?);
+                    ioctls[index]
+                        .push(prefix.measure(&program, &["ioctl", &requests().to_string()])?);
                     if index == 0 {
-                        direct.push(prefix.measure_direct(&program, &["ioctl", "4000"])?);
+                        direct.push(
+                            prefix.measure_direct(&program, &["ioctl", &requests().to_string()])?,
+                        );
                     }
                 }
             }
@@ -259,6 +375,9 @@ fn main() -> Result<(), Failure> {
             table.compare(&what, &fastest(&starts[0])?, &fastest(&starts[1])?);
             alone(&ours, &theirs, &program, how, &mut table)?;
         }
+    }
+    if wants("floor") {
+        floors(&mut table)?;
     }
     if wants("programs") {
         let mut rates = Vec::new();
@@ -282,6 +401,53 @@ fn main() -> Result<(), Failure> {
     }
     let text = format!("{}\n", table.0);
     std::fs::write(root().join("target/benchmarks-wine.md"), text)?;
+    Ok(())
+}
+
+/// What no request can be cheaper than when everything is on one processor, without Ringfence and Wine.
+fn floors(table: &mut Table) -> Result<(), Failure> {
+    let samples = std::thread::spawn(|| -> Result<_, Failure> {
+        // The thread, and those that it starts.
+        let own = std::fs::read_link("/proc/thread-self")?;
+        let status = Command::new("taskset")
+            .args(["-pc", "0"])
+            .arg(own.file_name().ok_or("no thread id")?)
+            .stdout(Stdio::null())
+            .status()?;
+        if !status.success() {
+            return Err("taskset failed".into());
+        }
+        let wakes = floor::eventfd_round_trips(requests())?;
+        let kvm = vmm::machine::host::KvmKind::detect();
+        let privilege = if kvm == vmm::machine::host::KvmKind::Paravirtual {
+            abi::Privilege::Ring3
+        } else {
+            abi::Privilege::Ring0
+        };
+        let exits = floor::memory_writes(privilege, requests())?;
+        Ok([wakes, exits])
+    });
+    let [wakes, exits] = samples.join().map_err(|_| "a thread panicked")??;
+    for (what, mut samples) in [
+        ("two threads wake each other by eventfds", wakes),
+        ("a bare guest's exit and entry", exits),
+    ] {
+        samples.sort();
+        let nanoseconds = |percent: usize| -> Result<u64, Failure> {
+            let sample = samples.get(samples.len() * percent / 100);
+            Ok(u64::try_from(sample.ok_or("no samples")?.as_nanos())?)
+        };
+        table.row(
+            &format!("floor: {what}, pinned to one processor"),
+            &format!(
+                "p50 {}, p99 {}",
+                micro(nanoseconds(50)?),
+                micro(nanoseconds(99)?)
+            ),
+            "",
+            "",
+        );
+    }
     Ok(())
 }
 

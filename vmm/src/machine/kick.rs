@@ -43,6 +43,21 @@ struct Shared {
 }
 
 impl Shared {
+    fn new(timeout: Duration, lines: InterruptLines) -> Self {
+        Self {
+            epoch: Instant::now(),
+            busy_since: AtomicU64::new(NEVER),
+            runs: AtomicU64::new(0),
+            is_asleep: AtomicBool::new(false),
+            held_before: AtomicU64::new(0),
+            tick_at: AtomicU64::new(NEVER),
+            timeout: AtomicU64::new(u64::try_from(timeout.as_micros()).unwrap_or(NEVER)),
+            is_stopping: AtomicBool::new(false),
+            is_stop_wanted: AtomicBool::new(false),
+            lines,
+        }
+    }
+
     fn now(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(NEVER)
     }
@@ -100,18 +115,7 @@ impl Watchdog {
     pub(super) fn start(timeout: Duration, lines: InterruptLines) -> std::io::Result<Self> {
         register_signal_handler(SIGRTMIN(), ignore_signal)
             .map_err(|error| std::io::Error::from_raw_os_error(error.errno()))?;
-        let shared = Arc::new(Shared {
-            epoch: Instant::now(),
-            busy_since: AtomicU64::new(NEVER),
-            runs: AtomicU64::new(0),
-            is_asleep: AtomicBool::new(false),
-            held_before: AtomicU64::new(0),
-            tick_at: AtomicU64::new(NEVER),
-            timeout: AtomicU64::new(u64::try_from(timeout.as_micros()).unwrap_or(NEVER)),
-            is_stopping: AtomicBool::new(false),
-            is_stop_wanted: AtomicBool::new(false),
-            lines,
-        });
+        let shared = Arc::new(Shared::new(timeout, lines));
         // SAFETY: pthread_self cannot fail. The id stays valid while the watchdog runs: the vCPU thread owns the
         // Watchdog and joins it before it ends.
         let target = unsafe { libc::pthread_self() };
@@ -207,10 +211,12 @@ fn micros(duration: Duration) -> u64 {
 }
 
 impl Shared {
-    /// Sleeps while the guest is idle.
-    fn sleep(&self) {
+    /// Sleeps until the guest runs, or has run since there were `seen` runs: where this thread gets a processor only after the
+    /// guest is idle again, each entry would wake it in vain.
+    fn sleep(&self, seen: u64) {
         self.is_asleep.store(true, Ordering::SeqCst);
         while self.busy_since.load(Ordering::SeqCst) == NEVER
+            && self.runs.load(Ordering::Relaxed) == seen
             && !self.is_stopping.load(Ordering::Acquire)
         {
             std::thread::park();
@@ -225,7 +231,7 @@ fn watch(shared: &Shared, target: libc::pthread_t) {
         let is_idle = shared.busy_since.load(Ordering::Acquire) == NEVER;
         let runs = shared.runs.load(Ordering::Relaxed);
         if is_idle && runs == seen {
-            shared.sleep();
+            shared.sleep(seen);
             continue;
         }
         seen = runs;
@@ -242,5 +248,32 @@ fn watch(shared: &Shared, target: libc::pthread_t) {
             // SAFETY: `target` is a live thread: it joins this one before it ends.
             unsafe { libc::pthread_kill(target, SIGRTMIN()) };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_is_over_ends_the_sleep_too() {
+        let shared = Arc::new(Shared::new(
+            Duration::from_secs(1),
+            InterruptLines::default(),
+        ));
+        // The watchdog had not seen the run when it went to sleep, and the guest is idle again.
+        shared.runs.store(1, Ordering::Relaxed);
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let sleeper = Arc::clone(&shared);
+        let thread = std::thread::spawn(move || {
+            sleeper.sleep(0);
+            // The test may have given up.
+            let _ = sender.send(()).is_ok();
+        });
+        let woken = receiver.recv_timeout(Duration::from_secs(30));
+        shared.is_stopping.store(true, Ordering::Release);
+        thread.thread().unpark();
+        thread.join().expect("the sleeper panicked");
+        assert!(woken.is_ok());
     }
 }
