@@ -214,8 +214,11 @@ fn clients(rows: &mut Vec<String>) -> Result<(), Failure> {
         let total = (each + (each / 10).min(200)) * count;
         let rate = total as f64 / began.elapsed().as_secs_f64();
         let exits = (watcher.statistics()?.exits - exits) as f64 / total as f64;
+        let trips = floor::eventfd_clients(count, each)?;
+        let floor = (each * count) as f64 / trips.as_secs_f64();
         rows.push(format!(
-            "| {count} clients, one request at a time each | {rate:.0} requests a second | {exits:.3} exits a request |"
+            "| {count} clients, one request at a time each | {rate:.0} requests a second, {exits:.3} exits a request \
+             | by eventfds to one thread that answers: {floor:.0} |"
         ));
     }
     Ok(())

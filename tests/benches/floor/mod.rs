@@ -1,11 +1,16 @@
 //! The floor: bare KVM, with nothing of Ringfence in it.
 
+use std::fs::File;
 use std::io::{Read, Write};
+use std::mem::MaybeUninit;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use abi::Privilege;
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use rustix::event::EventfdFlags;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -182,8 +187,8 @@ pub(crate) fn memory_writes(privilege: Privilege, count: usize) -> Result<Vec<Du
 
 /// Times of `count` round trips of two threads that wake each other by eventfds and sleep.
 pub(crate) fn eventfd_round_trips(count: usize) -> Result<Vec<Duration>, Failure> {
-    let eventfd = || -> Result<std::fs::File, Failure> {
-        Ok(rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?.into())
+    let eventfd = || -> Result<File, Failure> {
+        Ok(rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?.into())
     };
     let (there, back) = (eventfd()?, eventfd()?);
     let (mut asked, mut answer) = (there.try_clone()?, back.try_clone()?);
@@ -206,4 +211,65 @@ pub(crate) fn eventfd_round_trips(count: usize) -> Result<Vec<Duration>, Failure
     }
     other.join().map_err(|_| "a thread panicked")??;
     Ok(samples)
+}
+
+/// How long `clients` threads take for `each` round trips with one thread that answers them all, one at a time each, by
+/// eventfds. Nobody looks before it sleeps; the one that answers takes all that it is woken for before it sleeps again.
+pub(crate) fn eventfd_clients(clients: usize, each: usize) -> Result<Duration, Failure> {
+    let eventfd = || -> Result<Arc<File>, Failure> {
+        Ok(Arc::new(
+            rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?.into(),
+        ))
+    };
+    let pairs = (0..clients)
+        .map(|_| Ok((eventfd()?, eventfd()?)))
+        .collect::<Result<Vec<_>, Failure>>()?;
+    let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+    for (index, (there, _)) in pairs.iter().enumerate() {
+        epoll::add(
+            &epoll,
+            there,
+            EventData::new_u64(index as u64),
+            EventFlags::IN,
+        )?;
+    }
+    let answered = pairs.clone();
+    let server = std::thread::spawn(move || -> std::io::Result<()> {
+        let mut events = [const { MaybeUninit::uninit() }; 32];
+        let mut left = clients * each;
+        while left > 0 {
+            let (ready, _) = epoll::wait(&epoll, &mut events, None)?;
+            for event in ready {
+                let index = usize::try_from(event.data.u64()).unwrap_or(usize::MAX);
+                let Some((there, back)) = answered.get(index) else {
+                    continue;
+                };
+                there.as_ref().read_exact(&mut [0; 8])?;
+                back.as_ref().write_all(&1_u64.to_ne_bytes())?;
+                left -= 1;
+            }
+        }
+        Ok(())
+    });
+    let barrier = Arc::new(Barrier::new(clients + 1));
+    let threads: Vec<_> = pairs
+        .into_iter()
+        .map(|(there, back)| {
+            let barrier = Arc::clone(&barrier);
+            std::thread::spawn(move || -> std::io::Result<()> {
+                barrier.wait();
+                for _ in 0..each {
+                    there.as_ref().write_all(&1_u64.to_ne_bytes())?;
+                    back.as_ref().read_exact(&mut [0; 8])?;
+                }
+                Ok(())
+            })
+        })
+        .collect();
+    barrier.wait();
+    let began = Instant::now();
+    for thread in threads.into_iter().chain([server]) {
+        thread.join().map_err(|_| "a thread panicked")??;
+    }
+    Ok(began.elapsed())
 }
