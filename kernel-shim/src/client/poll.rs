@@ -66,7 +66,8 @@ fn leave() {
     entered();
 }
 
-/// Serves the next request of a client, or has the VMM do what is its. False: there was neither.
+/// Serves the next request of a client, has the VMM do what is its, or expires timers, whose DPCs are the caller's to run
+/// before the guest idles. False: there was nothing of these.
 pub(crate) fn attend(serve: impl FnOnce(&abi::channel::Request)) -> bool {
     if !is_any() {
         return false;
@@ -76,6 +77,7 @@ pub(crate) fn attend(serve: impl FnOnce(&abi::channel::Request)) -> bool {
     // A guest that always finds a request does not idle, and is entered too often for a tick to become due.
     if timer::next_due() <= now {
         timer::expire();
+        return true;
     }
     match CLIENTS.with(super::table::Clients::take) {
         Found::Request(request) => {

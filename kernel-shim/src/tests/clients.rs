@@ -5,6 +5,7 @@ use crate::client;
 use crate::mm;
 use crate::platform::{Outcome, Platform, Trap};
 use crate::test_platform::Machine;
+use crate::value::{Size, Tag};
 use abi::client::{
     DESCRIPTOR_NEXT, DESCRIPTOR_WRITE, Descriptor, Opcode, QueueLayout, RequestHeader,
     ResultHeader, UsedElement,
@@ -328,7 +329,12 @@ fn touch(address: u64) -> bool {
         },
         is_32_bit: false,
     };
-    crate::trap(&mut trap) == Outcome::Resume
+    // It is no shim code that makes the access.
+    let depth = shared::depth();
+    shared::set_depth(0);
+    let outcome = crate::trap(&mut trap);
+    shared::set_depth(depth);
+    outcome == Outcome::Resume
 }
 
 #[test]
@@ -363,4 +369,33 @@ fn addresses_are_valid_where_an_access_is() {
     assert!(mapped(&machine).is_empty());
     assert!(!is_valid(CLIENT_USER + 0x1008));
     client::memory::set_view(0);
+}
+
+static EXPIRED: AtomicU64 = AtomicU64::new(0);
+
+extern "win64-unwind" fn on_expiry(_dpc: u64, _context: u64, _first: u64, _second: u64) -> u64 {
+    EXPIRED.fetch_add(1, Ordering::Relaxed)
+}
+
+#[test]
+fn what_a_timer_queues_runs_before_the_guest_idles() {
+    let (mut machine, _, _) = opened();
+    let _peer = Peer::new(&mut machine, 0, CLIENT);
+    let block = crate::ex::pool_api::ExAllocatePoolWithTag(0, Size(256), Tag(1));
+    let (timer, dpc) = (block.cast(), block.add_bytes(128).cast());
+    crate::ke::timer::KeInitializeTimer(timer);
+    let routine = Ptr::new(on_expiry as *const () as u64);
+    crate::ke::dpc::KeInitializeDpc(dpc, routine, Ptr::null());
+    EXPIRED.store(0, Ordering::Relaxed);
+    crate::ke::timer::set(timer, -100, 0, dpc);
+    // It falls due after the main loop has run what could run, and before it looks for requests.
+    while crate::ke::timer::next_due() > crate::ke::time::interrupt_time() {}
+    let mut idled = 0;
+
+    if !client::attend(crate::main_loop::serve) {
+        client::look(|| idled += 1);
+    }
+    crate::ke::sched::run_ready();
+
+    assert_eq!((idled, EXPIRED.load(Ordering::Relaxed)), (0, 1));
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use abi::DriverAbi;
 use integration_tests::codes::{echo, status};
-use integration_tests::{Target, machine_tests, patience};
+use integration_tests::{Target, fields, machine_tests, patience};
 use ringfence_client::{Connection, Notify, Request};
 
 use super::channel::Served;
@@ -47,7 +47,7 @@ impl Numbers {
     }
 }
 
-/// Some requests at a time, waited for in any order.
+/// Requests of which some complete at once and some when a timer says so, waited for in any order.
 fn rounds(socket: &Path, number: u32, count: u32) {
     let mut numbers = Numbers(0x9E37_79B9_7F4A_7C15 ^ u64::from(number) << 32);
     let client = Connection::connect(socket).unwrap();
@@ -56,9 +56,17 @@ fn rounds(socket: &Path, number: u32, count: u32) {
         let mut under_way = Vec::new();
         for request in 0..=numbers.below(AT_A_TIME) {
             let own = number << 24 | round << 8 | u32::try_from(request).unwrap();
-            let input = own.to_le_bytes().repeat(16);
-            let expected = echo::coded(&input, 0xA5);
-            let request = Request::ioctl(handle.0, echo::BUFFERED, &input, 64);
+            let is_late = numbers.below(16) == 0;
+            let (code, input, expected) = if is_late {
+                let delay = u32::try_from(numbers.below(3)).unwrap();
+                let answer = (!own).to_le_bytes().to_vec();
+                (echo::PEND, fields!(delay, own), answer)
+            } else {
+                let input = own.to_le_bytes().repeat(16);
+                let answer = echo::coded(&input, 0xA5);
+                (echo::BUFFERED, input, answer)
+            };
+            let request = Request::ioctl(handle.0, code, &input, 64);
             under_way.push((client.submit(&request, Notify::Wait).unwrap(), expected));
             numbers.pause();
         }
