@@ -222,10 +222,7 @@ fn line_is_active_from_an_interrupt_until_register_c_is_read() {
 fn every_read_of_register_c_makes_way_for_the_next_edge() {
     // So busy a machine that a period goes by between any two looks at the time.
     let time = Arc::new(AtomicI64::new(DATE.seconds() * SECOND));
-    let chip = Chip::with_clock(
-        0,
-        Box::new(move || time.fetch_add(1000, Ordering::Relaxed)),
-    );
+    let chip = Chip::with_clock(0, Box::new(move || time.fetch_add(1000, Ordering::Relaxed)));
     let lines = crate::machine::InterruptLines::default();
     let mut rtc = Rtc::start(chip, lines.line(8)).unwrap();
     for (index, value) in [(10, 0x26), (11, 0x42)] {
