@@ -1,26 +1,23 @@
-//! A connection: the handshake, submitting, waiting, completions.
+//! A connection: submitting, waiting, completions.
 
 use std::collections::{HashMap, VecDeque};
-use std::io::{IoSliceMut, Read, Write};
+use std::io::Read;
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use abi::client::{
-    DATA_MAX, Farewell, Hello, MAGIC, QUEUE_MAX, QueueLayout, RequestHeader, ResultHeader, VERSION,
-    Welcome,
-};
-use channel::polling::{LONGEST, Look, Polling, Step};
+use abi::client::{Farewell, MAGIC, RequestHeader, ResultHeader};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::buffers;
 use crate::error::Error;
+use crate::handshake::shake_hands;
+use crate::looking::{Looking, Next};
 use crate::pinned::{Buffer, DataArea, Part};
 use crate::queue::Queue;
 use crate::request::{Completion, Notify, Request};
@@ -63,33 +60,12 @@ struct State {
     is_waited: bool,
     /// The status of everything from now on: the connection has ended.
     end: Option<u32>,
-    polling: Polling,
-    /// When looking may yield the processor again.
-    yield_from: Option<Instant>,
+    looking: Looking,
 }
-
-/// What comes within this time of falling asleep would have come within [`LONGEST`] without the wake-ups of both sides.
-const SOON: Duration = Duration::from_micros(300);
-
-/// Who has the processor for so long after it was yielded computes, and is no client of the driver that looks or sleeps
-/// most of the time. Yielding to such a program costs more than sleeping: at most one part in so many of the time.
-const LOSS: Duration = Duration::from_millis(4);
-const LOSS_SHARE: u32 = 128;
 
 /// What is ready: the pipe of notifications, the socket.
 const OF_CALL: u64 = 0;
 const OF_SOCKET: u64 = 1;
-
-/// On one processor looking only keeps the driver from running.
-fn polling() -> Polling {
-    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let longest = if processors > 1 {
-        LONGEST
-    } else {
-        Duration::ZERO
-    };
-    Polling::new(longest, SOON)
-}
 
 type Calls = Vec<(Box<dyn FnOnce(Completion) + Send>, Completion)>;
 
@@ -184,37 +160,6 @@ pub struct Connection {
     shared: Arc<Shared>,
 }
 
-fn receive(socket: &UnixStream) -> Result<(Welcome, Vec<OwnedFd>), Error> {
-    let mut bytes = [0; size_of::<Welcome>()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = rustix::net::recvmsg(
-        socket,
-        &mut [IoSliceMut::new(&mut bytes)],
-        &mut ancillary,
-        RecvFlags::WAITALL | RecvFlags::CMSG_CLOEXEC,
-    )?;
-    let mut descriptors = Vec::new();
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = message {
-            descriptors.extend(rights);
-        }
-    }
-    let no_welcome = Error::Protocol(
-        "what came is no welcome; is this a `ringfence run --socket`, with room for a client?",
-    );
-    let Ok(welcome) = Welcome::read_from_bytes(&bytes) else {
-        return Err(no_welcome);
-    };
-    if received.bytes != size_of::<Welcome>() || welcome.magic != MAGIC {
-        return Err(no_welcome);
-    }
-    if welcome.status != 0 {
-        return Err(Error::Status(welcome.status));
-    }
-    Ok((welcome, descriptors))
-}
-
 impl Connection {
     /// Connects to the socket of a `ringfence run --socket`.
     ///
@@ -230,27 +175,7 @@ impl Connection {
     /// As for [`Self::connect`].
     pub fn connect_with(path: impl AsRef<Path>, data_bytes: u64) -> Result<Self, Error> {
         let mut socket = UnixStream::connect(path)?;
-        let hello = Hello {
-            magic: MAGIC,
-            version_min: VERSION,
-            version_max: VERSION,
-            queue_size: u32::from(QUEUE_MAX),
-            flags: 0,
-            data_bytes: data_bytes.min(DATA_MAX),
-        };
-        socket.write_all(hello.as_bytes())?;
-        let (welcome, descriptors) = receive(&socket)?;
-        let [memory, kick, call]: [OwnedFd; 3] = descriptors
-            .try_into()
-            .map_err(|_| Error::Protocol("the welcome came without its descriptors"))?;
-        let layout = QueueLayout::new(welcome.queue_size, welcome.data_bytes)
-            .filter(|layout| {
-                layout.descriptors == welcome.descriptors
-                    && layout.available == welcome.available
-                    && layout.used == welcome.used
-                    && layout.data == welcome.data
-            })
-            .ok_or(Error::Protocol("the memory's layout is not this version's"))?;
+        let (welcome, layout, [memory, kick, call]) = shake_hands(&mut socket, data_bytes)?;
         let queue = Queue::map(memory.into(), layout)?;
         let area = DataArea::new(Arc::clone(queue.memory()), layout.data, layout.data_bytes);
         let ready = epoll::create(CreateFlags::CLOEXEC)?;
@@ -268,8 +193,7 @@ impl Connection {
             in_flight_max: usize::try_from(welcome.in_flight_max).unwrap_or(1).max(1),
             is_waited: false,
             end: None,
-            polling: polling(),
-            yield_from: None,
+            looking: Looking::new(),
         };
         let shared = Shared {
             state: Mutex::new(state),
@@ -523,7 +447,7 @@ impl Shared {
             Err(error) => return Err(error.into()),
         }
         let slept = asleep.elapsed();
-        self.lock().polling.slept(slept);
+        self.lock().looking.slept(slept);
         if is_called {
             self.drain();
         }
@@ -532,37 +456,23 @@ impl Shared {
 
     /// Looks for what the VMM gives back, for as long as that is worth it. Whether there is something.
     fn look(&self) -> Result<bool, Error> {
-        let began = Instant::now();
-        let (window, may_yield) = {
-            let state = self.lock();
-            let may_yield = state.yield_from.is_none_or(|from| began >= from);
-            (state.polling.window(), may_yield)
-        };
-        if window.is_zero() {
+        let Some(mut look) = self.lock().looking.begin() else {
             return Ok(false);
-        }
-        let mut look = Look::new(window);
-        let mut last = Duration::ZERO;
+        };
         loop {
             {
                 let mut state = self.lock();
                 if state.queue.has_used()? {
-                    state.polling.found();
+                    state.looking.found();
                     return Ok(true);
                 }
             }
-            let now = began.elapsed();
-            let took = now - std::mem::replace(&mut last, now);
-            match look.step(now) {
-                Step::Yield if may_yield => std::thread::yield_now(),
-                Step::Spin | Step::Yield => (0..4).for_each(|_| std::hint::spin_loop()),
-                Step::Over => return Ok(false),
-                Step::Lost => {
+            match look.go_on() {
+                Next::Again => {}
+                Next::Over => return Ok(false),
+                Next::Lost(time) => {
                     let mut state = self.lock();
-                    state.polling.in_vain();
-                    if may_yield && took >= LOSS {
-                        state.yield_from = Some(Instant::now() + took * LOSS_SHARE);
-                    }
+                    state.looking.lost(time);
                     return state.queue.has_used();
                 }
             }

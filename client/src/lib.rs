@@ -21,7 +21,9 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `connection` | the handshake, waiting, completions |
+//! | `connection` | submitting, waiting, completions |
+//! | `handshake` | how a connection begins |
+//! | `looking` | looking for answers before sleeping |
 //! | `calls` | the blocking calls |
 //! | `control` | text commands over the same socket |
 //! | `queue` | the client's end of the split queue |
@@ -35,6 +37,8 @@ mod calls;
 mod connection;
 pub mod control;
 mod error;
+mod handshake;
+mod looking;
 mod pinned;
 mod queue;
 mod request;

@@ -81,23 +81,27 @@ impl Edu {
     }
 }
 
-/// A driver's DMA with a device that is a Python program.
-fn a_model_is_a_bus_master_within_what_drivers_have_for_devices(target: Target) {
-    let Some(folder) = python_models() else {
-        return;
-    };
+/// The driver with a device that is a Python program, and what it has found; `None` where there is no Python. `keys` are
+/// further ones of its BAR.
+fn python_edu(target: Target, keys: &str) -> Option<(Machine, Edu, Vec<u8>)> {
+    let folder = python_models()?;
     let millis = u32::try_from(patience().as_millis()).unwrap().min(10_000);
     let model = folder.join("edu.py");
     let policy = function(&format!(
         "[[pci.bar]]\nindex = 0\ntype = \"memory\"\nsize = 0x1000\nbase = {BASE:#x}\nbackend = \"external\"\n\
-         command = [\"python3\", \"-B\", \"-u\", {model:?}]\nanswer-ms = {millis}\ndma = true\n"
+         command = [\"python3\", \"-B\", \"-u\", {model:?}]\nanswer-ms = {millis}\n{keys}\n"
     ));
     let machine = target.start_sample("edu", &policy);
     let mut client = Client::open(&machine, r"\\.\edu");
     let found = client.control(edu::FIND, &[], 24);
-    let mut edu = Edu {
-        client,
-        slot: word(&found, 0),
+    let slot = word(&found, 0);
+    Some((machine, Edu { client, slot }, found))
+}
+
+/// A driver's DMA with a device that is a Python program.
+fn a_model_is_a_bus_master_within_what_drivers_have_for_devices(target: Target) {
+    let Some((_machine, mut edu, _)) = python_edu(target, "dma = true") else {
+        return;
     };
     assert_eq!(edu.config(COMMAND) & 7, MEMORY_SPACE | BUS_MASTER);
     assert_eq!(edu.start(BASE), 0);
@@ -149,21 +153,8 @@ fn a_model_is_a_bus_master_within_what_drivers_have_for_devices(target: Target) 
 
 /// The whole life of a PCI driver, with a device that is a Python program.
 fn driver_finds_its_function_and_is_interrupted(target: Target) {
-    let Some(folder) = python_models() else {
+    let Some((machine, mut edu, found)) = python_edu(target, "") else {
         return;
-    };
-    let millis = u32::try_from(patience().as_millis()).unwrap().min(10_000);
-    let model = folder.join("edu.py");
-    let policy = function(&format!(
-        "[[pci.bar]]\nindex = 0\ntype = \"memory\"\nsize = 0x1000\nbase = {BASE:#x}\nbackend = \"external\"\n\
-         command = [\"python3\", \"-B\", \"-u\", {model:?}]\nanswer-ms = {millis}\n"
-    ));
-    let machine = target.start_sample("edu", &policy);
-    let mut client = Client::open(&machine, r"\\.\edu");
-    let found = client.control(edu::FIND, &[], 24);
-    let mut edu = Edu {
-        client,
-        slot: word(&found, 0),
     };
     assert_eq!(edu.slot, 4, "device 4, function 0");
     assert_eq!(u64::from(word(&found, 1)), BASE);

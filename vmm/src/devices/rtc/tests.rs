@@ -118,14 +118,20 @@ fn flags_tell_what_has_happened_since_they_were_read() {
     assert_eq!(read(&mut rtc, 13), 0x80);
 }
 
-#[test]
-fn memory_is_kept_in_its_file() {
+/// A clock with a file, and the file's folder.
+fn with_memory() -> (tempfile::TempDir, RtcSpec) {
     let folder = tempfile::tempdir().unwrap();
     let spec = RtcSpec {
         offset: 0,
         nvram: Some(folder.path().join("cmos")),
         irq: None,
     };
+    (folder, spec)
+}
+
+#[test]
+fn memory_is_kept_in_its_file() {
+    let (folder, spec) = with_memory();
     let mut first = Chip::open(&spec).unwrap();
     write(&mut first, 0x7F, 0xAB);
     first.flush().unwrap();
@@ -140,12 +146,7 @@ fn memory_is_kept_in_its_file() {
 
 #[test]
 fn memory_in_a_file_is_one_clocks_until_it_ends() {
-    let folder = tempfile::tempdir().unwrap();
-    let spec = RtcSpec {
-        offset: 0,
-        nvram: Some(folder.path().join("cmos")),
-        irq: None,
-    };
+    let (_folder, spec) = with_memory();
     let mut first = Chip::open(&spec).unwrap();
     write(&mut first, 0x40, 0x11);
     first.flush().unwrap();
