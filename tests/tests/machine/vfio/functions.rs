@@ -1,7 +1,10 @@
 //! Interrupts by MSI-X (QEMU's e1000e), and two functions in one IOMMU group whose BARs share a page (twice its sdhci-pci).
+//!
+//! They run one at a time with the tests of edu, too: those run programs to bind it, and until such a program is executed it has
+//! the group's descriptor, with which nobody else can open the group.
 
 use std::path::Path;
-use std::sync::{Mutex, Once};
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use integration_tests::codes::{irq, portio};
@@ -9,7 +12,7 @@ use integration_tests::{Client, Target, fields, machine_tests, patience};
 use vmm::session::Machine;
 use vmm::session::driver::RunningDriver;
 
-use super::super::edu_device::bind_function;
+use super::super::edu_device::{DEVICE, bind_function};
 use super::super::real_hardware::alone;
 use super::has_iommu;
 
@@ -19,8 +22,6 @@ machine_tests!(
     vectors_of_msix_are_lines_of_their_own,
     mask_bits_hold_vectors_back,
 );
-
-static DEVICE: Mutex<()> = Mutex::new(());
 
 const NETWORK: &str = "0000:00:12.0";
 /// In one group: functions of one device that does not keep them apart.
