@@ -1,5 +1,7 @@
 /* Structured exceptions as drivers built by gcc can have them: amd64 unwind information from assembler directives with
- * __C_specific_handler, i386 frames on the chain at fs:0 made by hand, and walks over what gcc itself writes. */
+ * __C_specific_handler, i386 frames on the chain at fs:0 made by hand, and walks over what gcc itself writes.
+ *
+ * Long because a family is one driver and a driver one file: a list of independent tests. */
 #include "ktest.h"
 
 #define NOINLINE __attribute__((noinline))

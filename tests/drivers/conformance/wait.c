@@ -1,4 +1,6 @@
-/* Waits for several objects, mutexes, semaphores, queues, APCs. */
+/* Waits for several objects, mutexes, semaphores, queues, APCs.
+ *
+ * Long because a family is one driver and a driver one file: a list of independent tests. */
 #include "ktest.h"
 
 #define MS(n) (-10000LL * (n)) /* a relative timeout of n milliseconds, in 100 ns */
