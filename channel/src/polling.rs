@@ -14,6 +14,9 @@ pub const LONGEST: Duration = Duration::from_micros(100);
 const SHORTEST: Duration = Duration::from_micros(10);
 /// Most sleeps without a look after looking was no use.
 const REST: u32 = 32;
+/// When a look begins to yield the processor. An answer takes a little longer even when nobody has to be waited for, and
+/// one of many clients that looks for longer keeps the others from asking meanwhile.
+const ALONE: Duration = Duration::from_micros(1);
 /// What a yield of the processor takes when nobody else wants it, and more.
 const YIELD: Duration = Duration::from_micros(1);
 
@@ -140,7 +143,7 @@ impl Look {
         if self.looked >= self.window {
             return Step::Over;
         }
-        self.has_yielded = self.looked >= SHORTEST;
+        self.has_yielded = self.looked >= ALONE;
         if self.has_yielded {
             Step::Yield
         } else {
@@ -202,12 +205,12 @@ mod tests {
 
     #[test]
     fn look_yields_after_a_while_and_ends() {
-        let mut look = Look::new(micros(12));
-        assert_eq!(look.step(micros(5)), Step::Spin);
-        assert_eq!(look.step(micros(10)), Step::Yield);
+        let mut look = Look::new(micros(4));
+        assert_eq!(look.step(ALONE / 2), Step::Spin);
+        assert_eq!(look.step(micros(2)), Step::Yield);
         // Others had the processor for 50 us of these.
-        assert_eq!(look.step(micros(60)), Step::Yield);
-        assert_eq!(look.step(micros(61)), Step::Over);
+        assert_eq!(look.step(micros(52)), Step::Yield);
+        assert_eq!(look.step(micros(53)), Step::Over);
     }
 
     #[test]

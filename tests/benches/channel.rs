@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
@@ -23,8 +24,8 @@ const IOCTL_ECHO: u32 = 0x0022_2000;
 const IOCTL_FILL: u32 = 0x0022_2052;
 /// Requests of one measurement.
 const REQUESTS: usize = 4000;
-/// Requests of all clients together.
-const REQUESTS_CLIENTS: usize = 16_000;
+/// How long several clients make requests: many turns of as many threads.
+const CLIENTS_TIME: Duration = Duration::from_secs(2);
 /// Requests of one measurement of an i386 driver, which paravirtual KVM interprets.
 const REQUESTS_I386: usize = 300;
 /// A pause that is longer than anybody looks for.
@@ -189,36 +190,63 @@ fn pin(processor: usize) -> Result<(), Failure> {
     Ok(())
 }
 
+/// One request at a time until it is said to stop: how many, without those before the barrier.
+fn requests_until(
+    socket: &Path,
+    barrier: &Barrier,
+    is_over: &AtomicBool,
+) -> Result<u64, Failure> {
+    let client = Connection::connect(socket)?;
+    let handle = client.open(r"\\.\echo")?;
+    let input = [7; 64];
+    for _ in 0..200 {
+        client.ioctl(handle, IOCTL_ECHO, &input, 64)?;
+    }
+    barrier.wait();
+    let mut count = 0;
+    while !is_over.load(Ordering::Relaxed) {
+        let done = client.ioctl(handle, IOCTL_ECHO, &input, 64)?;
+        if done.status != 0 || done.output.len() != 64 {
+            return Err("the echo is wrong".into());
+        }
+        count += 1;
+    }
+    Ok(count)
+}
+
 fn clients(rows: &mut Vec<String>) -> Result<(), Failure> {
     let driver = Driver::start(None)?;
     let watcher = Connection::connect(&driver.socket)?;
     for count in [1_usize, 2, 4, 8, 16] {
-        let exits = watcher.statistics()?.exits;
         let barrier = Arc::new(Barrier::new(count + 1));
+        let is_over = Arc::new(AtomicBool::new(false));
         let threads: Vec<_> = (0..count)
             .map(|_| {
                 let (socket, barrier) = (driver.socket.clone(), Arc::clone(&barrier));
-                std::thread::spawn(move || -> Result<(), Failure> {
-                    let client = Connection::connect(&socket)?;
-                    barrier.wait();
-                    round_trips(&client, REQUESTS_CLIENTS / count, Duration::ZERO).map(|_| ())
-                })
+                let is_over = Arc::clone(&is_over);
+                std::thread::spawn(move || requests_until(&socket, &barrier, &is_over))
             })
             .collect();
         barrier.wait();
-        let began = Instant::now();
-        for thread in threads {
-            thread.join().map_err(|_| "a client panicked")??;
-        }
-        let each = REQUESTS_CLIENTS / count;
-        let total = (each + (each / 10).min(200)) * count;
-        let rate = total as f64 / began.elapsed().as_secs_f64();
-        let exits = (watcher.statistics()?.exits - exits) as f64 / total as f64;
-        let trips = floor::eventfd_clients(count, each)?;
-        let floor = (each * count) as f64 / trips.as_secs_f64();
+        let (began, exits) = (Instant::now(), watcher.statistics()?.exits);
+        std::thread::sleep(CLIENTS_TIME);
+        is_over.store(true, Ordering::Relaxed);
+        let exits = watcher.statistics()?.exits - exits;
+        let time = began.elapsed();
+        let counts = threads
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| "a client panicked")?)
+            .collect::<Result<Vec<u64>, Failure>>()?;
+        let rate = |count: u64| count as f64 / time.as_secs_f64();
+        let total: u64 = counts.iter().sum();
+        let least = rate(counts.iter().copied().min().unwrap_or_default());
+        let most = rate(counts.iter().copied().max().unwrap_or_default());
+        let exits = exits as f64 / total as f64;
+        let floor = rate(floor::eventfd_clients(count, time)?);
         rows.push(format!(
-            "| {count} clients, one request at a time each | {rate:.0} requests a second, {exits:.3} exits a request \
-             | by eventfds to one thread that answers: {floor:.0} |"
+            "| {count} clients, one request at a time each | {:.0} requests a second (one client {least:.0} to {most:.0}), \
+             {exits:.3} exits a request | by eventfds to one thread that answers: {floor:.0} |",
+            rate(total),
         ));
     }
     Ok(())

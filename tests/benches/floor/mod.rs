@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
@@ -213,9 +214,9 @@ pub(crate) fn eventfd_round_trips(count: usize) -> Result<Vec<Duration>, Failure
     Ok(samples)
 }
 
-/// How long `clients` threads take for `each` round trips with one thread that answers them all, one at a time each, by
+/// How many round trips `clients` threads make in `time` with one thread that answers them all, one at a time each, by
 /// eventfds. Nobody looks before it sleeps; the one that answers takes all that it is woken for before it sleeps again.
-pub(crate) fn eventfd_clients(clients: usize, each: usize) -> Result<Duration, Failure> {
+pub(crate) fn eventfd_clients(clients: usize, time: Duration) -> Result<u64, Failure> {
     let eventfd = || -> Result<Arc<File>, Failure> {
         Ok(Arc::new(
             rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?.into(),
@@ -224,11 +225,13 @@ pub(crate) fn eventfd_clients(clients: usize, each: usize) -> Result<Duration, F
     let pairs = (0..clients)
         .map(|_| Ok((eventfd()?, eventfd()?)))
         .collect::<Result<Vec<_>, Failure>>()?;
+    let end = eventfd()?;
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-    for (index, (there, _)) in pairs.iter().enumerate() {
+    let watched = pairs.iter().map(|(there, _)| there).chain([&end]);
+    for (index, file) in watched.enumerate() {
         epoll::add(
             &epoll,
-            there,
+            file,
             EventData::new_u64(index as u64),
             EventFlags::IN,
         )?;
@@ -236,40 +239,44 @@ pub(crate) fn eventfd_clients(clients: usize, each: usize) -> Result<Duration, F
     let answered = pairs.clone();
     let server = std::thread::spawn(move || -> std::io::Result<()> {
         let mut events = [const { MaybeUninit::uninit() }; 32];
-        let mut left = clients * each;
-        while left > 0 {
+        loop {
             let (ready, _) = epoll::wait(&epoll, &mut events, None)?;
             for event in ready {
                 let index = usize::try_from(event.data.u64()).unwrap_or(usize::MAX);
                 let Some((there, back)) = answered.get(index) else {
-                    continue;
+                    return Ok(());
                 };
                 there.as_ref().read_exact(&mut [0; 8])?;
                 back.as_ref().write_all(&1_u64.to_ne_bytes())?;
-                left -= 1;
             }
         }
-        Ok(())
     });
     let barrier = Arc::new(Barrier::new(clients + 1));
+    let is_over = Arc::new(AtomicBool::new(false));
     let threads: Vec<_> = pairs
         .into_iter()
         .map(|(there, back)| {
-            let barrier = Arc::clone(&barrier);
-            std::thread::spawn(move || -> std::io::Result<()> {
+            let (barrier, is_over) = (Arc::clone(&barrier), Arc::clone(&is_over));
+            std::thread::spawn(move || -> std::io::Result<u64> {
                 barrier.wait();
-                for _ in 0..each {
+                let mut count = 0;
+                while !is_over.load(Ordering::Relaxed) {
                     there.as_ref().write_all(&1_u64.to_ne_bytes())?;
                     back.as_ref().read_exact(&mut [0; 8])?;
+                    count += 1;
                 }
-                Ok(())
+                Ok(count)
             })
         })
         .collect();
     barrier.wait();
-    let began = Instant::now();
-    for thread in threads.into_iter().chain([server]) {
-        thread.join().map_err(|_| "a thread panicked")??;
+    std::thread::sleep(time);
+    is_over.store(true, Ordering::Relaxed);
+    let mut total = 0;
+    for thread in threads {
+        total += thread.join().map_err(|_| "a client panicked")??;
     }
-    Ok(began.elapsed())
+    end.as_ref().write_all(&1_u64.to_ne_bytes())?;
+    server.join().map_err(|_| "the server panicked")??;
+    Ok(total)
 }
