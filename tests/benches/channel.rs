@@ -191,11 +191,7 @@ fn pin(processor: usize) -> Result<(), Failure> {
 }
 
 /// One request at a time until it is said to stop: how many, without those before the barrier.
-fn requests_until(
-    socket: &Path,
-    barrier: &Barrier,
-    is_over: &AtomicBool,
-) -> Result<u64, Failure> {
+fn requests_until(socket: &Path, barrier: &Barrier, is_over: &AtomicBool) -> Result<u64, Failure> {
     let client = Connection::connect(socket)?;
     let handle = client.open(r"\\.\echo")?;
     let input = [7; 64];

@@ -13,7 +13,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use integration_tests::is_lane;
 
@@ -25,7 +25,11 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// Turns of each measurement; the fastest counts.
 const TURNS: usize = 3;
 /// Programs at once.
-const PROGRAMS: usize = 16;
+const PROGRAMS: [usize; 3] = [1, 4, 16];
+/// What they all have to start in.
+const STARTS: Duration = Duration::from_secs(12);
+/// How long they make requests.
+const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// Requests of one measurement.
 fn requests() -> usize {
@@ -84,12 +88,17 @@ impl Prefix {
         numbers(&self.wine(&[&[program], arguments].concat())?)
     }
 
-    /// The same of a program that `ringfence wine run` starts: its requests pass winedevice by.
-    fn measure_direct(&self, program: &Path, arguments: &[&str]) -> Result<Vec<u64>, Failure> {
+    /// A program, by `ringfence wine run`.
+    fn run(&self, program: &Path) -> Command {
         let mut command = self.command(&ringfence());
         command.args(["wine", "run", "--wine"]).arg(&self.wine);
         command.arg("--prefix").arg(&self.path).arg(program);
-        let output = command.args(arguments).output()?;
+        command
+    }
+
+    /// The same of a program that `ringfence wine run` starts: its requests pass winedevice by.
+    fn measure_direct(&self, program: &Path, arguments: &[&str]) -> Result<Vec<u64>, Failure> {
+        let output = self.run(program).args(arguments).output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         if output.status.success() {
             numbers(&text)
@@ -195,29 +204,46 @@ impl Table {
     }
 }
 
-/// Programs at once; requests a second of all.
-fn at_once(prefix: &Prefix, program: &Path, count: usize) -> Result<u64, Failure> {
-    let count_text = count.to_string();
-    let began = Instant::now();
-    let children: Vec<_> = (0..PROGRAMS)
+/// Programs at once, all of which make requests at the same time: how many of all a second, and of the one with the least and
+/// the one with the most.
+fn at_once(
+    prefix: &Prefix,
+    program: &Path,
+    count: usize,
+    is_direct: bool,
+) -> Result<[u64; 3], Failure> {
+    let begin = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)? + STARTS;
+    let moment = |time: Duration| time.as_millis().to_string();
+    let children: Vec<_> = (0..count)
         .map(|_| {
-            prefix
-                .command(&prefix.wine)
-                .arg(program)
-                .args(["ioctl", &count_text])
-                .stdout(Stdio::piped())
-                .spawn()
+            let mut command = if is_direct {
+                prefix.run(program)
+            } else {
+                let mut command = prefix.command(&prefix.wine);
+                command.arg(program);
+                command
+            };
+            command.arg("between");
+            command.args([moment(begin), moment(begin + AT_ONCE)]);
+            command.stdout(Stdio::piped()).spawn()
         })
         .collect();
+    let mut rates = Vec::new();
     for child in children {
         let output = child?.wait_with_output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
         if !output.status.success() {
-            return Err(String::from_utf8_lossy(&output.stdout).into_owned().into());
+            return Err(text.into_owned().into());
         }
+        rates.extend(
+            numbers(&text)?
+                .iter()
+                .map(|requests| requests / AT_ONCE.as_secs()),
+        );
     }
-    // With the tenth that warms up, and with the programs' starts.
-    let requests = (PROGRAMS * count * 11 / 10) as u64;
-    Ok(requests * 1000 / u64::try_from(began.elapsed().as_millis())?.max(1))
+    let least = rates.iter().min().copied().ok_or("no rates")?;
+    let most = rates.iter().max().copied().ok_or("no rates")?;
+    Ok([rates.iter().sum(), least, most])
 }
 
 /// Parts that are named.
@@ -380,27 +406,45 @@ fn main() -> Result<(), Failure> {
         floors(&mut table)?;
     }
     if wants("programs") {
-        let mut rates = Vec::new();
-        for prefix in [&ours, &theirs] {
-            // Wine ends a session soon after its last program, and the service with it.
-            let _ = prefix.wine(&["sc", "start", "echo"]).is_ok();
-            rates.push(format!(
-                "{} requests a second",
-                at_once(prefix, &program, 1000)?
-            ));
-        }
-        table.row(
-            &format!("{PROGRAMS} programs at once, with their starts"),
-            &rates[0],
-            &rates[1],
-            "",
-        );
+        programs(&ours, &theirs, &program, &mut table)?;
     }
     if wants("ports") {
         ports(&program, &mut table)?;
     }
     let text = format!("{}\n", table.0);
     std::fs::write(root().join("target/benchmarks-wine.md"), text)?;
+    Ok(())
+}
+
+/// Programs that make requests at the same time.
+fn programs(
+    ours: &Prefix,
+    theirs: &Prefix,
+    program: &Path,
+    table: &mut Table,
+) -> Result<(), Failure> {
+    let show =
+        |[all, least, most]: [u64; 3]| format!("{all} requests a second, {least} to {most} each");
+    for count in PROGRAMS {
+        let mut rates = Vec::new();
+        for (prefix, is_direct) in [(ours, true), (ours, false), (theirs, false)] {
+            // Wine ends a session soon after its last program, and the service with it.
+            let _ = prefix.wine(&["sc", "start", "echo"]).is_ok();
+            rates.push(show(at_once(prefix, program, count, is_direct)?));
+        }
+        table.row(
+            &format!("{count} programs at once, by `wine run`"),
+            &rates[0],
+            &rates[2],
+            "",
+        );
+        table.row(
+            &format!("{count} programs at once, by winedevice"),
+            &rates[1],
+            &rates[2],
+            "",
+        );
+    }
     Ok(())
 }
 

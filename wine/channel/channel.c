@@ -5,14 +5,6 @@
  */
 #include "internal.h"
 
-enum {
-    /* How long a thread looks for an answer before it sleeps. */
-    SPIN_MIN_NS = 10000,
-    SPIN_MAX_NS = 100000,
-    /* Looks between two readings of the clock. */
-    LOOKS = 64,
-};
-
 static void append(struct rf_request **first, struct rf_request **last, struct rf_request *request)
 {
     request->next = NULL;
@@ -159,16 +151,8 @@ static uint32_t farewell(struct rf_channel *channel)
 static uint32_t watch(struct rf_channel *channel)
 {
     struct rf_queue *queue = &channel->queue;
-    if (channel->spin_ns != 0) {
-        uint64_t until = rf_now() + channel->spin_ns;
-        do {
-            for (int look = 0; look < LOOKS; look++) {
-                if (rf_queue_has_used(queue)) {
-                    return 0;
-                }
-                __builtin_ia32_pause();
-            }
-        } while (rf_now() < until);
+    if (rf_look(&channel->looking, queue)) {
+        return 0;
     }
     rf_queue_arm(queue);
     if (rf_queue_has_used(queue)) {
@@ -178,19 +162,13 @@ static uint32_t watch(struct rf_channel *channel)
         {.fd = channel->call_fd, .events = RF_POLLIN},
         {.fd = channel->socket_fd, .events = RF_POLLIN},
     };
-    uint64_t asleep = channel->may_spin ? rf_now() : 0;
+    uint64_t asleep = channel->looking.may_look ? rf_now() : 0;
     intptr_t count = rf_syscall3(RF_NR_POLL, rf_at(polled), 2, -1);
     if (rf_is_error(count)) {
         return count == -RF_EINTR ? 0 : RF_STATUS_NOT_CONNECTED;
     }
-    if (channel->may_spin) {
-        /* Looking is worth it while answers come soon. */
-        if (rf_now() - asleep < SPIN_MAX_NS) {
-            uint32_t longer = channel->spin_ns * 2;
-            channel->spin_ns = longer < SPIN_MIN_NS ? SPIN_MIN_NS : longer > SPIN_MAX_NS ? SPIN_MAX_NS : longer;
-        } else {
-            channel->spin_ns = channel->spin_ns > SPIN_MIN_NS ? channel->spin_ns / 2 : 0;
-        }
+    if (channel->looking.may_look) {
+        rf_slept(&channel->looking, rf_now() - asleep);
     }
     if (polled[0].revents != 0) {
         uint8_t bytes[64];

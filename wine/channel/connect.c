@@ -151,7 +151,6 @@ static bool map_memory(struct rf_channel *channel, const struct rf_welcome *welc
     return true;
 }
 
-/* With one processor, looking keeps the VMM from answering. */
 static bool has_processors(void)
 {
     uint32_t mask[256];
@@ -180,7 +179,7 @@ static bool connect(struct rf_channel *channel, const char *path, uint32_t data_
     channel->transfer_max = welcome.transfer_max;
     channel->in_flight_max = welcome.in_flight_max == 0 ? 1 : welcome.in_flight_max;
     channel->next_tag = 1;
-    channel->may_spin = has_processors();
+    rf_looking_start(&channel->looking, has_processors());
     return true;
 }
 

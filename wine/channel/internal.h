@@ -33,6 +33,15 @@ struct rf_queue {
     uint32_t taken[RF_CELLS_MAX / 32];
 };
 
+/* Whether and how long to look before sleeping: looking.c. */
+struct rf_looking {
+    bool may_look; /* not with one processor: looking keeps the VMM from answering */
+    uint32_t window_ns;
+    uint32_t rest; /* sleeps without a look that are left */
+    uint32_t next_rest; /* how many it will be next time */
+    uint64_t yield_from; /* when looking may yield the processor again */
+};
+
 struct rf_channel {
     struct rf_queue queue;
     rf_lock lock;
@@ -58,8 +67,7 @@ struct rf_channel {
     /* Raised when that thread is back: the others sleep on it. */
     uint32_t generation;
     uint32_t sleepers;
-    bool may_spin;
-    uint32_t spin_ns;
+    struct rf_looking looking;
 };
 
 /* Whether a layout is this version's, and sets the queue up in `memory`, whose bytes it has checked. */
@@ -78,5 +86,11 @@ void rf_queue_arm(struct rf_queue *queue);
 struct rf_request *rf_queue_take_back(struct rf_queue *queue);
 /* Whether a request would have room in an empty queue. */
 bool rf_queue_could_hold(const struct rf_queue *queue, const struct rf_request *request);
+
+void rf_looking_start(struct rf_looking *looking, bool may_look);
+/* Looks for what the VMM gives back for as long as that is worth it now. Whether there is something. */
+bool rf_look(struct rf_looking *looking, const struct rf_queue *queue);
+/* The thread has slept for so long until something came. */
+void rf_slept(struct rf_looking *looking, uint64_t slept_ns);
 
 #endif

@@ -17,10 +17,6 @@ enum {
     /* Requests with more data go through winedevice. The VMM maps steps of 2 MiB. */
     DATA_BYTES = 1 << 20,
     CANCEL_BYTES = 256,
-    /* As in ring.c: looks of a `pause`. */
-    LOOKS_MAX = 3000,
-    LOOKS_MIN = 300,
-    SOON_NS = 100000,
     NR_GETTID = RF_NR(186, 224),
     NR_GETPID = RF_NR(39, 20),
     NR_TGKILL = RF_NR(234, 270),
@@ -214,12 +210,10 @@ static uint32_t sleep_for_answer(struct rf_channel *channel)
     if (rf_queue_has_used(&channel->queue)) {
         return 0;
     }
-    uint64_t asleep = channel->may_spin ? rf_now() : 0;
+    uint64_t asleep = channel->looking.may_look ? rf_now() : 0;
     intptr_t taken = rf_syscall3(RF_NR_READ, channel->call_fd, rf_at(bytes), sizeof bytes);
-    if (channel->may_spin) {
-        int is_soon = rf_now() - asleep < SOON_NS;
-        uint32_t looks = is_soon ? channel->spin_ns * 2 : channel->spin_ns / 2;
-        channel->spin_ns = looks < LOOKS_MIN ? (is_soon ? LOOKS_MIN : 0) : looks > LOOKS_MAX ? LOOKS_MAX : looks;
+    if (channel->looking.may_look) {
+        rf_slept(&channel->looking, rf_now() - asleep);
     }
     if (taken > 0 || taken == -RF_EINTR || taken == -RF_EAGAIN || rf_queue_has_used(&channel->queue)) {
         return 0;
@@ -252,7 +246,7 @@ static uint32_t take_used(struct rf_channel *channel, uint32_t result_at, struct
 static uint32_t wait_for_answer(struct lane *lane, uint32_t result_at, struct rf_result_header *answer)
 {
     struct rf_channel *channel = lane->channel;
-    uint32_t waiting = lane->tag | WAITING, looks = channel->spin_ns, status = 0;
+    uint32_t waiting = lane->tag | WAITING, status = 0;
     int has_answer = 0, has_cancelled = 0;
     while (status == 0) {
         if (rf_queue_has_used(&channel->queue)) {
@@ -270,12 +264,9 @@ static uint32_t wait_for_answer(struct lane *lane, uint32_t result_at, struct rf
                 continue;
             }
         }
-        if (looks != 0) {
-            looks--;
-            __builtin_ia32_pause();
-            continue;
+        if (!rf_look(&channel->looking, &channel->queue)) {
+            status = sleep_for_answer(channel);
         }
-        status = sleep_for_answer(channel);
     }
     stop_waiting(lane);
     return has_answer ? 0 : status;
@@ -321,7 +312,6 @@ static int connect_lane(struct lane *lane, const struct machine *machine)
         join_close(channel);
         return 0;
     }
-    channel->spin_ns = channel->may_spin ? LOOKS_MAX : 0;
     lane->connection = __atomic_add_fetch(&connections, 1, __ATOMIC_RELAXED);
     lane->channel = channel;
     return 1;

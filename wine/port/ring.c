@@ -3,11 +3,6 @@
 #include "../channel/internal.h"
 
 enum {
-    /* How often a thread looks for the answer before it sleeps, if answers have come soon. A look is a `pause`, some 10 to 50
-     * ns: about 100 us. Reading a clock would be a system call. */
-    LOOKS_MAX = 3000,
-    LOOKS_MIN = 300,
-    SOON_NS = 100000,
     /* How often a thread looks whether the channel is free: first at once, then with other threads' turns between. */
     TRIES_BUSY = 2000,
     TRIES_YIELDING = 500,
@@ -42,8 +37,6 @@ void ring_start(struct rf_channel *channel)
         .flags = RF_DESCRIPTOR_WRITE,
     };
     rf_zero(header(channel), sizeof(struct rf_request_header));
-    /* Here it counts looks. */
-    channel->spin_ns = channel->may_spin ? LOOKS_MAX : 0;
     for (uint32_t entry = 0; entry < queue->size; entry++) {
         ((volatile uint16_t *)(queue->memory + queue->available_at))[2 + entry] = HEAD;
     }
@@ -73,11 +66,7 @@ static uint32_t sleep_for_answer(struct rf_channel *channel)
     };
     uint64_t asleep = rf_now();
     rf_syscall3(RF_NR_POLL, rf_at(polled), 2, -1);
-    if (channel->may_spin) {
-        int is_soon = rf_now() - asleep < SOON_NS;
-        uint32_t looks = is_soon ? channel->spin_ns * 2 : channel->spin_ns / 2;
-        channel->spin_ns = looks < LOOKS_MIN ? (is_soon ? LOOKS_MIN : 0) : looks > LOOKS_MAX ? LOOKS_MAX : looks;
-    }
+    rf_slept(&channel->looking, rf_now() - asleep);
     if (polled[0].revents != 0) {
         uint8_t bytes[64];
         rf_syscall3(RF_NR_READ, channel->call_fd, rf_at(bytes), sizeof bytes);
@@ -119,7 +108,7 @@ static int is_over(uint32_t status)
 static int take(struct rf_channel *channel)
 {
     for (uint32_t tries = 0; __atomic_exchange_n(&channel->lock, 1, __ATOMIC_ACQUIRE) != 0; tries++) {
-        if (tries < TRIES_BUSY && channel->may_spin) {
+        if (tries < TRIES_BUSY && channel->looking.may_look) {
             __builtin_ia32_pause();
         } else if (tries < TRIES_BUSY + TRIES_YIELDING) {
             rf_syscall3(NR_SCHED_YIELD, 0, 0, 0);
@@ -153,16 +142,8 @@ uint32_t ring_access(struct rf_channel *channel, uint32_t process, int is_write,
     request->code = port;
     request->argument = is_write ? (uint64_t)*value << 32 | width : width;
     submit(channel);
-    for (uint32_t looks = channel->spin_ns; !rf_queue_has_used(&channel->queue);) {
-        if (looks != 0) {
-            looks--;
-            __builtin_ia32_pause();
-            continue;
-        }
+    while (status == 0 && !rf_look(&channel->looking, &channel->queue)) {
         status = sleep_for_answer(channel);
-        if (status != 0) {
-            break;
-        }
     }
     if (status == 0) {
         status = take_answer(channel, &answer);

@@ -3,6 +3,7 @@
  *   bench.exe ioctl COUNT      DeviceIoControl of 64 bytes with echo.sys: median and 99th percentile
  *   bench.exe ports COUNT      out and in of port 0x300, ten at a time: the fastest, the median and the 99th percentile of one
  *   bench.exe start NAME COUNT StartService of a driver that is stopped: median
+ *   bench.exe between BEGIN END as many DeviceIoControl as it can between two moments, in milliseconds since 1970: how many
  */
 #include <windows.h>
 
@@ -36,30 +37,69 @@ static void print(uint64_t *times, unsigned count, int with_first)
     printf("%llu\n%llu\n", (unsigned long long)times[count / 2], (unsigned long long)times[count * 99 / 100]);
 }
 
-static int ioctls(uint64_t *times, unsigned count)
+static HANDLE open_echo(void)
 {
-    uint8_t input[64], output[64];
     HANDLE device = CreateFileA("\\\\.\\echo", GENERIC_READ | GENERIC_WRITE, 0, NULL, OPEN_EXISTING, 0, NULL);
     if (device == INVALID_HANDLE_VALUE) {
         printf("no device: error %lu\n", GetLastError());
-        return 2;
+        exit(2);
     }
+    return device;
+}
+
+static void request(HANDLE device, unsigned i)
+{
+    uint8_t input[64], output[64];
+    DWORD bytes = 0;
+    memset(input, (int)i, sizeof input);
+    BOOL is_done = DeviceIoControl(device, ECHO_BUFFERED, input, 64, output, 64, &bytes, NULL);
+    /* echo.h: each byte coded with 0xA5 and its place. */
+    if (!is_done || bytes != 64 || output[1] != (uint8_t)((input[1] ^ 0xA5) + 1)) {
+        printf("a wrong answer: error %lu\n", GetLastError());
+        exit(2);
+    }
+}
+
+static int ioctls(uint64_t *times, unsigned count)
+{
+    HANDLE device = open_echo();
     for (unsigned i = 0; i < count + count / 10; i++) {
-        DWORD bytes = 0;
-        memset(input, (int)i, sizeof input);
         uint64_t began = now();
-        BOOL is_done = DeviceIoControl(device, ECHO_BUFFERED, input, 64, output, 64, &bytes, NULL);
+        request(device, i);
         uint64_t took = now() - began;
-        /* echo.h: each byte coded with 0xA5 and its place. */
-        if (!is_done || bytes != 64 || output[1] != (uint8_t)((input[1] ^ 0xA5) + 1)) {
-            printf("a wrong answer: error %lu\n", GetLastError());
-            return 2;
-        }
         if (i >= count / 10) {
             times[i - count / 10] = took;
         }
     }
     print(times, count, 0);
+    return 0;
+}
+
+static int64_t milliseconds(void)
+{
+    FILETIME time;
+    GetSystemTimeAsFileTime(&time);
+    return (int64_t)(((uint64_t)time.dwHighDateTime << 32 | time.dwLowDateTime) / 10000 - 11644473600000);
+}
+
+static int between(int64_t begin, int64_t end)
+{
+    unsigned count = 0;
+    HANDLE device = open_echo();
+    for (unsigned i = 0; i < 100; i++) {
+        request(device, i);
+    }
+    if (milliseconds() >= begin) {
+        printf("too late\n");
+        return 2;
+    }
+    Sleep((DWORD)(begin - milliseconds()));
+    while (milliseconds() < end) {
+        for (unsigned i = 0; i < 10; i++) {
+            request(device, count++);
+        }
+    }
+    printf("%u\n", count);
     return 0;
 }
 
@@ -125,6 +165,9 @@ static int starts(const char *name, uint64_t *times, unsigned count)
 
 int main(int argc, char **argv)
 {
+    if (argc == 4 && strcmp(argv[1], "between") == 0) {
+        return between(atoll(argv[2]), atoll(argv[3]));
+    }
     unsigned count = argc > 2 ? (unsigned)atoi(argv[argc - 1]) : 0;
     uint64_t *times = calloc(count + 1, sizeof *times);
     if (times == NULL || count == 0) {
