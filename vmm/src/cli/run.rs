@@ -1,6 +1,7 @@
 //! `ringfence run`
 
 use super::launching::Launching;
+use super::option_values::{parse_memory, parse_timeout, parse_windows};
 use super::output::Output;
 use crate::error_chain;
 use crate::files::FilesOption;
@@ -17,8 +18,8 @@ use crate::session::interpreter::{Interpreter, Outcome};
 use crate::session::interrupt::Interrupt;
 use crate::session::server::Server;
 use crate::session::{Confinement, Launch, Machine, StartError, start_confined};
+use abi::Privilege;
 use abi::windows::Windows;
-use abi::{Privilege, layout};
 use std::fs::File;
 use std::io::{self, Error, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -125,50 +126,6 @@ enum PrivilegeArgument {
     Auto,
     Ring0,
     Ring3,
-}
-
-/// A number of bytes.
-pub(super) fn parse_size(text: &str) -> Result<u64, String> {
-    let (digits, unit) = match text.trim_end_matches("iB").char_indices().next_back() {
-        Some((at, 'K' | 'k')) => (text.get(..at), 1 << 10),
-        Some((at, 'M' | 'm')) => (text.get(..at), 1 << 20),
-        Some((at, 'G' | 'g')) => (text.get(..at), 1 << 30),
-        _ => (Some(text), 1),
-    };
-    digits
-        .and_then(|digits| digits.parse::<u64>().ok())
-        .and_then(|count| count.checked_mul(unit))
-        .ok_or_else(|| "write a number of bytes, or of K, M or G: 16M".to_owned())
-}
-
-pub(super) fn parse_memory(text: &str) -> Result<u64, String> {
-    let bytes = parse_size(text)?;
-    let range = layout::RAM_MIN..=layout::RAM_MAX;
-    if !range.contains(&bytes) || bytes % layout::PAGE_SIZE != 0 {
-        return Err(format!(
-            "a guest has {}M to {}M, in whole pages",
-            layout::RAM_MIN >> 20,
-            layout::RAM_MAX >> 20
-        ));
-    }
-    Ok(bytes)
-}
-
-pub(super) fn parse_windows(text: &str) -> Result<Windows, String> {
-    Windows::ALL
-        .into_iter()
-        .find(|windows| windows.name().eq_ignore_ascii_case(text))
-        .ok_or_else(|| "one of xp, 7, 10, 11".to_owned())
-}
-
-pub(super) fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text
-        .parse()
-        .map_err(|_| "write seconds: 10 or 0.5".to_owned())?;
-    if !(0.01..=86_400.0).contains(&seconds) {
-        return Err("a timeout is 0.01 to 86400 seconds".into());
-    }
-    Ok(Duration::from_secs_f64(seconds))
 }
 
 /// All commands, parsed before anything starts; `None` if none were asked for (an empty script is a script).
