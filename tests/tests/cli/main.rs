@@ -34,6 +34,8 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+mod devices;
+mod failures;
 mod images;
 mod launching;
 mod limits;
@@ -43,4 +45,5 @@ mod restarts;
 mod runs;
 mod sockets;
 mod systemd;
+mod traces;
 mod usage;

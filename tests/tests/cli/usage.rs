@@ -109,3 +109,49 @@ fn back_end_that_cannot_start_is_exit_code_1_and_names_its_line() {
         assert!(ended.stderr.contains("cannot start"), "{}", ended.stderr);
     }
 }
+
+#[test]
+fn no_kvm_is_exit_code_5_with_a_way_out() {
+    // A folder of devices without any, in a mount namespace of the program's own.
+    let script = "mount -t tmpfs none /dev && exec \"$@\"";
+    let hidden = |arguments: &[&str]| {
+        let mut command = std::process::Command::new("unshare");
+        command
+            .args(["-m", "sh", "-c", script, "sh"])
+            .args(arguments);
+        command
+    };
+    if !hidden(&["true"])
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        skip("a run without /dev/kvm: it cannot be hidden here (unshare, mount)");
+        return;
+    }
+    let program = integration_tests::program();
+
+    let ended = Ended::from(
+        hidden(&[text(&program), "run", &driver("echo")])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap(),
+    );
+    let doctor = Ended::from(
+        hidden(&[text(&program), "doctor"])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap(),
+    );
+
+    ended.assert_code(5);
+    assert!(
+        ended.stderr.contains("/dev/kvm") && ended.stderr.contains("modprobe"),
+        "{}",
+        ended.stderr
+    );
+    assert!(
+        doctor.stdout.contains("/dev/kvm") && !doctor.stderr.contains("panicked"),
+        "{doctor:#?}"
+    );
+}

@@ -36,7 +36,7 @@ pub(super) struct Launching {
     cpu: Option<ProcessorShare>,
     /// Memory that the driver's process takes at most, its guest's and what clients share with it included, such as 64M;
     /// clients for which there is no room are refused
-    #[arg(long, value_name = "SIZE", value_parser = super::run::parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = super::option_values::parse_size)]
     max_memory: Option<u64>,
 }
 

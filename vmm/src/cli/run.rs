@@ -1,33 +1,32 @@
 //! `ringfence run`
 
-use super::launching::Launching;
-use super::output::Output;
-use crate::error_chain;
-use crate::files::FilesOption;
-use crate::launch::{Begun, LaunchError, Presence, begin, memory};
-use crate::observe::escape::escape;
-use crate::observe::output::TraceOutput;
-use crate::policy::{Policy, device_help};
-use crate::recording::{Keep, Recorder};
-use crate::session::access::Access;
-use crate::session::command::{Command, HELP, parse_script_line};
-use crate::session::driver::{DriverError, RunningMachine};
-use crate::session::exit_code::ExitCode;
-use crate::session::interpreter::{Interpreter, Outcome};
-use crate::session::interrupt::Interrupt;
-use crate::session::server::Server;
-use crate::session::{Confinement, Launch, Machine, StartError, start_confined};
-use abi::windows::Windows;
-use abi::{Privilege, layout};
-use std::fs::File;
-use std::io::{self, Error, ErrorKind, Read, Write};
+mod commands;
+mod drive;
+mod failure;
+mod prepare;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use vmm_sys_util::eventfd::EventFd;
 
-/// Largest script, in bytes.
-const SCRIPT_MAX: u64 = 16 << 20;
+use self::drive::drive;
+use self::failure::start_failed;
+use self::prepare::{Prepared, prepare};
+use super::launching::Launching;
+use super::option_values::{parse_memory, parse_timeout, parse_windows};
+use super::output::Output;
+use crate::error_chain;
+use crate::launch::{Begun, LaunchError, Presence, begin, memory};
+use crate::observe::escape::escape;
+use crate::policy::device_help;
+use crate::session::command::HELP;
+use crate::session::driver::RunningMachine;
+use crate::session::exit_code::ExitCode;
+use crate::session::{Confinement, Machine, StartError, start_confined};
+use abi::windows::Windows;
 
 /// Run a driver in a guest of its own
 ///
@@ -125,107 +124,6 @@ enum PrivilegeArgument {
     Auto,
     Ring0,
     Ring3,
-}
-
-/// A number of bytes.
-pub(super) fn parse_size(text: &str) -> Result<u64, String> {
-    let (digits, unit) = match text.trim_end_matches("iB").char_indices().next_back() {
-        Some((at, 'K' | 'k')) => (text.get(..at), 1 << 10),
-        Some((at, 'M' | 'm')) => (text.get(..at), 1 << 20),
-        Some((at, 'G' | 'g')) => (text.get(..at), 1 << 30),
-        _ => (Some(text), 1),
-    };
-    digits
-        .and_then(|digits| digits.parse::<u64>().ok())
-        .and_then(|count| count.checked_mul(unit))
-        .ok_or_else(|| "write a number of bytes, or of K, M or G: 16M".to_owned())
-}
-
-pub(super) fn parse_memory(text: &str) -> Result<u64, String> {
-    let bytes = parse_size(text)?;
-    let range = layout::RAM_MIN..=layout::RAM_MAX;
-    if !range.contains(&bytes) || bytes % layout::PAGE_SIZE != 0 {
-        return Err(format!(
-            "a guest has {}M to {}M, in whole pages",
-            layout::RAM_MIN >> 20,
-            layout::RAM_MAX >> 20
-        ));
-    }
-    Ok(bytes)
-}
-
-pub(super) fn parse_windows(text: &str) -> Result<Windows, String> {
-    Windows::ALL
-        .into_iter()
-        .find(|windows| windows.name().eq_ignore_ascii_case(text))
-        .ok_or_else(|| "one of xp, 7, 10, 11".to_owned())
-}
-
-pub(super) fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text
-        .parse()
-        .map_err(|_| "write seconds: 10 or 0.5".to_owned())?;
-    if !(0.01..=86_400.0).contains(&seconds) {
-        return Err("a timeout is 0.01 to 86400 seconds".into());
-    }
-    Ok(Duration::from_secs_f64(seconds))
-}
-
-/// All commands, parsed before anything starts; `None` if none were asked for (an empty script is a script).
-pub(super) fn commands(
-    lines: &[String],
-    script: Option<&Path>,
-) -> Result<Option<Vec<Command>>, String> {
-    if lines.is_empty() && script.is_none() {
-        return Ok(None);
-    }
-    let mut commands = Vec::new();
-    for line in lines {
-        let command = line.parse();
-        commands.push(command.map_err(|error| format!("in -c `{}`: {error}", escape(line)))?);
-    }
-    if let Some(path) = script {
-        let name = escape(&path.display().to_string());
-        let text =
-            read_script(path).map_err(|error| format!("cannot read the script {name}: {error}"))?;
-        for (number, line) in (1..).zip(text.lines()) {
-            let command = parse_script_line(line);
-            commands.extend(command.map_err(|error| format!("{name}:{number}: {error}"))?);
-        }
-    }
-    Ok(Some(commands))
-}
-
-fn read_script(path: &Path) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    File::open(path)?
-        .take(SCRIPT_MAX + 1)
-        .read_to_end(&mut bytes)?;
-    let invalid = |message| Error::new(ErrorKind::InvalidData, message);
-    if bytes.len() as u64 > SCRIPT_MAX {
-        return Err(invalid(format!("more than {SCRIPT_MAX} bytes")));
-    }
-    let mut text = String::from_utf8(bytes).map_err(|error| {
-        let before = error
-            .as_bytes()
-            .iter()
-            .take(error.utf8_error().valid_up_to());
-        let line = before.filter(|&&byte| byte == b'\n').count() + 1;
-        invalid(format!("line {line} is not UTF-8 text"))
-    })?;
-    // Editors on Windows begin a file with a byte order mark.
-    if text.starts_with('\u{feff}') {
-        text.remove(0);
-    }
-    Ok(text)
-}
-
-/// Everything that can be wrong before a machine exists.
-struct Prepared {
-    commands: Option<Vec<Command>>,
-    launch: Launch,
-    access: Access,
-    interrupt: Interrupt,
 }
 
 impl Arguments {
@@ -403,214 +301,4 @@ struct Started {
     name: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     socket: Option<PathBuf>,
-}
-
-fn prepare(
-    arguments: &Arguments,
-    record: Option<&Path>,
-    is_learning: bool,
-) -> Result<Prepared, String> {
-    let commands = commands(&arguments.command, arguments.script.as_deref())?;
-    let policy = match &arguments.policy {
-        None => Policy::deny_all(),
-        Some(path) => Policy::from_path(path).map_err(|error| error_chain(&error))?,
-    };
-    let mut policy = policy
-        .with_devices(&arguments.device)
-        .map_err(|error| error_chain(&error))?;
-    if is_learning {
-        policy = policy.for_learning();
-    }
-    policy
-        .check_guest_memory(arguments.memory)
-        .map_err(|error| error_chain(&error))?;
-    for warning in policy.warnings() {
-        tracing::warn!("{warning}");
-    }
-    if let Some(path) = &arguments.save_registry {
-        crate::registry::check_name(path).map_err(|error| error_chain(&error))?;
-    }
-    let registry = match &arguments.registry {
-        None => None,
-        Some(path) => {
-            // What a file says of no service in particular is for the driver on top.
-            let top = arguments.drivers.last().map(PathBuf::as_path);
-            let service = crate::session::service_name(top.unwrap_or_else(|| Path::new("")));
-            Some(crate::registry::read(path, &service).map_err(|error| error_chain(&error))?)
-        }
-    };
-    let trace = match &arguments.trace {
-        None => None,
-        Some(path) => Some((
-            TraceOutput::open(path).map_err(|error| error.to_string())?,
-            arguments.json,
-        )),
-    };
-    let recorder = match record {
-        None => None,
-        Some(path) => {
-            let keep = arguments.record_last.map_or(Keep::All, |count| {
-                Keep::Last(usize::try_from(count).unwrap_or(usize::MAX))
-            });
-            Some(Recorder::create(path, keep).map_err(|error| error.to_string())?)
-        }
-    };
-    let interrupt =
-        Interrupt::install().map_err(|error| format!("cannot take signals over: {error}"))?;
-    let access = Access::new(policy.clients()).map_err(|error| error_chain(&error))?;
-    Ok(Prepared {
-        commands,
-        access,
-        launch: Launch {
-            drivers: arguments.drivers.clone(),
-            available: arguments.available.clone(),
-            policy,
-            privilege: match arguments.privilege {
-                PrivilegeArgument::Auto => None,
-                PrivilegeArgument::Ring0 => Some(Privilege::Ring0),
-                PrivilegeArgument::Ring3 => Some(Privilege::Ring3),
-            },
-            memory_bytes: arguments.memory,
-            timeout: arguments.timeout,
-            processor_share: arguments.launching.processor_share(),
-            trace,
-            recorder,
-            save_registry: arguments.save_registry.clone(),
-            registry,
-            files: arguments.files.as_deref().map(FilesOption::parse),
-            is_strict: arguments.strict,
-            windows: arguments.windows,
-            is_verifying: arguments.verify && !arguments.no_verify,
-            is_pnp_held: arguments.no_pnp_start,
-        },
-        interrupt,
-    })
-}
-
-fn start_failed(error: &StartError, output: &mut Output) -> ExitCode {
-    let code = match error {
-        StartError::Driver(error) => return lost("start", error, output),
-        StartError::DriverEntry { status, .. } => {
-            return lost("DriverEntry", &DriverError::Status(*status), output);
-        }
-        StartError::Image { .. }
-        | StartError::Map { .. }
-        | StartError::Unbound { .. }
-        | StartError::MixedAbi { .. } => ExitCode::ImageRejected,
-        StartError::Kvm(_) => ExitCode::KvmUnavailable,
-        StartError::File { .. }
-        | StartError::Files { .. }
-        | StartError::NoFile(_)
-        | StartError::NoDriver
-        | StartError::NoDeviceDriver(_)
-        | StartError::Windows(_)
-        | StartError::Ring0Unavailable => ExitCode::Usage,
-        StartError::Create(_)
-        | StartError::Ports(_)
-        | StartError::Memory(_)
-        | StartError::Msrs(_)
-        | StartError::Interrupts(_)
-        | StartError::Vfio(_)
-        | StartError::Dma(_)
-        | StartError::Registry(_)
-        | StartError::Device(_)
-        | StartError::Privileges(_)
-        | StartError::ProcessorShare(_)
-        | StartError::Thread(_) => ExitCode::CommandFailed,
-    };
-    output.error(code, &escape(&error_chain(error)))
-}
-
-fn lost(what: &str, error: &DriverError, output: &mut Output) -> ExitCode {
-    let outcome = Outcome::driver_error(what, error);
-    let _ = output.outcome(&outcome);
-    outcome.exit
-}
-
-/// Runs the commands, calls `ready`, then serves or waits; see [`Arguments`].
-pub(super) fn drive(
-    machine: &Arc<dyn RunningMachine>,
-    commands: Option<&[Command]>,
-    server: Option<&Server>,
-    interrupt: Interrupt,
-    output: &mut Output,
-    ready: impl FnOnce(),
-) -> ExitCode {
-    let stop = match EventFd::new(libc::EFD_CLOEXEC)
-        .and_then(|stop| Ok((stop.try_clone()?, stop.try_clone()?, stop)))
-    {
-        Ok((for_machine, for_signal, stop)) => {
-            machine.notify_stop(for_machine);
-            let machine = Arc::clone(machine);
-            let watcher = std::thread::Builder::new()
-                .name("signals".into())
-                .spawn(move || {
-                    interrupt.wait();
-                    crate::launch::stopping();
-                    // What waits for the guest returns now.
-                    machine.shutdown();
-                    let _ = for_signal.write(1);
-                });
-            if let Err(error) = watcher {
-                return output.error(
-                    ExitCode::CommandFailed,
-                    &format!("cannot start a thread: {error}"),
-                );
-            }
-            stop
-        }
-        Err(error) => {
-            return output.error(
-                ExitCode::CommandFailed,
-                &format!("cannot make an event: {error}"),
-            );
-        }
-    };
-    if let Some(commands) = commands {
-        let code = run_commands(&**machine, commands, output);
-        if code != ExitCode::Success || server.is_none() {
-            return code;
-        }
-    }
-    ready();
-    let waited = match server {
-        Some(server) => server.serve(machine, &stop),
-        None => stop.read().map(|_| ()),
-    };
-    if let Err(error) = waited {
-        return output.error(ExitCode::CommandFailed, &format!("cannot wait: {error}"));
-    }
-    match machine.stopped() {
-        // Asked for by a signal.
-        _ if interrupt.is_set() => ExitCode::Success,
-        Some(error) => lost("run", &error, output),
-        None => ExitCode::Success,
-    }
-}
-
-fn run_commands(
-    machine: &dyn RunningMachine,
-    commands: &[Command],
-    output: &mut Output,
-) -> ExitCode {
-    let driver = match machine.connect() {
-        Ok(driver) => driver,
-        Err(error) => return lost("connect", &error, output),
-    };
-    let mut interpreter = Interpreter::new(driver);
-    for command in commands {
-        let outcome = interpreter.execute(command);
-        let is_closed = output.outcome(&outcome).is_err();
-        if is_closed && outcome.is_success() {
-            return ExitCode::CommandFailed;
-        }
-        if !outcome.is_success() {
-            return outcome.exit;
-        }
-    }
-    // A driver may crash after it has answered.
-    match machine.stopped() {
-        Some(error) => lost("run", &error, output),
-        None => ExitCode::Success,
-    }
 }

@@ -23,7 +23,7 @@ pub(super) struct Arguments {
     #[arg(required = true)]
     name: Vec<String>,
     /// How long each may take, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = super::run::parse_timeout)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = super::option_values::parse_timeout)]
     timeout: Duration,
     /// Print JSON, one object a line
     #[arg(long)]

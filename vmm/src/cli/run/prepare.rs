@@ -1,0 +1,106 @@
+//! What a run needs before its machine starts: everything that its options name is read, opened and checked.
+
+use std::path::{Path, PathBuf};
+
+use super::commands::commands;
+use super::{Arguments, PrivilegeArgument};
+use crate::error_chain;
+use crate::files::FilesOption;
+use crate::observe::output::TraceOutput;
+use crate::policy::Policy;
+use crate::recording::{Keep, Recorder};
+use crate::session::Launch;
+use crate::session::access::Access;
+use crate::session::command::Command;
+use crate::session::interrupt::Interrupt;
+use abi::Privilege;
+
+/// Everything that can be wrong before a machine exists.
+pub(super) struct Prepared {
+    pub(super) commands: Option<Vec<Command>>,
+    pub(super) launch: Launch,
+    pub(super) access: Access,
+    pub(super) interrupt: Interrupt,
+}
+
+pub(super) fn prepare(
+    arguments: &Arguments,
+    record: Option<&Path>,
+    is_learning: bool,
+) -> Result<Prepared, String> {
+    let commands = commands(&arguments.command, arguments.script.as_deref())?;
+    let policy = match &arguments.policy {
+        None => Policy::deny_all(),
+        Some(path) => Policy::from_path(path).map_err(|error| error_chain(&error))?,
+    };
+    let mut policy = policy
+        .with_devices(&arguments.device)
+        .map_err(|error| error_chain(&error))?;
+    if is_learning {
+        policy = policy.for_learning();
+    }
+    policy
+        .check_guest_memory(arguments.memory)
+        .map_err(|error| error_chain(&error))?;
+    for warning in policy.warnings() {
+        tracing::warn!("{warning}");
+    }
+    if let Some(path) = &arguments.save_registry {
+        crate::registry::check_name(path).map_err(|error| error_chain(&error))?;
+    }
+    let registry = match &arguments.registry {
+        None => None,
+        Some(path) => {
+            // What a file says of no service in particular is for the driver on top.
+            let top = arguments.drivers.last().map(PathBuf::as_path);
+            let service = crate::session::service_name(top.unwrap_or_else(|| Path::new("")));
+            Some(crate::registry::read(path, &service).map_err(|error| error_chain(&error))?)
+        }
+    };
+    let trace = match &arguments.trace {
+        None => None,
+        Some(path) => Some((
+            TraceOutput::open(path).map_err(|error| error.to_string())?,
+            arguments.json,
+        )),
+    };
+    let recorder = match record {
+        None => None,
+        Some(path) => {
+            let keep = arguments.record_last.map_or(Keep::All, |count| {
+                Keep::Last(usize::try_from(count).unwrap_or(usize::MAX))
+            });
+            Some(Recorder::create(path, keep).map_err(|error| error.to_string())?)
+        }
+    };
+    let interrupt =
+        Interrupt::install().map_err(|error| format!("cannot take signals over: {error}"))?;
+    let access = Access::new(policy.clients()).map_err(|error| error_chain(&error))?;
+    Ok(Prepared {
+        commands,
+        access,
+        launch: Launch {
+            drivers: arguments.drivers.clone(),
+            available: arguments.available.clone(),
+            policy,
+            privilege: match arguments.privilege {
+                PrivilegeArgument::Auto => None,
+                PrivilegeArgument::Ring0 => Some(Privilege::Ring0),
+                PrivilegeArgument::Ring3 => Some(Privilege::Ring3),
+            },
+            memory_bytes: arguments.memory,
+            timeout: arguments.timeout,
+            processor_share: arguments.launching.processor_share(),
+            trace,
+            recorder,
+            save_registry: arguments.save_registry.clone(),
+            registry,
+            files: arguments.files.as_deref().map(FilesOption::parse),
+            is_strict: arguments.strict,
+            windows: arguments.windows,
+            is_verifying: arguments.verify && !arguments.no_verify,
+            is_pnp_held: arguments.no_pnp_start,
+        },
+        interrupt,
+    })
+}
