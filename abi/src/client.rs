@@ -270,7 +270,8 @@ pub enum Opcode {
     PortIn = 9,
     /// `out` under the process's IOPM. `code`: port; `argument`: width in bytes, in the upper half the value.
     PortOut = 10,
-    /// Make a further process in the guest. Value: its id.
+    /// Make a further process in the guest. `argument`: the id that it is to have, 0 for any. Value: its id, which is another
+    /// one if that cannot be had.
     Attach = 11,
     /// End the process of [`RequestHeader::process`], which [`Opcode::Attach`] has made: requests are cancelled, handles
     /// closed.

@@ -5,6 +5,15 @@
  */
 #include "internal.h"
 
+enum {
+    /* A channel with fewer places has none to keep. */
+    PLACES_MIN = 512,
+    KEPT_FOR_ENDING = 32,
+    /* Requests under way of one program, before some places are not for it. */
+    MANY = 64,
+    KEPT_FOR_OTHERS = 96,
+};
+
 static void append(struct rf_request **first, struct rf_request **last, struct rf_request *request)
 {
     request->next = NULL;
@@ -38,18 +47,59 @@ static void end_request(struct rf_request *request, uint32_t status)
     request->value = 0;
 }
 
+/* Whether a request ends others. Such a one must get through when requests that only it can end have all other places. */
+static bool is_ending(const struct rf_request *request)
+{
+    return request->opcode == RF_OP_CANCEL || request->opcode == RF_OP_CLEANUP || request->opcode == RF_OP_CLOSE ||
+           request->opcode == RF_OP_EXIT;
+}
+
+static uint16_t *in_flight_of(struct rf_channel *channel, const struct rf_request *request)
+{
+    /* Ids of NT processes are multiples of 4. */
+    return &channel->in_flight_of[request->process / 4 % RF_PROCESS_PLACES];
+}
+
+/* Whether a request may be under way now. Some places are kept for those that end others; and one program that has very many
+ * under way leaves some to the others. */
+static bool has_place(struct rf_channel *channel, const struct rf_request *request)
+{
+    uint32_t under_way = channel->in_flight, max = channel->in_flight_max;
+    if (is_ending(request) || max < PLACES_MIN) {
+        return under_way < max;
+    }
+    bool has_many = *in_flight_of(channel, request) >= MANY;
+    return under_way + KEPT_FOR_ENDING + (has_many ? KEPT_FOR_OTHERS : 0) < max &&
+           (under_way == 0 || rf_queue_leaves(&channel->queue, request, KEPT_FOR_ENDING));
+}
+
+/* Puts requests of a list into the ring, as far as they have places. */
+static void fill_from(struct rf_channel *channel, struct rf_request **first, struct rf_request **last)
+{
+    struct rf_request *before = NULL;
+    struct rf_request *request = *first;
+    while (request != NULL && channel->in_flight < channel->in_flight_max) {
+        struct rf_request *next = request->next;
+        if (has_place(channel, request)) {
+            if (!rf_queue_add(&channel->queue, request)) {
+                break;
+            }
+            channel->in_flight++;
+            ++*in_flight_of(channel, request);
+            *(before == NULL ? first : &before->next) = next;
+            *last = next == NULL ? before : *last;
+        } else {
+            before = request;
+        }
+        request = next;
+    }
+}
+
 /* Puts what waits for room into the ring. Whether the VMM is to be notified. */
 static bool fill_ring(struct rf_channel *channel)
 {
-    while (channel->waiting_first != NULL && channel->in_flight < channel->in_flight_max) {
-        struct rf_request *request = channel->waiting_first;
-        struct rf_request *next = request->next;
-        if (!rf_queue_add(&channel->queue, request)) {
-            break;
-        }
-        channel->waiting_first = next;
-        channel->in_flight++;
-    }
+    fill_from(channel, &channel->ending_first, &channel->ending_last);
+    fill_from(channel, &channel->waiting_first, &channel->waiting_last);
     return rf_queue_is_kick_due(&channel->queue);
 }
 
@@ -76,7 +126,11 @@ void rf_submit(struct rf_channel *channel, struct rf_request *request)
         status = RF_STATUS_INVALID_BUFFER_SIZE;
     } else {
         request->tag = channel->next_tag++;
-        append(&channel->waiting_first, &channel->waiting_last, request);
+        if (is_ending(request)) {
+            append(&channel->ending_first, &channel->ending_last, request);
+        } else {
+            append(&channel->waiting_first, &channel->waiting_last, request);
+        }
         is_kick_due = fill_ring(channel);
     }
     rf_unlock(&channel->lock);
@@ -97,6 +151,7 @@ static struct rf_request *reap(struct rf_channel *channel, bool *is_broken)
     struct rf_request *request;
     while ((request = rf_queue_take_used(&channel->queue, is_broken)) != NULL) {
         channel->in_flight--;
+        --*in_flight_of(channel, request);
         append(&first, &last, request);
     }
     return first;
@@ -115,12 +170,16 @@ static struct rf_request *end_all(struct rf_channel *channel, uint32_t status, s
         end_request(request, status);
         append(&first, &last, request);
     }
-    while ((request = channel->waiting_first) != NULL) {
-        channel->waiting_first = request->next;
-        end_request(request, status);
-        append(&first, &last, request);
+    struct rf_request **lists[2] = {&channel->ending_first, &channel->waiting_first};
+    for (int list = 0; list < 2; list++) {
+        while ((request = *lists[list]) != NULL) {
+            *lists[list] = request->next;
+            end_request(request, status);
+            append(&first, &last, request);
+        }
     }
     channel->in_flight = 0;
+    rf_zero(channel->in_flight_of, sizeof channel->in_flight_of);
     return first;
 }
 

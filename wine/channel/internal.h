@@ -9,6 +9,7 @@ enum {
     /* The unit in which the data area is handed out; a small request takes one. */
     RF_CELL_BYTES = 256,
     RF_CELLS_MAX = RF_DATA_MAX / RF_CELL_BYTES,
+    RF_PROCESS_PLACES = 256,
 };
 
 /* The split queue with its memory: queue.c. Nothing of it locks. */
@@ -54,9 +55,13 @@ struct rf_channel {
     uint32_t transfer_max;
     uint32_t in_flight_max;
     uint32_t in_flight;
-    /* Requests that wait for room, oldest first. */
+    /* Of each process, or of those few together that have a place in common. */
+    uint16_t in_flight_of[RF_PROCESS_PLACES];
+    /* Requests that wait for room, oldest first; and those of them that end others. */
     struct rf_request *waiting_first;
     struct rf_request *waiting_last;
+    struct rf_request *ending_first;
+    struct rf_request *ending_last;
     uint64_t next_tag;
     /* 0, or the NTSTATUS of everything from now on. */
     uint32_t end;
@@ -84,6 +89,8 @@ struct rf_request *rf_queue_take_used(struct rf_queue *queue, bool *is_broken);
 void rf_queue_arm(struct rf_queue *queue);
 /* Takes back a request that the VMM will not answer; null when there is none left. */
 struct rf_request *rf_queue_take_back(struct rf_queue *queue);
+/* Whether a request leaves room for so many small ones. */
+bool rf_queue_leaves(const struct rf_queue *queue, const struct rf_request *request, uint32_t count);
 /* Whether a request would have room in an empty queue. */
 bool rf_queue_could_hold(const struct rf_queue *queue, const struct rf_request *request);
 

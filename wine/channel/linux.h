@@ -30,6 +30,7 @@ enum {
     RF_NR_LSEEK = RF_NR(8, 19),
     RF_NR_MMAP = RF_NR(9, 192), /* i386: mmap2, whose offset is in pages */
     RF_NR_MUNMAP = RF_NR(11, 91),
+    RF_NR_GETPID = RF_NR(39, 20),
     RF_NR_SOCKET = RF_NR(41, 359),
     RF_NR_CONNECT = RF_NR(42, 362),
     RF_NR_SENDTO = RF_NR(44, 369),
@@ -38,14 +39,17 @@ enum {
     RF_NR_SHUTDOWN = RF_NR(48, 373),
     RF_NR_SETSOCKOPT = RF_NR(54, 366),
     RF_NR_FCNTL = RF_NR(72, 221), /* i386: fcntl64 */
+    RF_NR_GETTID = RF_NR(186, 224),
     RF_NR_FUTEX = RF_NR(202, 240),
     RF_NR_SCHED_GETAFFINITY = RF_NR(204, 242),
     RF_NR_CLOCK_GETTIME = RF_NR(228, 265),
+    RF_NR_TGKILL = RF_NR(234, 270),
 };
 
 enum {
     RF_EPERM = 1,
     RF_ENOENT = 2,
+    RF_ESRCH = 3,
     RF_EINTR = 4,
     RF_EAGAIN = 11,
     RF_EACCES = 13,
@@ -196,6 +200,19 @@ static inline void rf_futex_wait(uint32_t *word, uint32_t value)
 static inline void rf_futex_wake(uint32_t *word, int count)
 {
     rf_syscall(RF_NR_FUTEX, rf_at(word), RF_FUTEX_WAKE_PRIVATE, count, 0, 0, 0);
+}
+
+/* The calling thread, as Linux knows it. */
+static inline uint32_t rf_own_thread(void)
+{
+    return (uint32_t)rf_syscall3(RF_NR_GETTID, 0, 0, 0);
+}
+
+/* Whether a thread of this process has ended. */
+static inline int rf_is_thread_gone(uint32_t thread)
+{
+    intptr_t process = rf_syscall3(RF_NR_GETPID, 0, 0, 0);
+    return rf_syscall3(RF_NR_TGKILL, process, (intptr_t)thread, 0) == -RF_ESRCH;
 }
 
 /* A time that only goes forward, in nanoseconds. */

@@ -137,6 +137,11 @@ bool rf_queue_could_hold(const struct rf_queue *queue, const struct rf_request *
     return cells_for(request) <= queue->cells;
 }
 
+bool rf_queue_leaves(const struct rf_queue *queue, const struct rf_request *request, uint32_t count)
+{
+    return queue->free_count >= 2 * (count + 1) && cells_for(request) + count <= queue->cells_free;
+}
+
 static void describe(struct rf_queue *queue, uint16_t index, uint64_t address, uint32_t length, uint16_t flags, uint16_t next)
 {
     struct rf_descriptor *descriptor = (struct rf_descriptor *)queue->memory + index;

@@ -96,7 +96,8 @@ struct names {
     struct name *first;
 };
 /* Makes in Wine's namespace what the micro-VM has, and removes what it has not. `*version`: the count of changes. */
-NTSTATUS names_update(struct names *names, DRIVER_OBJECT *driver, struct rf_channel *channel, uint64_t *version);
+NTSTATUS names_update(struct names *names, DRIVER_OBJECT *driver, struct rf_channel *channel, uint64_t *version,
+                      NTSTATUS *not_made);
 void names_remove(struct names *names);
 /* The name of a device that names_update has made: in the guest it has the same. */
 static inline const WCHAR *name_of_device(const DEVICE_OBJECT *device)

@@ -49,7 +49,12 @@ static void keep(struct names *names, HANDLE pump_thread)
 {
     static struct watch watch;
     uint64_t version = 0;
-    NTSTATUS status = names_update(names, rf.object, rf.channel, &version);
+    NTSTATUS not_made;
+    NTSTATUS status = names_update(names, rf.object, rf.channel, &version, &not_made);
+    if (NT_SUCCESS(status)) {
+        /* A name that somebody else has: the driver's own DriverEntry would have failed with it. */
+        status = not_made;
+    }
     ports_create(rf.object);
     entry_status = status;
     event_set(is_ready);
@@ -66,7 +71,7 @@ static void keep(struct names *names, HANDLE pump_thread)
             process_ended(handles[which]);
         }
         if (__atomic_load_n(&watch.is_answered, __ATOMIC_ACQUIRE) && watch.request.status == 0 && !rf.is_stopping) {
-            if (NT_SUCCESS(names_update(names, rf.object, rf.channel, &version))) {
+            if (NT_SUCCESS(names_update(names, rf.object, rf.channel, &version, &not_made))) {
                 watch_begin(&watch, version);
             }
         }

@@ -129,11 +129,11 @@ static void sweep(struct names *names, bool is_link)
     }
 }
 
-static void add(struct names *names, DRIVER_OBJECT *driver, const struct line *line, bool is_link)
+static NTSTATUS add(struct names *names, DRIVER_OBJECT *driver, const struct line *line, bool is_link)
 {
     struct name *name = heap_allocate(sizeof *name);
     if (name == NULL) {
-        return;
+        return STATUS_INSUFFICIENT_RESOURCES;
     }
     bool is_whole = is_link ? copy_field(line, 1, name->text) && copy_field(line, 2, name->target)
                             : copy_field(line, 4, name->text);
@@ -149,15 +149,18 @@ static void add(struct names *names, DRIVER_OBJECT *driver, const struct line *l
     }
     if (!is_whole || known != NULL || !NT_SUCCESS(status)) {
         heap_free(name);
-        return;
+        return status;
     }
     name->is_there = true;
     name->next = names->first;
     names->first = name;
+    return STATUS_SUCCESS;
 }
 
-NTSTATUS names_update(struct names *names, DRIVER_OBJECT *driver, struct rf_channel *channel, uint64_t *version)
+NTSTATUS names_update(struct names *names, DRIVER_OBJECT *driver, struct rf_channel *channel, uint64_t *version,
+                      NTSTATUS *not_made)
 {
+    *not_made = STATUS_SUCCESS;
     WCHAR *text = heap_allocate(NAMES_BYTES);
     if (text == NULL) {
         return STATUS_INSUFFICIENT_RESOURCES;
@@ -185,7 +188,8 @@ NTSTATUS names_update(struct names *names, DRIVER_OBJECT *driver, struct rf_chan
         const WCHAR *at = text;
         while (next_line(&at, end, &line)) {
             if (line.lengths[0] == (is_link ? 4u : 6u)) {
-                add(names, driver, &line, is_link);
+                NTSTATUS made = add(names, driver, &line, is_link);
+                *not_made = NT_SUCCESS(*not_made) ? made : *not_made;
             }
         }
     }

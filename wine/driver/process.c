@@ -43,12 +43,16 @@ static struct process *add(HANDLE pid, NTSTATUS *status)
         log_line("process %x cannot be opened: status %x", (uint32_t)(ULONG_PTR)pid, (uint32_t)*status);
         return NULL;
     }
-    struct rf_request attach = {.opcode = RF_OP_ATTACH};
+    /* What the program has from GetCurrentProcessId and gives its driver is what the driver is to find. */
+    struct rf_request attach = {.opcode = RF_OP_ATTACH, .argument = (uint64_t)(ULONG_PTR)pid};
     *status = status_for_programs(rf_call(rf.channel, &attach));
     if (*status != STATUS_SUCCESS) {
         log_line("process %x gets no process in the guest: status %x", (uint32_t)(ULONG_PTR)pid, (uint32_t)*status);
         ZwClose(handle);
         return NULL;
+    }
+    if (attach.value != (ULONG_PTR)pid) {
+        log_line("process %x is %x for its driver", (uint32_t)(ULONG_PTR)pid, (uint32_t)attach.value);
     }
     rf_acquire(&rf.lock);
     process->pid = pid;

@@ -258,8 +258,13 @@ static LONG CALLBACK on_exception(EXCEPTION_POINTERS *pointers)
         REG(context, ip) = (uintptr_t)port_moves_failed;
         return EXCEPTION_CONTINUE_EXECUTION;
     }
-    if (port_site_state((uintptr_t)at) == PORT_SITE_PATCHED && *(const volatile uint8_t *)at == 0xE9) {
-        /* It became a jump between the fault and here; Wine has looked at the jump. */
+    if (record->ExceptionCode != (DWORD)STATUS_PRIVILEGED_INSTRUCTION &&
+        record->ExceptionCode != (DWORD)STATUS_ACCESS_VIOLATION) {
+        return EXCEPTION_CONTINUE_SEARCH;
+    }
+    if (port_site_state((uintptr_t)at) == PORT_SITE_PATCHED && port_site_renew((uintptr_t)at)) {
+        /* It became a jump between the fault and here; an access violation is what Wine makes of it when it has looked at
+         * the jump. */
         return EXCEPTION_CONTINUE_EXECUTION;
     }
     if (record->ExceptionCode != (DWORD)STATUS_PRIVILEGED_INSTRUCTION) {
@@ -267,8 +272,9 @@ static LONG CALLBACK on_exception(EXCEPTION_POINTERS *pointers)
     }
     if (!port_decode((const volatile uint8_t *)at, sizeof(void *) == 8, &decoded)) {
         /* Or it became a jump just now. */
-        return port_site_state((uintptr_t)at) == PORT_SITE_PATCHED ? EXCEPTION_CONTINUE_EXECUTION
-                                                                   : EXCEPTION_CONTINUE_SEARCH;
+        return port_site_state((uintptr_t)at) == PORT_SITE_PATCHED && port_is_jump((uintptr_t)at)
+                   ? EXCEPTION_CONTINUE_EXECUTION
+                   : EXCEPTION_CONTINUE_SEARCH;
     }
     result = decoded.is_string ? string(&decoded, context, record) : single(&decoded, context);
     if (result != CONTINUES) {

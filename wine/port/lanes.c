@@ -17,12 +17,8 @@ enum {
     /* Requests with more data go through winedevice. The VMM maps steps of 2 MiB. */
     DATA_BYTES = 1 << 20,
     CANCEL_BYTES = 256,
-    NR_GETTID = RF_NR(186, 224),
-    NR_GETPID = RF_NR(39, 20),
-    NR_TGKILL = RF_NR(234, 270),
     NR_SCHED_YIELD = RF_NR(24, 158),
     F_SETFL = 4,
-    ESRCH = 3,
     HEADER = sizeof(struct rf_request_header),
     RESULT = sizeof(struct rf_result_header),
 };
@@ -67,17 +63,6 @@ struct machine {
 static struct machine machines[MACHINES_MAX];
 static rf_lock machines_lock;
 static uint32_t connections;
-
-static uint32_t own_thread(void)
-{
-    return (uint32_t)rf_syscall3(NR_GETTID, 0, 0, 0);
-}
-
-static int is_gone(uint32_t thread)
-{
-    intptr_t process = rf_syscall3(NR_GETPID, 0, 0, 0);
-    return rf_syscall3(NR_TGKILL, process, (intptr_t)thread, 0) == -ESRCH;
-}
 
 /* Whoever holds the lock is not suspended or ended. */
 static struct machine *find_or_make(const struct rf_direct *direct)
@@ -329,7 +314,7 @@ static void give_back(struct lane *lane)
 
 static void end(struct machine *machine)
 {
-    uint32_t expected = READY, thread = own_thread();
+    uint32_t expected = READY, thread = rf_own_thread();
     __atomic_compare_exchange_n(&machine->state, &expected, OVER, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     for (unsigned i = 0; i < LANES_MAX; i++) {
         /* Others find out themselves. */
@@ -361,13 +346,13 @@ static int open_lane(struct machine *machine, unsigned index)
 /* A lane that is the caller's alone; null: there is none. */
 static struct lane *take_lane(struct machine *machine)
 {
-    uint32_t thread = own_thread(), lanes = __atomic_load_n(&machine->lanes, __ATOMIC_RELAXED);
+    uint32_t thread = rf_own_thread(), lanes = __atomic_load_n(&machine->lanes, __ATOMIC_RELAXED);
     enum { CONNECTED, NEW, LEFT_BEHIND, PASSES };
     for (unsigned pass = CONNECTED; pass < PASSES; pass++) {
         for (unsigned i = 0; i < lanes; i++) {
             struct lane *lane = &machine->lane[i];
             uint32_t owner = __atomic_load_n(&lane->owner, __ATOMIC_RELAXED);
-            int is_wanted = pass == LEFT_BEHIND ? owner != 0 && is_gone(owner)
+            int is_wanted = pass == LEFT_BEHIND ? owner != 0 && rf_is_thread_gone(owner)
                                                 : owner == 0 && (lane->channel != NULL) == (pass == CONNECTED);
             if (!is_wanted || !claim(lane, owner, thread)) {
                 continue;

@@ -133,6 +133,19 @@ static WCHAR *with_dos_path(WCHAR *line)
     return result;
 }
 
+/* A job in which the program is alone, and which ends it when this process does not live to see its end. */
+static HANDLE tie(HANDLE program)
+{
+    JOBOBJECT_EXTENDED_LIMIT_INFORMATION limits = {0};
+    HANDLE job = CreateJobObjectW(NULL, NULL);
+    limits.BasicLimitInformation.LimitFlags = JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE | JOB_OBJECT_LIMIT_SILENT_BREAKAWAY_OK;
+    if (job == NULL || !SetInformationJobObject(job, JobObjectExtendedLimitInformation, &limits, sizeof limits) ||
+        !AssignProcessToJobObject(job, program)) {
+        say("the program will not end with this one", GetLastError());
+    }
+    return job;
+}
+
 static UINT run(WCHAR *command_line)
 {
     STARTUPINFOW startup = {.cb = sizeof startup};
@@ -147,6 +160,7 @@ static UINT run(WCHAR *command_line)
         say("the program cannot be started", GetLastError());
         return 1;
     }
+    tie(program.hProcess);
     port_event_name(program.dwProcessId, name);
     waited[0] = CreateEventW(NULL, TRUE, FALSE, name);
     waited[1] = program.hProcess;

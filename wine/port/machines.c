@@ -46,8 +46,8 @@ static struct machine machines[MACHINES_MAX];
 static uint32_t used;
 static uint32_t ready;
 static uint32_t found;
-/* One thread searches at a time. */
-static rf_lock search_lock;
+/* Held by whoever adds one. */
+static rf_lock adding_lock;
 
 /* By port: the machine that allowed it last, and what was read from it last. Races cost an access more, or a rest. */
 static struct {
@@ -219,8 +219,8 @@ static struct machine *vacant(void)
     return NULL;
 }
 
-/* Connects to a micro-VM, if it is there and not known. */
-static void add(const char *path, const uint8_t token[RF_TOKEN_BYTES])
+/* Connects to a micro-VM, if it is there and not known. The lock is held. */
+static void connect_to(const char *path, const uint8_t token[RF_TOKEN_BYTES])
 {
     size_t length = 0;
     while (path[length] != 0) {
@@ -240,6 +240,16 @@ static void add(const char *path, const uint8_t token[RF_TOKEN_BYTES])
     }
     __atomic_add_fetch(&ready, 1, __ATOMIC_SEQ_CST);
     __atomic_add_fetch(&found, 1, __ATOMIC_SEQ_CST);
+}
+
+/* A thread that is suspended or ended in a call of wineserver has no lock: Wine does that whatever signals are blocked. */
+static void add(const char *path, const uint8_t token[RF_TOKEN_BYTES])
+{
+    uint64_t mask = port_block_signals();
+    rf_acquire(&adding_lock);
+    connect_to(path, token);
+    rf_unlock(&adding_lock);
+    port_restore_signals(mask);
 }
 
 static int hex_digit(char c)
@@ -318,14 +328,10 @@ int port_search(uint32_t known)
 {
     /* The program's own error code is not ours to change. */
     DWORD error = GetLastError();
-    uint64_t mask = port_block_signals();
-    rf_acquire(&search_lock);
     if (port_found() == known) {
         search_environment();
         search_devices();
     }
-    rf_unlock(&search_lock);
-    port_restore_signals(mask);
     SetLastError(error);
     return port_found() != known;
 }

@@ -35,6 +35,19 @@ enum {
 #endif
 };
 
+/* The 64-bit forms keep the whole addresses of the last x87 instruction and its operand. */
+#ifdef _WIN64
+#define XSAVE "xsave64"
+#define XRSTOR "xrstor64"
+#define FXSAVE "fxsave64"
+#define FXRSTOR "fxrstor64"
+#else
+#define XSAVE "xsave"
+#define XRSTOR "xrstor"
+#define FXSAVE "fxsave"
+#define FXRSTOR "fxrstor"
+#endif
+
 struct port_site {
     uintptr_t at; /* 0: unused */
     uint32_t state;
@@ -47,6 +60,7 @@ struct port_site {
 
 static struct port_site sites[SITES_MAX];
 static uint32_t is_off;
+static uint32_t has_xsave;
 /* Held for patching and undoing: in ordinary code only. */
 static uint32_t patch_lock;
 
@@ -112,6 +126,11 @@ void port_site_count(uintptr_t at, const struct port_instruction *decoded)
     }
 }
 
+int port_is_jump(uintptr_t at)
+{
+    return *(const volatile uint8_t *)at == JUMP;
+}
+
 /* Whoever holds it is not suspended: another thread may be waiting in the middle of the program's code. */
 static uint64_t lock(void)
 {
@@ -128,14 +147,33 @@ static void unlock(uint64_t mask)
     port_restore_signals(mask);
 }
 
-/* Writes the first byte of the program's instruction. */
-static int write_code(uintptr_t at, uint8_t byte)
+/* Counts an instruction anew. The lock is held. */
+static void start_over(struct port_site *site, enum port_site_state state)
+{
+    site->hits = 0;
+    __atomic_store_n(&site->state, state, __ATOMIC_SEQ_CST);
+}
+
+int port_site_renew(uintptr_t at)
+{
+    struct port_site *site = find(at);
+    uint64_t mask = lock();
+    int is_jump = port_is_jump(at);
+    if (site != NULL && site->state == PORT_SITE_PATCHED && !is_jump) {
+        start_over(site, PORT_SITE_COUNTED);
+    }
+    unlock(mask);
+    return is_jump;
+}
+
+/* Writes the first byte of the program's instruction, if it is `expected`: the code may have been loaded again. */
+static int write_code(uintptr_t at, uint8_t expected, uint8_t byte)
 {
     DWORD before, ignored;
     if (!VirtualProtect((void *)at, 1, PAGE_EXECUTE_READWRITE, &before)) {
         return 0;
     }
-    __atomic_store_n((uint8_t *)at, byte, __ATOMIC_SEQ_CST);
+    __atomic_compare_exchange_n((uint8_t *)at, &expected, byte, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     VirtualProtect((void *)at, 1, before, &ignored);
     FlushInstructionCache(GetCurrentProcess(), (void *)at, 1);
     return 1;
@@ -248,7 +286,11 @@ static int fill_room(struct port_site *site, uintptr_t room)
     if (!open_page(first)) {
         return 0;
     }
-    /* From now on the granule is known to be ours. */
+    if ((first ^ last) >= GRANULE && !is_ours(last) && !take_granule(last)) {
+        close_page(first);
+        return 0;
+    }
+    /* From now on both granules are known to be ours. */
     site->room = room;
     if (last != first && !open_page(last)) {
         close_page(first);
@@ -295,7 +337,8 @@ static int patch(struct port_site *site)
 
     patch_those_behind(site);
 
-    if (VirtualQuery((void *)site->at, &memory, sizeof memory) == 0 || memory.Type != MEM_IMAGE ||
+    if (!port_decode((const volatile uint8_t *)site->at, sizeof(void *) == 8, &site->decoded) || site->decoded.is_string ||
+        VirtualQuery((void *)site->at, &memory, sizeof memory) == 0 || memory.Type != MEM_IMAGE ||
         (uintptr_t)memory.BaseAddress + memory.RegionSize - site->at < JUMP_BYTES || is_behind_another(site)) {
         return 0;
     }
@@ -309,7 +352,7 @@ static int patch(struct port_site *site)
     site->first = *(const volatile uint8_t *)site->at;
     /* Before the byte: whoever faults meanwhile tries again. */
     __atomic_store_n(&site->state, PORT_SITE_PATCHED, __ATOMIC_SEQ_CST);
-    return write_code(site->at, JUMP);
+    return write_code(site->at, site->first, JUMP);
 }
 
 void port_patch(uintptr_t at)
@@ -332,11 +375,33 @@ static void undo(struct port_site *site)
             undo(&sites[i]);
         }
     }
-    if (site->state == PORT_SITE_PATCHED && write_code(site->at, site->first)) {
-        site->hits = 0;
+    if (site->state == PORT_SITE_PATCHED && write_code(site->at, JUMP, site->first)) {
         site->undone++;
-        __atomic_store_n(&site->state, site->undone < UNDONE_MAX ? PORT_SITE_COUNTED : PORT_SITE_REFUSED,
-                         __ATOMIC_SEQ_CST);
+        start_over(site, site->undone < UNDONE_MAX ? PORT_SITE_COUNTED : PORT_SITE_REFUSED);
+    }
+}
+
+/* The same in the middle of the program's code, whose vector and x87 registers Windows functions use. */
+__attribute__((noinline)) static void undo_in_code(struct port_site *site)
+{
+    /* x87, SSE, AVX and AVX-512 in the standard format: Intel SDM, volume 1, section 13.4. */
+    enum { HEADER_AT = 512, HEADER_BYTES = 64, AREA_BYTES = 2688, COMPONENTS = 0xE7 };
+    _Alignas(64) uint8_t area[AREA_BYTES];
+    DWORD error = GetLastError();
+    if (has_xsave) {
+        rf_zero(area + HEADER_AT, HEADER_BYTES);
+        __asm__ volatile(XSAVE " %0" : "+m"(area) : "a"(COMPONENTS), "d"(0));
+    } else {
+        __asm__ volatile(FXSAVE " %0" : "=m"(area));
+    }
+    uint64_t held = lock();
+    undo(site);
+    unlock(held);
+    SetLastError(error);
+    if (has_xsave) {
+        __asm__ volatile(XRSTOR " %0" : : "m"(area), "a"(COMPONENTS), "d"(0));
+    } else {
+        __asm__ volatile(FXRSTOR " %0" : : "m"(area));
     }
 }
 
@@ -350,11 +415,7 @@ void port_jump(struct frame *frame)
     uint32_t value = (uint32_t)(frame->ax & mask);
 
     if (port_access(decoded->is_write, port, decoded->width, &value, 1) == PORT_DENIED) {
-        DWORD error = GetLastError();
-        uint64_t held = lock();
-        undo(site);
-        unlock(held);
-        SetLastError(error);
+        undo_in_code(site);
         frame->next = site->at;
         return;
     }
@@ -421,6 +482,10 @@ __asm__(".text\n"
 void port_start_patches(void)
 {
     char value[4];
+    enum { OSXSAVE = 1 << 27 };
+    uint32_t leaf = 1, ignored, features;
     DWORD length = GetEnvironmentVariableA("RINGFENCE_PORT_PATCH", value, sizeof value);
+    __asm__("cpuid" : "+a"(leaf), "=b"(ignored), "=c"(features), "=d"(ignored));
+    has_xsave = (features & OSXSAVE) != 0;
     is_off = length == 1 && value[0] == '0';
 }

@@ -66,6 +66,11 @@ struct port_site;
 enum port_site_state port_site_state(uintptr_t at);
 /* The instruction has faulted, and its access was performed. */
 void port_site_count(uintptr_t at, const struct port_instruction *decoded);
+/* Whether a patched site is a jump at this moment. */
+int port_is_jump(uintptr_t at);
+/* The same once nobody patches or undoes; a site that is none any more, because the code there was loaded or written again,
+ * is counted anew. Not in a signal handler. */
+int port_site_renew(uintptr_t at);
 /* Patches an instruction that is wanted. Not in a signal handler. */
 void port_patch(uintptr_t at);
 /* RINGFENCE_PORT_PATCH=0 in the environment: nothing is patched. */

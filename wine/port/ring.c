@@ -42,14 +42,19 @@ void ring_start(struct rf_channel *channel)
     }
 }
 
+static void kick(struct rf_channel *channel)
+{
+    uint64_t one = 1;
+    rf_syscall3(RF_NR_WRITE, channel->kick_fd, rf_at(&one), sizeof one);
+}
+
 static void submit(struct rf_channel *channel)
 {
     struct rf_queue *queue = &channel->queue;
     queue->available++;
     __atomic_store_n((uint16_t *)(queue->memory + queue->available_at) + 1, queue->available, __ATOMIC_RELEASE);
     if (rf_queue_is_kick_due(queue)) {
-        uint64_t one = 1;
-        rf_syscall3(RF_NR_WRITE, channel->kick_fd, rf_at(&one), sizeof one);
+        kick(channel);
     }
 }
 
@@ -104,10 +109,39 @@ static int is_over(uint32_t status)
            status == 0xC00000B5u /* STATUS_IO_TIMEOUT */ || status == 0xC00002B6u /* STATUS_DEVICE_REMOVED */;
 }
 
-/* Not a futex: a thread that waits is in the middle of the program's code, and whoever has the lock may never come back. */
+/* Whoever had the channel was ended in the middle of an access, which may still be under way: waits for its answer, if there is
+ * to be one. */
+static void recover(struct rf_channel *channel)
+{
+    struct rf_queue *queue = &channel->queue;
+    const uint16_t *available = (const uint16_t *)(queue->memory + queue->available_at) + 1;
+    const uint16_t *used = (const uint16_t *)(queue->memory + queue->used_at) + 1;
+    queue->available = __atomic_load_n(available, __ATOMIC_ACQUIRE);
+    kick(channel);
+    while (channel->end == 0) {
+        queue->next_used = __atomic_load_n(used, __ATOMIC_ACQUIRE);
+        if (queue->next_used == queue->available) {
+            return;
+        }
+        if (!rf_look(&channel->looking, queue)) {
+            channel->end = sleep_for_answer(channel);
+        }
+    }
+}
+
+/* Not a futex: a thread that waits is in the middle of the program's code, and whoever has the lock may be suspended, or
+ * have been ended. */
 static int take(struct rf_channel *channel)
 {
-    for (uint32_t tries = 0; __atomic_exchange_n(&channel->lock, 1, __ATOMIC_ACQUIRE) != 0; tries++) {
+    uint32_t thread = rf_own_thread(), owner = 0;
+    for (uint32_t tries = 0; !__atomic_compare_exchange_n(&channel->lock, &owner, thread, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+         tries++) {
+        if (tries == TRIES_BUSY + TRIES_YIELDING && rf_is_thread_gone(owner) &&
+            __atomic_compare_exchange_n(&channel->lock, &owner, thread, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
+            recover(channel);
+            return 1;
+        }
+        owner = 0;
         if (tries < TRIES_BUSY && channel->looking.may_look) {
             __builtin_ia32_pause();
         } else if (tries < TRIES_BUSY + TRIES_YIELDING) {

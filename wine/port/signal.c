@@ -77,8 +77,8 @@ int port_handle_signal(struct user_context *context)
     }
     switch (port_site_state((uintptr_t)context->ip)) {
     case PORT_SITE_PATCHED:
-        /* It became a jump between the fault and here. */
-        return 1;
+        /* It became a jump between the fault and here, or is none any more. */
+        return port_is_jump((uintptr_t)context->ip);
     case PORT_SITE_WANTED:
         return 0;
     default:

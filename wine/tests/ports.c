@@ -385,6 +385,88 @@ static void threads(void)
     }
 }
 
+/* One in of port 0x301, at the same place each time: a function that keeps all registers but eax and edx. */
+#ifdef _WIN64
+#define SYMBOL(name) name
+#else
+#define SYMBOL(name) "_" name
+#endif
+extern const uint8_t hot_in[];
+__asm__(".text\n"
+        ".globl " SYMBOL("hot_in") "\n"
+        "    nop\n"
+        SYMBOL("hot_in") ":\n"
+        "    inb %dx, %al\n"
+        "    ret\n"
+        /* With the ret the distance of the jump that the in becomes. */
+        "    nop\n"
+        "    nop\n"
+        "    nop\n");
+
+static uint8_t read_hot(void)
+{
+    uint32_t value = 0;
+    __asm__ volatile("call " SYMBOL("hot_in") : "+a"(value) : "d"(0x301) : "memory");
+    return (uint8_t)value;
+}
+
+/* Often enough to be a jump, if the place that it leads to can be had. */
+static void heat(void)
+{
+    outb(0x301, 0x77);
+    for (int i = 0; i < 200; i++) {
+        CHECK(read_hot() == 0x77);
+    }
+}
+
+/* Code that is loaded again at the same address is what it was in the file. */
+static void loaded_again(void)
+{
+    uint8_t in = *(volatile const uint8_t *)hot_in;
+    DWORD before;
+    heat();
+    CHECK(*(volatile const uint8_t *)hot_in == 0xE9);
+    for (int turn = 0; turn < 3; turn++) {
+        CHECK(VirtualProtect((void *)hot_in, 1, PAGE_EXECUTE_READWRITE, &before));
+        *(volatile uint8_t *)hot_in = in;
+        VirtualProtect((void *)hot_in, 1, before, &before);
+        heat();
+        CHECK(*(volatile const uint8_t *)hot_in == 0xE9);
+    }
+}
+
+static volatile LONG hot_reads;
+
+static DWORD WINAPI read_for_ever(void *unused)
+{
+    (void)unused;
+    for (;;) {
+        read_hot();
+        InterlockedIncrement(&hot_reads);
+    }
+    return 0;
+}
+
+/* A thread that is ended in the middle of an access leaves nothing behind that others need. */
+static void ended_threads(void)
+{
+    heat();
+    for (int i = 0; i < 24; i++) {
+        LONG reads = hot_reads;
+        HANDLE thread = CreateThread(NULL, 0, read_for_ever, NULL, 0, NULL);
+        for (int tries = 0; hot_reads < reads + 20 && tries < 5000; tries++) {
+            Sleep(1);
+        }
+        CHECK(hot_reads >= reads + 20);
+        TerminateThread(thread, 0);
+        WaitForSingleObject(thread, INFINITE);
+        CloseHandle(thread);
+        outb(0x302, (uint8_t)i);
+        CHECK(inb(0x302) == i);
+        CHECK(read_hot() == 0x77);
+    }
+}
+
 /* One byte after the other on the parallel port at 0x378, by its strobe. */
 static void print(const char *text)
 {
@@ -422,6 +504,43 @@ static void try_in(void)
     fflush(stdout);
 }
 
+/* Code for i386 has no names for them, and does not use them. */
+#ifdef _WIN64
+#define VECTORS "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
+#else
+#define VECTORS
+#endif
+
+/* A jump that is undone because its port is not granted any more leaves the program's registers alone. */
+static void undone(void)
+{
+    uint64_t set[8][2], got[8][2];
+    uint32_t value = 0;
+    heat();
+    CHECK(*(volatile const uint8_t *)hot_in == 0xE9);
+    next();
+    for (int i = 0; i < 8; i++) {
+        set[i][0] = 0x0102030405060708u * (unsigned)(i + 1);
+        set[i][1] = ~set[i][0];
+    }
+    memset(&seen, 0, sizeof seen);
+    skip = 1;
+    __asm__ volatile("movups 0(%[set]), %%xmm0\n movups 16(%[set]), %%xmm1\n movups 32(%[set]), %%xmm2\n"
+                     "movups 48(%[set]), %%xmm3\n movups 64(%[set]), %%xmm4\n movups 80(%[set]), %%xmm5\n"
+                     "movups 96(%[set]), %%xmm6\n movups 112(%[set]), %%xmm7\n"
+                     "call " SYMBOL("hot_in") "\n"
+                     "movups %%xmm0, 0(%[got])\n movups %%xmm1, 16(%[got])\n movups %%xmm2, 32(%[got])\n"
+                     "movups %%xmm3, 48(%[got])\n movups %%xmm4, 64(%[got])\n movups %%xmm5, 80(%[got])\n"
+                     "movups %%xmm6, 96(%[got])\n movups %%xmm7, 112(%[got])"
+                     : "+a"(value)
+                     : "d"(0x301), [set] "S"(set), [got] "D"(got)
+                     : VECTORS "memory", "ecx");
+    skip = 0;
+    CHECK(seen.count == 1 && seen.code == (DWORD)STATUS_PRIVILEGED_INSTRUCTION);
+    CHECK(seen.address == (uintptr_t)hot_in);
+    CHECK(memcmp(set, got, sizeof set) == 0);
+}
+
 int main(int argc, char **argv)
 {
     const char *what = argc > 1 ? argv[1] : "";
@@ -437,6 +556,12 @@ int main(int argc, char **argv)
         faults();
     } else if (strcmp(what, "step") == 0) {
         single_step();
+    } else if (strcmp(what, "again") == 0) {
+        loaded_again();
+    } else if (strcmp(what, "ended") == 0) {
+        ended_threads();
+    } else if (strcmp(what, "undone") == 0) {
+        undone();
     } else if (strcmp(what, "threads") == 0) {
         threads();
     } else if (strcmp(what, "denied") == 0) {

@@ -23,6 +23,7 @@ prefix_tests!(
     memory_faults_are_the_programs,
     single_steps_over_an_access,
     threads_at_once,
+    registers_survive_a_jump_that_is_undone,
     before_and_after_the_grant,
     grants_of_several_drivers_add_up,
     one_process_is_granted_and_another_is_not,
@@ -31,6 +32,8 @@ prefix_tests!(
     exit_code_is_the_programs,
     ; everywhere:
     every_form_and_width,
+    code_that_is_loaded_again,
+    threads_that_are_ended_in_an_access,
     program_that_opens_its_driver_has_its_ports,
     children_have_ports_too,
     child_of_a_program_that_ends_at_once_has_ports,
@@ -92,6 +95,24 @@ fn single_steps_over_an_access(prefix: &Prefix) {
 
 fn threads_at_once(prefix: &Prefix) {
     check(prefix, "threads");
+}
+
+fn code_that_is_loaded_again(prefix: &Prefix) {
+    check(prefix, "again");
+}
+
+fn threads_that_are_ended_in_an_access(prefix: &Prefix) {
+    check(prefix, "ended");
+}
+
+fn registers_survive_a_jump_that_is_undone(prefix: &Prefix) {
+    let driver = Driver::start(RAM);
+    let access = driver.access();
+    access.open();
+    let mut program = Steps::start(command(prefix, &["undone"], Some(&access)));
+    access.revoke();
+    program.go_on();
+    assert_eq!(program.line(), "undone: 0 failures");
 }
 
 fn program_that_opens_its_driver_has_its_ports(prefix: &Prefix) {

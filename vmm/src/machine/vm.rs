@@ -97,6 +97,12 @@ impl Vm {
         self.plan.user_bytes
     }
 
+    /// Bytes of the shim's own heap.
+    #[must_use]
+    pub fn heap_bytes(&self) -> u64 {
+        layout::heap_size(self.plan.ram.bytes())
+    }
+
     /// Frequency of the guest's time-stamp counter, kHz.
     #[must_use]
     pub fn tsc_khz(&self) -> u64 {

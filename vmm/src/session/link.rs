@@ -1,5 +1,7 @@
 //! How other threads reach the engine: requests with an id and a way back.
 
+use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,23 +21,42 @@ use crate::observe::ntstatus::NtStatus;
 const GRACE: Duration = Duration::from_secs(2);
 /// How often a wait that a signal may end looks for one.
 const SIGNAL_POLL: Duration = Duration::from_millis(50);
-/// Process ids are multiples of eight; 4 is the System process. The other multiples of four are the shim's, for threads.
-const FIRST_PROCESS: u32 = 0x100;
+/// Process ids from here on are multiples of eight. The other multiples of four are the shim's, for threads.
+const FIRST_PROCESS: u32 = 0x4000;
 const PROCESS_STEP: u32 = 8;
+/// What clients may choose, in multiples of four: 4 is the System process.
+const CHOSEN: Range<u32> = 8..FIRST_PROCESS;
 
 /// Where new processes get their ids.
 #[derive(Debug)]
-pub(super) struct ProcessIds(AtomicU32);
+pub(super) struct ProcessIds {
+    next: AtomicU32,
+    chosen: Mutex<HashSet<u32>>,
+}
 
 impl Default for ProcessIds {
     fn default() -> Self {
-        Self(AtomicU32::new(FIRST_PROCESS))
+        Self {
+            next: AtomicU32::new(FIRST_PROCESS),
+            chosen: Mutex::default(),
+        }
     }
 }
 
 impl ProcessIds {
     pub(super) fn next(&self) -> u32 {
-        self.0.fetch_add(PROCESS_STEP, Ordering::Relaxed)
+        self.next.fetch_add(PROCESS_STEP, Ordering::Relaxed)
+    }
+
+    /// The id that a client wishes a process to have, if it is one of those that are not handed out here and nobody has ever
+    /// had it: of a process that has ended, the guest may still know something.
+    pub(super) fn choose(&self, wish: u64) -> u32 {
+        let wish = u32::try_from(wish).ok();
+        let is_possible = |id: &u32| id.is_multiple_of(4) && CHOSEN.contains(id);
+        let mut chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
+        wish.filter(is_possible)
+            .filter(|id| chosen.insert(*id))
+            .unwrap_or_else(|| self.next())
     }
 }
 

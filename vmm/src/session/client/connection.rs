@@ -18,6 +18,9 @@ use super::status;
 
 /// Most handles of a client.
 const HANDLES_MAX: usize = 4096;
+/// What a handle takes of the shim's heap, with its file object, and what it takes of another client that uses it too.
+pub(in crate::session) const HANDLE_BYTES: u64 = 320;
+const BORROWED_BYTES: u64 = 96;
 /// Handles are multiples of four, as NT's.
 const HANDLE_STEP: u64 = 4;
 
@@ -250,6 +253,15 @@ impl Client {
     /// Whether it may have one more handle.
     pub(in crate::session) fn may_open(&self) -> bool {
         self.handles.len() + self.opening < HANDLES_MAX
+    }
+
+    /// What its handles take of the shim's heap.
+    pub(in crate::session) fn handle_bytes(&self) -> u64 {
+        let bytes = self.handles.values().map(|handle| match handle.borrowed {
+            Some(_) => BORROWED_BYTES,
+            None => HANDLE_BYTES,
+        });
+        bytes.sum::<u64>() + self.opening as u64 * HANDLE_BYTES
     }
 
     /// The guest's number of a handle; `None` if the process has no such handle, or has cleaned it up.

@@ -157,6 +157,11 @@ impl Clients {
         }
     }
 
+    /// What the handles of all clients take of the shim's heap.
+    pub(in crate::session) fn handle_bytes(&self) -> u64 {
+        self.clients.values().map(Client::handle_bytes).sum()
+    }
+
     /// Whether a client that is connected owns a process.
     pub(in crate::session) fn is_owned(&self, process: u32) -> bool {
         self.clients.values().any(|client| client.owns(process))

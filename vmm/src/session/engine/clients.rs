@@ -7,7 +7,7 @@ use abi::client::{
 };
 use zerocopy::IntoBytes;
 
-use super::super::client::connection::{FollowUp, Outcome};
+use super::super::client::connection::{FollowUp, HANDLE_BYTES, Outcome};
 use super::super::client::request::Incoming;
 use super::super::client::set::Taken;
 use super::super::client::sharing;
@@ -204,6 +204,9 @@ impl Engine {
         let fate = std::sync::Arc::clone(&self.fate);
         let handle = self.clients.guest_handle(id, process, header.handle);
         let known = handle.ok_or(status::INVALID_HANDLE);
+        // The shim has no way to go on when its heap is used up.
+        let has_heap = !matches!(incoming.opcode, Opcode::Open | Opcode::Borrow)
+            || self.clients.handle_bytes() + HANDLE_BYTES <= self.vm.heap_bytes() / 8 * 7;
         let client = self.clients.get(id).ok_or(status::INVALID_CID)?;
         let (input, output) = (
             u64::from(header.input_bytes),
@@ -213,6 +216,9 @@ impl Engine {
             Opcode::Open => {
                 if !client.may_open() {
                     return Err(status::QUOTA_EXCEEDED);
+                }
+                if !has_heap {
+                    return Err(status::INSUFFICIENT_RESOURCES);
                 }
                 let access = match u64::from(header.code) {
                     0 => DESIRED_ACCESS,
@@ -293,7 +299,7 @@ impl Engine {
                     input: None,
                     output: None,
                     is_output_seen: false,
-                    follow_up: FollowUp::Attached(fate.process_ids.next()),
+                    follow_up: FollowUp::Attached(fate.process_ids.choose(header.argument)),
                 }
             }
             Opcode::Exit => {
@@ -336,6 +342,9 @@ impl Engine {
                 }
                 if !client.may_open() {
                     return Err(status::QUOTA_EXCEEDED);
+                }
+                if !has_heap {
+                    return Err(status::INSUFFICIENT_RESOURCES);
                 }
                 let (number, slot) = (client.take_handle_number(), client.slot_argument());
                 let guest = self.clients.owners_handle(process, header.handle);
