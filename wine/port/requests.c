@@ -52,6 +52,8 @@ typedef NTSTATUS(WINAPI *terminate_thread)(HANDLE thread, LONG code);
 
 NTSTATUS NTAPI NtSetEvent(HANDLE event, LONG *before);
 NTSTATUS NTAPI NtResetEvent(HANDLE event, LONG *before);
+NTSTATUS NTAPI NtOpenThread(HANDLE *thread, ACCESS_MASK access, const OBJECT_ATTRIBUTES *attributes, const CLIENT_ID *id);
+NTSTATUS NTAPI NtCompareObjects(HANDLE first, HANDLE second);
 
 device_control original_device_control;
 static close_handle original_close;
@@ -185,10 +187,16 @@ static NTSTATUS WINAPI on_close(HANDLE handle)
     return status;
 }
 
-/* Whether it is the process that this runs in. */
-static int is_own_process(HANDLE process)
+/* Whether it is the process that this runs in, or may be: not every handle tells. What is known of a handle's number may always
+ * be forgotten. */
+static int may_be_own_process(HANDLE process)
 {
-    return process == GetCurrentProcess() || GetProcessId(process) == GetCurrentProcessId();
+    if (process == GetCurrentProcess()) {
+        return 1;
+    }
+    DWORD error = GetLastError(), id = GetProcessId(process);
+    SetLastError(error);
+    return id == 0 || id == GetCurrentProcessId();
 }
 
 static NTSTATUS WINAPI on_duplicate(HANDLE source_process, HANDLE source, HANDLE process, HANDLE *handle, ACCESS_MASK access,
@@ -198,9 +206,7 @@ static NTSTATUS WINAPI on_duplicate(HANDLE source_process, HANDLE source, HANDLE
     int is_candidate = is_own && handle_is_candidate(source);
     uint32_t closing = 0;
     if (options & CLOSE_SOURCE) {
-        DWORD error = GetLastError();
-        is_own = is_own_process(source_process);
-        SetLastError(error);
+        is_own = may_be_own_process(source_process);
         closing = is_own ? handle_closing(source) : 0;
     }
     NTSTATUS status = original_duplicate(source_process, source, process, handle, access, attributes, options);
@@ -209,9 +215,8 @@ static NTSTATUS WINAPI on_duplicate(HANDLE source_process, HANDLE source, HANDLE
         handle_closed(source, closing, 1);
     }
     HANDLE made;
-    if (status >= 0 && is_candidate && handle != NULL && process == GetCurrentProcess() &&
-        port_move(&made, handle, sizeof made)) {
-        handle_made(made);
+    if (status >= 0 && handle != NULL && may_be_own_process(process) && port_move(&made, handle, sizeof made)) {
+        handle_made(made, is_candidate);
     }
     return status;
 }
@@ -264,8 +269,8 @@ static int may_be_device(const OBJECT_ATTRIBUTES *attributes)
 static NTSTATUS opened(NTSTATUS status, const HANDLE *handle, const OBJECT_ATTRIBUTES *attributes, ULONG options)
 {
     HANDLE made;
-    if (status >= 0 && (options & SYNCHRONOUS) != 0 && may_be_device(attributes) && port_move(&made, handle, sizeof made)) {
-        handle_made(made);
+    if (status >= 0 && port_move(&made, handle, sizeof made)) {
+        handle_made(made, (options & SYNCHRONOUS) != 0 && may_be_device(attributes));
     }
     return status;
 }
@@ -306,16 +311,31 @@ static NTSTATUS WINAPI on_cancel(HANDLE handle, IO_STATUS_BLOCK *of, IO_STATUS_B
     return cancelled(is_found, original_cancel(handle, of, io), io);
 }
 
-/* Windows' id of a thread; 0: the handle is none, or does not allow it to be known. */
+static int is_handle_of(DWORD id, HANDLE thread)
+{
+    OBJECT_ATTRIBUTES attributes = {.Length = sizeof attributes};
+    const CLIENT_ID client = {.UniqueThread = (HANDLE)(uintptr_t)id};
+    HANDLE own;
+    if (NtOpenThread(&own, THREAD_QUERY_LIMITED_INFORMATION, &attributes, &client) != 0) {
+        return 0;
+    }
+    int is_same = NtCompareObjects(own, thread) == 0;
+    original_close(own);
+    return is_same;
+}
+
+/* Windows' id of a thread; 0: the handle is none of this process's threads, or of none that waits for a request and does not
+ * allow its id to be known. */
 static DWORD thread_of(HANDLE thread)
 {
     /* THREAD_BASIC_INFORMATION: exit status, TEB, process, thread, ... */
     uintptr_t basic[THREAD_BASIC_BYTES / sizeof(uintptr_t)] = {0};
-    if (NtQueryInformationThread(thread, (THREADINFOCLASS)0, basic, sizeof basic, NULL) != 0 ||
-        basic[2] != GetCurrentProcessId()) {
-        return 0;
+    NTSTATUS status = NtQueryInformationThread(thread, (THREADINFOCLASS)0, basic, sizeof basic, NULL);
+    if (status == STATUS_ACCESS_DENIED) {
+        /* Cancelling and ending take THREAD_TERMINATE alone. */
+        return machine_waiting_thread(is_handle_of, thread);
     }
-    return (DWORD)basic[3];
+    return status == 0 && basic[2] == GetCurrentProcessId() ? (DWORD)basic[3] : 0;
 }
 
 static NTSTATUS WINAPI on_cancel_synchronous(HANDLE thread, IO_STATUS_BLOCK *of, IO_STATUS_BLOCK *io)
