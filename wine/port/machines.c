@@ -46,8 +46,8 @@ static struct machine machines[MACHINES_MAX];
 static uint32_t used;
 static uint32_t ready;
 static uint32_t found;
-/* One thread searches at a time. */
-static rf_lock search_lock;
+/* One thread adds at a time. Nobody asks wineserver meanwhile: there a thread that is suspended or ended would keep it. */
+static rf_lock add_lock;
 
 /* By port: the machine that allowed it last, and what was read from it last. Races cost an access more, or a rest. */
 static struct {
@@ -219,14 +219,9 @@ static struct machine *vacant(void)
     return NULL;
 }
 
-/* Connects to a micro-VM, if it is there and not known. */
-static void add(const char *path, const uint8_t token[RF_TOKEN_BYTES])
+static void add_locked(const char *path, size_t length, const uint8_t token[RF_TOKEN_BYTES])
 {
-    size_t length = 0;
-    while (path[length] != 0) {
-        length++;
-    }
-    struct machine *machine = length >= sizeof machine->path || is_known(token) ? NULL : vacant();
+    struct machine *machine = is_known(token) ? NULL : vacant();
     if (machine == NULL || !open_lane(&machine->lane[0], path, token)) {
         return;
     }
@@ -240,6 +235,23 @@ static void add(const char *path, const uint8_t token[RF_TOKEN_BYTES])
     }
     __atomic_add_fetch(&ready, 1, __ATOMIC_SEQ_CST);
     __atomic_add_fetch(&found, 1, __ATOMIC_SEQ_CST);
+}
+
+/* Connects to a micro-VM, if it is there and not known. */
+static void add(const char *path, const uint8_t token[RF_TOKEN_BYTES])
+{
+    size_t length = 0;
+    while (path[length] != 0) {
+        length++;
+    }
+    if (length >= sizeof machines->path) {
+        return;
+    }
+    uint64_t mask = port_block_signals();
+    rf_acquire(&add_lock);
+    add_locked(path, length, token);
+    rf_unlock(&add_lock);
+    port_restore_signals(mask);
 }
 
 static int hex_digit(char c)
@@ -318,14 +330,10 @@ int port_search(uint32_t known)
 {
     /* The program's own error code is not ours to change. */
     DWORD error = GetLastError();
-    uint64_t mask = port_block_signals();
-    rf_acquire(&search_lock);
     if (port_found() == known) {
         search_environment();
         search_devices();
     }
-    rf_unlock(&search_lock);
-    port_restore_signals(mask);
     SetLastError(error);
     return port_found() != known;
 }
