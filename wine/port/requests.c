@@ -47,6 +47,9 @@ typedef NTSTATUS(WINAPI *create_file)(HANDLE *handle, ACCESS_MASK access, OBJECT
                                       ULONG options, void *extended, ULONG extended_bytes);
 typedef NTSTATUS(WINAPI *open_file)(HANDLE *handle, ACCESS_MASK access, OBJECT_ATTRIBUTES *attributes, IO_STATUS_BLOCK *io,
                                     ULONG sharing, ULONG options);
+typedef NTSTATUS(WINAPI *create_pipe)(HANDLE *handle, ULONG access, OBJECT_ATTRIBUTES *attributes, IO_STATUS_BLOCK *io,
+                                      ULONG sharing, ULONG disposition, ULONG options, ULONG type, ULONG mode, ULONG completion,
+                                      ULONG instances, ULONG inbound, ULONG outbound, LARGE_INTEGER *timeout);
 typedef NTSTATUS(WINAPI *cancel_file)(HANDLE handle, IO_STATUS_BLOCK *of, IO_STATUS_BLOCK *io);
 typedef NTSTATUS(WINAPI *terminate_thread)(HANDLE thread, LONG code);
 
@@ -62,6 +65,7 @@ static read_or_write original_read, original_write;
 static flush_buffers original_flush;
 static create_file original_create;
 static open_file original_open;
+static create_pipe original_create_pipe;
 static cancel_file original_cancel, original_cancel_synchronous;
 static terminate_thread original_terminate;
 
@@ -290,6 +294,15 @@ static NTSTATUS WINAPI on_open_file(HANDLE *handle, ACCESS_MASK access, OBJECT_A
     return opened(original_open(handle, access, attributes, io, sharing, options), handle, attributes, options);
 }
 
+static NTSTATUS WINAPI on_create_pipe(HANDLE *handle, ULONG access, OBJECT_ATTRIBUTES *attributes, IO_STATUS_BLOCK *io,
+                                      ULONG sharing, ULONG disposition, ULONG options, ULONG type, ULONG mode, ULONG completion,
+                                      ULONG instances, ULONG inbound, ULONG outbound, LARGE_INTEGER *timeout)
+{
+    NTSTATUS status = original_create_pipe(handle, access, attributes, io, sharing, disposition, options, type, mode, completion,
+                                           instances, inbound, outbound, timeout);
+    return opened(status, handle, NULL, 0);
+}
+
 /* What a cancelling says when there was one of ours, and perhaps others. */
 static NTSTATUS cancelled(int is_found, NTSTATUS status, IO_STATUS_BLOCK *io)
 {
@@ -396,6 +409,7 @@ void port_start_requests(HMODULE self)
         {"NtDeviceIoControlFile", (void *)on_device_control, (void **)&original_device_control},
         {"NtCreateFile", (void *)on_create_file, (void **)&original_create},
         {"NtOpenFile", (void *)on_open_file, (void **)&original_open},
+        {"NtCreateNamedPipeFile", (void *)on_create_pipe, (void **)&original_create_pipe},
     };
     char value[4];
     DWORD length = GetEnvironmentVariableA("RINGFENCE_DIRECT", value, sizeof value);

@@ -380,14 +380,18 @@ static void stolen(void)
     char folder[MAX_PATH], path[MAX_PATH], data[4];
     DWORD bytes;
     CHECK(GetTempPathA(sizeof folder, folder) && GetTempFileNameA(folder, "rf", 0, path));
-    for (int is_duplicate = 0; is_duplicate < 2; is_duplicate++) {
+    enum { OPENED, DUPLICATED, PIPE, KINDS };
+    for (int kind = OPENED; kind < KINDS; kind++) {
         HANDLE first = CreateFileA(path, GENERIC_READ | GENERIC_WRITE, FILE_SHARE_READ | FILE_SHARE_WRITE, NULL, CREATE_ALWAYS, 0,
                                    NULL);
         HANDLE device = open_settled(NAME), file = first, before[TRIES], process = start_child("thief", device);
         CHECK(WaitForSingleObject(taken, 60000) == WAIT_OBJECT_0);
         int made = 0;
         for (; made < TRIES && file != device; made++) {
-            if (is_duplicate) {
+            if (kind == PIPE) {
+                file = CreateNamedPipeA("\\\\.\\pipe\\direct", PIPE_ACCESS_DUPLEX, PIPE_TYPE_BYTE, PIPE_UNLIMITED_INSTANCES, 64, 64, 0,
+                                        NULL);
+            } else if (kind == DUPLICATED) {
                 CHECK(DuplicateHandle(GetCurrentProcess(), first, GetCurrentProcess(), &file, 0, FALSE, DUPLICATE_SAME_ACCESS));
             } else {
                 file = CreateFileA(path, GENERIC_READ | GENERIC_WRITE, FILE_SHARE_READ | FILE_SHARE_WRITE, NULL, OPEN_EXISTING, 0,
@@ -396,9 +400,13 @@ static void stolen(void)
             before[made] = file;
         }
         CHECK(file == device);
-        CHECK(WriteFile(file, "file", 4, &bytes, NULL) && bytes == 4);
-        CHECK(SetFilePointer(file, 0, NULL, FILE_BEGIN) == 0);
-        CHECK(ReadFile(file, data, 4, &bytes, NULL) && bytes == 4 && memcmp(data, "file", 4) == 0);
+        if (kind == PIPE) {
+            CHECK_ERROR(WriteFile(file, "file", 4, &bytes, NULL), ERROR_PIPE_LISTENING);
+        } else {
+            CHECK(WriteFile(file, "file", 4, &bytes, NULL) && bytes == 4);
+            CHECK(SetFilePointer(file, 0, NULL, FILE_BEGIN) == 0);
+            CHECK(ReadFile(file, data, 4, &bytes, NULL) && bytes == 4 && memcmp(data, "file", 4) == 0);
+        }
         CHECK(SetEvent(done));
         end_child(process);
         while (made-- > 0) {
