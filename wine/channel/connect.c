@@ -127,10 +127,15 @@ static bool receive_welcome(struct rf_channel *channel, struct rf_welcome *welco
     return true;
 }
 
-static bool map_memory(struct rf_channel *channel, const struct rf_welcome *welcome, struct rf_failure *failure)
+static bool map_memory(struct rf_channel *channel, const struct rf_welcome *welcome, uint32_t data_bytes,
+                       struct rf_failure *failure)
 {
     if (!rf_queue_accept(&channel->queue, welcome)) {
         return fail(failure, "the memory's layout is not this version's", -RF_EPROTO);
+    }
+    /* Callers count on what they have asked for. */
+    if (welcome->data_bytes < data_bytes) {
+        return fail(failure, "the memory has less room for data than was asked for", -RF_EPROTO);
     }
     size_t bytes = rf_queue_bytes(welcome);
     /* Memory that shrinks would be a SIGBUS. */
@@ -171,7 +176,7 @@ static bool connect(struct rf_channel *channel, const char *path, uint32_t data_
     struct rf_welcome welcome;
     rf_zero(&welcome, sizeof welcome);
     if (!open_socket(channel, path, timeout_ms, failure) || !say_hello(channel, data_bytes, failure) ||
-        !receive_welcome(channel, &welcome, failure) || !map_memory(channel, &welcome, failure)) {
+        !receive_welcome(channel, &welcome, failure) || !map_memory(channel, &welcome, data_bytes, failure)) {
         return false;
     }
     channel->process = welcome.process;

@@ -182,8 +182,9 @@ bool rf_queue_add(struct rf_queue *queue, struct rf_request *request)
     if (request->is_output_sent) {
         rf_copy(queue->memory + result_at + RESULT, request->output, request->output_bytes);
     } else {
-        /* Nothing of an earlier request is shown to the driver. */
-        rf_zero(queue->memory + result_at, RESULT);
+        /* Nothing of an earlier request is shown to the driver; nor to the caller of a read, when a driver with direct I/O
+         * reports more than it has written. */
+        rf_zero(queue->memory + result_at, RESULT + (request->opcode == RF_OP_READ ? request->output_bytes : 0));
     }
     uint16_t head = queue->free[--queue->free_count];
     uint16_t second = queue->free[--queue->free_count];

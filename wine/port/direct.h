@@ -5,7 +5,8 @@
  * | hook.c | ntdll's functions become ours |
  * | requests.c | what they do |
  * | handles.c | what is known of each handle |
- * | lanes.c | connections to the micro-VMs, and a request over one |
+ * | lanes.c | connections to the micro-VMs |
+ * | exchange.c | a request over one |
  *
  * What is out of the ordinary is left to the functions that were there before: then a request goes through wineserver and
  * winedevice, as it would without us.
@@ -26,6 +27,7 @@
 #define STATUS_NOT_SUPPORTED ((NTSTATUS)0xC00000BB)
 #define STATUS_RETRY ((NTSTATUS)0xC000022D)
 #define STATUS_NOT_FOUND ((NTSTATUS)0xC0000225)
+#define STATUS_ACCESS_DENIED ((NTSTATUS)0xC0000022)
 #undef STATUS_INVALID_CID
 #define STATUS_INVALID_CID ((NTSTATUS)0xC000000B)
 #undef STATUS_DEVICE_REMOVED
@@ -90,6 +92,9 @@ enum transfer_outcome machine_transfer(struct machine *machine, struct lane_file
 /* Cancels requests that threads wait for. Whether there was one. */
 int machine_cancel_thread(DWORD thread);
 int machine_cancel_file(const struct machine *machine, uint64_t owners, const void *status_block);
+/* The thread that waits for a request and is a handle's, by `is_it`; 0: there is none. */
+DWORD machine_waiting_thread(int (*is_it)(DWORD thread, HANDLE handle), HANDLE handle);
+
 /* handles.c */
 
 struct file {
@@ -112,9 +117,9 @@ void file_leave(struct file *file);
 /* Requests of the file cannot be sent any more. */
 void file_forget(HANDLE handle, const struct file *file);
 
-/* The handle was made, and may be a driver's. */
-void handle_made(HANDLE handle);
-/* Whether handle_made was said of it, or more is known. */
+/* The handle was made. What was known of that number is another handle's, which somebody else has closed. */
+void handle_made(HANDLE handle, int may_be_drivers);
+/* Whether it may be a driver's by what handle_made was told, or is known to be one. */
 int handle_is_candidate(HANDLE handle);
 /* The handle is being closed. What is returned is for handle_closed, which comes when it is closed or could not be. */
 uint32_t handle_closing(HANDLE handle);

@@ -191,7 +191,7 @@ void file_forget(HANDLE handle, const struct file *file)
     }
 }
 
-void handle_made(HANDLE handle)
+void handle_made(HANDLE handle, int may_be_drivers)
 {
     uint32_t *word = word_of(handle);
     uint32_t known;
@@ -200,7 +200,7 @@ void handle_made(HANDLE handle)
     }
     do {
         known = load(word);
-    } while (!change(word, known, CANDIDATE));
+    } while (!change(word, known, may_be_drivers ? CANDIDATE : UNKNOWN));
     drop(file_of(known));
 }
 

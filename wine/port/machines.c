@@ -46,8 +46,8 @@ static struct machine machines[MACHINES_MAX];
 static uint32_t used;
 static uint32_t ready;
 static uint32_t found;
-/* Held by whoever adds one. */
-static rf_lock adding_lock;
+/* One thread adds at a time. Nobody asks wineserver meanwhile: there a thread that is suspended or ended would keep it. */
+static rf_lock add_lock;
 
 /* By port: the machine that allowed it last, and what was read from it last. Races cost an access more, or a rest. */
 static struct {
@@ -219,14 +219,9 @@ static struct machine *vacant(void)
     return NULL;
 }
 
-/* Connects to a micro-VM, if it is there and not known. The lock is held. */
-static void connect_to(const char *path, const uint8_t token[RF_TOKEN_BYTES])
+static void add_locked(const char *path, size_t length, const uint8_t token[RF_TOKEN_BYTES])
 {
-    size_t length = 0;
-    while (path[length] != 0) {
-        length++;
-    }
-    struct machine *machine = length >= sizeof machine->path || is_known(token) ? NULL : vacant();
+    struct machine *machine = is_known(token) ? NULL : vacant();
     if (machine == NULL || !open_lane(&machine->lane[0], path, token)) {
         return;
     }
@@ -242,13 +237,20 @@ static void connect_to(const char *path, const uint8_t token[RF_TOKEN_BYTES])
     __atomic_add_fetch(&found, 1, __ATOMIC_SEQ_CST);
 }
 
-/* A thread that is suspended or ended in a call of wineserver has no lock: Wine does that whatever signals are blocked. */
+/* Connects to a micro-VM, if it is there and not known. */
 static void add(const char *path, const uint8_t token[RF_TOKEN_BYTES])
 {
+    size_t length = 0;
+    while (path[length] != 0) {
+        length++;
+    }
+    if (length >= sizeof machines->path) {
+        return;
+    }
     uint64_t mask = port_block_signals();
-    rf_acquire(&adding_lock);
-    connect_to(path, token);
-    rf_unlock(&adding_lock);
+    rf_acquire(&add_lock);
+    add_locked(path, length, token);
+    rf_unlock(&add_lock);
     port_restore_signals(mask);
 }
 

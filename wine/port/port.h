@@ -9,7 +9,7 @@
  * | signal.c | in front of Wine's SIGSEGV handler: in and out in a fifth of the time |
  * | patch.c | in front of both: hot in and out instructions become jumps |
  * | children.c | the same for the processes that this one starts |
- * | direct.h | requests for drivers: hook.c, requests.c, handles.c, lanes.c |
+ * | direct.h | requests for drivers: hook.c, requests.c, handles.c, lanes.c, exchange.c |
  * | dll.c | the entry point |
  *
  * What runs in a signal handler or in place of an instruction uses no C library, no Windows, no thread-local storage and no

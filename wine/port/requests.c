@@ -47,11 +47,16 @@ typedef NTSTATUS(WINAPI *create_file)(HANDLE *handle, ACCESS_MASK access, OBJECT
                                       ULONG options, void *extended, ULONG extended_bytes);
 typedef NTSTATUS(WINAPI *open_file)(HANDLE *handle, ACCESS_MASK access, OBJECT_ATTRIBUTES *attributes, IO_STATUS_BLOCK *io,
                                     ULONG sharing, ULONG options);
+typedef NTSTATUS(WINAPI *create_pipe)(HANDLE *handle, ULONG access, OBJECT_ATTRIBUTES *attributes, IO_STATUS_BLOCK *io,
+                                      ULONG sharing, ULONG disposition, ULONG options, ULONG type, ULONG mode, ULONG completion,
+                                      ULONG instances, ULONG inbound, ULONG outbound, LARGE_INTEGER *timeout);
 typedef NTSTATUS(WINAPI *cancel_file)(HANDLE handle, IO_STATUS_BLOCK *of, IO_STATUS_BLOCK *io);
 typedef NTSTATUS(WINAPI *terminate_thread)(HANDLE thread, LONG code);
 
 NTSTATUS NTAPI NtSetEvent(HANDLE event, LONG *before);
 NTSTATUS NTAPI NtResetEvent(HANDLE event, LONG *before);
+NTSTATUS NTAPI NtOpenThread(HANDLE *thread, ACCESS_MASK access, const OBJECT_ATTRIBUTES *attributes, const CLIENT_ID *id);
+NTSTATUS NTAPI NtCompareObjects(HANDLE first, HANDLE second);
 
 device_control original_device_control;
 static close_handle original_close;
@@ -60,6 +65,7 @@ static read_or_write original_read, original_write;
 static flush_buffers original_flush;
 static create_file original_create;
 static open_file original_open;
+static create_pipe original_create_pipe;
 static cancel_file original_cancel, original_cancel_synchronous;
 static terminate_thread original_terminate;
 
@@ -185,10 +191,16 @@ static NTSTATUS WINAPI on_close(HANDLE handle)
     return status;
 }
 
-/* Whether it is the process that this runs in. */
-static int is_own_process(HANDLE process)
+/* Whether it is the process that this runs in, or may be: not every handle tells. What is known of a handle's number may always
+ * be forgotten. */
+static int may_be_own_process(HANDLE process)
 {
-    return process == GetCurrentProcess() || GetProcessId(process) == GetCurrentProcessId();
+    if (process == GetCurrentProcess()) {
+        return 1;
+    }
+    DWORD error = GetLastError(), id = GetProcessId(process);
+    SetLastError(error);
+    return id == 0 || id == GetCurrentProcessId();
 }
 
 static NTSTATUS WINAPI on_duplicate(HANDLE source_process, HANDLE source, HANDLE process, HANDLE *handle, ACCESS_MASK access,
@@ -198,9 +210,7 @@ static NTSTATUS WINAPI on_duplicate(HANDLE source_process, HANDLE source, HANDLE
     int is_candidate = is_own && handle_is_candidate(source);
     uint32_t closing = 0;
     if (options & CLOSE_SOURCE) {
-        DWORD error = GetLastError();
-        is_own = is_own_process(source_process);
-        SetLastError(error);
+        is_own = may_be_own_process(source_process);
         closing = is_own ? handle_closing(source) : 0;
     }
     NTSTATUS status = original_duplicate(source_process, source, process, handle, access, attributes, options);
@@ -209,9 +219,8 @@ static NTSTATUS WINAPI on_duplicate(HANDLE source_process, HANDLE source, HANDLE
         handle_closed(source, closing, 1);
     }
     HANDLE made;
-    if (status >= 0 && is_candidate && handle != NULL && process == GetCurrentProcess() &&
-        port_move(&made, handle, sizeof made)) {
-        handle_made(made);
+    if (status >= 0 && handle != NULL && may_be_own_process(process) && port_move(&made, handle, sizeof made)) {
+        handle_made(made, is_candidate);
     }
     return status;
 }
@@ -264,8 +273,8 @@ static int may_be_device(const OBJECT_ATTRIBUTES *attributes)
 static NTSTATUS opened(NTSTATUS status, const HANDLE *handle, const OBJECT_ATTRIBUTES *attributes, ULONG options)
 {
     HANDLE made;
-    if (status >= 0 && (options & SYNCHRONOUS) != 0 && may_be_device(attributes) && port_move(&made, handle, sizeof made)) {
-        handle_made(made);
+    if (status >= 0 && port_move(&made, handle, sizeof made)) {
+        handle_made(made, (options & SYNCHRONOUS) != 0 && may_be_device(attributes));
     }
     return status;
 }
@@ -283,6 +292,15 @@ static NTSTATUS WINAPI on_open_file(HANDLE *handle, ACCESS_MASK access, OBJECT_A
                                     ULONG sharing, ULONG options)
 {
     return opened(original_open(handle, access, attributes, io, sharing, options), handle, attributes, options);
+}
+
+static NTSTATUS WINAPI on_create_pipe(HANDLE *handle, ULONG access, OBJECT_ATTRIBUTES *attributes, IO_STATUS_BLOCK *io,
+                                      ULONG sharing, ULONG disposition, ULONG options, ULONG type, ULONG mode, ULONG completion,
+                                      ULONG instances, ULONG inbound, ULONG outbound, LARGE_INTEGER *timeout)
+{
+    NTSTATUS status = original_create_pipe(handle, access, attributes, io, sharing, disposition, options, type, mode, completion,
+                                           instances, inbound, outbound, timeout);
+    return opened(status, handle, NULL, 0);
 }
 
 /* What a cancelling says when there was one of ours, and perhaps others. */
@@ -306,16 +324,31 @@ static NTSTATUS WINAPI on_cancel(HANDLE handle, IO_STATUS_BLOCK *of, IO_STATUS_B
     return cancelled(is_found, original_cancel(handle, of, io), io);
 }
 
-/* Windows' id of a thread; 0: the handle is none, or does not allow it to be known. */
+static int is_handle_of(DWORD id, HANDLE thread)
+{
+    OBJECT_ATTRIBUTES attributes = {.Length = sizeof attributes};
+    const CLIENT_ID client = {.UniqueThread = (HANDLE)(uintptr_t)id};
+    HANDLE own;
+    if (NtOpenThread(&own, THREAD_QUERY_LIMITED_INFORMATION, &attributes, &client) != 0) {
+        return 0;
+    }
+    int is_same = NtCompareObjects(own, thread) == 0;
+    original_close(own);
+    return is_same;
+}
+
+/* Windows' id of a thread; 0: the handle is none of this process's threads, or of none that waits for a request and does not
+ * allow its id to be known. */
 static DWORD thread_of(HANDLE thread)
 {
     /* THREAD_BASIC_INFORMATION: exit status, TEB, process, thread, ... */
     uintptr_t basic[THREAD_BASIC_BYTES / sizeof(uintptr_t)] = {0};
-    if (NtQueryInformationThread(thread, (THREADINFOCLASS)0, basic, sizeof basic, NULL) != 0 ||
-        basic[2] != GetCurrentProcessId()) {
-        return 0;
+    NTSTATUS status = NtQueryInformationThread(thread, (THREADINFOCLASS)0, basic, sizeof basic, NULL);
+    if (status == STATUS_ACCESS_DENIED) {
+        /* Cancelling and ending take THREAD_TERMINATE alone. */
+        return machine_waiting_thread(is_handle_of, thread);
     }
-    return (DWORD)basic[3];
+    return status == 0 && basic[2] == GetCurrentProcessId() ? (DWORD)basic[3] : 0;
 }
 
 static NTSTATUS WINAPI on_cancel_synchronous(HANDLE thread, IO_STATUS_BLOCK *of, IO_STATUS_BLOCK *io)
@@ -376,6 +409,7 @@ void port_start_requests(HMODULE self)
         {"NtDeviceIoControlFile", (void *)on_device_control, (void **)&original_device_control},
         {"NtCreateFile", (void *)on_create_file, (void **)&original_create},
         {"NtOpenFile", (void *)on_open_file, (void **)&original_open},
+        {"NtCreateNamedPipeFile", (void *)on_create_pipe, (void **)&original_create_pipe},
     };
     char value[4];
     DWORD length = GetEnvironmentVariableA("RINGFENCE_DIRECT", value, sizeof value);

@@ -131,6 +131,14 @@ static void threads(void)
     CHECK(CloseHandle(device));
 }
 
+/* A handle that does not tell which thread it is. */
+static HANDLE only_to_end(HANDLE thread)
+{
+    HANDLE limited;
+    CHECK(DuplicateHandle(GetCurrentProcess(), thread, GetCurrentProcess(), &limited, THREAD_TERMINATE, FALSE, 0));
+    return limited;
+}
+
 static void cancel(void)
 {
     HANDLE device = open_settled(NAME);
@@ -144,6 +152,14 @@ static void cancel(void)
     wait_begin(&waiter, device);
     CHECK(CancelIoEx(device, NULL));
     printf("CancelIoEx: error %lu\n", wait_end(&waiter));
+    wait_begin(&waiter, device);
+    HANDLE limited = only_to_end(waiter.thread);
+    for (int tries = 0; tries < 200 && !CancelSynchronousIo(limited); tries++) {
+        CHECK(GetLastError() == ERROR_NOT_FOUND);
+        Sleep(20);
+    }
+    CloseHandle(limited);
+    printf("CancelSynchronousIo, by a handle for no more: error %lu\n", wait_end(&waiter));
     CHECK_ERROR(CancelSynchronousIo(GetCurrentThread()), ERROR_NOT_FOUND);
     printf("released %u\n", release(device));
     echo(device);
@@ -168,7 +184,11 @@ static void terminate(void)
     struct waiter waiter;
     for (int i = 0; i < 6; i++) {
         wait_begin(&waiter, device);
-        CHECK(TerminateThread(waiter.thread, 1));
+        HANDLE handle = i % 2 == 0 ? waiter.thread : only_to_end(waiter.thread);
+        CHECK(TerminateThread(handle, 1));
+        if (handle != waiter.thread) {
+            CloseHandle(handle);
+        }
         CHECK(WaitForSingleObject(waiter.thread, 20000) == WAIT_OBJECT_0);
         CloseHandle(waiter.thread);
         rf_u32 left = 1;
@@ -281,12 +301,14 @@ static void reuse(void)
     CHECK(GetTempPathA(sizeof folder, folder) && GetTempFileNameA(folder, "rf", 0, path));
     for (int i = 0; i < 30; i++) {
         HANDLE device = open_settled(NAME), moved = NULL;
-        if (i % 2 == 0) {
+        HANDLE process = i % 3 == 1 ? GetCurrentProcess() : OpenProcess(PROCESS_DUP_HANDLE, FALSE, GetCurrentProcessId());
+        CHECK(process != NULL);
+        if (i % 3 == 0) {
             CHECK(CloseHandle(device));
         } else {
-            CHECK(DuplicateHandle(GetCurrentProcess(), device, GetCurrentProcess(), &moved, 0, FALSE,
-                                  DUPLICATE_SAME_ACCESS | DUPLICATE_CLOSE_SOURCE));
+            CHECK(DuplicateHandle(process, device, process, &moved, 0, FALSE, DUPLICATE_SAME_ACCESS | DUPLICATE_CLOSE_SOURCE));
         }
+        CloseHandle(process);
         HANDLE file = CreateFileA(path, GENERIC_READ | GENERIC_WRITE, 0, NULL, CREATE_ALWAYS, 0, NULL);
         CHECK(file == device || moved != NULL);
         CHECK(WriteFile(file, "file", 4, &bytes, NULL) && bytes == 4);
@@ -302,21 +324,112 @@ static void reuse(void)
     DeleteFileA(path);
 }
 
-static void child(void)
+/* This program again, with other arguments. */
+static HANDLE start_child(const char *scenario, HANDLE handle)
 {
-    HANDLE device = open_settled(NAME);
     char line[MAX_PATH + 64], path[MAX_PATH];
     STARTUPINFOA startup = {.cb = sizeof startup};
     PROCESS_INFORMATION process;
-    DWORD code = 1;
-    CHECK(SetHandleInformation(device, HANDLE_FLAG_INHERIT, HANDLE_FLAG_INHERIT));
     GetModuleFileNameA(NULL, path, sizeof path);
-    snprintf(line, sizeof line, "\"%s\" inherited %lu", path, (unsigned long)(uintptr_t)device);
+    snprintf(line, sizeof line, "\"%s\" %s %lu %lu", path, scenario, (unsigned long)(uintptr_t)handle, GetCurrentProcessId());
     CHECK(CreateProcessA(path, line, NULL, NULL, TRUE, 0, NULL, NULL, &startup, &process));
-    CHECK(WaitForSingleObject(process.hProcess, 60000) == WAIT_OBJECT_0);
-    CHECK(GetExitCodeProcess(process.hProcess, &code) && code == 0);
+    CloseHandle(process.hThread);
+    return process.hProcess;
+}
+
+static void end_child(HANDLE process)
+{
+    DWORD code = 1;
+    CHECK(WaitForSingleObject(process, 60000) == WAIT_OBJECT_0);
+    CHECK(GetExitCodeProcess(process, &code) && code == 0);
+    CloseHandle(process);
+}
+
+static void child(void)
+{
+    HANDLE device = open_settled(NAME);
+    CHECK(SetHandleInformation(device, HANDLE_FLAG_INHERIT, HANDLE_FLAG_INHERIT));
+    end_child(start_child("inherited", device));
     echo(device);
     CHECK(CloseHandle(device));
+}
+
+static HANDLE make_event(const char *name)
+{
+    HANDLE event = CreateEventA(NULL, FALSE, FALSE, name);
+    CHECK(event != NULL);
+    return event;
+}
+
+/* What a child does with a handle of its parent's. */
+static void take_away(HANDLE device, DWORD parent)
+{
+    HANDLE process = OpenProcess(PROCESS_DUP_HANDLE, FALSE, parent), taken;
+    CHECK(process != NULL);
+    CHECK(DuplicateHandle(process, device, GetCurrentProcess(), &taken, 0, FALSE, DUPLICATE_SAME_ACCESS | DUPLICATE_CLOSE_SOURCE));
+    CHECK(SetEvent(make_event("direct-taken")));
+    CHECK(WaitForSingleObject(make_event("direct-done"), 60000) == WAIT_OBJECT_0);
+    echo(taken);
+}
+
+/* A handle that another process moves away is as good as closed here, but its file stays open. */
+static void stolen(void)
+{
+    enum { TRIES = 64 };
+    HANDLE taken = make_event("direct-taken"), done = make_event("direct-done");
+    char folder[MAX_PATH], path[MAX_PATH], data[4];
+    DWORD bytes;
+    CHECK(GetTempPathA(sizeof folder, folder) && GetTempFileNameA(folder, "rf", 0, path));
+    enum { OPENED, DUPLICATED, PIPE, KINDS };
+    for (int kind = OPENED; kind < KINDS; kind++) {
+        HANDLE first = CreateFileA(path, GENERIC_READ | GENERIC_WRITE, FILE_SHARE_READ | FILE_SHARE_WRITE, NULL, CREATE_ALWAYS, 0,
+                                   NULL);
+        HANDLE device = open_settled(NAME), file = first, before[TRIES], process = start_child("thief", device);
+        CHECK(WaitForSingleObject(taken, 60000) == WAIT_OBJECT_0);
+        int made = 0;
+        for (; made < TRIES && file != device; made++) {
+            if (kind == PIPE) {
+                file = CreateNamedPipeA("\\\\.\\pipe\\direct", PIPE_ACCESS_DUPLEX, PIPE_TYPE_BYTE, PIPE_UNLIMITED_INSTANCES, 64, 64, 0,
+                                        NULL);
+            } else if (kind == DUPLICATED) {
+                CHECK(DuplicateHandle(GetCurrentProcess(), first, GetCurrentProcess(), &file, 0, FALSE, DUPLICATE_SAME_ACCESS));
+            } else {
+                file = CreateFileA(path, GENERIC_READ | GENERIC_WRITE, FILE_SHARE_READ | FILE_SHARE_WRITE, NULL, OPEN_EXISTING, 0,
+                                   NULL);
+            }
+            before[made] = file;
+        }
+        CHECK(file == device);
+        if (kind == PIPE) {
+            CHECK_ERROR(WriteFile(file, "file", 4, &bytes, NULL), ERROR_PIPE_LISTENING);
+        } else {
+            CHECK(WriteFile(file, "file", 4, &bytes, NULL) && bytes == 4);
+            CHECK(SetFilePointer(file, 0, NULL, FILE_BEGIN) == 0);
+            CHECK(ReadFile(file, data, 4, &bytes, NULL) && bytes == 4 && memcmp(data, "file", 4) == 0);
+        }
+        CHECK(SetEvent(done));
+        end_child(process);
+        while (made-- > 0) {
+            CHECK(CloseHandle(before[made]));
+        }
+        CHECK(CloseHandle(first));
+    }
+    DeleteFileA(path);
+}
+
+/* The service is started again each time. */
+static void rounds(void)
+{
+    for (int i = 0; i < 4; i++) {
+        HANDLE device = open_settled(NAME);
+        for (int times = 0; times < 20; times++) {
+            echo(device);
+        }
+        CHECK(CloseHandle(device));
+        say("round");
+        say("?");
+        await_line();
+    }
 }
 
 /* Says that a thread waits; then the driver goes. */
@@ -368,10 +481,14 @@ int main(int count, char **arguments)
     } scenarios[] = {
         {"requests", requests}, {"threads", threads}, {"cancel", cancel}, {"close", close}, {"terminate", terminate},
         {"suspend", suspend},   {"results", results}, {"reuse", reuse},   {"child", child}, {"hold", hold},
-        {"crash", crash},       {"hang", hang},
+        {"crash", crash},       {"hang", hang},     {"stolen", stolen},   {"rounds", rounds},
     };
-    if (count == 3 && strcmp(arguments[1], "inherited") == 0) {
-        HANDLE device = (HANDLE)(uintptr_t)strtoul(arguments[2], NULL, 10);
+    HANDLE device = count == 4 ? (HANDLE)(uintptr_t)strtoul(arguments[2], NULL, 10) : NULL;
+    if (count == 4 && strcmp(arguments[1], "thief") == 0) {
+        take_away(device, strtoul(arguments[3], NULL, 10));
+        return 0;
+    }
+    if (count == 4 && strcmp(arguments[1], "inherited") == 0) {
         for (int i = 0; i < 50; i++) {
             echo(device);
         }

@@ -15,6 +15,7 @@ machine_tests!(
     shared_process_ends_with_its_owner,
     joined_connection_leaves_nothing_when_it_goes,
     borrowed_handle_is_used_until_its_owner_closes_it,
+    handle_that_is_borrowed_again_keeps_its_number,
 );
 
 fn processes_of_one_client_are_isolated(target: Target) {
@@ -190,6 +191,26 @@ fn borrowed_handle_is_used_until_its_owner_closes_it(target: Target) {
     assert_eq!(again.status(), status::INVALID_HANDLE);
     let borrowed = other.borrow(process, next).unwrap();
     assert_eq!(echo(&other, borrowed), status::SUCCESS);
+}
+
+/// As a program does after each request that was cancelled.
+fn handle_that_is_borrowed_again_keeps_its_number(target: Target) {
+    let served = Served::start(target, "echo", "");
+    let (owner, other) = (served.connect(), served.connect());
+    let handles = [(); 2].map(|()| owner.open(r"\\.\echo").unwrap());
+    let process = other.join(&owner.share(0).unwrap()).unwrap();
+    let borrowed = handles.map(|handle| other.borrow(process, handle).unwrap());
+    assert_ne!(borrowed[0], borrowed[1]);
+
+    // More often than a client may have handles.
+    for _ in 0..5000 {
+        assert_eq!(other.borrow(process, handles[0]).unwrap(), borrowed[0]);
+    }
+
+    assert_eq!(other.borrow(process, handles[1]).unwrap(), borrowed[1]);
+    owner.close(handles[0]).unwrap();
+    let gone = other.borrow(process, handles[0]).unwrap_err();
+    assert_eq!(gone.status(), status::INVALID_HANDLE);
 }
 
 fn joined_connection_leaves_nothing_when_it_goes(target: Target) {

@@ -34,7 +34,7 @@ fn build(folder: &Path, width: &str) -> Option<PathBuf> {
         ])
         .arg(&program)
         .arg(sources.join("tests/echo.c"));
-    for name in ["channel", "connect", "queue", "call"] {
+    for name in ["channel", "connect", "queue", "call", "looking"] {
         command.arg(sources.join(format!("{name}.c")));
     }
     match command.output() {
@@ -206,6 +206,13 @@ fn c_client_believes_no_lying_vmm() {
         Lie {
             name: "data",
             welcome: |welcome| welcome.data_bytes = 1 << 40,
+            is_sealed: true,
+            bytes: all,
+            descriptors: 3,
+        },
+        Lie {
+            name: "less data",
+            welcome: |welcome| welcome.data_bytes = 1 << 16,
             is_sealed: true,
             bytes: all,
             descriptors: 3,

@@ -10,6 +10,7 @@ prefix_tests!(
     threads_wait_end_and_are_cancelled,
     handles_are_told_apart,
     service_stops_under_a_request,
+    connections_to_micro_vms_that_are_gone_are_given_back,
     driver_that_crashes_or_hangs_ends_its_requests,
     echo_scenarios_with_the_dll,
     ; everywhere:
@@ -92,7 +93,7 @@ fn threads_wait_end_and_are_cancelled(prefix: &Prefix) {
 
 fn handles_are_told_apart(prefix: &Prefix) {
     set_up(prefix);
-    for scenario in ["reuse", "child"] {
+    for scenario in ["reuse", "child", "stolen"] {
         direct(prefix, "direct", scenario);
     }
     prefix.wait_for_processes("echo", 0);
@@ -108,6 +109,46 @@ fn service_stops_under_a_request(prefix: &Prefix) {
     // ERROR_DEVICE_REMOVED.
     assert_eq!(program.line(), "ended: error 1617");
     assert_eq!(program.line(), "hold: as it should be");
+}
+
+/// Memory of the channels that a program's processes have.
+fn channels(scenario: &str) -> usize {
+    let is_channel = |link: &std::fs::DirEntry| {
+        std::fs::read_link(link.path())
+            .is_ok_and(|target| target.to_string_lossy().contains("ringfence-channel"))
+    };
+    let mut count = 0;
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else {
+            continue;
+        };
+        let line = String::from_utf8_lossy(&line).into_owned();
+        if line.contains("direct") && line.contains(scenario) {
+            let links = std::fs::read_dir(entry.path().join("fd"));
+            count += links
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter(is_channel)
+                .count();
+        }
+    }
+    count
+}
+
+fn connections_to_micro_vms_that_are_gone_are_given_back(prefix: &Prefix) {
+    set_up(prefix);
+    let mut program = Steps::start(prefix.ringfence_run("direct", &["rounds"]));
+    for round in 0..4 {
+        assert_eq!(program.line(), "round", "{}", prefix.log());
+
+        assert_eq!(channels("rounds"), 1, "in round {round}");
+
+        assert_eq!(prefix.service("stop", "echo"), 0);
+        assert_eq!(prefix.service("start", "echo"), 0);
+        program.go_on();
+    }
+    assert_eq!(program.line(), "rounds: as it should be");
 }
 
 fn driver_that_crashes_or_hangs_ends_its_requests(prefix: &Prefix) {

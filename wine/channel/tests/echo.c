@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../channel.h"
+#include "../internal.h"
 #include "../../../tests/drivers/include/echo.h"
 
 #define CHECK(condition) check((condition), #condition, __LINE__)
@@ -131,6 +131,24 @@ static void cancel(struct rf_channel *channel, uint64_t handle)
     CHECK(rf_wait(channel, &wait) == RF_STATUS_CANCELLED);
 }
 
+/* A driver may report more than it has written to a read's buffer, and must not hand out what others had there. */
+static void read_nothing_of_others(struct rf_channel *channel, uint64_t handle)
+{
+    enum { BYTES = 4000, WRITTEN = 10 };
+    static uint8_t data[BYTES];
+    echo(channel, handle, BYTES);
+    struct rf_request write = {.opcode = RF_OP_WRITE, .handle = handle, .input = data, .input_bytes = WRITTEN};
+    CHECK(rf_call(channel, &write) == 0);
+    struct rf_request read = {.opcode = RF_OP_READ, .handle = handle, .output = data, .output_bytes = BYTES};
+    CHECK(rf_call(channel, &read) == 0 && read.output_written == WRITTEN);
+    const uint8_t *area = channel->queue.memory + channel->queue.data_at + read.first_cell * RF_CELL_BYTES;
+    const uint8_t *output = area + sizeof(struct rf_request_header) + sizeof(struct rf_result_header);
+    CHECK(memcmp(output, data, WRITTEN) == 0);
+    for (uint32_t i = WRITTEN; i < BYTES; i++) {
+        CHECK(output[i] == 0);
+    }
+}
+
 static uint32_t ended;
 
 static void count_ended(struct rf_request *request)
@@ -188,6 +206,7 @@ int main(int count, char **arguments)
     echo(channel, handle, 0);
     echo(channel, handle, 5);
     echo(channel, handle, 300000);
+    read_nothing_of_others(channel, handle);
     /* Without a thread that handles completions, whoever waits does. */
     cancel(channel, handle);
     pthread_t threads[4];

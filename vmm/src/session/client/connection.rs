@@ -278,6 +278,14 @@ impl Client {
             .flatten()
     }
 
+    /// Its own number for a handle of the owner's that it has borrowed already.
+    pub(in crate::session) fn number_of_borrowed(&self, process: u32, owners: u64) -> Option<u64> {
+        let mut handles = self.handles.iter();
+        handles
+            .find(|(_, handle)| handle.process == process && handle.borrowed == Some(owners))
+            .map(|(number, _)| *number)
+    }
+
     /// The owner of a process closes a handle there.
     pub(in crate::session) fn forget_borrowed(&mut self, process: u32, owners: u64) {
         self.handles

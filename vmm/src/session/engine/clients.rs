@@ -340,13 +340,16 @@ impl Engine {
                 if !client.sharing.has_joined(process) {
                     return Err(status::INVALID_CID);
                 }
-                if !client.may_open() {
+                let known = client.number_of_borrowed(process, header.handle);
+                if known.is_none() && !client.may_open() {
                     return Err(status::QUOTA_EXCEEDED);
                 }
-                if !has_heap {
+                if known.is_none() && !has_heap {
                     return Err(status::INSUFFICIENT_RESOURCES);
                 }
-                let (number, slot) = (client.take_handle_number(), client.slot_argument());
+                // Programs ask again to see whether the file is still there.
+                let number = known.unwrap_or_else(|| client.take_handle_number());
+                let slot = client.slot_argument();
                 let guest = self.clients.owners_handle(process, header.handle);
                 let guest = guest.ok_or(status::INVALID_HANDLE)?;
                 Work::Guest {
