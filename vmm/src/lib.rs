@@ -4,6 +4,7 @@ pub mod cli;
 pub mod devices;
 pub mod files;
 pub mod hardware;
+mod input_file;
 pub mod launch;
 pub mod learn;
 pub mod machine;

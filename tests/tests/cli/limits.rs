@@ -226,20 +226,28 @@ fn limit_below_what_the_guest_takes_is_refused() {
         return;
     }
     let runs = Runs::new();
-    let ended = runs.run(&[
-        "run",
-        &driver("echo"),
-        "--name",
-        "e",
-        "--detach",
-        "--max-memory",
-        "24M",
-    ]);
-    ended.assert_code(2);
-    assert!(
-        ended.stderr.contains("--max-memory 24M is too little"),
-        "{ended:#?}"
-    );
+    let echo = driver("echo");
+    let recording = runs.path().join("run.rec");
+    let run = ["run", &echo, "--name", "e", "--detach", "--max-memory"];
+    for (max, more) in [
+        ("1M", &[][..]),
+        ("10M", &[]),
+        ("20M", &[]),
+        ("24M", &[]),
+        ("28M", &[]),
+        // The recording's buffers.
+        ("29M", &["--record", text(&recording)]),
+    ] {
+        let ended = runs.run(&[&run[..], &[max], more].concat());
+        ended.assert_code(2);
+        assert!(
+            ended
+                .stderr
+                .contains(&format!("--max-memory {max} is too little"))
+                && ended.stderr.contains("M or more"),
+            "{ended:#?}"
+        );
+    }
     assert!(runs.listed().is_empty());
 }
 

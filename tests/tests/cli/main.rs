@@ -35,7 +35,9 @@ fn text(path: &Path) -> &str {
 }
 
 mod devices;
+mod ends;
 mod failures;
+mod files;
 mod images;
 mod launching;
 mod limits;

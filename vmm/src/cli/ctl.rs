@@ -10,6 +10,7 @@ use crate::session::protocol::Request;
 use ringfence_client::control::Control;
 use serde_json::Value;
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 /// Send commands to a running driver
@@ -46,18 +47,28 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
     )
 }
 
-/// The socket of a run, by its name or by its path.
+/// The socket of a run, by its name or by its path. Without a slash it is a run's name first: the current folder may have a
+/// file of that name, such as the driver's.
 fn socket(target: &str, directory: &RunDirectoryArgument) -> Result<PathBuf, String> {
     let path = Path::new(target);
-    if target.contains('/') || path.exists() {
+    let is_socket = || {
+        path.metadata()
+            .is_ok_and(|metadata| metadata.file_type().is_socket())
+    };
+    if target.contains('/') {
         return Ok(path.to_path_buf());
     }
-    let directory = directory.locate().map_err(|error| error_chain(&error))?;
+    let directory = match directory.locate() {
+        Ok(directory) => directory,
+        Err(_) if is_socket() => return Ok(path.to_path_buf()),
+        Err(error) => return Err(error_chain(&error)),
+    };
     match directory.find(target) {
         Ok(run) => run
             .registration
             .socket
             .ok_or_else(|| format!("{target} has no socket")),
+        Err(_) if is_socket() => Ok(path.to_path_buf()),
         Err(unknown) => {
             // One that is not running, but is started when somebody connects: socket activation.
             let waiting = target.parse().ok().map(|name| directory.socket(&name));

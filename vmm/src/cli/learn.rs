@@ -1,13 +1,16 @@
 //! `ringfence policy learn`
 
+use std::fs::File;
+use std::io::{self, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use super::output::Output;
-use super::run;
+use super::run::{self, Ended};
 use crate::error_chain;
 use crate::hardware::PCI_DEVICES;
 use crate::learn::{Learned, Options, learn};
+use crate::observe::escape::escape;
 use crate::policy::Policy;
 use crate::recording::Recording;
 use crate::session::exit_code::ExitCode;
@@ -22,7 +25,7 @@ use crate::session::exit_code::ExitCode;
 pub(super) struct Arguments {
     #[command(flatten)]
     run: run::Arguments,
-    /// Where the policy is written; an existing file is replaced
+    /// Where the policy is written; an existing file is replaced; - is standard output
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// What stands behind the new rules
@@ -67,12 +70,22 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
             return output.error(ExitCode::CommandFailed, &message);
         }
     };
-    let code = run::main_learning(&arguments.run, &recorded);
-    if code == ExitCode::Usage {
-        // Nothing has run.
+    let mut destination = match Destination::open(&arguments.output) {
+        Ok(destination) => destination,
+        Err(error) => {
+            let message = format!(
+                "--output {} cannot be written: {error}",
+                escape(&arguments.output.display().to_string())
+            );
+            return output.error(ExitCode::Usage, &message);
+        }
+    };
+    let Ended { code, has_run } = run::main_learning(&arguments.run, &recorded, &arguments.output);
+    if !has_run {
+        destination.leave();
         return code;
     }
-    let written = write(arguments, &recorded);
+    let written = write(arguments, &recorded, &mut destination);
     drop(memory);
     match written {
         Ok(learned) => {
@@ -97,7 +110,11 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn write(arguments: &Arguments, recorded: &Path) -> Result<Learned, String> {
+fn write(
+    arguments: &Arguments,
+    recorded: &Path,
+    destination: &mut Destination<'_>,
+) -> Result<Learned, String> {
     let recording = Recording::from_path(recorded).map_err(|error| error_chain(&error))?;
     let base = match arguments.run.policy() {
         None => Policy::deny_all(),
@@ -112,7 +129,52 @@ fn write(arguments: &Arguments, recorded: &Path) -> Result<Learned, String> {
         pci_devices: PCI_DEVICES.into(),
     };
     let learned = learn(&recording, &base, &options);
-    std::fs::write(&arguments.output, &learned.text)
+    destination
+        .write(&learned.text)
         .map_err(|error| format!("cannot write {}: {error}", arguments.output.display()))?;
     Ok(learned)
+}
+
+/// Where the policy goes. A file is opened before the run, so that its result is not lost, and because the process may give
+/// up the privilege for it; what is in it stays until the new policy is there.
+struct Destination<'a> {
+    path: &'a Path,
+    /// `None`: something else than a file, or standard output.
+    file: Option<File>,
+    is_new: bool,
+}
+
+impl<'a> Destination<'a> {
+    fn open(path: &'a Path) -> io::Result<Self> {
+        let mut options = File::options();
+        options.write(true);
+        let (file, is_new) = match path.metadata() {
+            _ if path == Path::new("-") => (None, false),
+            Ok(metadata) if metadata.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+            Ok(metadata) if metadata.is_file() => (Some(options.open(path)?), false),
+            Ok(_) => (None, false),
+            Err(_) => (Some(options.create(true).open(path)?), true),
+        };
+        Ok(Self { path, file, is_new })
+    }
+
+    fn write(&mut self, text: &str) -> io::Result<()> {
+        match &mut self.file {
+            Some(file) => {
+                file.set_len(0)?;
+                file.rewind()?;
+                file.write_all(text.as_bytes())
+            }
+            None if self.path == Path::new("-") => io::stdout().write_all(text.as_bytes()),
+            None => std::fs::write(self.path, text),
+        }
+    }
+
+    /// Nothing is to be written: the file is as it was.
+    fn leave(self) {
+        if self.is_new {
+            // An empty file that cannot be removed harms nobody.
+            let _ = std::fs::remove_file(self.path).is_ok();
+        }
+    }
 }

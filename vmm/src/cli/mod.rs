@@ -9,6 +9,7 @@ mod inspect;
 mod launching;
 mod learn;
 mod logs;
+mod named_files;
 mod option_values;
 mod output;
 mod policy;

@@ -164,6 +164,9 @@ fn report(policy: &Policy, accesses: &[Access], output: &mut Output) -> Result<(
         // The policy may be for another machine.
         warnings.extend(found);
     }
+    if let Err(PolicyError::Invalid(found)) = policy.check_any_guest() {
+        warnings.extend(found);
+    }
     let unknown = policy.clients().ids().err();
     object["warnings"] = warnings
         .iter()

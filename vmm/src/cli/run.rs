@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::drive::drive;
-use self::failure::start_failed;
+use self::failure::{has_run, start_failed};
 use self::prepare::{Prepared, prepare};
 use super::launching::Launching;
 use super::option_values::{parse_memory, parse_timeout, parse_windows};
@@ -22,16 +22,17 @@ use crate::error_chain;
 use crate::launch::{Begun, LaunchError, Presence, begin, memory};
 use crate::observe::escape::escape;
 use crate::policy::device_help;
-use crate::session::command::HELP;
+use crate::session::command::{Command, HELP};
 use crate::session::driver::RunningMachine;
 use crate::session::exit_code::ExitCode;
+use crate::session::interrupt::Interrupt;
 use crate::session::{Confinement, Machine, StartError, start_confined};
 use abi::windows::Windows;
 
 /// Run a driver in a guest of its own
 ///
 /// With commands (-c, --script): runs them in order, stops at the first that fails, unloads nothing by itself and ends.
-/// Without: stays in the foreground until SIGINT or SIGTERM. With --socket or --name it serves clients (after the
+/// Without: stays in the foreground until SIGINT, SIGTERM, SIGHUP or `unload`. With --socket or --name it serves clients (after the
 /// commands, if there are any), and `ringfence ps` shows it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = after_help())]
@@ -161,21 +162,43 @@ impl Arguments {
 }
 
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
-    run(arguments, arguments.record.as_deref(), false)
+    run(arguments, arguments.record.as_deref(), None).code
 }
 
-/// As [`main`], with the accesses recorded in `record`, for a policy that is learned from them.
-pub(super) fn main_learning(arguments: &Arguments, record: &Path) -> ExitCode {
-    run(arguments, Some(record), true)
+/// As [`main`], with the accesses recorded in `record`, for a policy that is learned from them and written to `learned`.
+pub(super) fn main_learning(arguments: &Arguments, record: &Path, learned: &Path) -> Ended {
+    run(arguments, Some(record), Some(learned))
 }
 
-fn run(arguments: &Arguments, record: Option<&Path>, is_learning: bool) -> ExitCode {
+/// How a run has ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended {
+    pub(super) code: ExitCode,
+    /// Whether a driver's code has been executed.
+    pub(super) has_run: bool,
+}
+
+impl From<ExitCode> for Ended {
+    /// Before anything has run.
+    fn from(code: ExitCode) -> Self {
+        Self {
+            code,
+            has_run: false,
+        }
+    }
+}
+
+fn run(arguments: &Arguments, record: Option<&Path>, learned: Option<&Path>) -> Ended {
     let mut output = Output::new(arguments.json);
     if arguments.device.iter().any(|device| device == "help") {
         return match write!(io::stdout(), "{}", device_help()) {
-            Ok(()) => ExitCode::Success,
-            Err(_) => ExitCode::CommandFailed,
+            Ok(()) => ExitCode::Success.into(),
+            Err(_) => ExitCode::CommandFailed.into(),
         };
+    }
+    let max_memory = arguments.launching.max_memory();
+    if let Some(Err(error)) = max_memory.map(|max| memory::check(max, arguments.memory)) {
+        return output.error(ExitCode::Usage, &error_chain(&error)).into();
     }
     let wish = arguments.launching.wish(
         arguments.socket.as_deref(),
@@ -185,18 +208,18 @@ fn run(arguments: &Arguments, record: Option<&Path>, is_learning: bool) -> ExitC
     );
     let presence = match begin(&wish) {
         Ok(Begun::Run(presence)) => *presence,
-        Ok(Begun::Ended(code)) => return code,
+        Ok(Begun::Ended(code)) => return code.into(),
         Err(error) => {
             let code = match error {
                 LaunchError::Process(_) | LaunchError::Log { .. } => ExitCode::CommandFailed,
                 _ => ExitCode::Usage,
             };
-            return output.error(code, &error_chain(&error));
+            return output.error(code, &error_chain(&error)).into();
         }
     };
-    let prepared = match prepare(arguments, record, is_learning) {
+    let prepared = match prepare(arguments, record, learned) {
         Ok(prepared) => prepared,
-        Err(message) => return output.error(ExitCode::Usage, &message),
+        Err(message) => return output.error(ExitCode::Usage, &message).into(),
     };
     present(arguments, prepared, presence, &mut output)
 }
@@ -207,17 +230,15 @@ fn present(
     prepared: Prepared,
     mut presence: Presence,
     output: &mut Output,
-) -> ExitCode {
+) -> Ended {
     let interrupt = prepared.interrupt;
     if let Err(error) = presence.admit(prepared.access) {
-        return output.error(ExitCode::Usage, &error_chain(&error));
+        return output.error(ExitCode::Usage, &error_chain(&error)).into();
     }
-    let max_memory = arguments.launching.max_memory();
-    if let Err(error) = max_memory.map_or(Ok(()), memory::begin) {
-        return output.error(
-            ExitCode::CommandFailed,
-            &format!("no --max-memory: {error}"),
-        );
+    if let Some(max) = arguments.launching.max_memory()
+        && let Err(error) = memory::begin(max, arguments.memory)
+    {
+        return output.error(ExitCode::Usage, &error_chain(&error)).into();
     }
     // What is opened or removed later by a name that the user gave.
     let names_files = arguments.files.is_some()
@@ -234,12 +255,37 @@ fn present(
             if let StartError::Driver(error) = &error {
                 presence.crashed(error);
             }
-            return start_failed(&error, output);
+            return Ended {
+                has_run: has_run(&error),
+                code: start_failed(&error, output),
+            };
         }
     };
     if let Some(path) = &arguments.save_registry {
         machine.save_registry_to(path);
     }
+    Ended {
+        code: running(
+            arguments,
+            machine,
+            prepared.commands.as_deref(),
+            interrupt,
+            presence,
+            output,
+        ),
+        has_run: true,
+    }
+}
+
+/// What comes when DriverEntry has returned.
+fn running(
+    arguments: &Arguments,
+    machine: Machine,
+    commands: Option<&[Command]>,
+    interrupt: Interrupt,
+    mut presence: Presence,
+    output: &mut Output,
+) -> ExitCode {
     let machine = Arc::new(machine);
     let running: Arc<dyn RunningMachine> = Arc::<Machine>::clone(&machine);
     let driver = arguments.title();
@@ -256,7 +302,8 @@ fn present(
             return ExitCode::Success;
         }
     }
-    let (commands, mut server) = (prepared.commands, presence.take_server());
+    let mut server = presence.take_server();
+    let max_memory = arguments.launching.max_memory();
     match max_memory.map(memory::divide).transpose() {
         Ok(Some(budget)) => {
             if let Some(server) = &mut server {
@@ -268,7 +315,7 @@ fn present(
     }
     let code = drive(
         &running,
-        commands.as_deref(),
+        commands,
         server.as_ref(),
         interrupt,
         output,

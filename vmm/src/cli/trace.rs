@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use super::named_files::NamedFiles;
 use super::output::Output;
 use crate::error_chain;
 use crate::observe::ports::Direction;
@@ -112,6 +113,12 @@ impl Arguments {
 
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
     let mut output = Output::new(false);
+    let mut files = NamedFiles::default();
+    files.reads("FILE", &arguments.file);
+    files.writes("--output", &arguments.output);
+    if let Err(message) = files.check() {
+        return output.error(ExitCode::Usage, &message);
+    }
     let recording = match Recording::from_path(&arguments.file) {
         Ok(recording) => recording,
         Err(error) => return output.error(ExitCode::Usage, &error_chain(&error)),
@@ -131,24 +138,25 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
         .iter()
         .filter(|access| filter.takes(&recording, access))
         .collect();
-    let written = open(&arguments.output).and_then(|mut to| {
-        export::write(
-            arguments.form(),
-            &recording,
-            &accesses,
-            &arguments.signal,
-            &mut to,
-        )?;
-        to.flush()
-    });
+    let cannot_write =
+        |error: &io::Error| format!("cannot write {}: {error}", arguments.output.display());
+    let mut to = match open(&arguments.output) {
+        Ok(to) => to,
+        Err(error) => return output.error(ExitCode::Usage, &cannot_write(&error)),
+    };
+    let written = export::write(
+        arguments.form(),
+        &recording,
+        &accesses,
+        &arguments.signal,
+        &mut to,
+    )
+    .and_then(|()| to.flush());
     match written {
         Ok(()) => ExitCode::Success,
         // Whoever reads has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::Success,
-        Err(error) => output.error(
-            ExitCode::CommandFailed,
-            &format!("cannot write {}: {error}", arguments.output.display()),
-        ),
+        Err(error) => output.error(ExitCode::CommandFailed, &cannot_write(&error)),
     }
 }
 

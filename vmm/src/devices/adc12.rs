@@ -29,6 +29,8 @@ const FULL_SCALE: f64 = 4095.0;
 const CHANNELS: u8 = 16;
 /// Highest number of a table's values.
 const VALUES_MAX: usize = 1 << 20;
+/// Largest file of a table, in bytes.
+const TABLE_MAX: u64 = 64 << 20;
 
 /// Time since the start.
 type Clock = Box<dyn Fn() -> Duration + Send>;
@@ -293,7 +295,9 @@ impl Signal {
                     path: path.display().to_string(),
                     source,
                 };
-                let text = std::fs::read_to_string(path).map_err(failed)?;
+                let bytes = crate::input_file::read(path, TABLE_MAX).map_err(failed)?;
+                let text = String::from_utf8(bytes)
+                    .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error)))?;
                 Self::Table {
                     rows: table(&text).map_err(failed)?,
                     next: [0; CHANNELS as usize],

@@ -15,16 +15,22 @@ use thiserror::Error;
 
 use super::process::kibibytes;
 
+/// What the process takes besides the guest's memory, at least, in bytes: its threads' stacks, the driver's image, the
+/// guest's tables.
+const OWN_MIN: u64 = 5 << 20;
+/// What the start takes that lasts, at least, in bytes: the stack of the guest's thread. There is room for the rest in what
+/// is left for clients.
+const START_MIN: u64 = 2 << 20;
 /// Least that is left for clients, in bytes.
 const LEFT_MIN: u64 = 8 << 20;
 
 /// Why a limit cannot be set.
 #[derive(Debug, Display, Error)]
 pub enum MemoryLimitError {
-    /// --max-memory {max}M is too little: with its guest the driver's process takes {taken}M before any client connects; give it {needed}M or more
+    /// --max-memory {max} is too little: with its guest the driver's process takes {taken}M before any client connects; give it {needed}M or more
     TooLittle {
-        /// The limit, in MiB.
-        max: u64,
+        /// The limit, as its user would write it.
+        max: String,
         /// What the process has, in MiB.
         taken: u64,
         /// What it needs, in MiB.
@@ -98,12 +104,49 @@ fn limit_private(bytes: u64) -> io::Result<()> {
     Ok(setrlimit(Resource::Data, limit)?)
 }
 
-/// Limits this process to `max` bytes from the start.
+fn too_little(max: u64, taken: u64) -> MemoryLimitError {
+    let whole = |bytes: u64| bytes.div_ceil(1 << 20);
+    let units = [(20, "M"), (10, "K")];
+    let shown = units
+        .into_iter()
+        .find(|(shift, _)| max.trailing_zeros() >= *shift)
+        .map_or_else(
+            || format!("{max} bytes"),
+            |(shift, unit)| format!("{}{unit}", max >> shift),
+        );
+    MemoryLimitError::TooLittle {
+        max: shown,
+        taken: whole(taken),
+        needed: whole(taken.saturating_add(LEFT_MIN)),
+    }
+}
+
+/// Whether `max` bytes can be enough for a process with a guest of `guest` bytes, by what every such process takes.
 ///
 /// # Errors
-/// A lower limit is in force already.
-pub(crate) fn begin(max: u64) -> io::Result<()> {
-    limit_private(max)
+/// [`MemoryLimitError::TooLittle`].
+pub(crate) fn check(max: u64, guest: u64) -> Result<(), MemoryLimitError> {
+    enough(max, guest.saturating_add(OWN_MIN))
+}
+
+fn enough(max: u64, taken: u64) -> Result<(), MemoryLimitError> {
+    match max.checked_sub(taken) {
+        Some(left) if left >= LEFT_MIN => Ok(()),
+        _ => Err(too_little(max, taken)),
+    }
+}
+
+/// Limits this process to `max` bytes from the start; its guest of `guest` bytes is not there yet. What is too little is
+/// refused here, because a process that meets the limit while it starts has no way to say so.
+///
+/// # Errors
+/// See [`MemoryLimitError`].
+pub(crate) fn begin(max: u64, guest: u64) -> Result<(), MemoryLimitError> {
+    enough(
+        max,
+        taken()?.saturating_add(guest).saturating_add(START_MIN),
+    )?;
+    Ok(limit_private(max)?)
 }
 
 /// The guest is there: what is left is divided between private memory and what clients share.
@@ -112,15 +155,8 @@ pub(crate) fn begin(max: u64) -> io::Result<()> {
 /// See [`MemoryLimitError`].
 pub(crate) fn divide(max: u64) -> Result<MemoryBudget, MemoryLimitError> {
     let taken = taken()?;
-    let left = max.checked_sub(taken).filter(|left| *left >= LEFT_MIN);
-    let Some(left) = left else {
-        let whole = |bytes: u64| bytes.div_ceil(1 << 20);
-        return Err(MemoryLimitError::TooLittle {
-            max: max >> 20,
-            taken: whole(taken),
-            needed: whole(taken.saturating_add(LEFT_MIN)),
-        });
-    };
+    enough(max, taken)?;
+    let left = max - taken;
     let shared = left / 2;
     limit_private(max - shared)?;
     Ok(MemoryBudget {
@@ -146,6 +182,28 @@ mod tests {
         assert!(budget.take(60).is_some());
         drop(second);
         assert!(budget.take(100).is_some());
+    }
+
+    #[test]
+    fn what_is_too_little_is_said_in_one_way() {
+        let message = |max, guest| check(max, guest).unwrap_err().to_string();
+        for (max, shown) in [
+            (1 << 20, "1M"),
+            (512 << 10, "512K"),
+            (1, "1 bytes"),
+            (0, "0M"),
+        ] {
+            assert_eq!(
+                message(max, 16 << 20),
+                format!(
+                    "--max-memory {shown} is too little: with its guest the driver's process takes 21M before any client \
+                     connects; give it 29M or more"
+                )
+            );
+        }
+        assert!(message(28 << 20, 16 << 20).ends_with("give it 29M or more"));
+        assert!(check(29 << 20, 16 << 20).is_ok());
+        assert!(message(u64::MAX, u64::MAX).contains("too little"));
     }
 
     #[test]

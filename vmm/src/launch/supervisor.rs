@@ -222,6 +222,8 @@ impl Supervisor<'_> {
             };
             let events = self.events(Some(next))?;
             if events.contains(&SIGNAL) {
+                let signal = self.interrupt.signal().unwrap_or("a signal");
+                tracing::info!("the run ends: {signal} has come");
                 self.stop()?;
                 return Ok(true);
             }

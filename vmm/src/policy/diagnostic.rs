@@ -96,7 +96,7 @@ impl fmt::Display for PolicyError {
             Self::Unreadable { path, .. } => {
                 write!(
                     f,
-                    "cannot read the policy {}: give --policy a readable TOML file",
+                    "cannot read the policy {}, which is to be a TOML file",
                     path.display()
                 )
             }
@@ -252,18 +252,24 @@ pub(super) fn nearest<'a>(given: &str, allowed: &[&'a str]) -> Option<&'a str> {
         .map(|(_, name)| name)
 }
 
-/// Levenshtein's distance, in characters.
+/// Damerau's distance, in characters: how many to insert, to leave out, to replace, or to swap with the next one.
 fn edit_distance(from: &str, to: &str) -> usize {
     let to: Vec<char> = to.chars().collect();
     let mut row: Vec<usize> = (0..=to.len()).collect();
+    let mut row_before = row.clone();
+    let mut before = None;
     for (i, a) in from.chars().take(64).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
+        let mut next = vec![i + 1];
         for (j, b) in to.iter().enumerate() {
-            let substituted = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+            let substituted = row[j] + usize::from(a != *b);
+            let mut least = substituted.min(next[j] + 1).min(row[j + 1] + 1);
+            if j > 0 && before == Some(*b) && to[j - 1] == a {
+                least = least.min(row_before[j - 1] + 1);
+            }
+            next.push(least);
         }
+        row_before = std::mem::replace(&mut row, next);
+        before = Some(a);
     }
     row[to.len()]
 }
@@ -319,5 +325,10 @@ mod tests {
         assert_eq!(nearest("acess", &names), Some("access"));
         assert_eq!(nearest("rnage", &names), Some("range"));
         assert_eq!(nearest("colour", &names), None);
+        // Two letters in the wrong order are one mistake: `name` has two.
+        assert_eq!(nearest("rnage", &["name", "range"]), Some("range"));
+        assert_eq!(edit_distance("rnage", "range"), 1);
+        assert_eq!(edit_distance("", "range"), 5);
+        assert_eq!(edit_distance("range", ""), 5);
     }
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use backing::{DeviceRange, allocate, open_models};
 pub use backing::{MemoryBacking, MemoryStartError};
+pub(super) use backing::{RAM_BYTES_MAX, above_max};
 
 use super::{LogLimiter, LogVerdict, MemoryBackend, OnDeny, Policy};
 use crate::devices::{DeviceError, RunningModel};

@@ -13,6 +13,7 @@ mod explain;
 mod explain_effects;
 mod explain_registers;
 mod fields;
+mod file_names;
 pub(crate) mod gate;
 mod host;
 mod limiter;
@@ -113,7 +114,7 @@ impl Policy {
             path: path.to_owned(),
             source,
         };
-        let bytes = values::read_limited(path, FILE_MAX).map_err(unreadable)?;
+        let bytes = crate::input_file::read(path, FILE_MAX).map_err(unreadable)?;
         let file = path.display().to_string();
         let text = String::from_utf8(bytes).map_err(|error| {
             let valid = error.utf8_error().valid_up_to();
@@ -173,6 +174,21 @@ impl Policy {
     /// [`PolicyError::Invalid`] with each rule that does.
     pub fn check_guest_memory(&self, ram_bytes: u64) -> Result<(), PolicyError> {
         let found = overlap::with_guest_memory(self, ram_bytes);
+        if found.is_empty() {
+            Ok(())
+        } else {
+            Err(PolicyError::Invalid(found))
+        }
+    }
+
+    /// Checks what no guest can have: memory rules that cover the RAM of one of the default size, and more memory behind
+    /// `ram` and `passthrough` rules than can be mapped.
+    ///
+    /// # Errors
+    /// [`PolicyError::Invalid`] with each such rule.
+    pub fn check_any_guest(&self) -> Result<(), PolicyError> {
+        let mut found = overlap::with_guest_memory(self, abi::layout::RAM_DEFAULT);
+        found.extend(overlap::above_memory_max(self));
         if found.is_empty() {
             Ok(())
         } else {

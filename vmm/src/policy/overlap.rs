@@ -6,7 +6,7 @@ use super::diagnostic::{Diagnostic, Source};
 use super::fields::Context;
 use super::{
     BarKind, DeviceOutput, IndexPair, IndexRegister, MemoryBackend, MemoryRule, MsrBackendKind,
-    MsrRule, PciBar, PciRegister, PciRule, Place, Policy, PortBackend, PortRule,
+    MsrRule, PciBar, PciRegister, PciRule, Place, Policy, PortBackend, PortRule, memory_space,
 };
 
 /// What the checks need to know of a rule.
@@ -386,6 +386,21 @@ pub(super) fn with_guest_memory(policy: &Policy, ram_bytes: u64) -> Vec<Diagnost
             )
         })
         .collect()
+}
+
+/// Reports the rule with which there is more memory than a guest can map.
+pub(super) fn above_memory_max(policy: &Policy) -> Option<Diagnostic> {
+    let (line, bytes) = memory_space::above_max(policy)?;
+    let rule = policy.memory_rules.iter().find(|rule| rule.line == line)?;
+    Some(at_place(
+        &source_of(policy),
+        rule.place(),
+        format!("with this rule, \"ram\" and \"passthrough\" memory has {bytes} bytes"),
+        format!(
+            "at most {} bytes together (64 MiB) can be mapped",
+            memory_space::RAM_BYTES_MAX
+        ),
+    ))
 }
 
 fn in_order<R: Copy>(one: R, other: R, line: impl Fn(R) -> usize) -> (R, R) {

@@ -1,8 +1,4 @@
-//! Numbers, ranges and files as policies write them.
-
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::Path;
+//! Numbers and ranges as policies write them.
 
 /// Reads a number: decimal, `0x` hexadecimal, `0o` octal or `0b` binary, `_` between digits.
 pub(crate) fn parse_number(text: &str) -> Option<u64> {
@@ -49,23 +45,6 @@ pub(crate) fn parse_range(text: &str, max: u64) -> Result<(u64, u64), String> {
     Ok((first, last))
 }
 
-/// Reads a whole file of at most `max` bytes.
-pub(super) fn read_limited(path: &Path, max: u64) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
-    if file.metadata()?.is_dir() {
-        return Err(io::Error::from(io::ErrorKind::IsADirectory));
-    }
-    let mut bytes = Vec::new();
-    file.take(max + 1).read_to_end(&mut bytes)?;
-    if u64::try_from(bytes.len()).is_ok_and(|length| length <= max) {
-        Ok(bytes)
-    } else {
-        Err(io::Error::other(format!(
-            "it has more than the {max} bytes that are allowed"
-        )))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,13 +77,5 @@ mod tests {
                 .unwrap_err()
                 .contains("`2-3` is not a number")
         );
-    }
-
-    #[test]
-    fn file_above_limit_is_refused() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), [0; 11]).unwrap();
-        assert!(read_limited(file.path(), 10).is_err());
-        assert_eq!(read_limited(file.path(), 11).unwrap().len(), 11);
     }
 }

@@ -1,6 +1,5 @@
 //! Reads a recording. The file is hostile: each record is checked, nothing is allocated by a number in it.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
@@ -35,6 +34,15 @@ pub enum ReadError {
         "{path} is no recording (it does not begin with RINGREC1); `ringfence run --record FILE` makes one"
     )]
     Magic {
+        /// The file.
+        path: String,
+    },
+    /// It has no byte.
+    #[error(
+        "{path} is empty: whoever was to write a recording there was killed before it began; `ringfence run --record FILE` \
+         makes one"
+    )]
+    Empty {
         /// The file.
         path: String,
     },
@@ -82,12 +90,8 @@ impl Recording {
     pub fn from_path(path: &Path) -> Result<Self, ReadError> {
         let name = escape(&path.display().to_string());
         let mut bytes = Vec::new();
-        let read = File::open(path).and_then(|file| {
-            if !file.metadata()?.is_file() {
-                return Err(io::Error::other("it is no regular file"));
-            }
-            file.take(FILE_MAX + 1).read_to_end(&mut bytes)
-        });
+        let read = crate::input_file::open(path)
+            .and_then(|file| file.take(FILE_MAX + 1).read_to_end(&mut bytes));
         match read {
             Ok(length) if length as u64 > FILE_MAX => Err(ReadError::File {
                 path: name,
@@ -106,6 +110,11 @@ impl Recording {
         let magic = || ReadError::Magic {
             path: name.to_owned(),
         };
+        if bytes.is_empty() {
+            return Err(ReadError::Empty {
+                path: name.to_owned(),
+            });
+        }
         let (header, rest) = Header::read_from_prefix(bytes).map_err(|_| magic())?;
         if header.magic != MAGIC {
             return Err(magic());
@@ -280,11 +289,7 @@ mod tests {
 
     #[test]
     fn something_else_is_no_recording() {
-        for other in [
-            &b""[..],
-            b"RINGREC",
-            b"#!/bin/sh and then some more of it .....",
-        ] {
+        for other in [&b"RINGREC"[..], b"#!/bin/sh and then some more of it ....."] {
             let error = Recording::parse(other, "x").unwrap_err();
             assert!(error.to_string().contains("no recording"), "{error}");
         }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use zerocopy::IntoBytes;
@@ -18,6 +19,14 @@ use crate::observe::symbols::Symbols;
 
 /// Longest name of a definition, in bytes.
 const NAME_MAX: usize = 255;
+
+/// The header until there is a clock.
+const EMPTY: Header = Header {
+    magic: MAGIC,
+    boot_tsc: U64::ZERO,
+    tsc_khz: U64::new(1),
+    dropped: U64::ZERO,
+};
 
 /// What a recording keeps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,7 +70,14 @@ impl Recorder {
     /// When it cannot be written.
     pub fn create(path: &Path, keep: Keep) -> Result<Self, RecorderError> {
         let name = path.display().to_string();
-        match own_file::create(path, 0).and_then(Writer::start) {
+        let file = own_file::create(path, 0).inspect(|file| {
+            // Whoever reads the file before its first buffer is written sees what it is. The header that knows the clock
+            // takes its place; an error will be told then.
+            if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+                let _ = file.write_all_at(EMPTY.as_bytes(), 0).is_ok();
+            }
+        });
+        match file.and_then(Writer::start) {
             Ok((writer, buffer)) => Ok(Self {
                 name,
                 buffer,
@@ -306,7 +322,7 @@ fn flags(direction: Direction, decision: &Decision) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::super::tests_support::port;
-    use super::super::{Recording, Space};
+    use super::super::{ReadError, Recording, Space};
     use super::*;
 
     fn record(keep: Keep, count: u32) -> Recording {
@@ -339,6 +355,18 @@ mod tests {
         assert!(error.contains("a run that goes on"), "{error}");
         drop(first);
         Recorder::create(file.path(), Keep::All).unwrap();
+    }
+
+    #[test]
+    fn a_recording_that_has_not_begun_is_one_without_accesses() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(matches!(
+            Recording::from_path(file.path()),
+            Err(ReadError::Empty { .. })
+        ));
+        let _recorder = Recorder::create(file.path(), Keep::All).unwrap();
+        let recording = Recording::from_path(file.path()).unwrap();
+        assert!(recording.accesses.is_empty() && !recording.is_truncated);
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod toml_text;
 mod write;
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use abi::registry::{HEADER_BYTES, MAX_BYTES, Malformed, Record, RecordKind, Records, header};
@@ -219,7 +219,7 @@ pub fn read(path: &Path, service: &str) -> Result<Vec<u8>, RegistryError> {
         source,
     };
     let mut bytes = Vec::new();
-    File::open(path)
+    crate::input_file::open(path)
         .map_err(error)?
         .take(FILE_MAX + 1)
         .read_to_end(&mut bytes)
@@ -307,9 +307,7 @@ pub fn save(path: &Path, contents: &[u8]) -> Result<(), RegistryError> {
         path: shown(path),
         source,
     };
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}.new", std::process::id()));
-    let temporary = PathBuf::from(temporary);
+    let temporary = temporary(path);
     let written = File::create_new(&temporary)
         .and_then(|mut file| {
             file.write_all(text.as_bytes())?;
@@ -323,12 +321,30 @@ pub fn save(path: &Path, contents: &[u8]) -> Result<(), RegistryError> {
     written.map_err(error)
 }
 
-/// Whether a file name is one that [`save`] can write.
+/// What a file is called until it is whole.
+fn temporary(path: &Path) -> PathBuf {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}.new", std::process::id()));
+    PathBuf::from(temporary)
+}
+
+/// Whether [`save`] can write that file: by its name, and by what its folder allows.
 ///
 /// # Errors
-/// [`RegistryError::Extension`].
-pub fn check_name(path: &Path) -> Result<(), RegistryError> {
-    format_of(path).map(|_| ())
+/// [`RegistryError::Extension`], [`RegistryError::Write`].
+pub fn check_output(path: &Path) -> Result<(), RegistryError> {
+    format_of(path)?;
+    let error = |source| RegistryError::Write {
+        path: shown(path),
+        source,
+    };
+    if path.is_dir() {
+        return Err(error(ErrorKind::IsADirectory.into()));
+    }
+    let temporary = temporary(path);
+    File::create_new(&temporary)
+        .and_then(|_| std::fs::remove_file(&temporary))
+        .map_err(error)
 }
 
 #[cfg(test)]

@@ -154,7 +154,8 @@ pub trait RunningDriver: Send {
     /// # Errors
     /// The machine's end.
     fn models(&mut self) -> Result<Vec<RunningModel>, DriverError>;
-    /// Calls DriverUnload of each driver, the last started first; returns what they leaked (objects and pool blocks).
+    /// Calls DriverUnload of each driver, the last started first; returns what they leaked (objects and pool blocks). When all
+    /// are gone, those are told who wait for the machine's end ([`RunningMachine::notify_stop`]).
     ///
     /// # Errors
     /// STATUS_INVALID_DEVICE_REQUEST when one has no DriverUnload, what the driver answered when its device cannot be
@@ -175,7 +176,7 @@ pub trait RunningMachine: Send + Sync {
     /// # Errors
     /// As for [`RunningMachine::connect`], or an NTSTATUS that says what is wrong with what the client wants.
     fn attach(&self, caller: &Caller) -> Result<Box<dyn Attachment>, DriverError>;
-    /// Asks for `event` to be written when the machine stops by itself.
+    /// Asks for `event` to be written when the machine stops by itself, or has no driver any more: all were unloaded.
     fn notify_stop(&self, event: EventFd);
     /// Why the machine stopped by itself; `None` while it runs or after [`RunningMachine::shutdown`].
     fn stopped(&self) -> Option<DriverError>;

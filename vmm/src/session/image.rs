@@ -1,13 +1,13 @@
 //! Driver images: reading, placing in the guest, binding imports to the shim and to each other, symbols.
 
-use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use abi::layout;
 
 use super::start::{StartError, find_export};
+use crate::input_file;
 use crate::loader::{ExportTarget, Image, Import, MAX_IMAGE_BYTES, Mapped, SecurityCookie};
 use crate::machine::{DriverSlot, VmBuilder};
 use crate::observe::symbols::{Module, Symbols};
@@ -26,10 +26,10 @@ pub fn read_driver(path: &Path) -> Result<Vec<u8>, StartError> {
         path: shown(),
         source,
     };
-    let file = File::open(path).map_err(io_error)?;
-    if !file.metadata().map_err(io_error)?.is_file() {
-        return Err(StartError::NoFile(shown()));
-    }
+    let file = input_file::open(path).map_err(|error| match error.kind() {
+        ErrorKind::IsADirectory | ErrorKind::InvalidInput => StartError::NoFile(shown()),
+        _ => io_error(error),
+    })?;
     let mut bytes = Vec::new();
     let limit = u64::from(MAX_IMAGE_BYTES) + 1;
     file.take(limit).read_to_end(&mut bytes).map_err(io_error)?;

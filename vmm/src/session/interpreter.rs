@@ -247,7 +247,7 @@ impl Interpreter {
                 let rows = stats.rows();
                 let rows = rows
                     .iter()
-                    .map(|(name, count)| format!("\n  {name:<24}{count}"));
+                    .map(|(name, count)| format!("\n  {name:<22}{count}"));
                 let lines = stats.lines().into_iter().map(|line| format!("\n  {line}"));
                 let text: String = rows.chain(lines).collect();
                 Ok(Done {

@@ -71,6 +71,8 @@ pub(super) struct Link {
     pub(super) driver_abi: abi::DriverAbi,
     /// Ids of the drivers that are started, in their order.
     pub(super) drivers: Mutex<Vec<u64>>,
+    /// Those of them whose DriverUnload waits until the last file is closed.
+    pub(super) waiting: Mutex<Vec<u64>>,
     pub(super) stopper: Stopper,
 }
 
@@ -112,6 +114,7 @@ impl Link {
             next_client: AtomicU64::new(1),
             driver_abi,
             drivers: Mutex::default(),
+            waiting: Mutex::default(),
             stopper,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::mpsc::channel;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use abi::channel::Operation;
 
@@ -243,31 +244,79 @@ impl RunningDriver for Process {
             let first = drivers.first().copied();
             std::mem::replace(&mut *drivers, first.into_iter().collect())
         };
-        let (mut leaks, mut waits) = (0, false);
+        let (mut leaks, mut unloaded, mut missing) = (0, 0, None);
         for (index, driver) in drivers.iter().enumerate().rev() {
-            let arguments = [*driver, 0, 0, 0, 0, 0];
-            let call = Call::new(Operation::UnloadDriver, self.id, arguments);
-            let done = self.link.call(call)?;
-            // A device that cannot be removed: STATUS_DEVICE_BUSY is a warning.
-            if !NtStatus(done.status).is_success() {
-                // It and those below it may be unloaded later.
-                let left = drivers.get(..=index).unwrap_or_default();
-                lock(&self.link.drivers).clone_from(&left.to_vec());
-                return Err(DriverError::Status(NtStatus(done.status)));
-            }
-            if done.status == STATUS_PENDING {
-                waits = true;
-            } else {
-                leaks += done.value;
+            let done = self.link.call(unload_call(*driver))?;
+            let status = NtStatus(done.status);
+            match done.status {
+                STATUS_PENDING => lock(&self.link.waiting).push(*driver),
+                // Another driver has unloaded it (ZwUnloadDriver).
+                STATUS_INVALID_PARAMETER => missing = Some(status),
+                // A device that cannot be removed: STATUS_DEVICE_BUSY is a warning.
+                _ if !status.is_success() => {
+                    // It and those below it may be unloaded later.
+                    let left = drivers.get(..=index).unwrap_or_default();
+                    lock(&self.link.drivers).clone_from(&left.to_vec());
+                    return Err(DriverError::Status(status));
+                }
+                _ => {
+                    unloaded += 1;
+                    leaks += done.value;
+                }
             }
         }
-        if waits {
+        if !lock(&self.link.waiting).is_empty() {
+            await_unload(&self.link);
             return Err(DriverError::Status(NtStatus(STATUS_PENDING)));
         }
-        Ok(leaks)
+        self.link.fate.announce();
+        match missing {
+            Some(status) if unloaded == 0 => Err(DriverError::Status(status)),
+            _ => Ok(leaks),
+        }
     }
 }
 
+fn unload_call(driver: u64) -> Call {
+    Call::new(Operation::UnloadDriver, 0, [driver, 0, 0, 0, 0, 0])
+}
+
+/// Announces the end when the drivers are gone whose DriverUnload waits for a file to be closed. The guest does not say when
+/// that is: it is asked now and then.
+fn await_unload(link: &Arc<Link>) {
+    let link = Arc::clone(link);
+    let started = std::thread::Builder::new()
+        .name("unload".to_owned())
+        .stack_size(64 << 10)
+        .spawn(move || {
+            loop {
+                std::thread::sleep(UNLOAD_POLL);
+                let waiting = lock(&link.waiting).clone();
+                // Another thread has seen it; or a guest that is gone.
+                let Some(driver) = waiting.last() else { return };
+                let Ok(done) = link.call(unload_call(*driver)) else {
+                    return;
+                };
+                if done.status != STATUS_INVALID_PARAMETER {
+                    continue;
+                }
+                let mut waiting = lock(&link.waiting);
+                waiting.retain(|known| known != driver);
+                if waiting.is_empty() {
+                    link.fate.announce();
+                    return;
+                }
+            }
+        });
+    if let Err(error) = started {
+        tracing::error!("the run will not end by itself when its driver is unloaded: {error}");
+    }
+}
+
+/// How often it is looked whether a driver that waits for a file to be closed is gone.
+const UNLOAD_POLL: Duration = Duration::from_millis(100);
+/// What UnloadDriver answers for a driver that is not there.
+const STATUS_INVALID_PARAMETER: u32 = 0xC000_000D;
 /// What UnloadDriver answers for a driver with open files.
 const STATUS_PENDING: u32 = 0x0000_0103;
 

@@ -196,7 +196,7 @@ impl Stats {
             ("port accesses denied", self.port_denied),
             ("memory ranges mapped", self.memory_mapped),
             ("memory ranges denied", self.memory_denied),
-            ("device memory accesses", self.device_accesses),
+            ("device accesses", self.device_accesses),
             ("PCI reads", self.pci_reads),
             ("PCI writes", self.pci_writes),
             ("PCI accesses denied", self.pci_denied),

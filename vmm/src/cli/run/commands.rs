@@ -1,6 +1,5 @@
 //! The commands of a run: those of `-c`, then those of `--script`.
 
-use std::fs::File;
 use std::io::{self, Error, ErrorKind, Read};
 use std::path::Path;
 
@@ -37,7 +36,7 @@ pub(super) fn commands(
 
 fn read_script(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
-    File::open(path)?
+    crate::input_file::open(path)?
         .take(SCRIPT_MAX + 1)
         .read_to_end(&mut bytes)?;
     let invalid = |message| Error::new(ErrorKind::InvalidData, message);

@@ -32,6 +32,8 @@ pub(super) fn drive(
                 .name("signals".into())
                 .spawn(move || {
                     interrupt.wait();
+                    let signal = interrupt.signal().unwrap_or("a signal");
+                    tracing::info!("the run ends: {signal} has come");
                     crate::launch::stopping();
                     // What waits for the guest returns now.
                     machine.shutdown();
@@ -70,7 +72,10 @@ pub(super) fn drive(
         // Asked for by a signal.
         _ if interrupt.is_set() => ExitCode::Success,
         Some(error) => lost("run", &error, output),
-        None => ExitCode::Success,
+        None => {
+            tracing::info!("the run ends: the driver is unloaded");
+            ExitCode::Success
+        }
     }
 }
 

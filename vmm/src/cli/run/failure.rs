@@ -42,6 +42,14 @@ pub(super) fn start_failed(error: &StartError, output: &mut Output) -> ExitCode 
     output.error(code, &escape(&error_chain(error)))
 }
 
+/// Whether a driver's code was executed before that.
+pub(super) const fn has_run(error: &StartError) -> bool {
+    matches!(
+        error,
+        StartError::Driver(_) | StartError::DriverEntry { .. } | StartError::Device(_)
+    )
+}
+
 pub(super) fn lost(what: &str, error: &DriverError, output: &mut Output) -> ExitCode {
     let outcome = Outcome::driver_error(what, error);
     let _ = output.outcome(&outcome);

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::commands::commands;
 use super::{Arguments, PrivilegeArgument};
+use crate::cli::named_files::NamedFiles;
 use crate::error_chain;
 use crate::files::FilesOption;
 use crate::observe::output::TraceOutput;
@@ -26,17 +27,19 @@ pub(super) struct Prepared {
 pub(super) fn prepare(
     arguments: &Arguments,
     record: Option<&Path>,
-    is_learning: bool,
+    learned: Option<&Path>,
 ) -> Result<Prepared, String> {
     let commands = commands(&arguments.command, arguments.script.as_deref())?;
     let policy = match &arguments.policy {
         None => Policy::deny_all(),
         Some(path) => Policy::from_path(path).map_err(|error| error_chain(&error))?,
     };
+    let policy_lines = policy.text().lines().count();
     let mut policy = policy
         .with_devices(&arguments.device)
         .map_err(|error| error_chain(&error))?;
-    if is_learning {
+    named_files(arguments, &policy, policy_lines, learned).check()?;
+    if learned.is_some() {
         policy = policy.for_learning();
     }
     policy
@@ -46,7 +49,7 @@ pub(super) fn prepare(
         tracing::warn!("{warning}");
     }
     if let Some(path) = &arguments.save_registry {
-        crate::registry::check_name(path).map_err(|error| error_chain(&error))?;
+        crate::registry::check_output(path).map_err(|error| error_chain(&error))?;
     }
     let registry = match &arguments.registry {
         None => None,
@@ -73,6 +76,7 @@ pub(super) fn prepare(
             Some(Recorder::create(path, keep).map_err(|error| error.to_string())?)
         }
     };
+    // Only now: a FIFO among the outputs may have been waited for, which a signal is to end.
     let interrupt =
         Interrupt::install().map_err(|error| format!("cannot take signals over: {error}"))?;
     let access = Access::new(policy.clients()).map_err(|error| error_chain(&error))?;
@@ -103,4 +107,52 @@ pub(super) fn prepare(
         },
         interrupt,
     })
+}
+
+/// What the options name, and the policy; its lines after `policy_lines` are those of `--device`.
+fn named_files(
+    arguments: &Arguments,
+    policy: &Policy,
+    policy_lines: usize,
+    learned: Option<&Path>,
+) -> NamedFiles {
+    let mut files = NamedFiles::default();
+    for driver in &arguments.drivers {
+        files.reads("DRIVER", driver);
+    }
+    for driver in &arguments.available {
+        files.reads("--available", driver);
+    }
+    for (option, path) in [
+        ("--policy", &arguments.policy),
+        ("--script", &arguments.script),
+        ("--registry", &arguments.registry),
+    ] {
+        if let Some(path) = path {
+            files.reads(option, path);
+        }
+    }
+    for file in policy.rule_files() {
+        let option = if file.line > policy_lines {
+            format!("--device ({})", file.key)
+        } else {
+            format!("the policy (line {}, `{}`)", file.line, file.key)
+        };
+        if file.is_output {
+            files.writes(option, file.path);
+        } else {
+            files.reads(option, file.path);
+        }
+    }
+    for (option, path) in [
+        ("--trace", arguments.trace.as_deref()),
+        ("--record", arguments.record.as_deref()),
+        ("--save-registry", arguments.save_registry.as_deref()),
+        ("--output", learned),
+    ] {
+        if let Some(path) = path {
+            files.writes(option, path);
+        }
+    }
+    files
 }

@@ -8,12 +8,11 @@ use crate::devices::MemoryDevice;
 use crate::devices::external::ModelRange;
 use crate::hardware::{HostMapping, HostPages, MappingError, VfioFunctions, Wish, open_host_pages};
 use crate::machine::{Bus, DEVICE_ADDRESS_MAX};
-use crate::policy::values::read_limited;
 use crate::policy::{AccessMode, MemoryBackend, MemoryRule, Policy, PolicyError};
 use crate::ports::{ModelPlace, open_external};
 
 /// Most memory that `ram` and `passthrough` rules may have together, in bytes: what the guest's I/O window can map.
-const RAM_BYTES_MAX: u64 = abi::layout::IO_WINDOW_SIZE;
+pub(in crate::policy) const RAM_BYTES_MAX: u64 = abi::layout::IO_WINDOW_SIZE;
 
 /// A memory rule that cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -176,11 +175,8 @@ pub(super) struct Behind {
     pub(super) devices: Vec<DeviceRange>,
 }
 
-/// The memory of all rules: of adjacent `ram` rules together, filled; of each `passthrough` rule by itself.
-pub(super) fn allocate(
-    policy: &Policy,
-    functions: &VfioFunctions,
-) -> Result<Behind, MemoryStartError> {
+/// Rules with memory that is mapped, by ascending address, each with its place in the policy.
+fn mapped_rules(policy: &Policy) -> Vec<(usize, &MemoryRule)> {
     let mut rules: Vec<(usize, &MemoryRule)> = policy
         .memory_rules()
         .iter()
@@ -193,17 +189,31 @@ pub(super) fn allocate(
         })
         .collect();
     rules.sort_by_key(|(_, rule)| rule.first);
+    rules
+}
+
+/// The line of the first rule with which there is more memory than can be mapped, and how many bytes it is then.
+pub(in crate::policy) fn above_max(policy: &Policy) -> Option<(usize, u64)> {
     let mut total = 0_u64;
-    for (_, rule) in &rules {
+    mapped_rules(policy).into_iter().find_map(|(_, rule)| {
         total = total.saturating_add(rule.bytes());
-        if total > RAM_BYTES_MAX {
-            return Err(MemoryStartError::TooLarge {
-                file: policy.file().to_owned(),
-                line: rule.line,
-                bytes: total,
-            });
-        }
+        (total > RAM_BYTES_MAX).then_some((rule.line, total))
+    })
+}
+
+/// The memory of all rules: of adjacent `ram` rules together, filled; of each `passthrough` rule by itself.
+pub(super) fn allocate(
+    policy: &Policy,
+    functions: &VfioFunctions,
+) -> Result<Behind, MemoryStartError> {
+    if let Some((line, bytes)) = above_max(policy) {
+        return Err(MemoryStartError::TooLarge {
+            file: policy.file().to_owned(),
+            line,
+            bytes,
+        });
     }
+    let rules = mapped_rules(policy);
     let mut behind = Behind::default();
     let runs = rules.chunk_by(|(_, rule), (_, next)| {
         let is_ram = |rule: &MemoryRule| matches!(rule.backend, MemoryBackend::Ram { .. });
@@ -300,7 +310,7 @@ fn allocate_run(policy: &Policy, run: &[&MemoryRule]) -> Result<MemoryBacking, M
             bytes: rule.bytes(),
             source,
         };
-        let contents = read_limited(path, rule.bytes()).map_err(failed)?;
+        let contents = crate::input_file::read(path, rule.bytes()).map_err(failed)?;
         let target = usize::try_from(rule.first - first.first)
             .map_err(io::Error::other)
             .and_then(|offset| {

@@ -218,6 +218,11 @@ fn more_memory_than_the_window_is_refused() {
     let policy = Policy::from_str("m.toml", text).unwrap();
     let error = MemorySpace::new(&policy, RAM).unwrap_err();
     assert!(matches!(error, MemoryStartError::TooLarge { line: 1, .. }));
+    let found = policy.check_any_guest().unwrap_err().to_string();
+    assert!(
+        found.starts_with("m.toml:1:1: ") && found.contains("64 MiB"),
+        "{found}"
+    );
 }
 
 #[test]
@@ -227,6 +232,8 @@ fn rule_over_guest_ram_is_refused_with_its_line() {
     let error = MemorySpace::new(&policy, RAM).unwrap_err().to_string();
     assert!(error.starts_with("m.toml:2:1: "), "{error}");
     assert!(error.contains("0x1000000-0x1ffffff"), "{error}");
+    let found = policy.check_any_guest().unwrap_err().to_string();
+    assert_eq!(error, found);
     // With half the memory the same range is free.
     assert!(policy.check_guest_memory(RAM / 2).is_ok());
 }

@@ -1,0 +1,156 @@
+//! How a run ends in order: by a signal, or when its driver is unloaded.
+
+use super::launching::Runs;
+use super::*;
+
+/// A run in the foreground that serves `s`, with more options.
+fn serving(runs: &Runs, options: &[&str]) -> (Running, PathBuf) {
+    let socket = runs.path().join("s");
+    let echo = driver("echo");
+    let arguments = [&["run", &echo, "--socket", text(&socket)], options].concat();
+    let mut running = Running::start(&mut runs.command(&arguments));
+    running.wait_for_socket(&socket);
+    (running, socket)
+}
+
+#[test]
+fn closed_terminal_ends_a_run_in_order() {
+    if !has_kvm() {
+        return;
+    }
+    for restart in ["never", "always"] {
+        let runs = Runs::new();
+        let files = ["r.toml", "run.rec"].map(|name| runs.path().join(name));
+        let options = [
+            "--restart",
+            restart,
+            "--save-registry",
+            text(&files[0]),
+            "--record",
+            text(&files[1]),
+        ];
+        let (running, socket) = serving(&runs, &options);
+
+        running.signal("HUP");
+
+        let ended = running.wait();
+        ended.assert_code(0);
+        assert!(files[0].exists() && !socket.exists(), "{ended:#?}");
+        run(&["trace", text(&files[1])]).assert_code(0);
+        let log = runs.run(&["logs", "echo"]);
+        assert!(log.stdout.contains("the run ends: SIG"), "{log:#?}");
+    }
+}
+
+#[test]
+fn closed_terminal_is_nothing_to_a_run_that_ignores_it() {
+    if !has_kvm() {
+        return;
+    }
+    let runs = Runs::new();
+    let socket = runs.path().join("s");
+    let program = runs.command(&[]).get_program().to_owned();
+    let mut nohup = runs.command(&[]);
+    nohup = {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]);
+        command.arg(program);
+        command.args(["run", &driver("echo"), "--socket", text(&socket)]);
+        for (name, value) in nohup.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.stdin(Stdio::null());
+        command
+    };
+    let mut running = Running::start(&mut nohup);
+    running.wait_for_socket(&socket);
+
+    running.signal("HUP");
+
+    runs.run(&["ctl", text(&socket), r"open \\.\echo"])
+        .assert_code(0);
+    running.signal("TERM");
+    running.wait().assert_code(0);
+}
+
+#[test]
+fn run_ends_when_its_driver_is_unloaded() {
+    if !has_kvm() {
+        return;
+    }
+    let runs = Runs::new();
+    let (running, socket) = serving(&runs, &[]);
+
+    let unloaded = runs.run(&["ctl", text(&socket), "unload"]);
+
+    unloaded.assert_code(0);
+    assert!(unloaded.stdout.contains("STATUS_SUCCESS"), "{unloaded:#?}");
+    let ended = running.wait();
+    ended.assert_code(0);
+    assert!(
+        ended.stderr.contains("the driver is unloaded"),
+        "{ended:#?}"
+    );
+    assert!(!socket.exists());
+}
+
+#[test]
+fn run_ends_when_the_last_file_of_a_driver_that_is_unloaded_is_closed() {
+    if !has_kvm() {
+        return;
+    }
+    let runs = Runs::new();
+    let (running, socket) = serving(&runs, &[]);
+    let client = ringfence_client::Connection::connect(&socket).unwrap();
+    client.open(r"\\.\echo").unwrap();
+
+    let waits = runs.run(&["ctl", text(&socket), "unload"]);
+
+    waits.assert_code(1);
+    assert!(waits.stdout.contains("STATUS_PENDING"), "{waits:#?}");
+    runs.run(&["ctl", text(&socket), "stats"]).assert_code(0);
+    drop(client);
+    running.wait().assert_code(0);
+}
+
+#[test]
+fn driver_that_is_unloaded_is_started_again_if_it_always_is() {
+    if !has_kvm() {
+        return;
+    }
+    let runs = Runs::new();
+    runs.detach(&[&driver("echo"), "--name", "e", "--restart", "always"]);
+
+    runs.run(&["ctl", "e", "unload"]).assert_code(0);
+
+    runs.wait_until(|run| run["restarts"] == 1 && run["state"] == "running");
+    runs.run(&["ctl", "e", r"open \\.\echo"]).assert_code(0);
+    runs.run(&["stop", "e"]).assert_code(0);
+}
+
+#[test]
+fn name_of_a_run_is_none_of_a_file() {
+    if !has_kvm() {
+        return;
+    }
+    let runs = Runs::new();
+    runs.detach(&[&driver("echo"), "--name", "e"]);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("e"), "").unwrap();
+    let _other = UnixListener::bind(folder.path().join("s")).unwrap();
+    let ctl = |target: &str| {
+        let mut command = runs.command(&["ctl", target, "stats"]);
+        Running::start(command.current_dir(folder.path())).wait()
+    };
+
+    ctl("e").assert_code(0);
+
+    // A socket of the current folder.
+    let path = runs.path().join("e.sock");
+    std::os::unix::fs::symlink(path, folder.path().join("link")).unwrap();
+    ctl("link").assert_code(0);
+    runs.run(&["stop", "e"]).assert_code(0);
+}
