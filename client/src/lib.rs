@@ -6,7 +6,8 @@
 //!
 //! - blocking: [`Connection::open`], [`Connection::ioctl`] and the others return when the driver has answered;
 //! - callbacks: [`Connection::submit`] with [`Notify::Call`]; they run in whichever thread of the program handles
-//!   completions, or in one that [`Connection::start_thread`] starts;
+//!   completions (in a blocking call too), in one that [`Connection::start_thread`] starts, or in
+//!   [`Connection::disconnect`];
 //! - file descriptor: [`Connection::submit`] with [`Notify::Queue`], then epoll on [`AsFd::as_fd`](std::os::fd::AsFd::as_fd) and
 //!   [`Connection::next_completion`].
 //!
@@ -21,7 +22,9 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `connection` | submitting, waiting, completions |
+//! | `connection` | a connection, as a program has it |
+//! | `shared` | submitting, waiting, callbacks, the end, for all threads |
+//! | `state` | what is under way and what has come of it |
 //! | `handshake` | how a connection begins |
 //! | `looking` | looking for answers before sleeping |
 //! | `calls` | the blocking calls |
@@ -42,6 +45,8 @@ mod looking;
 mod pinned;
 mod queue;
 mod request;
+mod shared;
+mod state;
 
 pub use abi::client::{Opcode, Statistics};
 pub use calls::{Handle, Width};

@@ -86,9 +86,9 @@ impl Queue {
         &self.memory
     }
 
-    /// Whether a request finds descriptors.
-    pub(crate) fn has_room(&self) -> bool {
-        self.free.len() >= CHAIN_MAX
+    /// Whether so many requests find descriptors.
+    pub(crate) fn has_room(&self, requests: usize) -> bool {
+        self.free.len() >= CHAIN_MAX * requests
     }
 
     /// Makes a request available: pieces that the VMM reads, then those that it writes, each an offset and bytes. Returns

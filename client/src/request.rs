@@ -163,7 +163,12 @@ impl Completion {
 pub enum Notify {
     /// It is kept for [`Connection::next_completion`](crate::Connection::next_completion).
     Queue,
-    /// This is called, in the thread that handles completions. It may submit further requests, but not wait for them.
+    /// This is called once, in the thread that handles completions: that of [`Connection::start_thread`], or one that is in
+    /// any call that waits. If the connection ends first it is called for that, at the latest by
+    /// [`Connection::disconnect`]. It may submit further requests, but not wait for them.
+    ///
+    /// [`Connection::start_thread`]: crate::Connection::start_thread
+    /// [`Connection::disconnect`]: crate::Connection::disconnect
     Call(Box<dyn FnOnce(Completion) + Send>),
     /// It is kept for [`Connection::wait`](crate::Connection::wait) with its tag.
     Wait,

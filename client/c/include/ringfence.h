@@ -27,18 +27,25 @@ typedef struct ringfence_completion {
     uint32_t reserved;
 } ringfence_completion;
 
-/* Called for a completed request, by ringfence_process or the thread of ringfence_start_thread. It may submit further
- * requests, but not use the blocking calls. */
+/* Called once for each request that ringfence_submit_* has accepted: by the thread of ringfence_start_thread, by
+ * ringfence_process, by any blocking function, in whatever thread, while that waits for an answer of its own, and at the
+ * latest by ringfence_disconnect. It may submit further requests and disconnect, but not use the blocking calls. */
 typedef void (*ringfence_callback)(void *context, const ringfence_completion *completion);
 
 /* Connects to a driver's socket. */
 uint32_t ringfence_connect(const char *path, ringfence_connection **connection);
-/* Ends the connection: requests under way are cancelled, handles closed. Null is allowed. No other thread may use it. */
+/* Ends the connection: requests under way are cancelled, handles closed. Null is allowed.
+ * When it returns, the callback of each request has been called and has returned, so contexts may be freed: with what came of
+ * the request, or with 0xC0000120 (STATUS_CANCELLED) if it was under way; and the thread of ringfence_start_thread has ended.
+ * Calls that wait in other threads end with an error at once; no call may begin any more. It waits for callbacks that other
+ * threads are in, so hold no lock that those want. In a callback it may be called too; then it does not wait for that callback,
+ * and the thread of ringfence_start_thread, if that is the one, ends when the callback has returned. */
 void ringfence_disconnect(ringfence_connection *connection);
 /* Id of this process in the guest; 0 for null. */
 uint32_t ringfence_process_id(const ringfence_connection *connection);
 
-/* Blocking. */
+/* Blocking. While one waits it calls the callbacks of other requests that are completed. If as many requests are under way as
+ * can be, it waits until one is completed, too. */
 
 /* Opens a device, `\\.\NAME` in UTF-8; access 0 is reading and writing. */
 uint32_t ringfence_open(ringfence_connection *connection, const char *path, uint32_t access, uint64_t *handle);
@@ -55,10 +62,13 @@ uint32_t ringfence_write(ringfence_connection *connection, uint64_t handle, uint
 /* `in` and `out` of 1, 2 or 4 bytes; 0xC0000096 (STATUS_PRIVILEGED_INSTRUCTION) if the driver has not granted the port. */
 uint32_t ringfence_port_in(ringfence_connection *connection, uint16_t port, uint32_t width, uint32_t *value);
 uint32_t ringfence_port_out(ringfence_connection *connection, uint16_t port, uint32_t width, uint32_t value);
-/* Cancels a request by its tag; it still completes. Blocks until the driver's cancel routine has run. */
+/* Cancels a request by its tag; it still completes. Blocks until the driver's cancel routine has run. One place is kept for
+ * it among the requests under way, so it does not wait for any of them. */
 uint32_t ringfence_cancel(ringfence_connection *connection, uint64_t tag);
 
-/* With a callback. `tag` may be null. */
+/* With a callback. `tag` may be null. They do not wait: 0xC0000044 (STATUS_QUOTA_EXCEEDED) means that as many requests are
+ * under way as can be (1023, fewer if their data fills the connection's 16 MiB), and that one must be completed, and its
+ * callback called, first. After an error the callback is not called. */
 
 uint32_t ringfence_submit_ioctl(ringfence_connection *connection, uint64_t handle, uint32_t code, const void *input,
                                 uint32_t input_bytes, uint32_t output_bytes, ringfence_callback callback,
@@ -68,7 +78,7 @@ uint32_t ringfence_submit_read(ringfence_connection *connection, uint64_t handle
 uint32_t ringfence_submit_write(ringfence_connection *connection, uint64_t handle, uint64_t offset,
                                 const void *input, uint32_t input_bytes, ringfence_callback callback, void *context,
                                 uint64_t *tag);
-/* Starts a thread that calls callbacks; it ends with the connection. */
+/* Starts a thread that calls callbacks; ringfence_disconnect waits for its end. */
 uint32_t ringfence_start_thread(ringfence_connection *connection);
 
 /* Buffers that driver and program share: whole pages of the connection's memory. With METHOD_IN_DIRECT, METHOD_OUT_DIRECT

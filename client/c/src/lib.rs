@@ -6,6 +6,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 
 use ringfence_client::{Completion, Connection, Error, Handle, Notify, Request, Width};
 
@@ -40,13 +41,19 @@ fn status(result: Result<u32, Error>) -> u32 {
     result.unwrap_or_else(|error| error.status())
 }
 
-/// A caller's connection.
+/// A caller's connection: a call has its own hold on it, so that it may be disconnected while the call waits.
 ///
 /// # Safety
 /// `connection` is null or from `ringfence_connect`, and not disconnected.
-unsafe fn borrow<'a>(connection: *const Connection) -> Result<&'a Connection, Error> {
-    // SAFETY: the caller of this function says so.
-    unsafe { connection.as_ref() }.ok_or(Error::Status(INVALID_PARAMETER))
+unsafe fn borrow(connection: *const Connection) -> Result<Arc<Connection>, Error> {
+    if connection.is_null() {
+        return Err(Error::Status(INVALID_PARAMETER));
+    }
+    // SAFETY: it came from `Arc::into_raw`, and the caller of this function says that `ringfence_disconnect` has not given
+    // it back.
+    unsafe { Arc::increment_strong_count(connection) };
+    // SAFETY: as above, and this is the count that was added.
+    Ok(unsafe { Arc::from_raw(connection) })
 }
 
 /// A caller's text.
@@ -151,7 +158,7 @@ pub unsafe extern "C" fn ringfence_connect(
     match path.and_then(Connection::connect) {
         Ok(connected) => {
             // SAFETY: this function's contract.
-            unsafe { put(connection, Box::into_raw(Box::new(connected))) };
+            unsafe { put(connection, Arc::into_raw(Arc::new(connected)).cast_mut()) };
             0
         }
         Err(error) => error.status(),
@@ -161,12 +168,13 @@ pub unsafe extern "C" fn ringfence_connect(
 /// See ringfence.h.
 ///
 /// # Safety
-/// `connection` is null or from `ringfence_connect`, and nobody uses it any more.
+/// `connection` is null or from `ringfence_connect`, and not disconnected; no call of it begins any more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ringfence_disconnect(connection: *mut Connection) {
     if !connection.is_null() {
-        // SAFETY: it came from `Box::into_raw`, and this function's contract says that it is not used any more.
-        drop(unsafe { Box::from_raw(connection) });
+        // SAFETY: it came from `Arc::into_raw`, and this function's contract says that it is given back once. Calls that
+        // wait have their own.
+        unsafe { Arc::from_raw(connection) }.disconnect();
     }
 }
 
@@ -177,7 +185,7 @@ pub unsafe extern "C" fn ringfence_disconnect(connection: *mut Connection) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ringfence_process_id(connection: *const Connection) -> u32 {
     // SAFETY: this function's contract.
-    unsafe { borrow(connection) }.map_or(0, Connection::process)
+    unsafe { borrow(connection) }.map_or(0, |connection| connection.process())
 }
 
 /// See ringfence.h.
@@ -381,7 +389,7 @@ unsafe fn submit(
     let connection = unsafe { borrow(connection) };
     status(connection.and_then(|connection| {
         let callback = callback.ok_or(Error::Status(INVALID_PARAMETER))?;
-        let given = connection.submit(&request?, notify(callback, context))?;
+        let given = connection.try_submit(&request?, notify(callback, context))?;
         // SAFETY: this function's contract.
         unsafe { put(tag, given) };
         Ok(0)

@@ -235,6 +235,39 @@ fn socket_that_is_handed_over_is_the_runs_own() {
 }
 
 #[test]
+fn socket_that_is_not_to_be_served_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("socket");
+    let other = folder.path().join("other");
+    let start = |passed: std::os::fd::OwnedFd, more: &[&str]| {
+        let runs = Runs::new();
+        let mut shell = std::process::Command::new("sh");
+        shell
+            .args([
+                "-c",
+                r#"exec 3<&0 0</dev/null
+                LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@""#,
+            ])
+            .arg(integration_tests::program())
+            .args(["run", &driver("echo"), "--run-dir", text(runs.path())])
+            .args(more)
+            .stdin(Stdio::from(passed));
+        Running::start(&mut shell).wait()
+    };
+
+    let listener = UnixListener::bind(&socket).unwrap();
+    let another = start(listener.into(), &["--socket", text(&other)]);
+    let (one, _two) = UnixStream::pair().unwrap();
+    let connection = start(one.into(), &[]);
+
+    another.assert_code(2);
+    assert!(another.stderr.contains("--socket"), "{another:#?}");
+    assert!(!other.exists());
+    connection.assert_code(2);
+    assert!(connection.stderr.contains("LISTEN_FDS"), "{connection:#?}");
+}
+
+#[test]
 fn units_are_well_formed() {
     if !has_program("systemd-analyze") {
         skip_without_program("the units (systemd-analyze, package systemd)");

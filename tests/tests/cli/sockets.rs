@@ -148,6 +148,39 @@ fn clients_have_maps_of_their_own() {
 }
 
 #[test]
+fn request_of_a_client_that_goes_away_is_cancelled_at_once() {
+    if !has_kvm() {
+        return;
+    }
+    let served = Served::start("echo", &["--timeout", "300"]);
+    let mut client = Raw::connect(&served);
+    client.command(r"open \\.\echo");
+    // ECHO_WAIT
+    client
+        .reader
+        .get_mut()
+        .write_all(b"{\"command\": \"ioctl 0x222044 01000000 4\"}\n")
+        .unwrap();
+
+    drop(client);
+
+    let mut other = Raw::connect(&served);
+    let began = Instant::now();
+    loop {
+        let stats = other.command("stats");
+        if stats["clients"] == 1 && stats["stats"]["processes"] == 1 {
+            break;
+        }
+        assert!(began.elapsed() < patience(), "{stats}");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    other.command(r"open \\.\echo");
+    let released = other.command("ioctl 0x222048 - 4");
+    assert_eq!(released["output"], "00000000", "{released}");
+    served.end("TERM").assert_code(0);
+}
+
+#[test]
 fn garbage_is_answered_and_the_next_client_served() {
     if !has_kvm() {
         return;

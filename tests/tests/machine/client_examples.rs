@@ -59,42 +59,59 @@ fn has(program: &str) -> bool {
     is_there
 }
 
+/// Compiles a C program of the repository with a library, and runs it.
+fn run_c(source: &str, library: &str, socket: &Path) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("program");
+    let compiled = Command::new("cc")
+        .args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic"])
+        .arg("-D_POSIX_C_SOURCE=200809L")
+        .arg(root().join(source))
+        .arg("-I")
+        .arg(root().join("client/c/include"))
+        .arg("-L")
+        .arg(libraries())
+        .args([library, "-lpthread", "-ldl", "-lm", "-lgcc_s", "-o"])
+        .arg(&program)
+        .output()
+        .unwrap();
+    succeeded(&compiled);
+    let run = Command::new(&program)
+        .arg(socket)
+        .env("LD_LIBRARY_PATH", libraries())
+        .output()
+        .unwrap();
+    succeeded(&run)
+}
+
 #[test]
 fn c_example_talks_to_a_driver() {
     let (true, Some(served)) = (has("cc"), served()) else {
         return;
     };
-    let folder = tempfile::tempdir().unwrap();
     // Linked with the shared library, and with the static one.
     for library in ["-lringfence", "-l:libringfence.a"] {
-        let program = folder.path().join("echo");
-        let compiled = Command::new("cc")
-            .args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic"])
-            .arg("-D_POSIX_C_SOURCE=200809L")
-            .arg(root().join("client/c/examples/echo.c"))
-            .arg("-I")
-            .arg(root().join("client/c/include"))
-            .arg("-L")
-            .arg(libraries())
-            .args([library, "-lpthread", "-ldl", "-lm", "-lgcc_s", "-o"])
-            .arg(&program)
-            .output()
-            .unwrap();
-        succeeded(&compiled);
-        let run = Command::new(&program)
-            .arg(&served.path)
-            .env("LD_LIBRARY_PATH", libraries())
-            .output()
-            .unwrap();
         let expected = expected();
         assert_eq!(
-            succeeded(&run),
+            run_c("client/c/examples/echo.c", library, &served.path),
             format!(
                 "blocking: {expected}\ncallback: status 00000000, {expected}\nin place: {}\n",
                 coded(0x5A)
             )
         );
     }
+}
+
+#[test]
+fn c_program_frees_its_contexts_when_it_has_disconnected() {
+    let (true, Some(served)) = (has("cc"), served()) else {
+        return;
+    };
+    assert_eq!(
+        run_c("tests/data/client_ends.c", "-lringfence", &served.path),
+        "without a thread: 8 cancelled\nwith a thread: 8 cancelled\nin a callback: 8 cancelled\n\
+         in a callback of the thread: 8 cancelled\nanother thread's call: ended\nfull: c0000044, cancel 00000000\n"
+    );
 }
 
 #[test]

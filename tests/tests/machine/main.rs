@@ -6,6 +6,7 @@
 )]
 
 mod channel;
+mod channel_ends;
 mod channel_load;
 mod channel_memory;
 mod channel_processes;

@@ -1,6 +1,8 @@
 //! Socket activation (sd_listen_fds(3)): the listening socket comes from whoever started this process.
 
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 
 use displaydoc::Display;
 use listenfd::ListenFd;
@@ -29,6 +31,13 @@ pub enum ActivationError {
     },
     /// what was passed in (LISTEN_FDS) is no listening Unix stream socket
     Kind(#[source] std::io::Error),
+    /// what was passed in (LISTEN_FDS) is a connection, not a listening Unix stream socket: pass the listening one (systemd: Accept=no)
+    NotListening,
+    /// --socket {wanted} is not the socket that was passed in (LISTEN_FDS): leave out one of the two
+    Another {
+        /// The path of `--socket`.
+        wanted: String,
+    },
 }
 
 /// The index of the socket to take.
@@ -47,11 +56,42 @@ fn choose(count: usize, names: &str) -> Result<usize, ActivationError> {
     }
 }
 
-/// Takes the socket that was passed in, if one was. To be called once, before there are threads.
+/// Whether a socket that was passed in is the one at a path.
+fn is_at(listener: &UnixListener, path: &Path) -> bool {
+    let Ok(address) = listener.local_addr() else {
+        return false;
+    };
+    let Some(bound) = address.as_pathname() else {
+        return false;
+    };
+    let file = |path: &Path| {
+        let metadata = path.metadata().ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    bound == path || file(bound).is_some_and(|bound| Some(bound) == file(path))
+}
+
+/// Looks at a socket that was passed in; `wanted` is the path of `--socket`.
+fn check(listener: &UnixListener, wanted: Option<&Path>) -> Result<(), ActivationError> {
+    let is_listening = rustix::net::sockopt::socket_acceptconn(listener)
+        .map_err(|error| ActivationError::Kind(error.into()))?;
+    if !is_listening {
+        return Err(ActivationError::NotListening);
+    }
+    match wanted {
+        Some(wanted) if !is_at(listener, wanted) => Err(ActivationError::Another {
+            wanted: wanted.display().to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Takes the socket that was passed in, if one was. `wanted` is the path of `--socket`. To be called once, before there are
+/// threads.
 ///
 /// # Errors
 /// See [`ActivationError`].
-pub(super) fn take() -> Result<Option<Passed>, ActivationError> {
+pub(super) fn take(wanted: Option<&Path>) -> Result<Option<Passed>, ActivationError> {
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut passed = ListenFd::from_env();
     if passed.len() == 0 {
@@ -61,6 +101,9 @@ pub(super) fn take() -> Result<Option<Passed>, ActivationError> {
     let listener = passed
         .take_unix_listener(index)
         .map_err(ActivationError::Kind)?;
+    if let Some(listener) = &listener {
+        check(listener, wanted)?;
+    }
     let is_own = names.split(':').nth(index) == Some(OWN_SOCKET_NAME);
     Ok(listener.map(|listener| Passed { listener, is_own }))
 }
@@ -68,6 +111,24 @@ pub(super) fn take() -> Result<Option<Passed>, ActivationError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn socket_listens_where_it_is_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let elsewhere = folder.path().join("other");
+        assert!(check(&listener, None).is_ok());
+        assert!(check(&listener, Some(&path)).is_ok());
+        std::os::unix::fs::symlink(&path, &elsewhere).unwrap();
+        assert!(check(&listener, Some(&elsewhere)).is_ok());
+        let another = check(&listener, Some(&folder.path().join("none")));
+        assert!(matches!(another, Err(ActivationError::Another { .. })));
+        let (connection, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        let connection = UnixListener::from(std::os::fd::OwnedFd::from(connection));
+        let refused = check(&connection, None);
+        assert!(matches!(refused, Err(ActivationError::NotListening)));
+    }
 
     #[test]
     fn one_socket_is_it_and_of_several_the_named_one() {

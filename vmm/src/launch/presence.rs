@@ -113,7 +113,7 @@ pub fn begin(wish: &Wish<'_>) -> Result<Begun, LaunchError> {
     {
         return supervised(folder, is_detached).map(|presence| Begun::Run(Box::new(presence)));
     }
-    let inherited = activation::take()?;
+    let inherited = activation::take(wish.socket)?;
     let is_detached = role == Role::Detached;
     if wish.detach && !is_detached {
         let directory = RunDirectory::open(wish.run_directory)?;

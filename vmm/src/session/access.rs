@@ -65,11 +65,10 @@ impl Access {
         self.groups.first().copied().filter(|_| lets_group_in)
     }
 
-    /// Whether a peer may connect. One that may not is logged.
-    pub(super) fn allows(&self, socket: &UnixStream) -> bool {
+    /// Whether a peer may connect; why it may not.
+    pub(super) fn check(&self, socket: &UnixStream) -> Result<(), String> {
         let Ok(credentials) = rustix::net::sockopt::socket_peercred(socket) else {
-            tracing::warn!("a client is refused: the kernel does not say who it is");
-            return false;
+            return Err("the kernel does not say who it is".to_owned());
         };
         let peer = Peer {
             user: credentials.uid.as_raw(),
@@ -77,16 +76,13 @@ impl Access {
             process: credentials.pid.as_raw_nonzero().get(),
         };
         let own = rustix::process::geteuid().as_raw();
-        let is_allowed = self.allows_peer(peer, own, || peer_groups(socket));
-        if !is_allowed {
-            tracing::warn!(
-                "a client is refused: process {} of user {}, group {}; the policy's [clients] names neither",
-                peer.process,
-                peer.user,
-                peer.group
-            );
+        if self.allows_peer(peer, own, || peer_groups(socket)) {
+            return Ok(());
         }
-        is_allowed
+        Err(format!(
+            "process {} of user {}, group {}; the policy's [clients] names neither",
+            peer.process, peer.user, peer.group
+        ))
     }
 
     fn allows_peer(&self, peer: Peer, own: u32, groups: impl FnOnce() -> Vec<u32>) -> bool {
@@ -184,6 +180,6 @@ mod tests {
         of_socket.sort_unstable();
         own.sort_unstable();
         assert_eq!(of_socket, own);
-        assert!(Access::default().allows(&one));
+        assert_eq!(Access::default().check(&one), Ok(()));
     }
 }

@@ -3,6 +3,7 @@
 
 use super::client::{Attachment, Caller};
 use super::device::{Device, PnpStep, PowerState};
+use super::hangup::Hangup;
 pub use super::stats::{RuleStats, Stats};
 use crate::devices::RunningModel;
 use crate::observe::crash::CrashReport;
@@ -77,6 +78,9 @@ pub enum DriverError {
 ///
 /// Its handles are its own, and so is its IOPM. Dropping it ends the process, which closes its handles.
 pub trait RunningDriver: Send {
+    /// Says whose process it is. When the client has gone, opening, closing and transfers return at once with
+    /// [`DriverError::Gone`]; what is under way is cancelled when this is dropped.
+    fn watch(&mut self, client: &Hangup);
     /// Opens a device: a Win32 path (`\\.\giveio`) or an NT path (`\Device\giveio`, `\??\giveio`), UTF-8.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ use super::client::status;
 use super::client::waker::Waker;
 use super::client_memory::ClientMemory;
 use super::driver::{DriverError, Stats};
+use super::hangup::Answer;
 use super::link::ProcessIds;
 use super::responder::Responder;
 use crate::devices::RunningModel;
@@ -64,7 +65,7 @@ pub(super) struct Output {
 #[derive(Debug)]
 pub(super) enum Reply {
     /// A thread that waits.
-    Waiter(Sender<Result<Done, DriverError>>),
+    Waiter(Arc<Answer>),
     /// A client of the channel: its id, and the head of the request's chain.
     Client(u64, u16),
     /// The engine: the shim serves this client's queue, in that slot.

@@ -5,6 +5,7 @@ use super::device::{Device, PnpStep, PowerState};
 use super::driver::{
     DriverError, Handle, IoResult, PortWidth, RunningDriver, RunningMachine, Stats,
 };
+use super::hangup::Hangup;
 use crate::devices::{Gameport, PortDevice, RunningModel};
 use crate::observe::clock::Clock;
 use crate::observe::crash::{CrashReport, Reporter};
@@ -19,7 +20,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use vmm_sys_util::eventfd::EventFd;
 
-/// Echoes control codes, keeps port values, grants ports once it was opened; 0xDEAD crashes it, 0x510 hangs it.
+/// Echoes control codes, keeps port values, grants ports once it was opened; 0xDEAD crashes it, 0x510 hangs it, 0xF0E7E4
+/// is pending for ever.
 #[derive(Debug)]
 pub(crate) struct Fake {
     opened: u64,
@@ -27,6 +29,7 @@ pub(crate) struct Fake {
     live: Arc<AtomicU64>,
     state: (&'static str, String),
     joystick: Gameport,
+    client: Hangup,
 }
 
 impl Fake {
@@ -66,6 +69,10 @@ fn done(output: Vec<u8>) -> IoResult {
 }
 
 impl RunningDriver for Fake {
+    fn watch(&mut self, client: &Hangup) {
+        self.client = client.clone();
+    }
+
     fn open(&mut self, path: &str) -> Result<Handle, DriverError> {
         if path != r"\\.\fake" {
             return Err(DriverError::Status(NtStatus::OBJECT_NAME_NOT_FOUND));
@@ -89,6 +96,12 @@ impl RunningDriver for Fake {
             0x22_2004 => {
                 let bytes = input.len().min(output_bytes as usize);
                 Ok(done(input[..bytes].to_vec()))
+            }
+            0xF0_E7E4 => {
+                let (sender, answer) = std::sync::mpsc::channel();
+                let sender = Arc::new(sender);
+                self.client.watch(&sender);
+                Err(answer.recv().unwrap().unwrap_err())
             }
             0xDEAD => {
                 let record = CrashRecord {
@@ -229,6 +242,7 @@ impl RunningMachine for FakeMachine {
             live: Arc::clone(&self.live),
             state: ("started", "D0".into()),
             joystick: Gameport::new([0; 4], 0),
+            client: Hangup::default(),
         }))
     }
 

@@ -12,6 +12,7 @@ use abi::channel::Operation;
 use super::client::waker::Postbox;
 use super::driver::DriverError;
 use super::engine::{Done, Fate, Job, Message, Output, Reply};
+use super::hangup::Hangup;
 use super::interrupt::Interrupt;
 use crate::machine::Stopper;
 use crate::machine::processor_share::held_back;
@@ -98,6 +99,14 @@ impl Call {
     }
 }
 
+/// A request that was made.
+#[derive(Debug)]
+pub(super) struct Submitted {
+    id: u64,
+    process: u32,
+    answer: Receiver<Result<Done, DriverError>>,
+}
+
 impl Link {
     pub(super) fn new(
         sender: Postbox<Message>,
@@ -135,11 +144,16 @@ impl Link {
             .map_err(|_| self.fate.error())
     }
 
-    pub(super) fn submit(
-        &self,
-        call: Call,
-    ) -> Result<(u64, Receiver<Result<Done, DriverError>>), DriverError> {
+    pub(super) fn submit(&self, call: Call) -> Result<Submitted, DriverError> {
+        self.submit_for(call, None)
+    }
+
+    fn submit_for(&self, call: Call, client: Option<&Hangup>) -> Result<Submitted, DriverError> {
         let (reply, answer) = channel();
+        let reply = Arc::new(reply);
+        if let Some(client) = client {
+            client.watch(&reply);
+        }
         let id = self.next_request.fetch_add(1, Ordering::Relaxed);
         let Call {
             operation,
@@ -161,13 +175,24 @@ impl Link {
             }),
             reply: Reply::Waiter(reply),
         }))?;
-        Ok((id, answer))
+        Ok(Submitted {
+            id,
+            process,
+            answer,
+        })
     }
 
     /// Makes a request and waits for its completion. One that stays pending for too long is cancelled, as an
     /// application would (CancelIo); a driver that does not complete it even then has timed out.
     pub(super) fn call(&self, call: Call) -> Result<Done, DriverError> {
-        self.call_unless(call, None)
+        let asked = self.submit(call)?;
+        self.answer(asked, None)
+    }
+
+    /// As [`Self::call`], for a client: when it has gone there is no wait. Who ends its process then cancels the request.
+    pub(super) fn call_for(&self, call: Call, client: &Hangup) -> Result<Done, DriverError> {
+        let asked = self.submit_for(call, Some(client))?;
+        self.answer(asked, None)
     }
 
     /// As [`Self::call`]; a signal ends the wait, and the machine.
@@ -176,8 +201,16 @@ impl Link {
         call: Call,
         interrupt: Option<Interrupt>,
     ) -> Result<Done, DriverError> {
-        let process = call.process;
-        let (id, answer) = self.submit(call)?;
+        let asked = self.submit(call)?;
+        self.answer(asked, interrupt)
+    }
+
+    fn answer(&self, asked: Submitted, interrupt: Option<Interrupt>) -> Result<Done, DriverError> {
+        let Submitted {
+            id,
+            process,
+            answer,
+        } = asked;
         let (asked, held_before) = (Instant::now(), held_back());
         loop {
             // While the guest is held back (`--cpu`) it cannot answer.
@@ -216,12 +249,16 @@ impl Link {
 
     /// As [`Self::call`], with a failure status as an error.
     pub(super) fn call_checked(&self, call: Call) -> Result<Done, DriverError> {
-        let done = self.call(call)?;
-        if is_error(done.status) {
-            return Err(DriverError::Status(NtStatus(done.status)));
-        }
-        Ok(done)
+        checked(self.call(call)?)
     }
+}
+
+/// A failure status as an error.
+pub(super) fn checked(done: Done) -> Result<Done, DriverError> {
+    if is_error(done.status) {
+        return Err(DriverError::Status(NtStatus(done.status)));
+    }
+    Ok(done)
 }
 
 /// NT_ERROR: the two highest bits are set.

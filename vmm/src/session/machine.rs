@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::client::{Attachment, Caller, handshake};
 use super::driver::{DriverError, RunningDriver, RunningMachine, Stats};
 use super::engine::Message;
+use super::hangup::Hangup;
 use super::link::{Call, Link};
 use super::process::{AttachedClient, Process};
 use crate::hardware::HostInterrupts;
@@ -82,6 +83,7 @@ impl Machine {
         Ok(Process {
             link: Arc::clone(&self.link),
             id,
+            client: Hangup::default(),
         })
     }
 }

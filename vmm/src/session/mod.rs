@@ -17,6 +17,7 @@
 //! | `interpreter` | executes commands and says what came of them |
 //! | `server`, `admission`, `protocol` | the control socket |
 //! | `access` | who may use it |
+//! | `hangup` | giving up what a text client wanted that is gone |
 //! | `interrupt` | SIGINT and SIGTERM |
 //! | `privileges` | giving them up before the guest runs |
 
@@ -33,6 +34,7 @@ pub mod exit_code;
 #[cfg(test)]
 pub(crate) mod fake;
 mod function_window;
+pub mod hangup;
 mod host_memory;
 mod image;
 pub mod interpreter;

@@ -10,7 +10,8 @@ use super::client::Attachment;
 use super::device::{Device, PnpStep, PowerState};
 use super::driver::{DriverError, Handle, IoResult, PortWidth, RunningDriver, Stats};
 use super::engine::Message;
-use super::link::{Call, Link, is_error};
+use super::hangup::Hangup;
+use super::link::{Call, Link, checked, is_error};
 use super::machine::lock;
 use crate::devices::RunningModel;
 use crate::machine::PortExit;
@@ -28,6 +29,7 @@ const STATUS_INSUFFICIENT_RESOURCES: u32 = 0xC000_009A;
 pub struct Process {
     pub(super) link: Arc<Link>,
     pub(super) id: u32,
+    pub(super) client: Hangup,
 }
 
 impl Process {
@@ -68,7 +70,7 @@ impl Process {
     }
 
     fn transfer(&self, call: Call) -> Result<IoResult, DriverError> {
-        let done = self.link.call(call)?;
+        let done = self.link.call_for(call, &self.client)?;
         Ok(IoResult {
             status: NtStatus(done.status),
             information: done.information,
@@ -106,6 +108,10 @@ fn nt_path(path: &str) -> String {
 }
 
 impl RunningDriver for Process {
+    fn watch(&mut self, client: &Hangup) {
+        self.client = client.clone();
+    }
+
     fn open(&mut self, path: &str) -> Result<Handle, DriverError> {
         let name: Vec<u8> = nt_path(path)
             .encode_utf16()
@@ -116,12 +122,13 @@ impl RunningDriver for Process {
             [0, name.len() as u64, DESIRED_ACCESS, 0, 0, 0],
         );
         call.input = Some((0, name));
-        self.link.call_checked(call).map(|done| Handle(done.value))
+        let done = checked(self.link.call_for(call, &self.client)?)?;
+        Ok(Handle(done.value))
     }
 
     fn close(&mut self, handle: Handle) -> Result<(), DriverError> {
-        self.link
-            .call_checked(self.call(Operation::Close, [handle.0, 0, 0, 0, 0, 0]))?;
+        let call = self.call(Operation::Close, [handle.0, 0, 0, 0, 0, 0]);
+        checked(self.link.call_for(call, &self.client)?)?;
         Ok(())
     }
 

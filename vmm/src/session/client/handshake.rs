@@ -28,6 +28,8 @@ pub(in crate::session) enum Wanted {
     Channel,
     /// Nothing: it is closed.
     Nothing,
+    /// Nothing yet, for as long as the socket lets a read take.
+    Silent,
 }
 
 /// Looks at a connection's first byte without taking it.
@@ -39,6 +41,7 @@ pub(in crate::session) fn wanted(socket: &UnixStream) -> Wanted {
             Ok(_) if Some(&first[0]) == MAGIC.first() => return Wanted::Channel,
             Ok(_) => return Wanted::Text,
             Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => return Wanted::Silent,
             Err(_) => return Wanted::Nothing,
         }
     }

@@ -2,7 +2,12 @@
 
 use super::*;
 use crate::session::fake::FakeMachine;
-use std::io::{BufRead, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// The longest that anything here may take.
+const LONG: Duration = Duration::from_secs(30);
 
 struct Running {
     path: PathBuf,
@@ -18,10 +23,15 @@ impl Running {
     }
 
     fn start_for(access: Access) -> Self {
+        Self::start_with(access, LONG)
+    }
+
+    fn start_with(access: Access, patience: Duration) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         let mut server = Server::bind(&path).unwrap();
         server.admit(access, Some(&path)).unwrap();
+        server.patience = patience;
         let stop = EventFd::new(0).unwrap();
         let theirs = stop.try_clone().unwrap();
         let fake = FakeMachine::default();
@@ -47,11 +57,38 @@ impl Running {
             .collect()
     }
 
+    /// A client that has had an answer.
+    fn served(&self) -> BufReader<UnixStream> {
+        let mut client = BufReader::new(UnixStream::connect(&self.path).unwrap());
+        client.get_ref().set_read_timeout(Some(LONG)).unwrap();
+        assert_eq!(stats(&mut client)["ok"], true);
+        client
+    }
+
+    /// Waits until so many clients are served.
+    fn wait_for_clients(&self, count: u64) {
+        let began = Instant::now();
+        while self.live.load(Ordering::SeqCst) != count {
+            assert!(began.elapsed() < LONG, "clients are left behind");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     fn end(mut self) -> PathBuf {
         self.stop.write(1).unwrap();
         self.thread.take().unwrap().join().unwrap();
         self.path.clone()
     }
+}
+
+fn stats(client: &mut BufReader<UnixStream>) -> serde_json::Value {
+    client
+        .get_mut()
+        .write_all(b"{\"command\":\"stats\"}\n")
+        .unwrap();
+    let mut answer = String::new();
+    client.read_line(&mut answer).unwrap();
+    serde_json::from_str(&answer).unwrap()
 }
 
 #[test]
@@ -160,6 +197,88 @@ fn only_those_whom_the_policy_names_are_served() {
             );
         }
     }
+    running.end();
+}
+
+#[test]
+fn those_whom_the_policy_does_not_name_keep_nobody_out() {
+    if !rustix::process::geteuid().is_root() {
+        // Nobody else can become another user.
+        return;
+    }
+    let clients = crate::policy::clients::Clients {
+        users: Vec::new(),
+        groups: Vec::new(),
+        socket_mode: 0o666,
+    };
+    let running = Running::start_for(Access::new(&clients).unwrap());
+    let directory = running.path.parent().unwrap();
+    std::fs::set_permissions(directory, Permissions::from_mode(0o755)).unwrap();
+    // More than there are places, and they say nothing.
+    let _silent: Vec<_> = (0..40)
+        .map(|_| connect_as(&running.path, 65_532, 65_532))
+        .collect();
+    drop(running.served());
+    running.end();
+}
+
+#[test]
+fn silent_client_gives_its_place_back() {
+    let running = Running::start_with(Access::default(), Duration::from_secs(1));
+    let mut served = running.served();
+    for begun in [&b""[..], b"{\"command"] {
+        let mut silent = UnixStream::connect(&running.path).unwrap();
+        silent.write_all(begun).unwrap();
+        let mut answer = String::new();
+        silent.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("no command"), "{answer}");
+    }
+    // One that has said something may be silent from then on, as it was meanwhile.
+    assert_eq!(stats(&mut served)["ok"], true);
+    running.end();
+}
+
+#[test]
+fn more_clients_than_places_are_refused_in_their_protocol() {
+    let running = Running::start();
+    let served: Vec<_> = (0..32).map(|_| running.served()).collect();
+    let refused = running.ask("{\"command\":\"stats\"}\n");
+    assert_eq!(refused[0]["text"], "32 clients are connected already");
+    let mut channel = UnixStream::connect(&running.path).unwrap();
+    channel.write_all(b"\0RFchan\n").unwrap();
+    let mut welcome = [0; 80];
+    channel.read_exact(&mut welcome).unwrap();
+    assert_eq!(
+        welcome.get(12..16),
+        Some(&0xC000_009A_u32.to_le_bytes()[..]),
+        "STATUS_INSUFFICIENT_RESOURCES"
+    );
+    drop(served);
+    running.wait_for_clients(0);
+    drop(running.served());
+    running.end();
+}
+
+#[test]
+fn request_of_a_client_that_is_gone_is_given_up() {
+    let running = Running::start();
+    let pend = b"{\"command\":\"open \\\\\\\\.\\\\fake\"}\n{\"command\":\"ioctl 0xf0e7e4\"}\n";
+    let mut patient = running.served();
+    patient.get_mut().write_all(pend).unwrap();
+    // It has said all that it wants to say, and waits for answers.
+    let half = patient.get_ref().shutdown(std::net::Shutdown::Write);
+    half.unwrap();
+    let mut client = running.served();
+    client.get_mut().write_all(pend).unwrap();
+    let mut opened = String::new();
+    client.read_line(&mut opened).unwrap();
+    assert!(opened.contains("STATUS_SUCCESS"), "{opened}");
+
+    drop(client);
+
+    running.wait_for_clients(1);
+    drop(patient);
+    running.wait_for_clients(0);
     running.end();
 }
 
