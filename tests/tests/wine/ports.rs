@@ -110,6 +110,7 @@ fn registers_survive_a_jump_that_is_undone(prefix: &Prefix) {
     let access = driver.access();
     access.open();
     let mut program = Steps::start(command(prefix, &["undone"], Some(&access)));
+    program.go_on();
     access.revoke();
     program.go_on();
     assert_eq!(program.line(), "undone: 0 failures");
