@@ -19,6 +19,9 @@ use integration_tests::is_lane;
 
 #[expect(dead_code, reason = "the other benchmarks use the rest of it")]
 mod floor;
+mod wine_prefix;
+
+use wine_prefix::{Prefix, numbers, ringfence, root};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -34,141 +37,6 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 /// Requests of one measurement.
 fn requests() -> usize {
     if is_lane() { 400 } else { 4000 }
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .map_or_else(PathBuf::new, Path::to_path_buf)
-}
-
-fn ringfence() -> PathBuf {
-    root().join("target/release/ringfence")
-}
-
-/// A prefix with one driver.
-struct Prefix {
-    path: PathBuf,
-    wine: PathBuf,
-    is_pinned: bool,
-}
-
-impl Prefix {
-    fn command(&self, program: &Path) -> Command {
-        let mut command = if self.is_pinned {
-            let mut command = Command::new("taskset");
-            command.args(["-c", "0"]).arg(program);
-            command
-        } else {
-            Command::new(program)
-        };
-        command
-            .env("WINEPREFIX", &self.path)
-            .env("WINEDEBUG", "-all")
-            .env("WINEDLLOVERRIDES", "mscoree,mshtml=")
-            .env_remove("DISPLAY")
-            .stdin(Stdio::null())
-            .stderr(Stdio::null());
-        command
-    }
-
-    fn wine(&self, arguments: &[&str]) -> Result<String, Failure> {
-        let output = self.command(&self.wine).args(arguments).output()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        if output.status.success() {
-            Ok(text)
-        } else {
-            Err(format!("wine {arguments:?}: {}: {text}", output.status).into())
-        }
-    }
-
-    /// Numbers that the program prints, in nanoseconds.
-    fn measure(&self, program: &Path, arguments: &[&str]) -> Result<Vec<u64>, Failure> {
-        let program = program.to_str().ok_or("a path")?;
-        numbers(&self.wine(&[&[program], arguments].concat())?)
-    }
-
-    /// A program, by `ringfence wine run`.
-    fn run(&self, program: &Path) -> Command {
-        let mut command = self.command(&ringfence());
-        command.args(["wine", "run", "--wine"]).arg(&self.wine);
-        command.arg("--prefix").arg(&self.path).arg(program);
-        command
-    }
-
-    /// The same of a program that `ringfence wine run` starts: its requests pass winedevice by.
-    fn measure_direct(&self, program: &Path, arguments: &[&str]) -> Result<Vec<u64>, Failure> {
-        let output = self.run(program).args(arguments).output()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        if output.status.success() {
-            numbers(&text)
-        } else {
-            Err(format!("wine run: {}: {text}", output.status).into())
-        }
-    }
-
-    /// Has its micro-VMs run in a privilege mode: what prefix.conf names is a script that adds the option.
-    fn set_privilege(&self, privilege: &str) -> Result<(), Failure> {
-        use std::os::unix::fs::PermissionsExt;
-        let script = self.path.join("ringfence-bench");
-        let text = format!(
-            "#!/bin/sh\nexec {} \"$@\" --privilege {privilege}\n",
-            ringfence().display()
-        );
-        std::fs::write(&script, text)?;
-        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
-        let file = self.path.join("drive_c/windows/ringfence/prefix.conf");
-        let lines = std::fs::read_to_string(&file)?;
-        let lines = lines.lines().map(|line| match line.split_once('=') {
-            Some(("ringfence", _)) => format!("ringfence={}\n", script.display()),
-            _ => format!("{line}\n"),
-        });
-        std::fs::write(&file, lines.collect::<String>())?;
-        Ok(())
-    }
-
-    /// Ends everything that runs in it, so that what is started next is pinned, or not.
-    fn pin(&mut self, is_pinned: bool) {
-        self.is_pinned = false;
-        // There may be nothing.
-        if is_lane() {
-            let _ = self.server("-k").is_ok();
-        } else {
-            let _ = self.wine(&["wineboot", "-k"]).is_ok();
-        }
-        std::thread::sleep(Duration::from_secs(1));
-        self.is_pinned = is_pinned;
-    }
-
-    /// Has the session outlive its last program, where a program takes longer to start than a session waits.
-    fn keep_session(&self) -> Result<(), Failure> {
-        if is_lane() {
-            self.server("-p")?;
-        }
-        Ok(())
-    }
-
-    fn server(&self, option: &str) -> Result<(), Failure> {
-        let status = self
-            .command(&self.wine.with_file_name("wineserver"))
-            .arg(option)
-            .stdout(Stdio::null())
-            .status()?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(format!("wineserver {option}: {status}").into())
-        }
-    }
-}
-
-fn numbers(text: &str) -> Result<Vec<u64>, Failure> {
-    text.split_whitespace()
-        .map(|word| {
-            word.parse()
-                .map_err(|_| format!("the program says {text:?}").into())
-        })
-        .collect()
 }
 
 fn micro(ns: u64) -> String {

@@ -1,6 +1,8 @@
 /* A program that touches ports, as unmodified programs do: it knows nothing of Ringfence. `ports.exe WHAT` prints what it
  * saw; tests/tests/wine/ports.rs says what that must be. Ports 0x300 to 0x37F keep what is written (the `ram` model).
  *
+ * One file, though a long one: the checks share the program, its handler and its accesses.
+ *
  * Exit status: 0 all as it should be, 2 a check failed (printed), 3 an exception that nothing took (printed).
  */
 #include <windows.h>

@@ -5,10 +5,28 @@ use super::*;
 
 /// A run in the foreground that serves `s`, with more options.
 fn serving(runs: &Runs, options: &[&str]) -> (Running, PathBuf) {
+    serving_with("--default-signal=HUP", runs, options)
+}
+
+/// With SIGHUP ignored or not: whoever runs the tests may have it either way, and children inherit that.
+fn serving_with(hangup: &str, runs: &Runs, options: &[&str]) -> (Running, PathBuf) {
     let socket = runs.path().join("s");
     let echo = driver("echo");
     let arguments = [&["run", &echo, "--socket", text(&socket)], options].concat();
-    let mut running = Running::start(&mut runs.command(&arguments));
+    let ringfence = runs.command(&arguments);
+    let mut command = std::process::Command::new("env");
+    command
+        .arg(hangup)
+        .arg(ringfence.get_program())
+        .args(ringfence.get_args())
+        .stdin(Stdio::null());
+    for (name, value) in ringfence.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let mut running = Running::start(&mut command);
     running.wait_for_socket(&socket);
     (running, socket)
 }
@@ -48,25 +66,7 @@ fn closed_terminal_is_nothing_to_a_run_that_ignores_it() {
         return;
     }
     let runs = Runs::new();
-    let socket = runs.path().join("s");
-    let program = runs.command(&[]).get_program().to_owned();
-    let mut nohup = runs.command(&[]);
-    nohup = {
-        let mut command = std::process::Command::new("sh");
-        command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]);
-        command.arg(program);
-        command.args(["run", &driver("echo"), "--socket", text(&socket)]);
-        for (name, value) in nohup.get_envs() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
-        command.stdin(Stdio::null());
-        command
-    };
-    let mut running = Running::start(&mut nohup);
-    running.wait_for_socket(&socket);
+    let (running, socket) = serving_with("--ignore-signal=HUP", &runs, &[]);
 
     running.signal("HUP");
 

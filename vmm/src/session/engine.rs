@@ -178,8 +178,8 @@ impl Fate {
         self.models.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells those who wait for the machine's end, or for that of its drivers, which are unloaded. Clients have had their farewell by then: the server ends their
-    /// connections when it is told.
+    /// Tells those who wait for the machine's end, or for that of its drivers, which are unloaded. Clients have had their
+    /// farewell by then: the server ends their connections when it is told.
     pub(super) fn announce(&self) {
         let watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
         for watcher in watchers.iter() {

@@ -276,4 +276,16 @@ mod tests {
         assert!(!is_error(0x8000_0005));
         assert!(!is_error(0x0000_0103));
     }
+
+    #[test]
+    fn chosen_process_ids_are_had_once() {
+        let ids = ProcessIds::default();
+        assert_eq!(ids.choose(0x14C), 0x14C);
+        // Of others' ranges, no id at all, and one that was there before.
+        for wish in [0x14C, 0, 4, 0x14E, 0x4000, 0x1_0000_0150] {
+            let given = ids.choose(wish);
+            assert!(given >= FIRST_PROCESS && given.is_multiple_of(PROCESS_STEP));
+        }
+        assert_ne!(ids.next(), ids.next());
+    }
 }
