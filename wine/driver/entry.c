@@ -52,7 +52,7 @@ static void keep(struct names *names, HANDLE pump_thread)
     NTSTATUS not_made;
     NTSTATUS status = names_update(names, rf.object, rf.channel, &version, &not_made);
     if (NT_SUCCESS(status)) {
-        /* A name that somebody else has: the driver's own DriverEntry would have failed with it. */
+        /* A device's name that somebody else has: the driver's own DriverEntry would have failed with it. */
         status = not_made;
     }
     ports_create(rf.object);

@@ -189,7 +189,8 @@ NTSTATUS names_update(struct names *names, DRIVER_OBJECT *driver, struct rf_chan
         while (next_line(&at, end, &line)) {
             if (line.lengths[0] == (is_link ? 4u : 6u)) {
                 NTSTATUS made = add(names, driver, &line, is_link);
-                *not_made = NT_SUCCESS(*not_made) ? made : *not_made;
+                /* Links outlive a process of Wine's that was killed: one that is there already may be of our own start before. */
+                *not_made = NT_SUCCESS(*not_made) && !is_link ? made : *not_made;
             }
         }
     }
