@@ -337,9 +337,10 @@ static int patch(struct port_site *site)
 
     patch_those_behind(site);
 
-    if (!port_decode((const volatile uint8_t *)site->at, sizeof(void *) == 8, &site->decoded) || site->decoded.is_string ||
-        VirtualQuery((void *)site->at, &memory, sizeof memory) == 0 || memory.Type != MEM_IMAGE ||
-        (uintptr_t)memory.BaseAddress + memory.RegionSize - site->at < JUMP_BYTES || is_behind_another(site)) {
+    /* A site of code that is not there any more is not read. */
+    if (VirtualQuery((void *)site->at, &memory, sizeof memory) == 0 || memory.Type != MEM_IMAGE ||
+        (uintptr_t)memory.BaseAddress + memory.RegionSize - site->at < JUMP_BYTES || is_behind_another(site) ||
+        !port_decode((const volatile uint8_t *)site->at, sizeof(void *) == 8, &site->decoded) || site->decoded.is_string) {
         return 0;
     }
     for (unsigned i = 0; i < sizeof distance; i++) {
