@@ -3,20 +3,49 @@
 use super::launching::Runs;
 use super::*;
 
-/// A run in the foreground that serves `s`, with more options.
-fn serving(runs: &Runs, options: &[&str]) -> (Running, PathBuf) {
-    serving_with("--default-signal=HUP", runs, options)
+/// What a run does at SIGHUP: whoever runs the tests may have it either way, and children inherit that.
+enum Hangup {
+    Ends,
+    IsIgnored,
 }
 
-/// With SIGHUP ignored or not: whoever runs the tests may have it either way, and children inherit that.
-fn serving_with(hangup: &str, runs: &Runs, options: &[&str]) -> (Running, PathBuf) {
+impl Hangup {
+    /// What makes it so for a program, whose path and arguments come behind. A shell cannot undo what it has inherited, and
+    /// busybox' `env` knows no signals.
+    fn wrapper(&self) -> &'static [&'static str] {
+        match self {
+            Self::IsIgnored => &["sh", "-c", "trap '' HUP; exec \"$0\" \"$@\""],
+            Self::Ends if is_hangup_ignored() => &["env", "--default-signal=HUP"],
+            Self::Ends => &["env"],
+        }
+    }
+}
+
+/// SIGHUP's bit in a signal mask of /proc: signal(7) numbers it 1.
+const SIGHUP_BIT: u64 = 1;
+
+/// Whether this process ignores SIGHUP, as under nohup.
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = u64::from_str_radix(mask.unwrap().trim(), 16).unwrap();
+    mask & SIGHUP_BIT != 0
+}
+
+/// A run in the foreground that serves `s`, with more options.
+fn serving(runs: &Runs, options: &[&str]) -> (Running, PathBuf) {
+    serving_with(&Hangup::Ends, runs, options)
+}
+
+fn serving_with(hangup: &Hangup, runs: &Runs, options: &[&str]) -> (Running, PathBuf) {
     let socket = runs.path().join("s");
     let echo = driver("echo");
     let arguments = [&["run", &echo, "--socket", text(&socket)], options].concat();
     let ringfence = runs.command(&arguments);
-    let mut command = std::process::Command::new("env");
+    let (wrapper, rest) = hangup.wrapper().split_first().unwrap();
+    let mut command = std::process::Command::new(wrapper);
     command
-        .arg(hangup)
+        .args(rest)
         .arg(ringfence.get_program())
         .args(ringfence.get_args())
         .stdin(Stdio::null());
@@ -66,7 +95,7 @@ fn closed_terminal_is_nothing_to_a_run_that_ignores_it() {
         return;
     }
     let runs = Runs::new();
-    let (running, socket) = serving_with("--ignore-signal=HUP", &runs, &[]);
+    let (running, socket) = serving_with(&Hangup::IsIgnored, &runs, &[]);
 
     running.signal("HUP");
 

@@ -15,42 +15,46 @@ use integration_tests::program::Ended;
 pub(crate) use self::prefix::{Moved, Prefix};
 pub(crate) use self::wine::{Release, Width, Wine};
 
-/// Makes tests of functions that take a [`Prefix`]: in a module for each Wine. Those behind `everywhere:` always run with the
-/// newer one too, where it is set up; the others only with RINGFENCE_TEST_WINE_ALL set, for they take long.
+/// Makes tests of functions that take a [`Prefix`]: for each one a module with a test for each Wine, so that those that follow
+/// each other do not wait for the same prefix. Those behind `everywhere:` always run with the newer one too, where it is
+/// set up; the others only with RINGFENCE_TEST_WINE_ALL set, for they take long.
 macro_rules! prefix_tests {
     (
         $($name:ident),* $(,)?
         $(; everywhere: $($main:ident),* $(,)?)?
     ) => {
-        prefix_tests!(@module bits64 Own Bits64 { $($name)* $($($main)*)? } {});
-        prefix_tests!(@module bits32 Own Bits32 { $($name)* $($($main)*)? } {});
-        prefix_tests!(@module trixie64 Trixie Bits64 { $($($main)*)? } { $($name)* });
-        prefix_tests!(@module trixie32 Trixie Bits32 { $($($main)*)? } { $($name)* });
-        prefix_tests!(@module trixie_wow64 TrixieWow64 Bits32 { $($($main)*)? } { $($name)* });
+        $(prefix_tests!(@tests $name is_for_all);)*
+        $($(prefix_tests!(@tests $main is_for_main);)*)?
     };
-    (@module $module:ident $release:ident $width:ident { $($name:ident)* } { $($long:ident)* }) => {
-        mod $module {
+    (@tests $name:ident $newer:ident) => {
+        mod $name {
+            prefix_tests!(@test bits64 $name Own Bits64 is_for_main);
+            prefix_tests!(@test bits32 $name Own Bits32 is_for_main);
+            prefix_tests!(@test trixie64 $name Trixie Bits64 $newer);
+            prefix_tests!(@test trixie32 $name Trixie Bits32 $newer);
+            prefix_tests!(@test trixie_wow64 $name TrixieWow64 Bits32 $newer);
+        }
+    };
+    (@test $test:ident $name:ident $release:ident $width:ident $is_run:ident) => {
+        #[test]
+        fn $test() {
             const WINE: $crate::harness::Wine = $crate::harness::Wine {
                 release: $crate::harness::Release::$release,
                 width: $crate::harness::Width::$width,
             };
-            $(#[test]
-            fn $name() {
-                if let Some(prefix) = $crate::harness::Prefix::take(WINE) {
-                    super::$name(&prefix);
-                }
-            })*
-            $(#[test]
-            fn $long() {
-                if !$crate::harness::is_for_all() {
-                    return;
-                }
-                if let Some(prefix) = $crate::harness::Prefix::take(WINE) {
-                    super::$long(&prefix);
-                }
-            })*
+            if !$crate::harness::$is_run() {
+                return;
+            }
+            if let Some(prefix) = $crate::harness::Prefix::take(WINE) {
+                super::$name(&prefix);
+            }
         }
     };
+}
+
+/// What always runs.
+pub(crate) const fn is_for_main() -> bool {
+    true
 }
 
 /// Whether every test is to run with every Wine.

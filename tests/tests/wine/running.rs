@@ -138,16 +138,19 @@ impl Access {
 pub(crate) struct Steps {
     child: std::process::Child,
     lines: std::sync::mpsc::Receiver<String>,
+    /// Standard error: not a pipe, which services of Wine's would hold open.
+    stderr: tempfile::NamedTempFile,
 }
 
 impl Steps {
     pub(crate) fn start(mut command: Command) -> Self {
         use std::io::BufRead;
         use std::process::Stdio;
+        let stderr = tempfile::NamedTempFile::new().unwrap();
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(stderr.reopen().unwrap())
             .spawn()
             .unwrap();
         let stdout = child.stdout.take().unwrap();
@@ -162,13 +165,20 @@ impl Steps {
                 }
             }
         });
-        Self { child, lines }
+        Self {
+            child,
+            lines,
+            stderr,
+        }
     }
 
     /// The next line.
     pub(crate) fn line(&self) -> String {
-        let line = self.lines.recv_timeout(4 * patience());
-        line.expect("a line of the program").trim().to_owned()
+        let Ok(line) = self.lines.recv_timeout(4 * patience()) else {
+            let stderr = std::fs::read_to_string(self.stderr.path());
+            panic!("the program says no line; {stderr:?}");
+        };
+        line.trim().to_owned()
     }
 
     /// Lets it go on from its question.

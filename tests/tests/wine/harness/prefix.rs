@@ -1,7 +1,9 @@
 //! Prefixes, which are kept from one run to the next, and what is in them.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -21,7 +23,10 @@ pub(super) struct Shared {
     path: PathBuf,
     /// The test programs.
     pub(super) programs: PathBuf,
-    turn: Mutex<()>,
+    /// With whether the last test has left it as it was.
+    turn: Mutex<bool>,
+    /// Locked while this process has it: another one's tests would end its sessions.
+    _own: File,
 }
 
 impl Shared {
@@ -50,11 +55,15 @@ impl Shared {
         }
         // The prefix is kept: making it takes longer than the tests.
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(wine.folder());
+        std::fs::create_dir_all(&folder).unwrap();
+        let own = File::create(folder.join("lock")).unwrap();
+        own.lock().unwrap();
         let shared = Self {
             wine,
             path: folder.join("prefix"),
             programs: folder.join("programs"),
-            turn: Mutex::new(()),
+            turn: Mutex::new(false),
+            _own: own,
         };
         std::fs::create_dir_all(&shared.programs).unwrap();
         shared.build_programs();
@@ -100,7 +109,9 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct Prefix {
     pub(super) shared: &'static Shared,
-    _turn: MutexGuard<'static, ()>,
+    /// Whether its session stays when no program runs.
+    is_kept: Cell<bool>,
+    turn: MutexGuard<'static, bool>,
 }
 
 impl Prefix {
@@ -108,12 +119,15 @@ impl Prefix {
     pub(crate) fn take(wine: impl Into<Wine>) -> Option<Self> {
         let shared = Shared::of(wine.into())?;
         let turn = shared.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let prefix = Self {
+        let mut prefix = Self {
             shared,
-            _turn: turn,
+            is_kept: Cell::new(false),
+            turn,
         };
         // A test that was killed has left something.
-        prefix.clean();
+        if !std::mem::take(&mut *prefix.turn) {
+            prefix.clean();
+        }
         Some(prefix)
     }
 
@@ -178,6 +192,7 @@ impl Prefix {
     pub(crate) fn keep_session(&self) {
         // A server that runs cannot be made to stay.
         self.shared.end_session();
+        self.is_kept.set(true);
         assert!(has(self.shared.command("wineserver").arg("-p")));
         assert_eq!(self.shared.wine(&["cmd", "/c", "exit"]).code, Some(0));
     }
@@ -282,12 +297,30 @@ impl Prefix {
     }
 }
 
+impl Prefix {
+    /// Whether nothing but `wine run` has changed it: its files are all that is there of ours.
+    fn has_programs_alone(&self) -> bool {
+        let folder = self.ringfence_folder();
+        let is_used = folder.join("prefix.conf").exists() || folder.join("services").exists();
+        !is_used && !self.is_kept.get()
+    }
+}
+
 impl Drop for Prefix {
     fn drop(&mut self) {
-        self.shared.end_session();
-        if !std::thread::panicking() {
-            self.clean();
+        if std::thread::panicking() {
+            self.shared.end_session();
+            return;
         }
+        if self.has_programs_alone() {
+            // The session may go on: beginning one takes longer than most tests.
+            let folder = self.ringfence_folder();
+            *self.turn = !folder.exists() || std::fs::remove_dir_all(&folder).is_ok();
+            return;
+        }
+        self.shared.end_session();
+        self.clean();
+        *self.turn = true;
     }
 }
 

@@ -11,8 +11,10 @@
 //! | winedevice.exe.wine, winedevice32.exe.wine | while the prefix intercepts: Wine's own winedevice.exe |
 
 use std::ffi::OsStr;
+use std::fs::Permissions;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::prefix::Prefix;
@@ -74,21 +76,23 @@ fn lines(values: &[(&str, Option<&Path>)]) -> Result<Vec<u8>, Failure> {
     Ok(text)
 }
 
-/// Writes a file, whole or not at all.
+/// Writes a file, whole or not at all. Others may be writing the same one: the last of them has written it.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let failed = |error| Failure::file(path, &error);
     let folder = path.parent().unwrap_or_else(|| Path::new("/"));
     std::fs::create_dir_all(folder).map_err(failed)?;
-    let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(".new");
-    let unfinished = PathBuf::from(unfinished);
-    let written = std::fs::File::create(&unfinished)
-        .and_then(|mut file| file.write_all(bytes))
-        .and_then(|()| std::fs::rename(&unfinished, path));
-    written.map_err(|error| {
-        let _ = std::fs::remove_file(&unfinished).is_ok();
-        failed(error)
-    })
+    // Wine reads it as whatever user it is there.
+    let mut unfinished = tempfile::Builder::new()
+        .prefix(".")
+        .suffix(".new")
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder)
+        .map_err(failed)?;
+    unfinished.write_all(bytes).map_err(failed)?;
+    unfinished
+        .persist(path)
+        .map_err(|error| failed(error.error))?;
+    Ok(())
 }
 
 /// Removes a file; one that is not there is removed.
@@ -282,6 +286,26 @@ mod tests {
         ] {
             assert!(!is_name(name), "{name}");
         }
+    }
+
+    #[test]
+    fn file_that_many_write_at_once_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("services").join("a.sys");
+        std::thread::scope(|scope| {
+            for byte in 0..8_u8 {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        write(path, &[byte; 10_000]).unwrap();
+                    }
+                });
+            }
+        });
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!(bytes, [bytes[0]; 10_000]);
+        let entries = std::fs::read_dir(path.parent().unwrap()).unwrap();
+        assert_eq!(entries.count(), 1, "nothing else is left");
     }
 
     #[test]
