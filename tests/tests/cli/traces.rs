@@ -3,6 +3,9 @@
 use super::devices::lpt;
 use super::*;
 
+/// What a flood may take in the lane's emulator beside other tests: thousands of exits.
+const FLOOD_SECONDS: &str = "120";
+
 #[test]
 fn flood_of_prints_is_bounded_in_the_log() {
     if !has_kvm() {
@@ -12,6 +15,8 @@ fn flood_of_prints_is_bounded_in_the_log() {
     let ended = run(&[
         "run",
         &driver("faulty"),
+        "--timeout",
+        FLOOD_SECONDS,
         "-c",
         r"open \\.\faulty",
         "-c",
@@ -34,6 +39,8 @@ fn flood_of_denied_ports_is_bounded_in_the_log() {
     let ended = run(&[
         "run",
         &driver("faulty"),
+        "--timeout",
+        FLOOD_SECONDS,
         "-c",
         r"open \\.\faulty",
         "-c",
