@@ -369,7 +369,7 @@ mod tests {
         let _recorder = Recorder::create(file.path(), Keep::All).unwrap();
         let recording = Recording::from_path(file.path()).unwrap();
         assert!(recording.accesses.is_empty());
-        assert_eq!(recording.end, End::GoesOn);
+        assert_eq!(recording.end, crate::recording::End::GoesOn);
     }
 
     #[test]
