@@ -133,9 +133,10 @@ impl Connection {
 }
 
 impl AsFd for Connection {
-    /// Readable when [`Connection::next_completion`] may have something, for poll and epoll.
+    /// Readable when [`Connection::next_completion`] may have something, for poll and epoll. Other threads may wait in calls
+    /// meanwhile.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.shared.ready.as_fd()
+        self.shared.show()
     }
 }
 

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use abi::client::{DATA_MAX, Hello, MAGIC, QUEUE_MAX, QueueLayout, VERSION, Welcome};
+use rustix::io::retry_on_intr;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -48,12 +49,15 @@ fn receive(socket: &UnixStream) -> Result<(Welcome, Vec<OwnedFd>), Error> {
     let mut bytes = [0; size_of::<Welcome>()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = rustix::net::recvmsg(
-        socket,
-        &mut [IoSliceMut::new(&mut bytes)],
-        &mut ancillary,
-        RecvFlags::WAITALL | RecvFlags::CMSG_CLOEXEC,
-    )?;
+    // A driver that is being started may take a while: signals come and go.
+    let received = retry_on_intr(|| {
+        rustix::net::recvmsg(
+            socket,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut ancillary,
+            RecvFlags::WAITALL | RecvFlags::CMSG_CLOEXEC,
+        )
+    })?;
     let mut descriptors = Vec::new();
     for message in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {

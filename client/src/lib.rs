@@ -46,6 +46,7 @@ mod pinned;
 mod queue;
 mod request;
 mod shared;
+mod shown;
 mod state;
 
 pub use abi::client::{Opcode, Statistics};

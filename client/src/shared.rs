@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -18,7 +18,8 @@ use crate::looking::Next;
 use crate::pinned::{DataArea, Part};
 use crate::queue::Queue;
 use crate::request::{Completion, Notify, Request};
-use crate::state::{Due, HEADER, NOT_CONNECTED, Pending, RESULT, State};
+use crate::shown::Shown;
+use crate::state::{Due, HEADER, INVALID_PARAMETER, NOT_CONNECTED, Pending, RESULT, State};
 
 /// STATUS_QUOTA_EXCEEDED: as many requests are under way as can be.
 const QUOTA_EXCEEDED: u32 = 0xC000_0044;
@@ -36,7 +37,8 @@ pub(crate) struct Shared {
     call: OwnedFd,
     socket: UnixStream,
     /// Readable when `call` or `socket` is.
-    pub(crate) ready: OwnedFd,
+    ready: OwnedFd,
+    shown: Shown,
     pub(crate) area: DataArea,
     pub(crate) process: u32,
     transfer_max: u32,
@@ -53,6 +55,7 @@ impl Shared {
         socket.set_nonblocking(true)?;
         let state = State::new(queue, &layout, welcome.in_flight_max);
         Ok(Self {
+            shown: Shown::new(&call, &socket)?,
             area: state.area.clone(),
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -83,7 +86,8 @@ impl Shared {
         let (part_written, part_read) = request.part_bytes();
         let is_ours = |part: &Part| part.is_in(&self.area);
         if !request.part.as_ref().is_none_or(is_ours) {
-            return Err(Error::Protocol("a buffer belongs to another connection"));
+            // The buffer is another connection's.
+            return Err(Error::Status(INVALID_PARAMETER));
         }
         let most = u64::from(part_written.max(part_read));
         if most > transfer_max || most != 0 && input_bytes.max(output_bytes) > transfer_max - most {
@@ -171,6 +175,7 @@ impl Shared {
         let mut state = self.lock();
         loop {
             if let Some(result) = is_over(&mut state) {
+                self.show_what_comes(&mut state);
                 return Ok(result);
             }
             if let Some(status) = state.end {
@@ -195,8 +200,39 @@ impl Shared {
                 (Ok(Some(status)), Ok(_)) => state.end(status),
                 (Err(_), _) | (_, Err(_)) => state.end(NOT_CONNECTED),
             }
+            self.show_what_is_there(&mut state);
             self.changed.notify_all();
             state = self.call_due(state);
+        }
+    }
+
+    /// The descriptor for poll and epoll.
+    pub(crate) fn show(&self) -> BorrowedFd<'_> {
+        let mut state = self.lock();
+        state.showing.is_asked_for = true;
+        self.show_what_is_there(&mut state);
+        self.show_what_comes(&mut state);
+        self.shown.as_fd()
+    }
+
+    /// There are completions for the program to fetch, or the connection is over: it may be asleep until its descriptor says
+    /// so.
+    fn show_what_is_there(&self, state: &mut State) {
+        let is_any = !state.queued.is_empty() || state.end.is_some();
+        if state.showing.is_asked_for && is_any {
+            self.shown.set(&mut state.showing);
+        }
+    }
+
+    /// Has the VMM notify of what comes next, unless a thread waits for it, which does so before it sleeps.
+    fn show_what_comes(&self, state: &mut State) {
+        if !state.showing.is_asked_for || state.is_waited {
+            return;
+        }
+        // What came before that was not notified.
+        let is_used = state.queue.arm().and_then(|()| state.queue.has_used());
+        if !matches!(is_used, Ok(false)) {
+            self.shown.set(&mut state.showing);
         }
     }
 
@@ -335,6 +371,7 @@ impl Shared {
 
     pub(crate) fn next_completion(&self) -> Result<Option<Completion>, Error> {
         let mut state = self.lock();
+        self.shown.clear(&mut state.showing);
         if state.queued.is_empty() && !state.is_waited && state.end.is_none() {
             self.handle(&mut state);
             self.changed.notify_all();

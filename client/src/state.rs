@@ -13,6 +13,7 @@ use crate::looking::Looking;
 use crate::pinned::{DataArea, Part};
 use crate::queue::Queue;
 use crate::request::{Completion, Notify};
+use crate::shown::Showing;
 
 /// STATUS_DEVICE_NOT_CONNECTED: the connection ended without a farewell.
 pub(crate) const NOT_CONNECTED: u32 = 0xC000_009D;
@@ -78,6 +79,7 @@ pub(crate) struct State {
     /// The program itself has ended it.
     pub(crate) is_disconnected: bool,
     pub(crate) looking: Looking,
+    pub(crate) showing: Showing,
 }
 
 impl State {
@@ -101,6 +103,7 @@ impl State {
             end: None,
             is_disconnected: false,
             looking: Looking::new(),
+            showing: Showing::default(),
         }
     }
 

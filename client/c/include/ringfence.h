@@ -3,7 +3,8 @@
  * A connection is a process in the driver's guest: it has handles and an I/O permission map of its own, which end with
  * it. Every function may be called from any thread. Functions return an NTSTATUS: 0 is success, and values from
  * 0xC0000000 are errors. 0xC000009D (STATUS_DEVICE_NOT_CONNECTED) means that the driver is gone, 0xC0000450 that it
- * crashed. A null pointer where one is not allowed is 0xC000000D (STATUS_INVALID_PARAMETER).
+ * crashed. A null pointer where one is not allowed is 0xC000000D (STATUS_INVALID_PARAMETER), and so is another connection's
+ * buffer: nothing has been done then.
  */
 #ifndef RINGFENCE_H
 #define RINGFENCE_H
@@ -109,7 +110,8 @@ uint32_t ringfence_submit_write_buffer(ringfence_connection *connection, uint64_
                                        ringfence_callback callback, void *context, uint64_t *tag);
 
 /* With a file descriptor: wait until it is readable (poll, epoll), then call ringfence_process, which calls the callbacks
- * that are due and does not block. The descriptor is the connection's; do not close it. -1 for null. */
+ * that are due and does not block. This and other threads may use blocking functions meanwhile: those call callbacks too. The
+ * descriptor is the connection's; do not close it. -1 for null. */
 int ringfence_fd(const ringfence_connection *connection);
 uint32_t ringfence_process(ringfence_connection *connection);
 

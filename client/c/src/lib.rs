@@ -203,6 +203,10 @@ pub unsafe extern "C" fn ringfence_open(
     let connection = unsafe { borrow(connection) };
     // SAFETY: this function's contract.
     let path = unsafe { text(path) };
+    if handle.is_null() {
+        // Nobody could close it.
+        return INVALID_PARAMETER;
+    }
     status(connection.and_then(|connection| {
         let opened = connection.open_for(path?, access)?;
         // SAFETY: this function's contract.
@@ -247,6 +251,10 @@ unsafe fn transfer(
     let connection = unsafe { borrow(connection) };
     status(connection.and_then(|connection| {
         let request = request?;
+        if request.output_bytes != 0 && output.is_null() {
+            // What the driver gives out would be lost.
+            return Err(Error::Status(INVALID_PARAMETER));
+        }
         let done = connection.call(&request)?;
         // SAFETY: this function's contract.
         unsafe { copy_out(output, request.output_bytes, &done.output) }?;
@@ -336,6 +344,10 @@ pub unsafe extern "C" fn ringfence_port_in(
 ) -> u32 {
     // SAFETY: this function's contract.
     let connection = unsafe { borrow(connection) };
+    if value.is_null() {
+        // A device may give it out once.
+        return INVALID_PARAMETER;
+    }
     status(connection.and_then(|connection| {
         let read = connection.port_in(port, width(bytes)?)?;
         // SAFETY: this function's contract.

@@ -147,6 +147,25 @@ fn detached_start_that_fails_says_why_and_leaves_nothing() {
     let usage = runs.run(&["run", &driver("echo"), "--detach", "--policy", "/nowhere"]);
     usage.assert_code(2);
     assert!(usage.stderr.contains("/nowhere"), "{usage:#?}");
+    let restarting = ["--detach", "--restart", "always"];
+    runs.run(&[&["run", text(&no_driver)], &restarting[..]].concat())
+        .assert_code(3);
+    let left = || std::fs::read_dir(runs.path()).unwrap().count();
+    assert_eq!(left(), 0, "an empty folder is left behind");
+
+    // What a log says stays, and where that is is said.
+    let open = ["-c", r"open \\.\nobody"];
+    for restart in ["never", "always"] {
+        let start = ["run", &driver("echo"), "--detach", "--restart", restart];
+        let failed = runs.run(&[&start, &open[..]].concat());
+        failed.assert_code(1);
+        let log = runs.path().join("echo/log");
+        let said = format!("its log is {}", log.display());
+        assert!(failed.stderr.contains(&said), "{failed:#?}");
+        let log = std::fs::read_to_string(log).unwrap();
+        assert!(log.contains("echo: loaded"), "{log}");
+    }
+
     let faulty = driver("faulty");
     let crash = ["-c", r"open \\.\faulty", "-c", "ioctl 0x222000"];
     let crashed = runs.run(&[&["run", &faulty, "--detach"][..], &crash].concat());

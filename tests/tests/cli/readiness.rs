@@ -3,6 +3,11 @@
 use super::launching::Runs;
 use super::*;
 use integration_tests::skip_without_program;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg, sockopt,
+};
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
@@ -25,6 +30,7 @@ impl Manager {
             (UnixDatagram::bind(&path).unwrap(), text(&path).to_owned())
         };
         socket.set_read_timeout(Some(patience())).unwrap();
+        sockopt::set_socket_passcred(&socket, true).unwrap();
         Self {
             socket,
             address,
@@ -34,15 +40,32 @@ impl Manager {
 
     /// The lines of the next notification.
     fn hear(&self) -> Vec<String> {
+        self.hear_from().1
+    }
+
+    /// The same, and the process that has sent it.
+    fn hear_from(&self) -> (u32, Vec<String>) {
         let mut bytes = [0; 4096];
-        let count = loop {
-            match self.socket.recv(&mut bytes) {
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let received = loop {
+            let buffers = &mut [IoSliceMut::new(&mut bytes)];
+            match recvmsg(&self.socket, buffers, &mut ancillary, RecvFlags::empty()) {
+                Err(rustix::io::Errno::INTR) => {}
                 received => break received.unwrap(),
             }
         };
-        let said = std::str::from_utf8(&bytes[..count]).unwrap();
-        said.lines().map(str::to_owned).collect()
+        assert!(!received.flags.contains(ReturnFlags::TRUNC));
+        let sender = ancillary.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmCredentials(credentials) => Some(credentials.pid),
+            _ => None,
+        });
+        let sender = sender.unwrap().as_raw_nonzero().get();
+        let said = std::str::from_utf8(&bytes[..received.bytes]).unwrap();
+        (
+            u32::try_from(sender).unwrap(),
+            said.lines().map(str::to_owned).collect(),
+        )
     }
 
     /// Waits for a notification with that line.
@@ -114,6 +137,48 @@ fn keep_alive_pings_come_if_they_are_wanted() {
 
         running.signal("TERM");
         running.wait().assert_code(0);
+    }
+}
+
+/// A service manager with NotifyAccess=main takes messages from the service's main process alone: at first the one that it
+/// has started, then the one that this one names.
+#[test]
+fn detached_run_becomes_the_services_main_process() {
+    if !has_kvm() {
+        return;
+    }
+    for restart in ["never", "on-crash"] {
+        let runs = Runs::new();
+        let manager = Manager::new(false);
+        let arguments = ["run", &driver("echo"), "--detach", "--name", "e"];
+        let mut command = runs.command(&[&arguments[..], &["--restart", restart]].concat());
+        command
+            .env("NOTIFY_SOCKET", &manager.address)
+            .env("WATCHDOG_USEC", "200000");
+        let starter = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let starters = starter.id();
+
+        let (sender, first) = manager.hear_from();
+
+        let [run] = runs.listed().try_into().unwrap();
+        let stays = u32::try_from(run["pid"].as_u64().unwrap()).unwrap();
+        let main = format!("MAINPID={stays}");
+        assert_eq!(first, ["READY=1", &main, "STATUS=running"]);
+        assert_eq!(sender, starters);
+        assert!(starter.wait_with_output().unwrap().status.success());
+        runs.run(&["ctl", "e", "stats"]).assert_code(0);
+        for _ in 0..3 {
+            assert_eq!(manager.hear_from(), (stays, vec!["WATCHDOG=1".to_owned()]));
+        }
+        runs.run(&["stop", "e"]).assert_code(0);
+        let last = std::iter::repeat_with(|| manager.hear_from())
+            .find(|(_, lines)| lines[0] != "WATCHDOG=1")
+            .unwrap();
+        assert_eq!((last.0, last.1[0].as_str()), (stays, "STOPPING=1"));
     }
 }
 
@@ -234,6 +299,55 @@ fn socket_that_is_handed_over_is_the_runs_own() {
     }
 }
 
+/// `--detach` hands a socket that was passed in over to the process that stays.
+#[test]
+fn socket_that_is_passed_in_is_a_detached_runs() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for (restart, is_own) in [("never", false), ("never", true), ("on-crash", false)] {
+        let socket = folder.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let runs = Runs::new();
+        let mut shell = std::process::Command::new("sh");
+        let name = if is_own { "ringfence-own" } else { "ringfence" };
+        shell
+            .args([
+                "-c",
+                r#"exec 3<&0 0</dev/null
+                LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES="$NAME" exec "$0" "$@""#,
+            ])
+            .env("NAME", name)
+            .arg(integration_tests::program())
+            .args(["run", &driver("faulty"), "--detach", "--name", "f"])
+            .args(["--restart", restart, "--run-dir", text(runs.path())])
+            .stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)));
+
+        Running::start(&mut shell).wait().assert_code(0);
+        // It has the socket too.
+        drop(shell);
+
+        let asked = run(&["ctl", text(&socket), "stats"]);
+        asked.assert_code(0);
+        let [listed] = runs.listed().try_into().unwrap();
+        assert_eq!(listed["socket"], text(&socket));
+        assert!(!runs.path().join("f.sock").exists(), "another socket");
+        if restart == "on-crash" {
+            runs.run(&["ctl", "f", r"open \\.\faulty", "ioctl 0x222000"])
+                .assert_code(4);
+            runs.run(&["ctl", "f", "stats"]).assert_code(0);
+        }
+        runs.run(&["stop", "f"]).assert_code(0);
+        assert_eq!(socket.exists(), !is_own);
+        if !is_own {
+            // Nobody has kept it open.
+            assert!(UnixStream::connect(&socket).is_err());
+            std::fs::remove_file(&socket).unwrap();
+        }
+    }
+}
+
 #[test]
 fn socket_that_is_not_to_be_served_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -257,12 +371,16 @@ fn socket_that_is_not_to_be_served_is_refused() {
 
     let listener = UnixListener::bind(&socket).unwrap();
     let another = start(listener.into(), &["--socket", text(&other)]);
+    let passed = UnixListener::bind(folder.path().join("passed")).unwrap();
+    let detached = start(passed.into(), &["--detach", "--socket", text(&other)]);
     let (one, _two) = UnixStream::pair().unwrap();
     let connection = start(one.into(), &[]);
 
     another.assert_code(2);
     assert!(another.stderr.contains("--socket"), "{another:#?}");
     assert!(!other.exists());
+    detached.assert_code(2);
+    assert!(detached.stderr.contains("--socket"), "{detached:#?}");
     connection.assert_code(2);
     assert!(connection.stderr.contains("LISTEN_FDS"), "{connection:#?}");
 }

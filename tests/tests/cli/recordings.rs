@@ -80,6 +80,51 @@ fn a_bounded_recording_says_what_it_lost() {
     );
 }
 
+/// The run is killed before a buffer is full, so the file says nothing but that something is missing.
+#[test]
+fn recording_of_a_killed_run_is_not_taken_for_a_whole_one() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let recording = folder.path().join("run.rec");
+    let socket = folder.path().join("socket");
+    let mut running = Running::start(&mut command(&[
+        "run",
+        &driver("portio"),
+        "--record",
+        text(&recording),
+        "--socket",
+        text(&socket),
+    ]));
+    running.wait_for_socket(&socket);
+    let denied = "ioctl 0x222000 u32:0x300,u32:2 4";
+    run(&["ctl", text(&socket), r"open \\.\portio", denied]).assert_code(0);
+
+    let meanwhile = run(&["trace", text(&recording)]);
+    running.signal("KILL");
+    assert_eq!(running.wait().code, None);
+    let afterwards = run(&["trace", text(&recording), "--denied"]);
+
+    meanwhile.assert_code(0);
+    assert!(
+        meanwhile.stderr.contains("the run goes on"),
+        "{meanwhile:#?}"
+    );
+    afterwards.assert_code(1);
+    assert!(
+        afterwards.stderr.contains("is not finished"),
+        "{afterwards:#?}"
+    );
+    let (_folder, whole) = recorded(&[]);
+    let bytes = std::fs::read(&whole).unwrap();
+    std::fs::write(&recording, &bytes[..bytes.len() - 7]).unwrap();
+    let cut = run(&["trace", text(&recording)]);
+    cut.assert_code(1);
+    assert_eq!(cut.stdout.lines().count(), 2, "what is there is shown");
+    assert!(cut.stderr.contains("is not finished"), "{cut:#?}");
+}
+
 #[test]
 fn recordings_become_waves_events_and_pages() {
     if !has_kvm() {

@@ -79,6 +79,10 @@ fn units_work_under_a_real_systemd() {
         ("crash reports", "1"),
         ("after a kill", "active, 2 restarts"),
         ("no driver", "failed 3, 0 restarts"),
+        // NotifyAccess=main.
+        ("detached", "active, running"),
+        ("detached's main process", "the one that stays"),
+        ("detached's client", "0"),
     ] {
         assert_eq!(
             facts.get(name).map(String::as_str),

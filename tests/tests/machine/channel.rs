@@ -31,6 +31,7 @@ machine_tests!(
     busy_client_does_not_starve_another,
     ports_are_granted_to_one_process,
     callbacks_run_and_descriptor_is_ready,
+    descriptor_is_ready_whoever_handles_completions,
     crash_completes_what_is_pending,
     shutdown_completes_what_is_pending,
     hostile_client_is_disconnected_alone,
@@ -405,6 +406,65 @@ fn callbacks_run_and_descriptor_is_ready(target: Target) {
     );
     assert_eq!(*called.lock().unwrap(), [status::SUCCESS]);
     assert!(client.as_fd().try_clone_to_owned().is_ok());
+}
+
+/// Calls that wait take notifications and ask for none when they are over: a program that polls must not miss what comes then.
+fn descriptor_is_ready_whoever_handles_completions(target: Target) {
+    let served = Served::start(target, "echo", "");
+    let client = served.connect();
+    let handle = client.open(r"\\.\echo").unwrap();
+    let submit = |delay: u32| {
+        let pend = fields!(delay, 7_u32);
+        let request = Request::ioctl(handle.0, echo::PEND, &pend, 4);
+        client.submit(&request, Notify::Queue).unwrap()
+    };
+    let is_ready = |milliseconds: i64| {
+        let timeout = rustix::event::Timespec {
+            tv_sec: milliseconds / 1000,
+            tv_nsec: milliseconds % 1000 * 1_000_000,
+        };
+        let mut polled = [PollFd::new(&client, PollFlags::IN)];
+        rustix::event::poll(&mut polled, Some(&timeout)).unwrap() == 1
+    };
+    let enough = i64::try_from(patience().as_millis()).unwrap();
+    let fetched = || client.next_completion().unwrap().map(|done| done.tag);
+
+    // Nothing has been fetched yet, and what was called for before has taken the notification that there was.
+    let first = submit(30);
+    assert!(is_ready(enough), "after a call");
+    assert_eq!(fetched(), Some(first));
+    assert_eq!(fetched(), None);
+    assert!(!is_ready(0));
+
+    // A call comes and goes meanwhile.
+    let second = submit(60);
+    assert_eq!(fetched(), None);
+    client.statistics().unwrap();
+    assert!(is_ready(enough), "after a call of the same thread");
+    assert_eq!(fetched(), Some(second));
+    assert_eq!(fetched(), None);
+
+    // A call of another thread takes it.
+    std::thread::scope(|scope| {
+        let third = submit(30);
+        let waiting = scope.spawn(|| {
+            let pend = fields!(1500_u32, 7_u32);
+            client.ioctl(handle, echo::PEND, &pend, 4).unwrap()
+        });
+        let began = Instant::now();
+        loop {
+            assert!(is_ready(enough), "during a call of another thread");
+            match fetched() {
+                Some(tag) => break assert_eq!(tag, third),
+                // That thread has only been notified.
+                None => assert!(began.elapsed() < patience()),
+            }
+        }
+        assert!(!waiting.is_finished(), "the call is over too soon");
+        assert_eq!(waiting.join().unwrap().status, status::SUCCESS);
+    });
+    assert_eq!(fetched(), None);
+    assert!(!is_ready(0));
 }
 
 fn crash_completes_what_is_pending(target: Target) {

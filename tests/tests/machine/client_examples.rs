@@ -115,6 +115,18 @@ fn c_program_frees_its_contexts_when_it_has_disconnected() {
 }
 
 #[test]
+fn c_program_that_is_wrong_is_told_before_anything_is_done() {
+    let (true, Some(served)) = (has("cc"), served()) else {
+        return;
+    };
+    assert_eq!(
+        run_c("tests/data/client_misuse.c", "-lringfence", &served.path),
+        "null: c000000d c000000d c000000d c000000d c000000d c000000d c000000d c000000d\nhandles: 4 8\n\
+         another's buffer: c000000d\noutside of it: c000000d\nended by the server: c000009d, not by a signal\n"
+    );
+}
+
+#[test]
 fn python_example_talks_to_a_driver() {
     let (true, Some(served)) = (has("python3"), served()) else {
         return;

@@ -12,7 +12,7 @@ use crate::hardware::PCI_DEVICES;
 use crate::learn::{Learned, Options, learn};
 use crate::observe::escape::escape;
 use crate::policy::Policy;
-use crate::recording::Recording;
+use crate::recording::{End, Recording};
 use crate::session::exit_code::ExitCode;
 
 /// Run a driver, and write the narrowest policy that covers what it touched
@@ -87,6 +87,9 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
     }
     let written = write(arguments, &recorded, &mut destination);
     drop(memory);
+    if written.is_err() {
+        destination.leave();
+    }
     match written {
         Ok(learned) => {
             tracing::info!(
@@ -116,6 +119,12 @@ fn write(
     destination: &mut Destination<'_>,
 ) -> Result<Learned, String> {
     let recording = Recording::from_path(recorded).map_err(|error| error_chain(&error))?;
+    if recording.end != End::Finished {
+        return Err(
+            "the recording of this run could not be finished: no policy is written, for it would lack what came last"
+                .to_owned(),
+        );
+    }
     let base = match arguments.run.policy() {
         None => Policy::deny_all(),
         Some(path) => Policy::from_path(path).map_err(|error| error_chain(&error))?,

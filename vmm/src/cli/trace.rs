@@ -8,12 +8,15 @@ use super::named_files::NamedFiles;
 use super::output::Output;
 use crate::error_chain;
 use crate::observe::ports::Direction;
-use crate::recording::{Access, Filter, Form, PortRange, Recording, Signal, export, parse_time};
+use crate::recording::{
+    Access, End, Filter, Form, PortRange, Recording, Signal, export, parse_time,
+};
 use crate::session::exit_code::ExitCode;
 
 /// Show a recording of a driver's accesses, or convert it
 ///
-/// `ringfence run DRIVER --record FILE` makes one.
+/// `ringfence run DRIVER --record FILE` makes one. Of one that is not finished, because its run was killed, what is there is
+/// shown, and the exit code is 1.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 A SIGNAL is bits of a port: PORT, PORT.BIT or PORT.HIGH:LOW, with r: or w: before it for reads or writes alone, and
@@ -123,8 +126,17 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
         Ok(recording) => recording,
         Err(error) => return output.error(ExitCode::Usage, &error_chain(&error)),
     };
-    if recording.is_truncated {
-        tracing::warn!("the recording ends within a record: whoever wrote it was killed");
+    match recording.end {
+        End::Finished => {}
+        End::GoesOn => {
+            tracing::warn!("the run goes on: this is what it has written so far");
+        }
+        End::Unfinished => {
+            tracing::error!(
+                "the recording is not finished: whoever wrote it was killed, or its disk was full. Accesses at its end are \
+                 missing"
+            );
+        }
     }
     if recording.dropped != 0 {
         tracing::warn!(
@@ -153,6 +165,8 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
     )
     .and_then(|()| to.flush());
     match written {
+        // A script must not take what is there for all that there was.
+        Ok(()) if recording.end == End::Unfinished => ExitCode::CommandFailed,
         Ok(()) => ExitCode::Success,
         // Whoever reads has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::Success,

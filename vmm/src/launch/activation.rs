@@ -1,5 +1,8 @@
 //! Socket activation (sd_listen_fds(3)): the listening socket comes from whoever started this process.
 
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -30,7 +33,7 @@ pub enum ActivationError {
         count: usize,
     },
     /// what was passed in (LISTEN_FDS) is no listening Unix stream socket
-    Kind(#[source] std::io::Error),
+    Kind(#[source] io::Error),
     /// what was passed in (LISTEN_FDS) is a connection, not a listening Unix stream socket: pass the listening one (systemd: Accept=no)
     NotListening,
     /// --socket {wanted} is not the socket that was passed in (LISTEN_FDS): leave out one of the two
@@ -106,6 +109,21 @@ pub(super) fn take(wanted: Option<&Path>) -> Result<Option<Passed>, ActivationEr
     }
     let is_own = names.split(':').nth(index) == Some(OWN_SOCKET_NAME);
     Ok(listener.map(|listener| Passed { listener, is_own }))
+}
+
+/// The listening socket that another process of the run has handed over to this one as its standard input, which is
+/// /dev/null from then on. LISTEN_FDS would not do: it goes with the number of a process that is not there yet.
+pub(super) fn from_standard_input() -> io::Result<UnixListener> {
+    let listener = rustix::stdio::stdin().try_clone_to_owned()?;
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?.as_fd())?;
+    Ok(UnixListener::from(listener))
+}
+
+/// As [`from_standard_input`], for a socket that was passed in. Its starter has looked at it.
+pub(super) fn handed_over(is_own: bool) -> Result<Passed, ActivationError> {
+    let listener = from_standard_input().map_err(ActivationError::Kind)?;
+    check(&listener, None)?;
+    Ok(Passed { listener, is_own })
 }
 
 #[cfg(test)]

@@ -3,14 +3,19 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
+use super::activation::Passed;
 use super::notify;
 
-/// Set: this process is the one that `--detach` has started.
+/// Set: this process is the one that `--detach` has started. One of these words says what its standard input is.
 const DETACHED: &str = "RINGFENCE_DETACHED";
+const NO_SOCKET: &str = "no-socket";
+const SOCKET: &str = "socket";
+const OWN_SOCKET: &str = "own-socket";
 /// This process is the one that `--restart` has started, for the run with that folder.
 const SUPERVISED: &str = "RINGFENCE_SUPERVISED";
 
@@ -20,7 +25,10 @@ pub(super) enum Role {
     /// The one that the user has started.
     Users,
     /// The one that stays behind when that has returned.
-    Detached,
+    Detached {
+        /// A socket that was passed in is its standard input; whether its file is the run's.
+        is_own_socket: Option<bool>,
+    },
     /// The one that the driver runs in, while another one watches it.
     Supervised {
         /// The run's folder.
@@ -31,14 +39,20 @@ pub(super) enum Role {
 
 impl Role {
     pub(super) fn of_this_process() -> Self {
-        let is_detached = std::env::var_os(DETACHED).is_some();
-        match (std::env::var_os(SUPERVISED), is_detached) {
-            (Some(folder), is_detached) => Self::Supervised {
+        let detached = std::env::var_os(DETACHED);
+        match (std::env::var_os(SUPERVISED), detached) {
+            (Some(folder), detached) => Self::Supervised {
                 folder: folder.into(),
-                is_detached,
+                is_detached: detached.is_some(),
             },
-            (None, true) => Self::Detached,
-            (None, false) => Self::Users,
+            (None, Some(word)) => Self::Detached {
+                is_own_socket: match word.to_str() {
+                    Some(SOCKET) => Some(false),
+                    Some(OWN_SOCKET) => Some(true),
+                    _ => None,
+                },
+            },
+            (None, None) => Self::Users,
         }
     }
 }
@@ -60,18 +74,33 @@ impl Again {
         })
     }
 
-    /// As the process that stays behind, which notifies `ready`.
-    pub(super) fn detached(&self, ready: &Path) -> Command {
+    /// As the process that stays behind, which notifies `ready`, and later the service manager of this one. A socket
+    /// that was passed in is handed over to it.
+    pub(super) fn detached(&self, ready: &Path, passed: Option<Passed>) -> Command {
         let mut command = self.command(ready);
-        // Its starter does not stay to hear pings.
-        command.env(DETACHED, "1").env_remove("WATCHDOG_USEC");
+        match notify::target() {
+            Some(manager) => command.env(notify::MANAGER, manager),
+            None => command.env_remove(notify::MANAGER),
+        };
+        if notify::target().is_none() || notify::keep_alive().is_none() {
+            // Nobody hears pings.
+            command.env_remove(notify::INTERVAL);
+        }
+        match passed {
+            Some(passed) => {
+                let word = if passed.is_own { OWN_SOCKET } else { SOCKET };
+                let listener = OwnedFd::from(passed.listener);
+                command.env(DETACHED, word).stdin(Stdio::from(listener))
+            }
+            None => command.env(DETACHED, NO_SOCKET).stdin(Stdio::null()),
+        };
         command
     }
 
     /// As the process that the driver runs in, which notifies `ready`.
     pub(super) fn supervised(&self, folder: &Path, ready: &Path) -> Command {
         let mut command = self.command(ready);
-        command.env(SUPERVISED, folder);
+        command.env(SUPERVISED, folder).env_remove(notify::MANAGER);
         command
     }
 

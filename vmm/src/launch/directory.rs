@@ -7,19 +7,20 @@
 //! | `log`, `log.1` | what the run has logged, and what was before that |
 //! | `crash.1` ... | reports of the last crashes, the newest first |
 //!
-//! and `RUN_DIRECTORY/NAME.sock`, where a named run serves unless told otherwise.
+//! and `RUN_DIRECTORY/NAME.sock`, where a named run serves unless told otherwise. A folder without a line in a log and
+//! without a report is removed when the run ends.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use displaydoc::Display;
-use rustix::fs::{FlockOperation, Mode, OFlags};
 use thiserror::Error;
 
-use super::entry::Entry;
+use super::entry::{self, Entry};
+use super::lock::{self, lock};
 use super::name::Name;
 use super::registration::{self, Registration};
 
@@ -183,12 +184,7 @@ impl RunDirectory {
             path: folder.display().to_string(),
             source,
         };
-        let made = DirBuilder::new().mode(0o700).create(&folder);
-        match made {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(failed(error)),
-            _ => {}
-        }
-        let Some(lock) = lock(&folder).map_err(failed)? else {
+        let Some(lock) = lock::make(&folder).map_err(failed)? else {
             return Err(ClaimError::Taken {
                 name: name.to_string(),
             });
@@ -277,18 +273,8 @@ impl RunDirectory {
         // Somebody else's folder, or a new run's: not for us to clean.
         if let Ok(Some(_lock)) = lock(folder) {
             clean(folder);
+            entry::remove_empty(folder);
         }
-    }
-}
-
-/// Locks a run's folder; `None`: another process has.
-fn lock(folder: &Path) -> io::Result<Option<File>> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::open(folder.join("lock"), flags, Mode::RUSR | Mode::WUSR)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(File::from(file))),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -396,6 +382,57 @@ mod tests {
         assert!(!socket.exists());
         assert!(!run.join("state.json").exists());
         assert!(run.join("log").exists());
+    }
+
+    #[test]
+    fn run_that_has_said_nothing_leaves_nothing() {
+        let (_folder, directory) = directory();
+        let left = || fs::read_dir(directory.path()).unwrap().count();
+        for log in [None, Some("")] {
+            let entry = directory.claim(&name("lpt")).unwrap();
+            if let Some(log) = log {
+                fs::write(entry::log(entry.folder()), log).unwrap();
+            }
+            drop(entry);
+            assert_eq!(left(), 0, "{log:?}");
+        }
+        for kept in ["log", "log.1", "crash.1"] {
+            let entry = directory.claim(&name(kept)).unwrap();
+            fs::write(entry.folder().join(kept), "x").unwrap();
+            let file = entry.folder().join(kept);
+            drop(entry);
+            assert!(file.exists(), "{kept}");
+        }
+    }
+
+    /// A folder goes away with its run, and two that begin at that moment do not both get the name.
+    #[test]
+    fn name_is_one_runs_while_others_end() {
+        let (_folder, directory) = directory();
+        let holders = std::sync::atomic::AtomicU32::new(0);
+        let order = std::sync::atomic::Ordering::SeqCst;
+        let claimed = std::sync::atomic::AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..300 {
+                        match directory.claim(&name("lpt")) {
+                            Ok(entry) => {
+                                assert_eq!(holders.fetch_add(1, order), 0, "two have it");
+                                claimed.fetch_add(1, order);
+                                std::thread::yield_now();
+                                holders.fetch_sub(1, order);
+                                drop(entry);
+                            }
+                            Err(ClaimError::Taken { .. }) => {}
+                            Err(error) => panic!("{error:?}"),
+                        }
+                    }
+                });
+            }
+        });
+        assert!(claimed.into_inner() > 1);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -5,12 +5,13 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::lock;
 use super::registration::{self, Registration};
 
 /// Reports of crashes that are kept.
 const CRASHES_MAX: u32 = 5;
 
-/// A name that this process has. Dropping it gives the name back; log and crash reports stay.
+/// A name that this process has. Dropping it gives the name back; a log that says something and crash reports stay.
 #[derive(Debug)]
 pub struct Entry {
     folder: PathBuf,
@@ -54,11 +55,48 @@ impl Entry {
             tracing::warn!("{} is not up to date: {error}", self.folder.display());
         }
     }
+
+    /// To whoever has started a run that has failed before anything else could be asked of it: where its log is, if it
+    /// says something.
+    pub(super) fn tell_what_is_left(&self) {
+        let log = log(&self.folder);
+        if log.metadata().is_ok_and(|metadata| metadata.len() != 0) {
+            // Not a line of that very log.
+            let _ = writeln!(io::stderr(), "ringfence: its log is {}", log.display());
+        }
+    }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
         let _ = fs::remove_file(self.folder.join(registration::FILE)).is_ok();
+        // Under its lock.
+        remove_empty(&self.folder);
+    }
+}
+
+fn is_empty_file(path: &Path) -> bool {
+    path.symlink_metadata()
+        .is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0)
+}
+
+/// Removes a run's folder, under its lock, if nothing in it says anything: no line was logged, nothing has crashed.
+pub(super) fn remove_empty(folder: &Path) {
+    let (lock, log) = (lock::path(folder), log(folder));
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    let is_empty = entries.into_iter().all(|entry| {
+        entry.is_ok_and(|entry| {
+            let path = entry.path();
+            path == lock || (path == log && is_empty_file(&log))
+        })
+    });
+    if is_empty {
+        // The lock last: when it is gone the folder may be another run's. One that cannot be removed harms nobody.
+        let _ = fs::remove_file(log).is_ok();
+        let _ = fs::remove_file(lock).is_ok();
+        let _ = fs::remove_dir(folder).is_ok();
     }
 }
 

@@ -3,7 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | `presence` | a run as others see it: its name, socket, log, readiness |
-//! | `directory`, `entry`, `registration`, `name` | the run directory, and a run's place in it |
+//! | `directory`, `entry`, `registration`, `name`, `lock` | the run directory, and a run's place in it |
 //! | `process` | processes by number and start time |
 //! | `log_file` | the run's log |
 //! | `notify`, `activation`, `watchdog` | systemd's protocols |
@@ -17,6 +17,7 @@ mod again;
 mod detach;
 pub mod directory;
 pub mod entry;
+mod lock;
 mod log_file;
 pub mod memory;
 pub mod name;

@@ -1,7 +1,7 @@
 //! Readiness by systemd's protocol (sd_notify(3)): told to whoever started this process, and heard from processes that
 //! this one starts. Not by the crate sd-notify: it (0.5) knows no sockets in the abstract namespace.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
@@ -13,25 +13,45 @@ use std::time::Duration;
 
 /// The environment variable that names the socket to notify.
 pub(super) const ENVIRONMENT: &str = "NOTIFY_SOCKET";
+/// The environment variable that names the socket of the service manager that has started the starter of a process that
+/// stays behind.
+pub(super) const MANAGER: &str = "RINGFENCE_NOTIFY_SOCKET";
+/// The environment variable that says how often pings are wanted.
+pub(super) const INTERVAL: &str = "WATCHDOG_USEC";
 /// Longest notification that is taken, in bytes.
 const BYTES_MAX: usize = 4096;
 
 /// The starter is gone.
-static IS_OVER: AtomicBool = AtomicBool::new(false);
+static IS_STARTER_GONE: AtomicBool = AtomicBool::new(false);
 
-/// From now on nobody is told anything.
-pub(super) fn end() {
-    IS_OVER.store(true, Ordering::Relaxed);
+/// From now on the starter's service manager is told, if it has one.
+pub(super) fn leave_starter() {
+    IS_STARTER_GONE.store(true, Ordering::Relaxed);
+}
+
+/// Whether somebody is told when the starter is gone.
+pub(super) fn has_manager() -> bool {
+    named(MANAGER).is_some()
+}
+
+fn named(variable: &str) -> Option<OsString> {
+    std::env::var_os(variable).filter(|target| !target.is_empty())
+}
+
+/// The socket of whoever is told.
+pub(super) fn target() -> Option<OsString> {
+    if IS_STARTER_GONE.load(Ordering::Relaxed) {
+        named(MANAGER)
+    } else {
+        named(ENVIRONMENT)
+    }
 }
 
 /// Tells the starter, if it asked to be told: assignments such as `READY=1`, one a line.
 pub(super) fn tell(assignments: &str) {
-    let Some(target) = std::env::var_os(ENVIRONMENT).filter(|target| !target.is_empty()) else {
+    let Some(target) = target() else {
         return;
     };
-    if IS_OVER.load(Ordering::Relaxed) {
-        return;
-    }
     let sent = address(&target).and_then(|address| {
         UnixDatagram::unbound()?.send_to_addr(assignments.as_bytes(), &address)
     });
@@ -51,6 +71,11 @@ fn address(target: &OsStr) -> io::Result<SocketAddr> {
 /// The driver answers.
 pub(super) fn ready() {
     tell("READY=1\nSTATUS=running\n");
+}
+
+/// The driver answers, in another process, which is the service's from now on.
+pub(super) fn ready_as(pid: u32) {
+    tell(&format!("READY=1\nMAINPID={pid}\nSTATUS=running\n"));
 }
 
 /// The driver is being stopped.
@@ -73,7 +98,7 @@ pub(super) fn keep_alive() -> Option<Duration> {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
     let is_for_another = std::env::var_os("WATCHDOG_PID").is_some()
         && number("WATCHDOG_PID") != Some(std::process::id().into());
-    let microseconds = number("WATCHDOG_USEC").filter(|count| *count > 0)?;
+    let microseconds = number(INTERVAL).filter(|count| *count > 0)?;
     (!is_for_another).then_some(Duration::from_micros(microseconds))
 }
 

@@ -1,9 +1,6 @@
 //! A run as others see it.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,6 +93,8 @@ pub struct Presence {
     is_detached: bool,
     /// Another process watches this one, and has the entry.
     is_supervised: bool,
+    /// The driver has answered.
+    is_ready: bool,
     /// The socket's file, if this run has made it.
     socket_file: Option<PathBuf>,
 }
@@ -105,19 +104,23 @@ pub struct Presence {
 /// # Errors
 /// See [`LaunchError`].
 pub fn begin(wish: &Wish<'_>) -> Result<Begun, LaunchError> {
-    let role = Role::of_this_process();
-    if let Role::Supervised {
-        folder,
-        is_detached,
-    } = role
-    {
-        return supervised(folder, is_detached).map(|presence| Begun::Run(Box::new(presence)));
-    }
-    let inherited = activation::take(wish.socket)?;
-    let is_detached = role == Role::Detached;
+    let (inherited, is_detached) = match Role::of_this_process() {
+        Role::Supervised {
+            folder,
+            is_detached,
+        } => {
+            let presence = supervised(folder, is_detached)?;
+            return Ok(Begun::Run(Box::new(presence)));
+        }
+        Role::Detached { is_own_socket } => {
+            let handed_over = is_own_socket.map(activation::handed_over).transpose()?;
+            (handed_over, true)
+        }
+        Role::Users => (activation::take(wish.socket)?, false),
+    };
     if wish.detach && !is_detached {
         let directory = RunDirectory::open(wish.run_directory)?;
-        return Ok(Begun::Ended(detach::launch(&directory)?));
+        return Ok(Begun::Ended(detach::launch(&directory, inherited)?));
     }
     if is_detached {
         detach::begin()?;
@@ -195,6 +198,7 @@ fn present(
         entry,
         is_detached: false,
         is_supervised: false,
+        is_ready: false,
     })
 }
 
@@ -220,15 +224,15 @@ fn supervised(folder: PathBuf, is_detached: bool) -> Result<Presence, LaunchErro
     if registration.process.pid != std::os::unix::process::parent_id() {
         return Err(io::Error::other("who started it has ended").into());
     }
-    let listener = rustix::stdio::stdin().try_clone_to_owned()?;
-    rustix::stdio::dup2_stdin(File::open("/dev/null")?.as_fd()).map_err(io::Error::from)?;
+    let listener = activation::from_standard_input()?;
     log_file::begin(&folder)?;
     Ok(Presence {
-        server: Some(Server::inherited(UnixListener::from(listener))?),
+        server: Some(Server::inherited(listener)?),
         entry: None,
         folder: Some(folder),
         is_detached,
         is_supervised: true,
+        is_ready: false,
         // The listener itself only knows the temporary name that it was bound to.
         socket_file: registration.socket.filter(|_| registration.owns_socket),
     })
@@ -269,14 +273,17 @@ impl Presence {
         if let Some(entry) = &mut self.entry {
             entry.update(|registration| registration.state = State::Running);
         }
-        if self.is_detached
-            && let Err(error) = detach::leave(self.is_supervised)
-        {
-            tracing::error!("the log cannot take over: {error}");
-        }
+        self.is_ready = true;
+        let starter = if self.is_detached {
+            detach::leave(self.is_supervised)
+                .inspect_err(|error| tracing::error!("the log cannot take over: {error}"))
+                .ok()
+        } else {
+            None
+        };
         notify::ready();
-        if self.is_detached && !self.is_supervised {
-            detach::forget_starter();
+        if let (Some(starter), false) = (starter, self.is_supervised) {
+            starter.forget();
         }
         watchdog::start(machine, timeout);
     }
@@ -299,6 +306,14 @@ impl Presence {
         match entry::keep_crash(folder, &report) {
             Ok(()) => tracing::info!("the report is in {}", entry::crash(folder, 1).display()),
             Err(error) => tracing::warn!("the report is not kept: {error}"),
+        }
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        if let (true, false, Some(entry)) = (self.is_detached, self.is_ready, &self.entry) {
+            entry.tell_what_is_left();
         }
     }
 }

@@ -35,9 +35,10 @@ const CLIENTS_WAIT: Duration = Duration::from_secs(2);
 
 struct Supervisor<'a> {
     again: Again,
+    // Before the entry, so that its file is gone when the entry looks what is left in its folder.
+    listener: Listener,
     entry: Entry,
     server: &'a Server,
-    listener: Listener,
     interrupt: Interrupt,
     epoll: Epoll,
     is_detached: bool,
@@ -73,6 +74,9 @@ pub(super) fn supervise(
     let mut back_off = BackOff::new(policy);
     loop {
         let (end, ran) = supervisor.run()?;
+        if is_detached && !supervisor.was_ready {
+            supervisor.entry.tell_what_is_left();
+        }
         if supervisor.is_stopping || !supervisor.was_ready || !policy.wants(end) {
             return Ok(end.exit_code());
         }
@@ -158,13 +162,11 @@ impl Supervisor<'_> {
         self.entry
             .update(|registration| registration.state = State::Running);
         let is_leaving = !self.was_ready && self.is_detached;
-        if is_leaving {
-            detach::leave(false)?;
-        }
+        let starter = is_leaving.then(|| detach::leave(false)).transpose()?;
         self.was_ready = true;
         notify::ready();
-        if is_leaving {
-            detach::forget_starter();
+        if let Some(starter) = starter {
+            starter.forget();
         }
         Ok(())
     }

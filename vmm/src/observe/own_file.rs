@@ -61,6 +61,18 @@ fn own(file: &File) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Whether somebody who writes has a file that was opened to be read.
+pub(crate) fn is_owned(file: &File) -> bool {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => {
+            // Whoever is to have it need not wait for its reader.
+            let _ = rustix::fs::flock(file, FlockOperation::Unlock).is_ok();
+            false
+        }
+        Err(error) => error == Errno::WOULDBLOCK,
+    }
+}
+
 fn lock(file: &File) -> Result<(), Errno> {
     let start = Instant::now();
     loop {

@@ -1,106 +1,27 @@
 //! The PCI functions that the policy names, live.
 
 mod bars;
+mod decision;
+mod error;
+mod find;
 mod open;
 
 use std::fmt;
-use std::io;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 pub use self::bars::{BarId, PciRam};
-use self::open::open;
+pub(crate) use self::decision::decide_by_rule;
+pub use self::error::PciStartError;
+use self::find::find;
 use super::device::{Behind, PciDevice};
 use super::model::Model;
-use super::{CONFIG_BYTES, EXTENDED_CONFIG_BYTES, PciBackend, PciRequest};
+use super::{PciBackend, PciRequest};
 use crate::machine::Bus;
 use crate::policy::gate::Gate;
-use crate::policy::{
-    LogLimiter, LogVerdict, PciAddress, PciBackendKind, PciId, PciRule, PciTarget, Policy,
-};
-use crate::ports::{Action, Decision, DenialReason, Origin, PortOutcome};
-
-/// A `[[pci]]` rule that cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum PciStartError {
-    /// This version or this run has no way to the machine's functions.
-    #[error(
-        "{file}:{line}: backend \"passthrough\" cannot start: nothing here reaches the machine's PCI functions"
-    )]
-    NoBackend {
-        /// The policy.
-        file: String,
-        /// The rule's line.
-        line: usize,
-    },
-    /// The machine's functions cannot be listed, or this one cannot be used.
-    #[error("{file}:{line}: backend \"passthrough\" cannot start for {target}")]
-    Backend {
-        /// The policy.
-        file: String,
-        /// The rule's line.
-        line: usize,
-        /// The function.
-        target: PciTarget,
-        /// Why.
-        source: io::Error,
-    },
-    /// The rule lets the driver turn bus mastering on, or asks for DMA, and nothing would confine it.
-    #[error(
-        "{file}:{line}: the PCI function {address} cannot be passed through as a bus master (bit 2 of the command register) \
-         without `dma = \"vfio\"`; leave the bit out: `write-mask = 0x0003` for the range \"0x04-0x05\""
-    )]
-    BusMaster {
-        /// The policy.
-        file: String,
-        /// The line of the rule, or of the register's.
-        line: usize,
-        /// The function.
-        address: PciAddress,
-        /// Why.
-        source: io::Error,
-    },
-    /// The machine has no such function.
-    #[error(
-        "{file}:{line}: this machine has no PCI function {target}: lspci -Dn lists those it has"
-    )]
-    NotFound {
-        /// The policy.
-        file: String,
-        /// The rule's line.
-        line: usize,
-        /// What was looked for.
-        target: PciTarget,
-    },
-    /// What is behind a BAR of a modelled function.
-    #[error(transparent)]
-    Device(Box<crate::ports::StartError>),
-    /// There is no memory for a BAR.
-    #[error("{file}:{line}: no host memory for a BAR of {bytes} bytes: {reason}")]
-    NoMemory {
-        /// The policy.
-        file: String,
-        /// The BAR's line.
-        line: usize,
-        /// Bytes.
-        bytes: u64,
-        /// Why.
-        reason: String,
-    },
-    /// Two rules are about one function.
-    #[error("{file}:{line}: the rule of line {other} is about {address} as well")]
-    Twice {
-        /// The policy.
-        file: String,
-        /// The rule's line.
-        line: usize,
-        /// The other rule's line.
-        other: usize,
-        /// The function.
-        address: PciAddress,
-    },
-}
+use crate::policy::{LogLimiter, LogVerdict, PciAddress, PciId, PciRule, Policy};
+use crate::ports::{Decision, DenialReason, Origin, PortOutcome};
 
 /// What stands behind a function.
 #[derive(Debug)]
@@ -468,128 +389,6 @@ impl PciSpace {
                 rule.denied_read & request.width.mask()
             },
             decision,
-        }
-    }
-}
-
-/// Whether a rule lets an access through, limits aside.
-pub(crate) fn decide_by_rule(rule: &PciRule, request: &PciRequest) -> Result<(), DenialReason> {
-    let end = u32::from(request.register) + u32::from(request.width.bytes());
-    if end > u32::from(EXTENDED_CONFIG_BYTES) {
-        return Err(DenialReason::PastEnd);
-    }
-    if matches!(rule.backend, PciBackendKind::Model(_)) && end > u32::from(CONFIG_BYTES) {
-        return Err(DenialReason::PastEnd);
-    }
-    if !rule.widths.contains(request.width) {
-        return Err(DenialReason::Width);
-    }
-    if rule.backend == PciBackendKind::Deny {
-        return Err(DenialReason::Direction);
-    }
-    for offset in request.register..request.register + request.width.bytes() {
-        match rule.access_at(offset) {
-            None => return Err(DenialReason::Register),
-            Some(access) if !access.allows(request.write.is_some()) => {
-                return Err(DenialReason::Direction);
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(())
-}
-
-/// The functions that a rule is about.
-fn find(
-    policy: &Policy,
-    rule: &PciRule,
-    host: &mut Option<Box<dyn PciBackend>>,
-    present: &mut Option<Vec<(PciAddress, PciId)>>,
-    bus: &Bus,
-) -> Result<Vec<(PciAddress, Device)>, PciStartError> {
-    let (file, line, target) = (policy.file().to_owned(), rule.place.line, rule.target);
-    match (&rule.backend, rule.target.address, host) {
-        (PciBackendKind::Model(model), address, _) => {
-            // The parser wants both of a model.
-            let id = target.id.unwrap_or(PciId {
-                vendor: 0xFFFF,
-                device: 0xFFFF,
-            });
-            let Some(address) = address else {
-                return Ok(Vec::new());
-            };
-            let device = if model.is_device() {
-                Device::Device(Box::new(open(policy, id, model, bus)?))
-            } else {
-                Device::Model(Model::new(id, &model.initial))
-            };
-            Ok(vec![(address, device)])
-        }
-        (PciBackendKind::Deny, Some(address), _) => Ok(vec![(address, Device::Nothing)]),
-        // Where there is no machine's function there is nothing to deny.
-        (PciBackendKind::Deny, None, None) => Ok(Vec::new()),
-        (PciBackendKind::Passthrough, _, None) => Err(PciStartError::NoBackend { file, line }),
-        (PciBackendKind::Deny | PciBackendKind::Passthrough, _, Some(host)) => {
-            let failed = |source| PciStartError::Backend {
-                file: file.clone(),
-                line,
-                target,
-                source,
-            };
-            let present = match present {
-                Some(present) => present,
-                None => present.insert(host.functions().map_err(failed)?),
-            };
-            let found: Vec<PciAddress> = present
-                .iter()
-                .filter(|(address, id)| target.is_about(*address, *id))
-                .map(|(address, _)| *address)
-                .collect();
-            if rule.backend == PciBackendKind::Deny {
-                return Ok(found
-                    .into_iter()
-                    .map(|address| (address, Device::Nothing))
-                    .collect());
-            }
-            if found.is_empty() {
-                return Err(PciStartError::NotFound { file, line, target });
-            }
-            let is_writing = rule
-                .registers
-                .iter()
-                .map(|register| register.access)
-                .chain([rule.access])
-                .flatten()
-                .any(crate::policy::AccessMode::allows_write);
-            if rule.may_master_the_bus() {
-                for address in &found {
-                    host.check_bus_mastering(*address).map_err(|source| {
-                        PciStartError::BusMaster {
-                            file: file.clone(),
-                            line: rule.bus_master_line(),
-                            address: *address,
-                            source,
-                        }
-                    })?;
-                }
-            }
-            for address in &found {
-                host.attach(*address, is_writing).map_err(failed)?;
-            }
-            Ok(found
-                .into_iter()
-                .map(|address| (address, Device::Host))
-                .collect())
-        }
-    }
-}
-
-impl Decision {
-    const fn absent() -> Self {
-        Self {
-            origin: Origin::AbsentFunction,
-            action: Action::Ignored,
-            reason: Some(DenialReason::Unnamed),
         }
     }
 }

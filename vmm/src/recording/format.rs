@@ -4,7 +4,7 @@
 //! header   8 bytes  magic "RINGREC1"
 //!          8 bytes  time-stamp counter at the guest's boot
 //!          8 bytes  its frequency in kHz
-//!          8 bytes  accesses that a bounded recording has dropped
+//!          8 bytes  accesses that a bounded recording has dropped; all ones until the recording is finished
 //! record   1 byte   kind: see `Kind`
 //!          1 byte   log2 of the width in bytes (port), bytes (device memory); length of the name (definitions)
 //!          1 byte   flags: 1 write, 2 allowed
@@ -23,6 +23,9 @@ use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 pub(super) const MAGIC: [u8; 8] = *b"RINGREC1";
+
+/// [`Header::dropped`] of a recording that is not finished.
+pub(super) const UNFINISHED: u64 = u64::MAX;
 
 /// Written into [`Entry::flags`].
 pub(super) const FLAG_WRITE: u8 = 1;

@@ -17,7 +17,7 @@ mod writer;
 
 pub use export::{Form, Signal, SignalError};
 pub use filter::{Filter, FilterError, PortRange, parse_time};
-pub use reader::{ReadError, Recording};
+pub use reader::{End, ReadError, Recording};
 pub use recorder::{Keep, Recorder, RecorderError};
 
 use crate::observe::ports::Direction;

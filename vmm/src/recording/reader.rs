@@ -7,10 +7,13 @@ use std::path::Path;
 use abi::layout;
 use zerocopy::FromBytes;
 
-use super::format::{ENTRY_BYTES, Entry, FLAG_ALLOWED, FLAG_WRITE, Header, Kind, MAGIC};
+use super::format::{
+    ENTRY_BYTES, Entry, FLAG_ALLOWED, FLAG_WRITE, Header, Kind, MAGIC, UNFINISHED,
+};
 use super::{Access, Space};
 use crate::observe::clock::Clock;
 use crate::observe::escape::escape;
+use crate::observe::own_file;
 use crate::observe::ports::Direction;
 
 /// Where programs' port accesses are executed.
@@ -68,6 +71,17 @@ struct Module {
     size: u64,
 }
 
+/// How a recording ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// It is whole.
+    Finished,
+    /// A run is writing it.
+    GoesOn,
+    /// Whoever wrote it was killed, or its disk was full: the last accesses are missing.
+    Unfinished,
+}
+
 /// A recording, in memory.
 #[derive(Debug)]
 pub struct Recording {
@@ -75,8 +89,8 @@ pub struct Recording {
     pub accesses: Vec<Access>,
     /// Accesses before these that a bounded recording has dropped.
     pub dropped: u64,
-    /// Whether the file ends within a record: its writer was killed.
-    pub is_truncated: bool,
+    /// Whether it has all that there was.
+    pub end: End,
     /// Back ends' names by number.
     pub backends: Vec<String>,
     modules: Vec<Module>,
@@ -86,18 +100,27 @@ impl Recording {
     /// Reads a file.
     ///
     /// # Errors
-    /// [`ReadError`]. A file that ends within a record is no error.
+    /// [`ReadError`]. One that is not finished is no error.
     pub fn from_path(path: &Path) -> Result<Self, ReadError> {
         let name = escape(&path.display().to_string());
         let mut bytes = Vec::new();
-        let read = crate::input_file::open(path)
-            .and_then(|file| file.take(FILE_MAX + 1).read_to_end(&mut bytes));
+        let mut is_written = false;
+        let read = crate::input_file::open(path).and_then(|mut file| {
+            // Asked first: a run that ends meanwhile has not written all that is read.
+            is_written = own_file::is_owned(&file);
+            file.by_ref().take(FILE_MAX + 1).read_to_end(&mut bytes)
+        });
         match read {
             Ok(length) if length as u64 > FILE_MAX => Err(ReadError::File {
                 path: name,
                 source: io::Error::other(format!("it has more than {FILE_MAX} bytes")),
             }),
-            Ok(_) => Self::parse(&bytes, &name),
+            Ok(_) => Self::parse(&bytes, &name).map(|mut recording| {
+                if recording.end == End::Unfinished && is_written {
+                    recording.end = End::GoesOn;
+                }
+                recording
+            }),
             Err(source) => Err(ReadError::File { path: name, source }),
         }
     }
@@ -125,8 +148,15 @@ impl Recording {
         };
         let mut recording = Self {
             accesses: Vec::new(),
-            dropped: header.dropped.get(),
-            is_truncated: rest.len() % ENTRY_BYTES != 0,
+            dropped: match header.dropped.get() {
+                UNFINISHED => 0,
+                dropped => dropped,
+            },
+            end: if header.dropped.get() == UNFINISHED || rest.len() % ENTRY_BYTES != 0 {
+                End::Unfinished
+            } else {
+                End::Finished
+            },
             backends: Vec::new(),
             modules: Vec::new(),
         };
@@ -160,7 +190,7 @@ impl Recording {
                     }
                     if text.len() < length {
                         // Its writer was killed here.
-                        recording.is_truncated = true;
+                        recording.end = End::Unfinished;
                         break;
                     }
                     text.truncate(length);
@@ -310,13 +340,12 @@ mod tests {
         let whole = bytes(4);
         let recording = Recording::parse(&whole[..whole.len() - 7], "x").unwrap();
         assert_eq!(recording.accesses.len(), 3);
-        assert!(recording.is_truncated);
+        assert_eq!(recording.end, End::Unfinished);
         let definition = size_of::<Header>() + ENTRY_BYTES;
-        assert!(
-            Recording::parse(&whole[..definition], "x")
-                .unwrap()
-                .is_truncated
-        );
+        let cut = Recording::parse(&whole[..definition], "x").unwrap();
+        assert_eq!(cut.end, End::Unfinished);
+        let whole = Recording::parse(&whole, "x").unwrap();
+        assert_eq!(whole.end, End::Finished);
     }
 
     #[test]

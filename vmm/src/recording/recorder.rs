@@ -8,7 +8,9 @@ use std::path::Path;
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::little_endian::{U32, U64};
 
-use super::format::{ENTRY_BYTES, Entry, FLAG_ALLOWED, FLAG_WRITE, Header, Kind, MAGIC};
+use super::format::{
+    ENTRY_BYTES, Entry, FLAG_ALLOWED, FLAG_WRITE, Header, Kind, MAGIC, UNFINISHED,
+};
 use super::writer::{BUFFER_BYTES, Writer};
 use crate::observe::clock::Clock;
 use crate::observe::memory::MemoryRecord;
@@ -25,7 +27,7 @@ const EMPTY: Header = Header {
     magic: MAGIC,
     boot_tsc: U64::ZERO,
     tsc_khz: U64::new(1),
-    dropped: U64::ZERO,
+    dropped: U64::new(UNFINISHED),
 };
 
 /// What a recording keeps.
@@ -98,7 +100,7 @@ impl Recorder {
     /// Begins: writes the header and what images the guest holds.
     pub fn start(&mut self, clock: Clock, symbols: &Symbols) {
         self.clock = clock;
-        let header = self.header();
+        let header = self.header(UNFINISHED);
         self.write(header.as_bytes());
         self.modules(symbols);
     }
@@ -196,7 +198,7 @@ impl Recorder {
         }
         self.hand_over();
         // It has counted what was dropped meanwhile.
-        let header = self.header().as_bytes().to_vec();
+        let header = self.header(self.dropped).as_bytes().to_vec();
         if let Some(Err(error)) = self.writer.as_mut().map(|writer| writer.finish(header)) {
             self.fail(&error);
         }
@@ -247,12 +249,12 @@ impl Recorder {
         self.write(&bytes);
     }
 
-    fn header(&self) -> Header {
+    fn header(&self, dropped: u64) -> Header {
         Header {
             magic: MAGIC,
             boot_tsc: U64::new(self.clock.boot_tsc),
             tsc_khz: U64::new(self.clock.tsc_khz),
-            dropped: U64::new(self.dropped),
+            dropped: U64::new(dropped),
         }
     }
 
@@ -366,7 +368,8 @@ mod tests {
         ));
         let _recorder = Recorder::create(file.path(), Keep::All).unwrap();
         let recording = Recording::from_path(file.path()).unwrap();
-        assert!(recording.accesses.is_empty() && !recording.is_truncated);
+        assert!(recording.accesses.is_empty());
+        assert_eq!(recording.end, crate::recording::End::GoesOn);
     }
 
     #[test]
