@@ -372,9 +372,9 @@ mod tests {
         });
         // As a kill does: nothing of the entry's end happens.
         let left = fs::read(run.join("state.json")).unwrap();
+        fs::write(run.join("log"), "x").unwrap();
         drop(entry);
         fs::write(run.join("state.json"), left).unwrap();
-        fs::write(run.join("log"), "x").unwrap();
         assert!(socket.exists());
 
         assert!(names(&directory).is_empty());
