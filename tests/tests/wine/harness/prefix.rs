@@ -57,7 +57,7 @@ impl Shared {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(wine.folder());
         std::fs::create_dir_all(&folder).unwrap();
         let own = File::create(folder.join("lock")).unwrap();
-        own.lock().unwrap();
+        rustix::fs::flock(&own, rustix::fs::FlockOperation::LockExclusive).unwrap();
         let shared = Self {
             wine,
             path: folder.join("prefix"),
