@@ -148,6 +148,13 @@ impl Prefix {
         }
     }
 
+    /// Whether nothing but `wine run` has changed it: its files are all that is there of ours.
+    fn has_programs_alone(&self) -> bool {
+        let folder = self.ringfence_folder();
+        let is_used = folder.join("prefix.conf").exists() || folder.join("services").exists();
+        !is_used && !self.is_kept.get()
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.shared.path
     }
@@ -294,15 +301,6 @@ impl Prefix {
         walk(self.path(), &mut found);
         found.sort();
         found
-    }
-}
-
-impl Prefix {
-    /// Whether nothing but `wine run` has changed it: its files are all that is there of ours.
-    fn has_programs_alone(&self) -> bool {
-        let folder = self.ringfence_folder();
-        let is_used = folder.join("prefix.conf").exists() || folder.join("services").exists();
-        !is_used && !self.is_kept.get()
     }
 }
 

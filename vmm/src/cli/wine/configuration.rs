@@ -81,7 +81,7 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let failed = |error| Failure::file(path, &error);
     let folder = path.parent().unwrap_or_else(|| Path::new("/"));
     std::fs::create_dir_all(folder).map_err(failed)?;
-    // Wine reads it as whatever user it is there.
+    // As readable as any file that is made: the umask decides.
     let mut unfinished = tempfile::Builder::new()
         .prefix(".")
         .suffix(".new")
