@@ -237,6 +237,27 @@ fn a_search_that_is_late_runs_nothing_more() {
     assert!(search.instructions < 64, "{}", search.instructions);
 }
 
+/// A pointer into a code section that no code is behind is followed once.
+#[test]
+fn pointers_to_what_is_no_code_end_the_walk() {
+    use loader::builder::{Builder, SectionIndex};
+    let mut built = Builder::new(abi::DriverAbi::Amd64).build();
+    // The image's data has a pointer to the beginning of its code: an instruction that amd64 has not.
+    let at = built.raw(SectionIndex::Text, 0) as usize;
+    built.bytes[at] = 0x06;
+    let image = Image::parse(&built.bytes).unwrap();
+    let (sender, walked) = std::sync::mpsc::channel();
+
+    std::thread::spawn(move || {
+        let mut code = Code::new(&image).unwrap();
+        let walk = Walk::new(&mut code, Instant::now() + Duration::from_secs(600));
+        sender.send(walk.is_incomplete)
+    });
+
+    let is_incomplete = walked.recv_timeout(Duration::from_secs(60));
+    assert_eq!(is_incomplete, Ok(false), "it does not end");
+}
+
 /// A name that is hidden in another one is none, and a page of backslashes costs one look a byte.
 #[test]
 fn names_inside_names_are_not_listed() {

@@ -109,11 +109,14 @@ impl Walk {
         let entry = code.base + u64::from(code.image.entry_rva);
         walk.reach(code, vec![entry], Reach::DriverEntry, deadline);
         walk.callbacks.extend(data_pointers(code));
+        // Once each: where no code is, none is visited.
+        let mut tried = BTreeSet::new();
         loop {
-            let new: Vec<u64> = walk.unvisited(walk.callbacks.iter().copied());
+            let new: Vec<u64> = walk.callbacks.difference(&tried).copied().collect();
             if new.is_empty() || walk.is_incomplete {
                 break;
             }
+            tried.extend(&new);
             walk.reach(code, new, Reach::Callbacks, deadline);
         }
         let other = walk.unvisited(functions(code));
