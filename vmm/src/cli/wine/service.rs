@@ -1,11 +1,21 @@
 //! Services of a prefix, by the service manager itself: a registry file of a running prefix is not to be edited.
 
+use std::time::{Duration, Instant};
+
 use super::Failure;
 use super::configuration::{Configuration, GROUP, HOST};
 use super::prefix::Prefix;
 
 /// What Wine loads for the host.
 const HOST_IMAGE: &str = r"C:\windows\ringfence\ringfence.sys";
+
+/// SERVICE_STOPPED.
+const STOPPED: u32 = 1;
+/// What `sc` says of a service that is not there: ERROR_SERVICE_DOES_NOT_EXIST.
+const NO_SUCH_SERVICE: &str = "failed to open service 1060";
+/// How long a service may take to stop: a micro-VM that does not end is killed after three times 5 s.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(300);
 
 /// When Wine starts a service.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -76,16 +86,72 @@ pub(super) fn forget(
     configuration.forget_service(name)
 }
 
-/// Stops and deletes a service.
+/// Stops and deletes a service. One that does not stop stays as it is.
 pub(super) fn delete(prefix: &Prefix, name: &str) -> Result<(), Failure> {
-    // A service that does not run cannot be stopped, which is as well.
-    let _ = prefix.run(&["sc", "stop", name]).is_ok();
+    stop(prefix, name)?;
     let deleted = prefix.run(&["sc", "delete", name]);
     // One that somebody has deleted already is gone.
     if let Err(failure) = deleted
-        && prefix.run(&["sc", "query", name]).is_ok()
+        && state(prefix, name)?.is_some()
     {
         return Err(failure);
     }
     Ok(())
+}
+
+fn stop(prefix: &Prefix, name: &str) -> Result<(), Failure> {
+    // A service that does not run cannot be stopped, which is as well; whether it runs is asked next.
+    let _ = prefix.run(&["sc", "stop", name]).is_ok();
+    let began = Instant::now();
+    loop {
+        match state(prefix, name)? {
+            None | Some(STOPPED) => return Ok(()),
+            Some(state) if began.elapsed() >= STOP_PATIENCE => {
+                return Err(Failure::failed(format!(
+                    "{name} does not stop (state {state}), so nothing of it is removed; end the prefix's programs with `WINEPREFIX={} wineserver -k`, and try again",
+                    prefix.path().display()
+                )));
+            }
+            Some(_) => std::thread::sleep(PAUSE),
+        }
+    }
+}
+
+/// A service's state, as Windows numbers them; `None`: there is no such service.
+fn state(prefix: &Prefix, name: &str) -> Result<Option<u32>, Failure> {
+    match prefix.run(&["sc", "query", name]) {
+        Ok(text) => state_in(&text).map(Some).ok_or_else(|| {
+            Failure::failed(format!(
+                "`sc query {name}` does not say whether it runs: {}",
+                crate::observe::escape::escape(&text)
+            ))
+        }),
+        Err(failure) if failure.message.contains(NO_SUCH_SERVICE) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// The number in the line `STATE : 4 RUNNING` of what `sc query` prints.
+fn state_in(text: &str) -> Option<u32> {
+    text.lines().find_map(|line| {
+        let value = line.trim().strip_prefix("STATE")?.trim_start();
+        value
+            .strip_prefix(':')?
+            .split_ascii_whitespace()
+            .next()?
+            .parse()
+            .ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_found_in_what_sc_prints() {
+        let text = "SERVICE_NAME: STATE\n        TYPE               : 1  \n        STATE              : 3  STOP_PENDING\n        WIN32_EXIT_CODE    : 0  (0x0)\n";
+        assert_eq!(state_in(text), Some(3));
+        assert_eq!(state_in("SERVICE_NAME: x\nSTATE: RUNNING\n"), None);
+    }
 }
