@@ -12,6 +12,7 @@
 #[macro_use]
 mod harness;
 mod channel_client;
+mod commands;
 mod direct;
 mod install;
 mod intercept;

@@ -4,6 +4,8 @@ mod configuration;
 mod install;
 mod intercept;
 mod list;
+mod lock;
+mod port_files;
 mod prefix;
 mod remove;
 mod run;

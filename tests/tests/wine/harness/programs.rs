@@ -1,5 +1,6 @@
 //! The programs of wine/tests: built, started, run to their end.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -85,7 +86,8 @@ impl Prefix {
         run_to_end(command.args(arguments).current_dir(folder), name)
     }
 
-    fn place(&self, folder: &Path, name: &str) -> PathBuf {
+    /// Copies a test program to a folder.
+    pub(crate) fn place(&self, folder: &Path, name: &str) -> PathBuf {
         let placed = folder.join(format!("{name}.exe"));
         std::fs::copy(self.program(name), &placed).unwrap();
         placed
@@ -105,6 +107,14 @@ impl Prefix {
         let mut command = self.shared.command(own.to_str().unwrap());
         command.args(["wine", "run"]);
         command.arg(self.program(name)).args(arguments);
+        command
+    }
+
+    /// `ringfence ARGUMENTS` for this prefix, not started.
+    pub(crate) fn ringfence_command<Text: AsRef<OsStr>>(&self, arguments: &[Text]) -> Command {
+        let own = program();
+        let mut command = self.shared.command(own.to_str().unwrap());
+        command.args(arguments);
         command
     }
 

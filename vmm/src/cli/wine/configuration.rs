@@ -18,12 +18,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::prefix::Prefix;
-use super::{Failure, sockets};
+use super::{Failure, port_files, sockets};
 
 /// The service that keeps the process of the others, see wine/driver/entry.c.
 pub(super) const HOST: &str = "ringfence";
 /// The load order group of all services: Wine has them share a process.
 pub(super) const GROUP: &str = "Ringfence";
+
+/// Longest name of a service: Windows' own limit is 256, Linux' for a file with more behind the name 255.
+const NAME_MAX: usize = 200;
 
 /// The folder in a prefix.
 #[derive(Debug)]
@@ -42,7 +45,7 @@ pub(super) struct Service {
 /// Whether a name can be a service's here; the driver refuses others.
 pub(super) fn is_name(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    let is_whole = !name.is_empty() && name.len() <= 200 && name.bytes().all(is_plain);
+    let is_whole = !name.is_empty() && name.len() <= NAME_MAX && name.bytes().all(is_plain);
     is_whole && !name.starts_with('.') && !name.eq_ignore_ascii_case(HOST)
 }
 
@@ -182,24 +185,37 @@ impl Configuration {
         if let Some(files) = prefix.files_32() {
             write(&self.folder.join("ringfence32.sys"), files.driver)?;
         }
+        port_files::place(&self.folder)?;
         write(&self.folder.join("prefix.conf"), &text)
     }
 
     /// Where sockets go: into the prefix, or beside it if their paths would be too long.
     fn run_folder(&self, prefix: &Prefix) -> Result<PathBuf, Failure> {
+        let run = self.chosen_run_folder(prefix);
+        if !run.starts_with(&self.folder) {
+            sockets::make_own(&run)?;
+        }
+        Ok(run)
+    }
+
+    fn chosen_run_folder(&self, prefix: &Prefix) -> PathBuf {
         let own = self.folder.join("run");
         if sockets::is_short(&own) {
-            return Ok(own);
+            return own;
         }
         // Once chosen, it stays: micro-VMs may be serving there.
         let chosen = self.run();
-        let run = if chosen == own {
+        if chosen == own {
             sockets::elsewhere(prefix.path(), std::env::var_os("XDG_RUNTIME_DIR"))
         } else {
             chosen
-        };
-        sockets::make_own(&run)?;
-        Ok(run)
+        }
+    }
+
+    /// Longest name that a service may have in the prefix: its socket's path has the name in it.
+    pub(super) fn longest_name(&self, prefix: &Prefix) -> usize {
+        let run = self.chosen_run_folder(prefix);
+        sockets::longest_name(&run).min(NAME_MAX)
     }
 
     /// Writes a service's files.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::configuration::{self, Configuration, Service, is_name};
+use super::lock::Lock;
 use super::prefix::Prefix;
 use super::service::{self, Start};
 use super::{Failure, Where, say};
@@ -68,6 +69,13 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Failure> {
     })?;
     let policy = arguments.policy.as_deref().map(checked_policy);
     let configuration = Configuration::of(&prefix);
+    let _lock = Lock::of(&prefix)?;
+    let longest = configuration.longest_name(&prefix);
+    if name.len() > longest {
+        return Err(Failure::usage(format!(
+            "`{name}` cannot be the service's name: in this prefix it has at most {longest} bytes, because its socket's path, which it is part of, has at most 107; give a shorter --name"
+        )));
+    }
     let service = Service {
         name: name.to_owned(),
         driver: configuration.driver(name),

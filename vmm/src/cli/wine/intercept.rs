@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::configuration::{self, Configuration};
 use super::install::checked_policy;
+use super::lock::Lock;
 use super::prefix::Prefix;
 use super::{Failure, Where, say};
 
@@ -41,6 +42,7 @@ enum State {
 pub(super) fn main(arguments: &Arguments) -> Result<(), Failure> {
     let prefix = Prefix::find(&arguments.place)?;
     let configuration = Configuration::of(&prefix);
+    let _lock = Lock::of(&prefix)?;
     match arguments.state {
         State::On => {
             let policy = arguments

@@ -1,6 +1,7 @@
 //! `ringfence wine remove`
 
 use super::configuration::{Configuration, is_name};
+use super::lock::Lock;
 use super::prefix::Prefix;
 use super::{Failure, Where, say, service};
 use crate::observe::escape::escape;
@@ -20,6 +21,7 @@ pub(super) struct Arguments {
 pub(super) fn main(arguments: &Arguments) -> Result<(), Failure> {
     let prefix = Prefix::find(&arguments.place)?;
     let configuration = Configuration::of(&prefix);
+    let _lock = Lock::of(&prefix)?;
     let name = &arguments.name;
     if !is_name(name) || configuration.service(name).is_none() {
         return Err(Failure::usage(format!(

@@ -19,6 +19,12 @@ pub(super) fn is_short(folder: &Path) -> bool {
     folder.join(LONGEST_SOCKET).as_os_str().len() <= SOCKET_MAX
 }
 
+/// The most bytes that a socket's name, without `.socket`, may have in a folder.
+pub(super) fn longest_name(folder: &Path) -> usize {
+    let others = folder.join(".socket").as_os_str().len();
+    SOCKET_MAX.saturating_sub(others)
+}
+
 /// A folder with a short path for the sockets of a prefix with a long one: in the user's run directory, or else in /tmp. Its
 /// name is made from the prefix's path.
 pub(super) fn elsewhere(prefix: &Path, run_directory: Option<OsString>) -> PathBuf {
@@ -77,6 +83,9 @@ mod tests {
         ] {
             let folder = elsewhere(&long, run.map(OsString::from));
             assert!(is_short(&folder) && folder.is_absolute(), "{folder:?}");
+            let longest = "x".repeat(longest_name(&folder));
+            let socket = folder.join(format!("{longest}.socket"));
+            assert_eq!(socket.as_os_str().len(), SOCKET_MAX);
             assert_ne!(
                 folder,
                 elsewhere(Path::new("/other"), run.map(OsString::from))
