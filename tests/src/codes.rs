@@ -269,6 +269,8 @@ pub mod faulty {
     pub const NOTHING: u32 = 0x0022_2058;
     /// Locks the pages of its input.
     pub const LEAVE_LOCKED: u32 = 0x0022_205F;
+    /// Never returns, and calls the kernel again and again.
+    pub const LOOP_OF_CALLS: u32 = 0x0022_2060;
 }
 
 /// tests/drivers/include/kmdf.h

@@ -72,5 +72,7 @@ struct faulty_flood {
 /* 0x0022205F: locks the pages of its input (METHOD_NEITHER) and leaves them so. STATUS_SUCCESS; when the client ends,
  * DRIVER_LEFT_LOCKED_PAGES_IN_PROCESS (0xCB), or without --verify PROCESS_HAS_LOCKED_PAGES (0x76). */
 #define FAULTY_LEAVE_LOCKED RF_CODE(0x817u, RF_NEITHER)
+/* Never returns, and calls the kernel again and again. */
+#define FAULTY_LOOP_OF_CALLS RF_CODE(0x818u, RF_BUFFERED)
 
 #endif

@@ -40,6 +40,19 @@ static VOID loop_for_ever(VOID)
     }
 }
 
+static VOID call_for_ever(VOID)
+{
+    for (;;) {
+        PVOID pool = ExAllocatePoolWithTag(NonPagedPool, 64, TAG);
+        if (pool != NULL) {
+            ExFreePoolWithTag(pool, TAG);
+        }
+        for (int i = 0; i < 2000; i++) {
+            __asm__ volatile("pause");
+        }
+    }
+}
+
 /* Each level keeps 256 bytes that the compiler may neither drop nor turn into a loop. */
 static __attribute__((noinline)) ULONG recurse(ULONG depth)
 {
@@ -191,6 +204,9 @@ static NTSTATUS fault(ULONG code, PVOID input)
     case FAULTY_SPIN_CLI:
         __asm__ volatile("cli");
         loop_for_ever();
+        break;
+    case FAULTY_LOOP_OF_CALLS:
+        call_for_ever();
         break;
     case FAULTY_NOTHING:
         break;

@@ -325,7 +325,13 @@ fn impatient(target: Target) -> Machine {
 }
 
 fn endless_loops_time_out(target: Target) {
-    for code in [faulty::INFINITE_LOOP, faulty::SPIN_RAISED, faulty::SPIN_CLI] {
+    let codes = [
+        faulty::INFINITE_LOOP,
+        faulty::SPIN_RAISED,
+        faulty::SPIN_CLI,
+        faulty::LOOP_OF_CALLS,
+    ];
+    for code in codes {
         let machine = impatient(target);
         let mut client = Client::open(&machine, r"\\.\faulty");
 

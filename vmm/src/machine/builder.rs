@@ -280,6 +280,7 @@ impl VmBuilder {
             is_busy: false,
             lines: self.lines,
             is_exit_wanted: false,
+            late_stops: 0,
             clients: ClientWindow::new(layout::client_window(self.config.abi).1),
         })
     }

@@ -73,6 +73,8 @@ pub struct Vm {
     pub(super) lines: InterruptLines,
     /// An interrupt is to be injected at the next occasion.
     pub(super) is_exit_wanted: bool,
+    /// How often it was past its deadline, and let run on.
+    pub(super) late_stops: u32,
     pub(super) clients: ClientWindow,
 }
 
@@ -199,6 +201,7 @@ impl Vm {
             }
         };
         self.is_busy = false;
+        self.late_stops = 0;
         self.watchdog.idle();
         backend.drain_trace(&GuestView { plan: &self.plan });
         stop

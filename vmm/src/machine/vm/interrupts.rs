@@ -2,7 +2,7 @@
 
 use abi::channel::State;
 use abi::header::INTERRUPT_VECTOR;
-use abi::layout::Shared;
+use abi::layout::{self, Shared};
 
 use super::Vm;
 use crate::machine::backend::Stop;
@@ -11,6 +11,16 @@ use crate::machine::kick::Due;
 
 /// IRQL from which no tick is injected.
 const DISPATCH_LEVEL: u32 = 2;
+/// How often a guest that has not answered in time is let run on, a millisecond at least each, when it is in kernel code.
+const LATE_STOPS_MAX: u32 = 50;
+
+/// Whether an address is in the shim, in an import stub, or in the stub of ports: not in code of a driver.
+fn is_kernel_code(kernel_base: u64, address: u64) -> bool {
+    let stubs = kernel_base + layout::NTOSKRNL..kernel_base + layout::DRIVERS;
+    (layout::SHIM_BASE..layout::SHIM_BASE + layout::SHIM_MAX).contains(&address)
+        || (layout::USER_STUB..layout::USER_STUB + layout::PAGE_SIZE).contains(&address)
+        || stubs.contains(&address)
+}
 
 impl Vm {
     /// Shows the guest what its interrupt lines did. Only the vCPU thread does so, and the guest does not run meanwhile.
@@ -39,7 +49,7 @@ impl Vm {
         self.is_exit_wanted = false;
         let is_tick = match self.watchdog.due() {
             Due::Nothing => false,
-            Due::Deadline => return Ok(Some(Stop::Hung)),
+            Due::Deadline => return self.deadline(),
             Due::Stop => return Ok(Some(Stop::Asked)),
             Due::Tick => true,
         };
@@ -79,5 +89,48 @@ impl Vm {
             self.watchdog.ticked();
         }
         Ok(None)
+    }
+
+    /// A report is to say where the driver loops. In kernel code the guest may be for an interrupt just now, or for one call
+    /// of many: then it runs on a little.
+    fn deadline(&mut self) -> Result<Option<Stop>, CreateError> {
+        let rip = self.vcpu.registers()?.rip;
+        if self.late_stops >= LATE_STOPS_MAX || !is_kernel_code(self.plan.kernel_base, rip) {
+            return Ok(Some(Stop::Hung));
+        }
+        self.late_stops += 1;
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use abi::{DriverAbi, Privilege};
+
+    #[test]
+    fn code_of_drivers_is_not_the_kernels() {
+        for (abi, privilege) in [
+            (DriverAbi::I386, Privilege::Ring3),
+            (DriverAbi::Amd64, Privilege::Ring0),
+        ] {
+            let base = layout::kernel_base(abi, privilege);
+            for kernel in [
+                layout::SHIM_BASE + 0x5E0,
+                layout::USER_STUB,
+                base + layout::EXPORTS,
+                base + layout::HAL_EXPORTS,
+            ] {
+                assert!(is_kernel_code(base, kernel), "{kernel:#x}");
+            }
+            for driver in [
+                base + layout::DRIVERS,
+                base + layout::DRIVERS + layout::DRIVERS_SIZE - 1,
+                base + layout::POOL,
+                0,
+            ] {
+                assert!(!is_kernel_code(base, driver), "{driver:#x}");
+            }
+        }
     }
 }
