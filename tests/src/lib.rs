@@ -26,6 +26,4 @@ mod target;
 pub use client::{Client, bytes};
 pub use faults::{crash, describe, status_of, timed_out};
 pub use files::{program, sample, third_party};
-pub use target::{
-    Target, has_kvm, is_lane, offered, patience, skip, skip_without_program, start_timeout,
-};
+pub use target::{Target, has_kvm, is_lane, offered, patience, skip, skip_without_program};

@@ -3,12 +3,13 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use abi::{DriverAbi, Privilege};
 use vmm::machine::host::{self, KvmError, KvmKind};
 use vmm::policy::Policy;
-use vmm::session::{Launch, Machine, start};
+use vmm::session::driver::DriverError;
+use vmm::session::{Launch, Machine, StartError, start};
 
 /// Guest RAM of a test's machine, in bytes.
 const MEMORY_BYTES: u64 = 16 << 20;
@@ -23,16 +24,6 @@ pub fn is_lane() -> bool {
 #[must_use]
 pub fn patience() -> Duration {
     Duration::from_secs(if is_lane() { 60 } else { 15 })
-}
-
-/// How long a driver that is going to hang gets: enough to start it.
-#[must_use]
-pub fn start_timeout() -> Duration {
-    if is_lane() {
-        Duration::from_secs(4)
-    } else {
-        Duration::from_millis(1500)
-    }
 }
 
 /// Says that something is not tested, on the real stderr; libtest hides only what print macros write.
@@ -130,6 +121,31 @@ impl Target {
     #[must_use]
     pub fn start_sample(self, name: &str, policy: &str) -> Machine {
         self.start(&self.sample(name), policy)
+    }
+
+    /// Starts a sample driver that is going to hang. It gets three times as long as its start took, or a second and a half:
+    /// what it does before must not be taken for hanging on a machine that is slow or busy. That time is the second result.
+    ///
+    /// # Panics
+    /// It does not start.
+    #[must_use]
+    pub fn start_impatient(self, name: &str) -> (Machine, Duration) {
+        let mut timeout = Duration::from_millis(1500);
+        loop {
+            let launch = Launch {
+                timeout,
+                ..self.launch(&self.sample(name), "")
+            };
+            let began = Instant::now();
+            match start(launch) {
+                Ok(machine) if began.elapsed() * 3 <= timeout => return (machine, timeout),
+                Ok(_) | Err(StartError::Driver(DriverError::TimedOut(_)))
+                    if timeout < patience() => {}
+                Ok(_) => panic!("{name} took {:?} to start", began.elapsed()),
+                Err(error) => panic!("{error}"),
+            }
+            timeout *= 2;
+        }
     }
 }
 

@@ -3,10 +3,9 @@
 use std::time::{Duration, Instant};
 
 use integration_tests::codes::{echo, status};
-use integration_tests::{Client, Target, bytes, fields, is_lane, machine_tests, start_timeout};
+use integration_tests::{Client, Target, bytes, fields, is_lane, machine_tests};
 use vmm::session::Machine;
 use vmm::session::driver::{IoResult, RunningDriver};
-use vmm::session::start;
 
 machine_tests!(
     each_method_moves_exact_bytes,
@@ -279,9 +278,7 @@ fn waiting_request_completes_when_another_client_releases_it(target: Target) {
 }
 
 fn waiting_request_is_cancelled_when_time_is_up(target: Target) {
-    let mut launch = target.launch(&target.sample("echo"), "");
-    launch.timeout = start_timeout();
-    let machine = start(launch).unwrap();
+    let (machine, _) = target.start_impatient("echo");
     let mut client = Client::open(&machine, r"\\.\echo");
 
     let result = client.ioctl(echo::WAIT, &fields!(1_u32), 4);

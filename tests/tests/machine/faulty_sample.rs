@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use abi::DriverAbi;
 use integration_tests::codes::{faulty, status};
-use integration_tests::{Client, Target, crash, fields, machine_tests, start_timeout, timed_out};
+use integration_tests::{Client, Target, crash, fields, machine_tests, timed_out};
 use vmm::observe::crash::{Cause, CrashReport};
 use vmm::observe::output::TraceOutput;
 use vmm::session::driver::{DriverError, RunningDriver, RunningMachine};
@@ -318,12 +318,6 @@ fn missing_import_is_named(target: Target) {
     assert_led_by_driver(&report);
 }
 
-fn impatient(target: Target) -> Machine {
-    let mut launch = target.launch(&target.sample("faulty"), "");
-    launch.timeout = start_timeout();
-    start(launch).unwrap()
-}
-
 fn endless_loops_time_out(target: Target) {
     let codes = [
         faulty::INFINITE_LOOP,
@@ -332,13 +326,13 @@ fn endless_loops_time_out(target: Target) {
         faulty::LOOP_OF_CALLS,
     ];
     for code in codes {
-        let machine = impatient(target);
+        let (machine, timeout) = target.start_impatient("faulty");
         let mut client = Client::open(&machine, r"\\.\faulty");
 
         let report = timed_out(client.process.ioctl(client.handle, code, &[], 0));
 
         assert!(
-            matches!(report.cause, Cause::Hang { timeout_ms } if u128::from(timeout_ms) == start_timeout().as_millis()),
+            matches!(report.cause, Cause::Hang { timeout_ms } if u128::from(timeout_ms) == timeout.as_millis()),
             "{report}"
         );
         assert_in_driver(&report);
@@ -347,7 +341,7 @@ fn endless_loops_time_out(target: Target) {
 }
 
 fn lost_request_times_out(target: Target) {
-    let machine = impatient(target);
+    let (machine, _) = target.start_impatient("faulty");
     let mut client = Client::open(&machine, r"\\.\faulty");
 
     let lost = client

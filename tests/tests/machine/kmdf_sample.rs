@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use integration_tests::codes::{echo::coded, kmdf, status};
-use integration_tests::{Client, Target, bytes, fields, machine_tests, start_timeout};
+use integration_tests::{Client, Target, bytes, fields, machine_tests};
 use vmm::session::Machine;
 use vmm::session::driver::{IoResult, RunningDriver};
 use vmm::session::start;
@@ -162,9 +162,7 @@ fn timer_completes_its_request(target: Target) {
 }
 
 fn timed_request_is_cancelled_when_time_is_up(target: Target) {
-    let mut launch = target.launch(&target.sample("kmdf"), "");
-    launch.timeout = start_timeout();
-    let machine = start(launch).unwrap();
+    let (machine, _) = target.start_impatient("kmdf");
     let mut client = Client::open(&machine, DEVICE);
 
     let result = client.ioctl(kmdf::TIMER, &fields!(3_600_000_u32), 4);
@@ -231,9 +229,7 @@ fn purge_cancels_and_start_accepts_again(target: Target) {
 }
 
 fn waiting_request_is_cancelled_when_time_is_up(target: Target) {
-    let mut launch = target.launch(&target.sample("kmdf"), "");
-    launch.timeout = start_timeout();
-    let machine = start(launch).unwrap();
+    let (machine, _) = target.start_impatient("kmdf");
     let mut client = Client::open(&machine, DEVICE);
 
     let result = client.ioctl(kmdf::WAIT, &fields!(1_u32), 4);
