@@ -112,6 +112,10 @@ fn options_reach_the_driver(prefix: &Prefix) {
         log.contains("kmdf: ringfence: cannot read the registry file"),
         "{log}"
     );
+    assert!(
+        log.contains("kmdf: the micro-VM did not start: the policy, an option or"),
+        "{log}"
+    );
     for service in ["kmdf", "portio"] {
         let removed = prefix.ringfence(&["wine", "remove", service]);
         assert_eq!(removed.code, Some(0), "{removed:?}");

@@ -127,7 +127,7 @@ fn driver_that_hangs_is_crashed(prefix: &Prefix) {
     prefix.wait_for(|| state(prefix) == "crashed");
     let object = listed(prefix).remove(0);
     assert!(
-        object["reason"].as_str().unwrap().contains("did not"),
+        object["reason"].as_str().unwrap().contains("hung"),
         "{object}"
     );
     let log = prefix.log();
