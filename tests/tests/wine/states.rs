@@ -29,6 +29,15 @@ fn state(prefix: &Prefix) -> String {
     state
 }
 
+/// Waits until the only service has crashed, for such a reason: that is known a moment later than that nobody serves.
+fn wait_for_crash(prefix: &Prefix, reason: &str) {
+    prefix.wait_for(|| {
+        let object = listed(prefix).remove(0);
+        let is_crashed = object["state"] == "crashed";
+        is_crashed && object["reason"].as_str().unwrap().contains(reason)
+    });
+}
+
 /// Wine's process that runs a service: it has made the socket.
 fn wine_process(prefix: &Prefix, service: &str) -> Pid {
     let socket = UnixStream::connect(prefix.socket(service)).unwrap();
@@ -60,15 +69,13 @@ fn state_is_what_is_so(prefix: &Prefix) {
 
     prefix.run("faulty", &[]);
 
-    prefix.wait_for(|| state(prefix) == "crashed");
+    wait_for_crash(prefix, "EXCEPTION");
     // Wine does not know.
     assert_eq!(
         prefix.run("service", &["state", "faulty"]).trim(),
         "state 4"
     );
     let object = listed(prefix).remove(0);
-    let reason = object["reason"].as_str().unwrap();
-    assert!(reason.contains("EXCEPTION"), "{object}");
     let text = prefix.ringfence(&["wine", "list"]).stdout;
     let log = object["log"].as_str().unwrap();
     assert!(
@@ -95,14 +102,7 @@ fn state_is_what_is_so(prefix: &Prefix) {
     assert_eq!(state(prefix), "running");
     // Its process is killed.
     kill_process(micro_vm(prefix, "faulty"), Signal::KILL).unwrap();
-    prefix.wait_for(|| state(prefix) == "crashed");
-    prefix.wait_for(|| {
-        let object = listed(prefix).remove(0);
-        object["reason"]
-            .as_str()
-            .unwrap()
-            .contains("killed by a signal")
-    });
+    wait_for_crash(prefix, "killed by a signal");
     assert_eq!(prefix.service("stop", "faulty"), 0);
     assert_eq!(prefix.service("start", "faulty"), 0);
     // Wine's process is killed, which can say nothing more.
@@ -124,12 +124,7 @@ fn driver_that_hangs_is_crashed(prefix: &Prefix) {
 
     // ERROR_SEM_TIMEOUT.
     assert_eq!(text.trim(), "hanging request: error 121");
-    prefix.wait_for(|| state(prefix) == "crashed");
-    let object = listed(prefix).remove(0);
-    assert!(
-        object["reason"].as_str().unwrap().contains("hung"),
-        "{object}"
-    );
+    wait_for_crash(prefix, "faulty.sys hung");
     let log = prefix.log();
     assert!(
         log.contains("the driver has hung; the report is above"),
