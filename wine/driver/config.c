@@ -1,10 +1,10 @@
 /* What the installer (`ringfence wine install`, `ringfence wine intercept`) has written into C:\windows\ringfence: lines
- * KEY=VALUE in UTF-8, values are paths of Linux.
+ * KEY=VALUE in UTF-8, values are paths of Linux. Keys that are not known are left out.
  *
  * | file | keys |
  * |---|---|
  * | prefix.conf | ringfence (the program), log, run (folder for sockets), intercept-policy |
- * | services\NAME.conf | driver, policy |
+ * | services\NAME.conf | driver, policy; and options of `ringfence run`, by their names without dashes: see below |
  *
  * The service "ringfence" is the host, see entry.c; it has no file.
  *
@@ -90,6 +90,52 @@ static bool value_of(const char *text, const char *key, char *value, size_t size
         }
     }
     return false;
+}
+
+/* The options of `ringfence run` that a service may have; vmm/src/cli/wine/options.rs writes them. */
+static const char *const options[] = {"--device", "--registry", "--files", "--windows", "--memory", "--cpu", "--max-memory"};
+
+/* The option whose value the line is, which `*value` becomes; null if it is none. */
+static const char *option_of(char *line, char **value)
+{
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
+        const char *wanted = options[i] + 2;
+        char *at = line;
+        while (*wanted != 0 && *at == *wanted) {
+            at++;
+            wanted++;
+        }
+        if (*wanted == 0 && *at == '=' && at[1] != 0) {
+            *value = at + 1;
+            return options[i];
+        }
+    }
+    return NULL;
+}
+
+/* Takes the options of a service's file, whose lines become strings. False if there are too many. */
+static bool take_options(struct config *config, char *text)
+{
+    while (*text != 0) {
+        char *line = text;
+        while (*text != 0 && *text != '\n') {
+            text++;
+        }
+        if (*text == '\n') {
+            *text++ = 0;
+        }
+        char *value = NULL;
+        const char *option = option_of(line, &value);
+        if (option == NULL) {
+            continue;
+        }
+        if (config->option_words == 2 * OPTIONS_MAX) {
+            return false;
+        }
+        config->options[config->option_words++] = option;
+        config->options[config->option_words++] = value;
+    }
+    return true;
 }
 
 /* UTF-16 as UTF-8, at most what there is room for. */
@@ -232,6 +278,10 @@ NTSTATUS config_read(struct config *config, const UNICODE_STRING *key)
     if (!value_of(service, "driver", config->driver, PATH_BYTES)) {
         log_line("services\\%w.conf names no driver: run `ringfence wine install` again", config->name);
         return STATUS_OBJECT_NAME_NOT_FOUND;
+    }
+    if (!take_options(config, service)) {
+        log_line("services\\%w.conf has more than 32 options: run `ringfence wine install` again", config->name);
+        return STATUS_INVALID_PARAMETER;
     }
     return STATUS_SUCCESS;
 }

@@ -8,6 +8,7 @@
  * | launch.c | starts the micro-VM, and ends it |
  * | spawn.c | its process |
  * | socket.c | its socket |
+ * | state.c | what `ringfence wine list` shows of it |
  * | log.c | the prefix's log |
  * | names.c | the driver's devices and symbolic links, made in Wine's namespace |
  * | process.c | Wine's processes as processes of the guest |
@@ -36,6 +37,8 @@ enum {
     /* Processes of Wine at a time: the VMM has 64 for a connection, and WaitForMultipleObjects 64 handles. */
     PROCESSES_MAX = 63,
     SOCKET_BYTES = 108,
+    /* Options of `ringfence run` that a service may have; vmm/src/cli/wine/options.rs writes no more. */
+    OPTIONS_MAX = 32,
 };
 
 /* config.c */
@@ -48,6 +51,9 @@ struct config {
     char driver[PATH_BYTES];
     char policy[PATH_BYTES]; /* empty: everything is denied */
     char socket[SOCKET_BYTES];
+    /* Further arguments of `ringfence run`: names of options and their values, in turns. */
+    const char *options[2 * OPTIONS_MAX];
+    size_t option_words;
 };
 /* For a service that a program has installed itself: the driver, a path of Linux. Exported to our winedevice.exe, which
  * calls it before DriverEntry. */
@@ -62,6 +68,8 @@ NTSTATUS config_read(struct config *config, const UNICODE_STRING *key);
 void log_begin(const struct config *config);
 void log_line(const char *format, ...);
 void log_raw(const char *text, size_t bytes);
+/* What somebody else has said: each of its lines as one of the service's. The text is changed. */
+void log_lines(char *text, size_t bytes);
 
 /* folder.c: makes the folder if it is not there; whether only this user may write to it. What is
  * wrong goes to the log. */
@@ -77,7 +85,7 @@ struct vm {
 struct rf_channel *vm_start(struct vm *vm, const struct config *config, NTSTATUS *status);
 /* Has the driver unloaded and the micro-VM end. */
 void vm_stop(struct vm *vm, const struct config *config);
-/* The micro-VM ended by itself: says why in the log. */
+/* The micro-VM ended by itself: says why in the log, and for `ringfence wine list`. */
 void vm_ended(struct vm *vm);
 
 /* spawn.c: starts the process, which serves `listener`. The thread that calls must live as long as the process is to. */
@@ -89,6 +97,12 @@ enum { LISTEN_FD = 3 }; /* where LISTEN_FDS begins */
 intptr_t socket_make(const struct config *config);
 /* Has one command executed, and waits at most so long for that. */
 void socket_command(const struct config *config, const char *line, size_t bytes, int milliseconds);
+
+/* state.c */
+void state_begin(const struct config *config);
+/* `reason`: of the micro-VM's end, or empty. */
+void state_set(const char *state, const char *reason);
+void state_end(void);
 
 /* names.c */
 struct name;

@@ -64,29 +64,61 @@ static uint32_t hexadecimal(const char *text)
     return value;
 }
 
-/* Writes what the micro-VM has said to the log. Returns the NTSTATUS in it, as "(0xc0000001)", or 0. */
-static uint32_t log_output(struct vm *vm)
+/* What the micro-VM has said on its standard output. */
+enum { SAID_BYTES = 16 << 10, REASON_BYTES = 200 };
+struct said {
+    uint32_t status; /* the NTSTATUS in it, as "(0xc0000001)", or 0 */
+    char reason[REASON_BYTES]; /* the first line of its report, or empty */
+};
+
+static bool begins_with(const char *text, size_t bytes, const char *wanted)
 {
-    uint32_t found = 0;
-    if (vm->output < 0) {
-        return 0;
+    size_t at = 0;
+    while (wanted[at] != 0 && at < bytes && text[at] == wanted[at]) {
+        at++;
     }
-    for (;;) {
-        char text[1024];
-        intptr_t got = rf_syscall3(RF_NR_READ, vm->output, rf_at(text), sizeof text);
-        if (got <= 0) {
-            break;
+    return wanted[at] == 0;
+}
+
+/* `ringfence run` says "run: REPORT" or, before the driver has started, "start: REPORT". */
+static void find_reason(struct said *said, const char *text, size_t bytes)
+{
+    for (size_t at = 0; at < bytes && said->reason[0] == 0; at++) {
+        bool is_line = at == 0 || text[at - 1] == '\n';
+        size_t word = begins_with(text + at, bytes - at, "run: ") ? 5 : begins_with(text + at, bytes - at, "start: ") ? 7 : 0;
+        if (!is_line || word == 0) {
+            continue;
         }
-        log_raw(text, (size_t)got);
-        for (intptr_t at = 0; found == 0 && at + 11 < got; at++) {
-            if (text[at] == '(' && text[at + 1] == '0' && text[at + 2] == 'x') {
-                found = hexadecimal(text + at + 3);
+        size_t length = 0;
+        for (at += word; at < bytes && text[at] != '\n' && length < REASON_BYTES - 1; at++) {
+            said->reason[length++] = text[at];
+        }
+        said->reason[length] = 0;
+    }
+}
+
+/* Writes what the micro-VM has said to the log. */
+static void log_output(struct vm *vm, struct said *said)
+{
+    rf_zero(said, sizeof *said);
+    if (vm->output < 0) {
+        return;
+    }
+    char *text = heap_allocate(SAID_BYTES);
+    intptr_t got;
+    while (text != NULL && (got = rf_syscall3(RF_NR_READ, vm->output, rf_at(text), SAID_BYTES)) > 0) {
+        size_t bytes = (size_t)got;
+        for (size_t at = 0; said->status == 0 && at + 11 < bytes; at++) {
+            if (begins_with(text + at, bytes - at, "(0x")) {
+                said->status = hexadecimal(text + at + 3);
             }
         }
+        find_reason(said, text, bytes);
+        log_lines(text, bytes);
     }
+    heap_free(text);
     rf_close(vm->output);
     vm->output = -1;
-    return found;
 }
 
 /* Exit codes of `ringfence run`; what the service manager says of a driver that does not start for such a reason. */
@@ -110,6 +142,44 @@ static NTSTATUS status_of_exit(int code, uint32_t said)
     }
 }
 
+/* What such an exit means, and what to do. */
+static const char *exit_text(int code)
+{
+    switch (code) {
+    case 0:
+        return "it was asked to end";
+    case 1:
+        return "the driver has refused to start, or the machine lacks what a rule of the policy or an option needs; the lines above "
+               "say what";
+    case 2:
+        return "the policy, an option or the driver's file is not as it should be; the lines above say where: correct it, and start "
+               "the service again";
+    case 3:
+        return "the driver's image is rejected; the lines above say why";
+    case 4:
+        return "the driver has crashed; the report is above";
+    case 5:
+        return "KVM cannot be used; `ringfence doctor` says why";
+    case 6:
+        return "the driver has hung; the report is above";
+    case 127:
+        return "the program that prefix.conf names cannot be executed: run `ringfence wine install` again";
+    default:
+        return code > 256 ? "its process was killed by a signal" : "its process has ended";
+    }
+}
+
+/* The number that goes with it. */
+static uint32_t exit_number(int code)
+{
+    return (uint32_t)(code > 256 ? code - 256 : code);
+}
+
+static const char *exit_kind(int code)
+{
+    return code > 256 ? "signal" : "exit code";
+}
+
 static struct rf_channel *connect(const struct config *config, struct rf_failure *failure)
 {
     return rf_connect(config->socket, DATA_BYTES, START_MS, failure);
@@ -126,7 +196,8 @@ static NTSTATUS serve(struct vm *vm, const struct config *config, struct rf_chan
     if (listener == -ADDRESS_IN_USE) {
         *channel = connect(config, &failure);
         if (*channel != NULL) {
-            log_line("%s is served already", config->socket);
+            log_line("%s is served already by somebody else: that micro-VM is used as it is, and left alone when the service stops",
+                     config->socket);
             return STATUS_SUCCESS;
         }
         if (failure.error == RF_ECONNREFUSED) {
@@ -136,7 +207,8 @@ static NTSTATUS serve(struct vm *vm, const struct config *config, struct rf_chan
         }
     }
     if (rf_is_error(listener)) {
-        log_line("%s cannot be made: error %u", config->socket, (uint32_t)-listener);
+        log_line("the socket %s cannot be made (error %u): make room in its folder, or see to it that this user may write there",
+                 config->socket, (uint32_t)-listener);
         return STATUS_INSUFFICIENT_RESOURCES;
     }
     log_line("starting %s with %s", config->driver, config->policy[0] != 0 ? config->policy : "no policy: every port is denied");
@@ -154,40 +226,55 @@ struct rf_channel *vm_start(struct vm *vm, const struct config *config, NTSTATUS
     struct rf_channel *channel = NULL;
     struct rf_failure failure;
     *status = serve(vm, config, &channel);
-    if (!NT_SUCCESS(*status) || channel != NULL) {
-        return channel;
+    if (!NT_SUCCESS(*status)) {
+        return NULL;
     }
-    channel = connect(config, &failure);
+    state_begin(config);
+    if (channel == NULL) {
+        channel = connect(config, &failure);
+    }
     if (channel != NULL) {
+        state_set("running", "");
         return channel;
     }
     /* A connection that broke: the process is about to end. */
     int code = wait_for_exit(vm, failure.status == (uint32_t)STATUS_IO_TIMEOUT ? 0 : STOP_MS);
     if (code >= 0) {
-        *status = status_of_exit(code, log_output(vm));
-        log_line("the micro-VM did not start: exit code %u, status %x", (uint32_t)code, (uint32_t)*status);
+        struct said said;
+        log_output(vm, &said);
+        *status = status_of_exit(code, said.status);
+        log_line("the micro-VM did not start: %s (%s %u, status %x)", exit_text(code), exit_kind(code), exit_number(code),
+                 (uint32_t)*status);
     } else {
-        log_line("the micro-VM does not answer: %s (error %u, status %x)", failure.what, failure.error, failure.status);
+        log_line("the micro-VM is there, but cannot be used: %s (error %u, status %x); it is ended: start the service again",
+                 failure.what, failure.error, failure.status);
         vm_stop(vm, config);
         *status = STATUS_IO_TIMEOUT;
     }
+    state_end();
     return NULL;
 }
 
 void vm_ended(struct vm *vm)
 {
     int code = vm->pid == 0 ? -1 : wait_for_exit(vm, STOP_MS);
-    log_output(vm);
+    struct said said;
+    log_output(vm, &said);
+    const char *reason = code >= 0 ? exit_text(code) : "its process still runs, but the connection to it is lost";
     if (code >= 0) {
-        log_line("the micro-VM has ended: exit code %u; the service must be stopped and started", (uint32_t)code);
+        log_line("the micro-VM has ended: %s (%s %u); the service must be stopped and started", reason, exit_kind(code),
+                 exit_number(code));
     } else {
-        log_line("the connection to the micro-VM is lost; the service must be stopped and started");
+        log_line("the micro-VM cannot be used any more: %s; the service must be stopped and started", reason);
     }
+    state_set("crashed", said.reason[0] != 0 ? said.reason : reason);
 }
 
 void vm_stop(struct vm *vm, const struct config *config)
 {
+    state_set("stopping", "");
     if (vm->pid == 0) {
+        state_end();
         return;
     }
     static const char unload[] = "{\"command\":\"unload\"}\n";
@@ -195,9 +282,11 @@ void vm_stop(struct vm *vm, const struct config *config)
     rf_syscall3(NR_KILL, vm->pid, SIGTERM, 0);
     int code = wait_for_exit(vm, STOP_MS);
     if (code < 0) {
-        log_line("the micro-VM does not end: it is killed");
+        log_line("the micro-VM has not ended 5 s after it was asked to (does DriverUnload return?): it is killed");
         rf_syscall3(NR_KILL, vm->pid, SIGKILL, 0);
         wait_for_exit(vm, STOP_MS);
     }
-    log_output(vm);
+    struct said said;
+    log_output(vm, &said);
+    state_end();
 }

@@ -85,6 +85,14 @@ static void add_time(struct line *line)
     add_text(line, "Z ");
 }
 
+static void begin_line(struct line *line)
+{
+    line->length = 0;
+    add_time(line);
+    add_text(line, whose == NULL ? "?" : whose->name8);
+    add_text(line, ": ");
+}
+
 void log_raw(const char *text, size_t bytes)
 {
     if (whose == NULL || whose->log[0] == 0) {
@@ -102,10 +110,7 @@ void log_raw(const char *text, size_t bytes)
 void log_line(const char *format, ...)
 {
     struct line line;
-    line.length = 0;
-    add_time(&line);
-    add_text(&line, whose == NULL ? "?" : whose->name8);
-    add_text(&line, ": ");
+    begin_line(&line);
     va_list arguments;
     va_start(arguments, format);
     for (; *format != 0; format++) {
@@ -135,6 +140,28 @@ void log_line(const char *format, ...)
     va_end(arguments);
     line.text[line.length++] = '\n';
     log_raw(line.text, line.length);
+}
+
+void log_lines(char *text, size_t bytes)
+{
+    size_t begin = 0;
+    for (size_t at = 0; at < bytes; at++) {
+        bool is_end = text[at] == '\n' || at + 1 == bytes;
+        if ((uint8_t)text[at] < ' ' && text[at] != '\n') {
+            text[at] = '?';
+        }
+        if (!is_end) {
+            continue;
+        }
+        struct line line;
+        begin_line(&line);
+        for (size_t from = begin; from <= at && text[from] != '\n'; from++) {
+            add(&line, text[from]);
+        }
+        line.text[line.length++] = '\n';
+        log_raw(line.text, line.length);
+        begin = at + 1;
+    }
 }
 
 void log_begin(const struct config *config)

@@ -25,13 +25,16 @@ enum {
     ENVIRONMENT_MAX = 4096,
     /* LISTEN_PID= and 10 digits. */
     LISTEN_PID_BYTES = 24,
+    /* `ringfence run DRIVER --socket S --policy P`, and the end. */
+    ARGUMENTS_MAX = 8 + 2 * OPTIONS_MAX,
 };
 
 /* What the micro-VM is run with. Filled in before the fork: the child only makes system calls. */
 struct start {
-    const char *arguments[10];
-    const char *environment[ENVIRONMENT_MAX + 5];
+    const char *arguments[ARGUMENTS_MAX];
+    const char *environment[ENVIRONMENT_MAX + 6];
     char listen_pid[LISTEN_PID_BYTES];
+    char log_name[32 + 3 * NAME_UNITS];
     const char *log;
     int output;
     int listener;
@@ -67,6 +70,7 @@ static void read_environment(struct start *start, char *text)
     start->environment[count++] = "LISTEN_FDS=1";
     start->environment[count++] = "LISTEN_FDNAMES=ringfence-own";
     start->environment[count++] = start->listen_pid;
+    start->environment[count++] = start->log_name;
     for (size_t at = 0; at < length && count < ENVIRONMENT_MAX; at++) {
         start->environment[count++] = text + at;
         has_level |= is_log_level(text + at);
@@ -79,6 +83,18 @@ static void read_environment(struct start *start, char *text)
         start->environment[count++] = "RINGFENCE_LOG=warn";
     }
     start->environment[count] = NULL;
+}
+
+/* Says whose lines the micro-VM's are, in a log that services share. */
+static void set_log_name(struct start *start, const char *service)
+{
+    static const char name[] = "RINGFENCE_LOG_NAME=";
+    size_t length = sizeof name - 1;
+    rf_copy(start->log_name, name, length);
+    while (*service != 0) {
+        start->log_name[length++] = *service++;
+    }
+    start->log_name[length] = 0;
 }
 
 /* Says for whom the socket is: the calling process. */
@@ -133,6 +149,7 @@ NTSTATUS vm_spawn(struct vm *vm, const struct config *config, int listener)
         return STATUS_INSUFFICIENT_RESOURCES;
     }
     read_environment(start, text);
+    set_log_name(start, config->name8);
     const char **argument = start->arguments;
     *argument++ = config->ringfence;
     *argument++ = "run";
@@ -142,6 +159,9 @@ NTSTATUS vm_spawn(struct vm *vm, const struct config *config, int listener)
     if (config->policy[0] != 0) {
         *argument++ = "--policy";
         *argument++ = config->policy;
+    }
+    for (size_t word = 0; word < config->option_words; word++) {
+        *argument++ = config->options[word];
     }
     *argument = NULL;
     start->log = config->log;
@@ -156,7 +176,8 @@ NTSTATUS vm_spawn(struct vm *vm, const struct config *config, int listener)
     heap_free(text);
     if (rf_is_error(pid)) {
         rf_close(ends[0]);
-        log_line("no process can be made: error %u", (uint32_t)-pid);
+        log_line("no process can be made for the micro-VM (error %u): the machine or this user has too many, or too little memory",
+                 (uint32_t)-pid);
         return STATUS_INSUFFICIENT_RESOURCES;
     }
     rf_syscall3(RF_NR_FCNTL, ends[0], F_SETFL, O_NONBLOCK);

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use super::driver_options::Limits;
 use crate::launch::Wish;
 use crate::launch::directory::{DirectoryError, RunDirectory};
 use crate::launch::name::Name;
 use crate::launch::restart::RestartPolicy;
-use crate::machine::processor_share::ProcessorShare;
 
 /// Options of `ringfence run`.
 #[derive(Debug, clap::Args)]
@@ -31,13 +31,8 @@ pub(super) struct Launching {
         hide_default_value = true
     )]
     restart: RestartPolicy,
-    /// The share of one processor that the guest gets at most; what it is held back does not count for --timeout
-    #[arg(long, value_name = "PERCENT")]
-    cpu: Option<ProcessorShare>,
-    /// Memory that the driver's process takes at most, its guest's and what clients share with it included, such as 64M;
-    /// clients for which there is no room are refused
-    #[arg(long, value_name = "SIZE", value_parser = super::option_values::parse_size)]
-    max_memory: Option<u64>,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 /// Where running drivers are known.
@@ -62,12 +57,8 @@ impl Launching {
         self.detach || self.restart != RestartPolicy::NEVER
     }
 
-    pub(super) fn processor_share(&self) -> Option<ProcessorShare> {
-        self.cpu
-    }
-
-    pub(super) fn max_memory(&self) -> Option<u64> {
-        self.max_memory
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     pub(super) fn wish<'a>(

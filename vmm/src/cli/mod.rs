@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 
 mod ctl;
 mod doctor;
+mod driver_options;
 mod inspect;
 mod launching;
 mod learn;

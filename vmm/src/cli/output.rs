@@ -48,7 +48,8 @@ impl Output {
             // Nobody is there to be told: the exit code still says it.
             let _ = self.line(&object.to_string());
         } else {
-            let _ = writeln!(io::stderr(), "ringfence: {message}");
+            let text = format!("ringfence: {message}\n");
+            let _ = crate::launch::to_standard_error(text.as_bytes()).is_ok();
         }
         code
     }

@@ -15,8 +15,9 @@ use std::time::Duration;
 use self::drive::drive;
 use self::failure::{has_run, start_failed};
 use self::prepare::{Prepared, prepare};
+use super::driver_options::Surroundings;
 use super::launching::Launching;
-use super::option_values::{parse_memory, parse_timeout, parse_windows};
+use super::option_values::parse_timeout;
 use super::output::Output;
 use crate::error_chain;
 use crate::launch::{Begun, LaunchError, Presence, begin, memory};
@@ -27,7 +28,6 @@ use crate::session::driver::RunningMachine;
 use crate::session::exit_code::ExitCode;
 use crate::session::interrupt::Interrupt;
 use crate::session::{Confinement, Machine, StartError, start_confined};
-use abi::windows::Windows;
 
 /// Run a driver in a guest of its own
 ///
@@ -46,29 +46,14 @@ pub(super) struct Arguments {
     /// What the driver may touch (TOML); without it everything is denied
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// A device model that the driver finds, such as lpt:base=0x378,irq=7,out=bytes.bin; may be given several times.
-    /// `--device help` lists the models and their keys
-    #[arg(long, value_name = "MODEL:KEY=VALUE,...")]
-    device: Vec<String>,
-    /// Registry contents for the driver, a .toml or .reg file; keys without a hive are below its service key
-    #[arg(long, value_name = "FILE")]
-    registry: Option<PathBuf>,
+    #[command(flatten)]
+    surroundings: Surroundings,
     /// Write the registry, as it is at the end, to a .toml or .reg file (it may be the one of --registry)
     #[arg(long, value_name = "FILE", visible_alias = "registry-save")]
     save_registry: Option<PathBuf>,
-    /// The directory that the driver's file functions see as C:\; with :ro only to read
-    #[arg(long, value_name = "DIR[:ro]")]
-    files: Option<String>,
     /// Where shim and driver run inside the guest; auto picks what suits this KVM (see `ringfence doctor`)
     #[arg(long, value_enum, default_value = "auto")]
     privilege: PrivilegeArgument,
-    /// Which Windows the guest is: xp (SP3), 7 (SP1), 10 (22H2) or 11 (23H2); 7 for i386 drivers and 10 for amd64
-    /// ones unless set
-    #[arg(long, value_name = "VERSION", value_parser = parse_windows)]
-    windows: Option<Windows>,
-    /// Guest memory, such as 16M
-    #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = parse_memory)]
-    memory: u64,
     /// How long the guest may take for an answer, such as 10 or 0.5
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_timeout)]
     timeout: Duration,
@@ -138,7 +123,7 @@ impl Arguments {
 
     /// The `--device` options.
     pub(super) fn devices(&self) -> &[String] {
-        &self.device
+        &self.surroundings.device
     }
 
     pub(super) fn record(&self) -> Option<&Path> {
@@ -190,21 +175,21 @@ impl From<ExitCode> for Ended {
 
 fn run(arguments: &Arguments, record: Option<&Path>, learned: Option<&Path>) -> Ended {
     let mut output = Output::new(arguments.json);
-    if arguments.device.iter().any(|device| device == "help") {
+    if arguments.surroundings.asks_for_help() {
         return match write!(io::stdout(), "{}", device_help()) {
             Ok(()) => ExitCode::Success.into(),
             Err(_) => ExitCode::CommandFailed.into(),
         };
     }
-    let max_memory = arguments.launching.max_memory();
-    if let Some(Err(error)) = max_memory.map(|max| memory::check(max, arguments.memory)) {
-        return output.error(ExitCode::Usage, &error_chain(&error)).into();
+    let guest_memory = arguments.surroundings.memory;
+    if let Err(message) = arguments.launching.limits().check(guest_memory) {
+        return output.error(ExitCode::Usage, &message).into();
     }
     let wish = arguments.launching.wish(
         arguments.socket.as_deref(),
         &arguments.drivers,
         arguments.policy.as_deref(),
-        arguments.memory,
+        guest_memory,
     );
     let presence = match begin(&wish) {
         Ok(Begun::Run(presence)) => *presence,
@@ -235,13 +220,13 @@ fn present(
     if let Err(error) = presence.admit(prepared.access) {
         return output.error(ExitCode::Usage, &error_chain(&error)).into();
     }
-    if let Some(max) = arguments.launching.max_memory()
-        && let Err(error) = memory::begin(max, arguments.memory)
+    if let Some(max) = arguments.launching.limits().max_memory
+        && let Err(error) = memory::begin(max, arguments.surroundings.memory)
     {
         return output.error(ExitCode::Usage, &error_chain(&error)).into();
     }
     // What is opened or removed later by a name that the user gave.
-    let names_files = arguments.files.is_some()
+    let names_files = arguments.surroundings.files().is_some()
         || arguments.save_registry.is_some()
         || arguments.socket.is_some();
     let confinement = if names_files {
@@ -303,7 +288,7 @@ fn running(
         }
     }
     let mut server = presence.take_server();
-    let max_memory = arguments.launching.max_memory();
+    let max_memory = arguments.launching.limits().max_memory;
     match max_memory.map(memory::divide).transpose() {
         Ok(Some(budget)) => {
             if let Some(server) = &mut server {

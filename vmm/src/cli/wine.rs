@@ -5,12 +5,14 @@ mod install;
 mod intercept;
 mod list;
 mod lock;
+mod options;
 mod port_files;
 mod prefix;
 mod remove;
 mod run;
 mod service;
 mod sockets;
+mod state;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

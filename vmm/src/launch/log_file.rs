@@ -8,16 +8,20 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use rustix::fs::OFlags;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use super::entry;
+use crate::observe::escape::escape;
 
 /// Largest log, in bytes; there are two of them.
 pub(super) const LOG_MAX: u64 = 2 << 20;
+
+/// The environment variable that says whose lines these are: wine/driver/spawn.c sets it.
+const NAME_VARIABLE: &str = "RINGFENCE_LOG_NAME";
 
 static LOG: Mutex<Option<LogFile>> = Mutex::new(None);
 
@@ -101,6 +105,31 @@ pub(super) fn redirect() -> io::Result<()> {
     Ok(())
 }
 
+/// Writes lines to standard error, each with the time and a name in front if several processes share it.
+pub fn to_standard_error(lines: &[u8]) -> io::Result<()> {
+    static NAME: LazyLock<Option<String>> = LazyLock::new(|| {
+        std::env::var(NAME_VARIABLE)
+            .ok()
+            .filter(|name| !name.is_empty())
+    });
+    match NAME.as_deref() {
+        None => io::stderr().write_all(lines),
+        Some(name) => io::stderr().write_all(&with_name(lines, name)),
+    }
+}
+
+fn with_name(lines: &[u8], name: &str) -> Vec<u8> {
+    let mut time = String::new();
+    // A time that cannot be had is left out.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut time)).is_ok();
+    let mut bytes = Vec::new();
+    for line in lines.split_inclusive(|byte| *byte == b'\n') {
+        bytes.extend_from_slice(format!("{time} {}: ", escape(name)).as_bytes());
+        bytes.extend_from_slice(line);
+    }
+    bytes
+}
+
 /// What log lines are written to.
 #[derive(Debug, Default)]
 pub struct LogWriter(());
@@ -116,7 +145,7 @@ impl Write for LogWriter {
         }
         // A full run directory must not silence a terminal.
         if !is_alone {
-            io::stderr().write_all(line)?;
+            to_standard_error(line)?;
         }
         written.map(|()| line.len())
     }
@@ -140,6 +169,17 @@ mod tests {
             text.starts_with("20") && text.ends_with("Z  INFO one\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn lines_of_several_have_their_names() {
+        let bytes = with_name(b" WARN one\n  two\n", "echo");
+        let text = String::from_utf8(bytes).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines.iter().all(|line| line.starts_with("20")), "{text}");
+        assert!(lines[0].ends_with("Z echo:  WARN one"), "{text}");
+        assert!(lines[1].ends_with("Z echo:   two"), "{text}");
+        assert_eq!((lines.len(), text.ends_with('\n')), (2, true));
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub mod restart;
 mod supervisor;
 mod watchdog;
 
-pub use log_file::LogWriter;
+pub use log_file::{LogWriter, to_standard_error};
 pub use presence::{Begun, LaunchError, Presence, Wish, begin};
 
 /// Tells whoever started this process that the driver is being stopped.

@@ -56,6 +56,13 @@ impl FromStr for ProcessorShare {
     }
 }
 
+impl std::fmt::Display for ProcessorShare {
+    /// As it is read.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl ProcessorShare {
     /// Time that must have passed for so much to be used, in nanoseconds.
     fn time_for(self, used: u64) -> u64 {

@@ -151,6 +151,12 @@ impl Policy {
         parse::device_option::rule_text(argument)
     }
 
+    /// A `--device` argument that means the same in any folder as it does in `folder`; `None`: it is none, or it names a
+    /// file whose path cannot be written in one. Programs that it names are left as they are.
+    pub(crate) fn device_anywhere(argument: &str, folder: &Path) -> Option<String> {
+        parse::device_file::anywhere(argument, folder)
+    }
+
     /// The policy of a run that only finds out what its driver touches: what no rule names is not there, but does not stop
     /// the driver either. Physical memory reads as ones, and MSRs as zeros instead of faulting.
     #[must_use]

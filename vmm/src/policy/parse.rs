@@ -4,6 +4,7 @@ pub(super) mod choices;
 pub(super) mod clients;
 mod common;
 pub(super) mod device;
+pub(super) mod device_file;
 pub(super) mod device_option;
 mod index_pair;
 mod interrupt;

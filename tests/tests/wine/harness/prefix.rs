@@ -185,6 +185,11 @@ impl Prefix {
         run_to_end(command.args(arguments), "ringfence")
     }
 
+    /// Runs a Windows program of Wine's.
+    pub(crate) fn wine<Text: AsRef<OsStr>>(&self, arguments: &[Text]) -> Ended {
+        self.shared.wine(arguments)
+    }
+
     /// Installs a sample driver that is started on demand.
     pub(crate) fn install(&self, sample: &str, options: &[&str]) {
         let driver = self.sample(sample);

@@ -16,7 +16,7 @@ impl Shared {
     pub(super) fn build_programs(&self) {
         let sources = root().join("wine/tests");
         for name in [
-            "direct", "echo", "faulty", "inpout", "ports", "service", "winio",
+            "direct", "echo", "faulty", "inpout", "options", "ports", "service", "winio",
         ] {
             let mut command = Command::new(self.wine.width.compiler());
             command

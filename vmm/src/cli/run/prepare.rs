@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::commands::commands;
 use super::{Arguments, PrivilegeArgument};
+use crate::cli::driver_options::Rules;
 use crate::cli::named_files::NamedFiles;
 use crate::error_chain;
-use crate::files::FilesOption;
 use crate::observe::output::TraceOutput;
-use crate::policy::Policy;
 use crate::recording::{Keep, Recorder};
 use crate::session::Launch;
 use crate::session::access::Access;
@@ -30,20 +29,15 @@ pub(super) fn prepare(
     learned: Option<&Path>,
 ) -> Result<Prepared, String> {
     let commands = commands(&arguments.command, arguments.script.as_deref())?;
-    let policy = match &arguments.policy {
-        None => Policy::deny_all(),
-        Some(path) => Policy::from_path(path).map_err(|error| error_chain(&error))?,
-    };
-    let policy_lines = policy.text().lines().count();
-    let mut policy = policy
-        .with_devices(&arguments.device)
-        .map_err(|error| error_chain(&error))?;
-    named_files(arguments, &policy, policy_lines, learned).check()?;
+    let surroundings = &arguments.surroundings;
+    let rules = surroundings.rules(arguments.policy.as_deref())?;
+    named_files(arguments, &rules, learned).check()?;
+    let mut policy = rules.policy;
     if learned.is_some() {
         policy = policy.for_learning();
     }
     policy
-        .check_guest_memory(arguments.memory)
+        .check_guest_memory(surroundings.memory)
         .map_err(|error| error_chain(&error))?;
     for warning in policy.warnings() {
         tracing::warn!("{warning}");
@@ -51,15 +45,10 @@ pub(super) fn prepare(
     if let Some(path) = &arguments.save_registry {
         crate::registry::check_output(path).map_err(|error| error_chain(&error))?;
     }
-    let registry = match &arguments.registry {
-        None => None,
-        Some(path) => {
-            // What a file says of no service in particular is for the driver on top.
-            let top = arguments.drivers.last().map(PathBuf::as_path);
-            let service = crate::session::service_name(top.unwrap_or_else(|| Path::new("")));
-            Some(crate::registry::read(path, &service).map_err(|error| error_chain(&error))?)
-        }
-    };
+    // What a file says of no service in particular is for the driver on top.
+    let top = arguments.drivers.last().map(PathBuf::as_path);
+    let service = crate::session::service_name(top.unwrap_or_else(|| Path::new("")));
+    let registry = surroundings.registry(&service)?;
     let trace = match &arguments.trace {
         None => None,
         Some(path) => Some((
@@ -92,16 +81,16 @@ pub(super) fn prepare(
                 PrivilegeArgument::Ring0 => Some(Privilege::Ring0),
                 PrivilegeArgument::Ring3 => Some(Privilege::Ring3),
             },
-            memory_bytes: arguments.memory,
+            memory_bytes: surroundings.memory,
             timeout: arguments.timeout,
-            processor_share: arguments.launching.processor_share(),
+            processor_share: arguments.launching.limits().cpu,
             trace,
             recorder,
             save_registry: arguments.save_registry.clone(),
             registry,
-            files: arguments.files.as_deref().map(FilesOption::parse),
+            files: surroundings.files(),
             is_strict: arguments.strict,
-            windows: arguments.windows,
+            windows: surroundings.windows,
             is_verifying: arguments.verify && !arguments.no_verify,
             is_pnp_held: arguments.no_pnp_start,
         },
@@ -109,13 +98,8 @@ pub(super) fn prepare(
     })
 }
 
-/// What the options name, and the policy; its lines after `policy_lines` are those of `--device`.
-fn named_files(
-    arguments: &Arguments,
-    policy: &Policy,
-    policy_lines: usize,
-    learned: Option<&Path>,
-) -> NamedFiles {
+/// What the options name, and the rules.
+fn named_files(arguments: &Arguments, rules: &Rules, learned: Option<&Path>) -> NamedFiles {
     let mut files = NamedFiles::default();
     for driver in &arguments.drivers {
         files.reads("DRIVER", driver);
@@ -126,24 +110,13 @@ fn named_files(
     for (option, path) in [
         ("--policy", &arguments.policy),
         ("--script", &arguments.script),
-        ("--registry", &arguments.registry),
+        ("--registry", &arguments.surroundings.registry),
     ] {
         if let Some(path) = path {
             files.reads(option, path);
         }
     }
-    for file in policy.rule_files() {
-        let option = if file.line > policy_lines {
-            format!("--device ({})", file.key)
-        } else {
-            format!("the policy (line {}, `{}`)", file.line, file.key)
-        };
-        if file.is_output {
-            files.writes(option, file.path);
-        } else {
-            files.reads(option, file.path);
-        }
-    }
+    rules.add_files(&mut files);
     for (option, path) in [
         ("--trace", arguments.trace.as_deref()),
         ("--record", arguments.record.as_deref()),

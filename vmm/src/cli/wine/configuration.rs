@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | prefix.conf | `ringfence`, `log`, `run`, `intercept-policy`: the program, the log, the folder of sockets, the policy of drivers that programs install themselves |
-//! | services/NAME.conf | `driver`, `policy` |
+//! | services/NAME.conf | `driver`, `policy`, and options of `ringfence run` (options.rs) |
 //! | services/NAME.sys | a copy of ringfence.sys, which Wine loads in the driver's stead: services share a process, and need their own data |
 //! | drivers/NAME.sys | the driver |
 //! | ringfence.sys | what Wine loads for intercepted drivers, and for the host |
@@ -17,6 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use super::options::Options;
 use super::prefix::Prefix;
 use super::{Failure, port_files, sockets};
 
@@ -27,6 +28,9 @@ pub(super) const GROUP: &str = "Ringfence";
 
 /// Longest name of a service: Windows' own limit is 256, Linux' for a file with more behind the name 255.
 const NAME_MAX: usize = 200;
+
+/// Longest file that the reader takes.
+const FILE_MAX: usize = 8191;
 
 /// The folder in a prefix.
 #[derive(Debug)]
@@ -40,6 +44,7 @@ pub(super) struct Service {
     pub(super) name: String,
     pub(super) driver: PathBuf,
     pub(super) policy: Option<PathBuf>,
+    pub(super) options: Options,
 }
 
 /// Whether a name can be a service's here; the driver refuses others.
@@ -49,7 +54,7 @@ pub(super) fn is_name(name: &str) -> bool {
     is_whole && !name.starts_with('.') && !name.eq_ignore_ascii_case(HOST)
 }
 
-fn value_of<'a>(text: &'a [u8], key: &str) -> Option<&'a [u8]> {
+pub(super) fn value_of<'a>(text: &'a [u8], key: &str) -> Option<&'a [u8]> {
     let mut lines = text.split(|byte| *byte == b'\n');
     let value = lines.find_map(|line| line.strip_prefix(key.as_bytes())?.strip_prefix(b"="))?;
     (!value.is_empty()).then_some(value)
@@ -59,22 +64,27 @@ fn path_of(text: &[u8], key: &str) -> Option<PathBuf> {
     value_of(text, key).map(|value| PathBuf::from(OsStr::from_bytes(value)))
 }
 
-/// Lines KEY=VALUE of those that have a value.
-fn lines(values: &[(&str, Option<&Path>)]) -> Result<Vec<u8>, Failure> {
+/// Lines KEY=VALUE.
+fn lines<'a>(values: impl IntoIterator<Item = (&'a str, &'a OsStr)>) -> Result<Vec<u8>, Failure> {
     let mut text = Vec::new();
     for (key, value) in values {
-        let Some(value) = value else { continue };
-        let bytes = value.as_os_str().as_bytes();
+        let bytes = value.as_bytes();
         if bytes.contains(&b'\n') || bytes.len() > 1000 {
             let shown = crate::observe::escape::escape(&value.display().to_string());
             return Err(Failure::usage(format!(
-                "{shown}: a path here has at most 1000 bytes and no line break"
+                "{shown}: a path or an option's value has at most 1000 bytes here, and no line break"
             )));
         }
         text.extend_from_slice(key.as_bytes());
         text.push(b'=');
         text.extend_from_slice(bytes);
         text.push(b'\n');
+    }
+    if text.len() > FILE_MAX {
+        return Err(Failure::usage(format!(
+            "the paths and options of a service have {} bytes together, and may have {FILE_MAX}: put devices into the policy",
+            text.len()
+        )));
     }
     Ok(text)
 }
@@ -96,6 +106,19 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         .persist(path)
         .map_err(|error| failed(error.error))?;
     Ok(())
+}
+
+/// Names of the files with such an ending in a folder, without it.
+fn names(folder: &Path, ending: &str) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(ending)?.to_owned()))
+        .collect();
+    names.sort();
+    names
 }
 
 /// Removes a file; one that is not there is removed.
@@ -149,6 +172,16 @@ impl Configuration {
         self.run().join(format!("{name}.socket"))
     }
 
+    /// What ringfence.sys says of a service; wine/driver/state.c makes the same.
+    pub(super) fn state(&self, name: &str) -> PathBuf {
+        self.run().join(format!("{name}.state"))
+    }
+
+    /// Services of which there is such a file, by name: those that programs have installed are among them.
+    pub(super) fn known(&self) -> Vec<String> {
+        names(&self.run(), ".state")
+    }
+
     fn run(&self) -> PathBuf {
         let text = std::fs::read(self.folder.join("prefix.conf")).unwrap_or_default();
         path_of(&text, "run").unwrap_or_else(|| self.folder.join("run"))
@@ -175,12 +208,14 @@ impl Configuration {
         let run = self.run_folder(prefix)?;
         let kept = self.intercept_policy();
         let policy = policy.unwrap_or(kept.as_deref());
-        let text = lines(&[
-            ("ringfence", Some(&own)),
-            ("log", Some(&self.log())),
-            ("run", Some(&run)),
-            ("intercept-policy", policy),
-        ])?;
+        let log = self.log();
+        let mut values = vec![
+            ("ringfence", own.as_os_str()),
+            ("log", log.as_os_str()),
+            ("run", run.as_os_str()),
+        ];
+        values.extend(policy.map(|policy| ("intercept-policy", policy.as_os_str())));
+        let text = lines(values)?;
         write(&self.folder.join("ringfence.sys"), prefix.files().driver)?;
         if let Some(files) = prefix.files_32() {
             write(&self.folder.join("ringfence32.sys"), files.driver)?;
@@ -221,10 +256,15 @@ impl Configuration {
     /// Writes a service's files.
     pub(super) fn write_service(&self, prefix: &Prefix, service: &Service) -> Result<(), Failure> {
         write(&self.image(&service.name), prefix.files().driver)?;
-        let text = lines(&[
-            ("driver", Some(&service.driver)),
-            ("policy", service.policy.as_deref()),
-        ])?;
+        let mut values = vec![("driver", service.driver.as_os_str())];
+        values.extend(
+            service
+                .policy
+                .as_ref()
+                .map(|path| ("policy", path.as_os_str())),
+        );
+        values.extend(service.options.lines());
+        let text = lines(values)?;
         write(&self.service_file(&service.name), &text)
     }
 
@@ -235,27 +275,13 @@ impl Configuration {
             name: name.to_owned(),
             driver: path_of(&text, "driver")?,
             policy: path_of(&text, "policy"),
+            options: Options::read(&text),
         })
     }
 
     /// All installed services, by name.
     pub(super) fn services(&self) -> Vec<Service> {
-        let Ok(entries) = std::fs::read_dir(self.folder.join("services")) else {
-            return Vec::new();
-        };
-        let mut names: Vec<String> = entries
-            .flatten()
-            .filter_map(|entry| {
-                Some(
-                    entry
-                        .file_name()
-                        .to_str()?
-                        .strip_suffix(".conf")?
-                        .to_owned(),
-                )
-            })
-            .collect();
-        names.sort();
+        let names = names(&self.folder.join("services"), ".conf");
         names.iter().filter_map(|name| self.service(name)).collect()
     }
 
@@ -264,6 +290,8 @@ impl Configuration {
         remove(&self.service_file(name))?;
         remove(&self.image(name))?;
         remove(&self.driver(name))?;
+        // One that was killed has left it.
+        remove(&self.state(name))?;
         self.tidy()
     }
 
@@ -334,12 +362,14 @@ mod tests {
 
     #[test]
     fn line_breaks_cannot_add_keys() {
-        let path = Path::new("/a\npolicy=/evil");
-        assert_eq!(
-            lines(&[("driver", Some(path))]).unwrap_err().code,
-            crate::session::exit_code::ExitCode::Usage
-        );
-        let text = lines(&[("driver", Some(Path::new("/a"))), ("policy", None)]).unwrap();
-        assert_eq!(text, b"driver=/a\n");
+        let long = "x".repeat(1001);
+        for value in ["/a\npolicy=/evil", &long] {
+            let failure = lines([("driver", OsStr::new(value))]).unwrap_err();
+            assert_eq!(failure.code, crate::session::exit_code::ExitCode::Usage);
+        }
+        let text = lines([("driver", OsStr::new("/a")), ("memory", OsStr::new("1"))]).unwrap();
+        assert_eq!(text, b"driver=/a\nmemory=1\n");
+        let many = std::iter::repeat_n(("device", OsStr::new(long.get(1..).unwrap())), 9);
+        assert!(lines(many).is_err(), "the reader takes no such file");
     }
 }

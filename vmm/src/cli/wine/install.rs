@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 
 use super::configuration::{self, Configuration, Service, is_name};
 use super::lock::Lock;
+use super::options::Options;
 use super::prefix::Prefix;
 use super::service::{self, Start};
 use super::{Failure, Where, say};
+use crate::cli::driver_options::{Limits, Surroundings};
 use crate::error_chain;
 use crate::loader::Image;
 use crate::observe::escape::escape;
-use crate::policy::Policy;
+use crate::policy::{Policy, device_help};
 use crate::session::exit_code::ExitCode;
 use crate::session::read_driver;
 
@@ -18,10 +20,12 @@ use crate::session::read_driver;
 ///
 /// Programs open the driver's devices as on Windows. The micro-VM runs while the service does; stop and start it with
 /// `wine sc stop NAME` and `wine sc start NAME`. Drivers of 32 and of 64 bits go into any prefix.
+/// Options that `ringfence run` has too are given to it at each start; files that they name stay where they are.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   ringfence wine install giveio.sys --policy lpt.toml
+  ringfence wine install adc.sys --registry adc.reg --device adc12:base=0x300 --memory 32M
   ringfence wine install --prefix ~/.wine-lab --name hasp --start demand haspnt.sys")]
 pub(super) struct Arguments {
     /// The driver's file (.sys); it is copied
@@ -36,6 +40,10 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, default_value_t = Start::Auto)]
     start: Start,
     #[command(flatten)]
+    surroundings: Surroundings,
+    #[command(flatten)]
+    limits: Limits,
+    #[command(flatten)]
     place: Where,
 }
 
@@ -46,7 +54,23 @@ pub(super) fn checked_policy(path: &Path) -> Result<PathBuf, Failure> {
         .map_err(|error| Failure::file(path, &error))
 }
 
+/// The options that the service keeps, as far as they can be checked without a start. `name`: the service's, which the
+/// registry contents are for.
+fn options(arguments: &Arguments, name: &str) -> Result<Options, Failure> {
+    let (surroundings, limits) = (&arguments.surroundings, &arguments.limits);
+    limits.check(surroundings.memory).map_err(Failure::usage)?;
+    let policy = arguments.policy.as_deref();
+    surroundings
+        .check(&arguments.driver, policy, name)
+        .map_err(Failure::usage)?;
+    Options::of(surroundings, limits)
+}
+
 pub(super) fn main(arguments: &Arguments) -> Result<(), Failure> {
+    if arguments.surroundings.asks_for_help() {
+        say(&device_help());
+        return Ok(());
+    }
     let stem = arguments
         .driver
         .file_stem()
@@ -67,6 +91,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Failure> {
         code: ExitCode::ImageRejected,
         message: format!("{shown} is rejected: {}", escape(&error_chain(&error))),
     })?;
+    let options = options(arguments, name)?;
     let policy = arguments.policy.as_deref().map(checked_policy);
     let configuration = Configuration::of(&prefix);
     let _lock = Lock::of(&prefix)?;
@@ -80,6 +105,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Failure> {
         name: name.to_owned(),
         driver: configuration.driver(name),
         policy: policy.transpose()?,
+        options,
     };
     if configuration.service(name).is_some() {
         return Err(Failure::usage(format!(

@@ -87,7 +87,7 @@ const MODELS: &[Model] = &[
 ];
 
 /// Short names for the command line, and the policy's.
-const ALIASES: &[(&str, &str)] = &[("out", "output")];
+pub(super) const ALIASES: &[(&str, &str)] = &[("out", "output")];
 const EXAMPLE: &str =
     "MODEL:KEY=VALUE,..., such as lpt:base=0x378,irq=7,out=bytes.bin; see --device help";
 
@@ -223,9 +223,9 @@ fn value_of(value: &DeValue<'_>) -> Option<toml::Value> {
 }
 
 /// One `KEY=VALUE`, as places in the text; a key alone is a flag.
-struct Item {
-    key: Range<usize>,
-    value: Option<Range<usize>>,
+pub(super) struct Item {
+    pub(super) key: Range<usize>,
+    pub(super) value: Option<Range<usize>>,
 }
 
 fn parse_argument(
@@ -385,7 +385,7 @@ fn string(text: &str) -> DeValue<'static> {
 }
 
 /// Cuts at the commas outside of brackets and quotes.
-fn split(text: &str, span: Range<usize>) -> Vec<Item> {
+pub(super) fn split(text: &str, span: Range<usize>) -> Vec<Item> {
     let mut items = Vec::new();
     let mut depth = 0_usize;
     let mut is_quoted = false;
