@@ -110,11 +110,45 @@ static void kick(struct rf_channel *channel)
     rf_syscall3(RF_NR_WRITE, channel->kick_fd, rf_at(&one), sizeof one);
 }
 
+/* Takes out what waits for room and would be sent when its handle is closed, or its process has ended. A list of what is done, as
+ * cancelled: so the driver's cleanup ends what was sent. The lock is held. */
+static struct rf_request *withdraw_with(struct rf_channel *channel, const struct rf_request *ending)
+{
+    struct rf_request *done = NULL, *last_done = NULL, *left = NULL, *last_left = NULL;
+    if (ending->opcode == RF_OP_CANCEL) {
+        return NULL;
+    }
+    while (channel->waiting_first != NULL) {
+        struct rf_request *request = channel->waiting_first;
+        channel->waiting_first = request->next;
+        bool is_handles = ending->opcode == RF_OP_EXIT || request->handle == ending->handle;
+        if (request->process == ending->process && is_handles) {
+            end_request(request, RF_STATUS_CANCELLED);
+            append(&done, &last_done, request);
+        } else {
+            append(&left, &last_left, request);
+        }
+    }
+    channel->waiting_first = left;
+    channel->waiting_last = last_left;
+    return done;
+}
+
+/* Threads that sleep for their request look again. The lock is held: none is between its look and its sleep. */
+static void wake_sleepers(struct rf_channel *channel)
+{
+    channel->generation++;
+    if (channel->sleepers != 0) {
+        rf_futex_wake(&channel->generation, 0x7FFFFFFF);
+    }
+}
+
 void rf_submit(struct rf_channel *channel, struct rf_request *request)
 {
     request->is_done = 0;
     request->next = NULL;
     uint32_t status = 0;
+    struct rf_request *withdrawn = NULL;
     bool is_kick_due = false;
     rf_acquire(&channel->lock);
     if (channel->end != 0) {
@@ -127,6 +161,7 @@ void rf_submit(struct rf_channel *channel, struct rf_request *request)
     } else {
         request->tag = channel->next_tag++;
         if (is_ending(request)) {
+            withdrawn = withdraw_with(channel, request);
             append(&channel->ending_first, &channel->ending_last, request);
         } else {
             append(&channel->waiting_first, &channel->waiting_last, request);
@@ -140,6 +175,12 @@ void rf_submit(struct rf_channel *channel, struct rf_request *request)
     if (status != 0) {
         end_request(request, status);
         finish(request);
+    }
+    if (withdrawn != NULL) {
+        finish(withdrawn);
+        rf_acquire(&channel->lock);
+        wake_sleepers(channel);
+        rf_unlock(&channel->lock);
     }
 }
 
@@ -240,15 +281,6 @@ static uint32_t watch(struct rf_channel *channel)
         }
     }
     return polled[1].revents != 0 ? farewell(channel) : 0;
-}
-
-/* Threads that sleep for their request look again. The lock is held: none is between its look and its sleep. */
-static void wake_sleepers(struct rf_channel *channel)
-{
-    channel->generation++;
-    if (channel->sleepers != 0) {
-        rf_futex_wake(&channel->generation, 0x7FFFFFFF);
-    }
 }
 
 /* Handles completions until `request` is done, or, without one, until the channel has ended and nothing is under way. */

@@ -85,6 +85,19 @@ static struct name *find(struct names *names, const struct name *wanted, bool is
     return NULL;
 }
 
+/* Wine 10 makes one that is there a second time, and leaves it as it is: it would be taken away with the second driver. */
+static bool is_link_there(UNICODE_STRING *text)
+{
+    HANDLE link;
+    OBJECT_ATTRIBUTES attributes;
+    InitializeObjectAttributes(&attributes, text, OBJ_CASE_INSENSITIVE, NULL, NULL);
+    if (!NT_SUCCESS(ZwOpenSymbolicLinkObject(&link, GENERIC_READ, &attributes))) {
+        return false;
+    }
+    ZwClose(link);
+    return true;
+}
+
 static NTSTATUS create(struct name *name, DRIVER_OBJECT *driver, ULONG type, ULONG characteristics, bool is_link)
 {
     UNICODE_STRING text;
@@ -92,7 +105,7 @@ static NTSTATUS create(struct name *name, DRIVER_OBJECT *driver, ULONG type, ULO
     RtlInitUnicodeString(&text, name->text);
     if (is_link) {
         RtlInitUnicodeString(&target, name->target);
-        return IoCreateSymbolicLink(&text, &target);
+        return is_link_there(&text) ? STATUS_OBJECT_NAME_COLLISION : IoCreateSymbolicLink(&text, &target);
     }
     NTSTATUS status = IoCreateDevice(driver, sizeof name->text, &text, type, characteristics, FALSE, &name->device);
     if (NT_SUCCESS(status)) {

@@ -2,6 +2,7 @@
 #include "driver.h"
 
 enum {
+    NR_CHDIR = RF_NR(80, 12),
     NR_DUP2 = RF_NR(33, 63),
     NR_GETPID = RF_NR(39, 20),
     NR_FORK = RF_NR(57, 2),
@@ -35,6 +36,7 @@ struct start {
     const char *environment[ENVIRONMENT_MAX + 6];
     char listen_pid[LISTEN_PID_BYTES];
     char log_name[32 + 3 * NAME_UNITS];
+    char folder[PATH_BYTES]; /* of the policy; empty: none */
     const char *log;
     int output;
     int listener;
@@ -97,6 +99,17 @@ static void set_log_name(struct start *start, const char *service)
     start->log_name[length] = 0;
 }
 
+/* What a policy names without a folder is in its own one: that of Wine's process would be anybody's guess. */
+static void set_folder(struct start *start, const char *policy)
+{
+    size_t length = 0;
+    for (size_t at = 0; policy[at] != 0; at++) {
+        start->folder[at] = policy[at];
+        length = policy[at] == '/' ? at + 1 : length;
+    }
+    start->folder[length] = 0;
+}
+
 /* Says for whom the socket is: the calling process. */
 static void set_listen_pid(struct start *start)
 {
@@ -121,6 +134,10 @@ static void __attribute__((noreturn)) become_vm(struct start *start)
     uint64_t no_signals = 0;
     rf_syscall3(NR_PRCTL, PR_SET_PDEATHSIG, SIGTERM, 0);
     rf_syscall3(NR_SETSID, 0, 0, 0);
+    if (start->folder[0] != 0) {
+        /* If it is not there, nor is the policy, which is said then. */
+        rf_syscall3(NR_CHDIR, rf_at(start->folder), 0, 0);
+    }
     intptr_t null = rf_syscall3(RF_NR_OPEN, rf_at("/dev/null"), O_RDWR, 0);
     intptr_t log = rf_syscall3(RF_NR_OPEN, rf_at(start->log), O_APPEND_CREATE, 0600);
     rf_syscall3(NR_DUP2, null, 0, 0);
@@ -164,6 +181,7 @@ NTSTATUS vm_spawn(struct vm *vm, const struct config *config, int listener)
         *argument++ = config->options[word];
     }
     *argument = NULL;
+    set_folder(start, config->policy);
     start->log = config->log;
     start->output = ends[1];
     start->listener = listener;

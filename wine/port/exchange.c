@@ -245,10 +245,11 @@ static enum transfer_outcome transfer_by(struct machine *machine, struct lane *l
     int is_cancelled = said == RF_STATUS_CANCELLED;
     if (is_cancelled || said == (uint32_t)STATUS_INVALID_HANDLE || said == (uint32_t)STATUS_INVALID_CID) {
         /* The driver says so, or there was no file or process to ask it with; or the service stops, and its driver's cleanup
-         * has ended the request. */
+         * has ended the request. The process of a handle that was inherited may have ended for itself. */
+        int is_own = lane->process == GetCurrentProcessId();
         file->lane[lane_index(machine, lane)].connection = 0;
         outcome = borrow(machine, lane, file, &number);
-        if (is_cancelled && outcome == TRANSFER_NOT_SENT) {
+        if (is_cancelled && is_own && outcome == TRANSFER_NOT_SENT) {
             *answer = (struct rf_result_header){.status = (uint32_t)STATUS_DEVICE_REMOVED};
         } else if (!is_cancelled && outcome != TRANSFER_DONE) {
             return outcome;

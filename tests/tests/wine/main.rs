@@ -16,6 +16,7 @@ mod commands;
 mod direct;
 mod install;
 mod intercept;
+mod limits;
 mod options;
 mod ports;
 mod programs;

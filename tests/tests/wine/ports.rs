@@ -6,7 +6,7 @@ use super::harness::{Prefix, Release, Width, Wine, run_to_end};
 use super::running::{Access, Driver, Steps};
 
 /// What the checks of ports.c expect: registers that keep what is written.
-const RAM: &str = "\
+pub(crate) const RAM: &str = "\
 [[port]]
 range = \"0x300-0x36f\"
 access = \"rw\"

@@ -181,6 +181,24 @@ impl Steps {
         line.trim().to_owned()
     }
 
+    /// Sends its first process a signal.
+    pub(crate) fn signal(&mut self, signal: rustix::process::Signal) {
+        let process = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(process, signal).unwrap();
+    }
+
+    /// Waits for that process' end; `false`: it does not end.
+    pub(crate) fn ends(&mut self) -> bool {
+        let began = std::time::Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            if began.elapsed() > 4 * patience() {
+                return false;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        true
+    }
+
     /// Lets it go on from its question.
     pub(crate) fn go_on(&mut self) {
         use std::io::Write;

@@ -16,7 +16,17 @@ impl Shared {
     pub(super) fn build_programs(&self) {
         let sources = root().join("wine/tests");
         for name in [
-            "direct", "echo", "faulty", "inpout", "options", "ports", "service", "winio",
+            "direct",
+            "echo",
+            "faulty",
+            "inpout",
+            "limits",
+            "options",
+            "overlapped",
+            "ports",
+            "processes",
+            "service",
+            "winio",
         ] {
             let mut command = Command::new(self.wine.width.compiler());
             command
@@ -99,6 +109,13 @@ impl Prefix {
         let ended = self.run_in(root(), name, arguments);
         assert_eq!(ended.code, Some(0), "{ended:?}\n{}", self.log());
         ended.stdout.replace('\r', "")
+    }
+
+    /// Wine with a test program, not started.
+    pub(crate) fn wine_run(&self, name: &str, arguments: &[&str]) -> Command {
+        let mut command = self.shared.command("wine");
+        command.arg(self.program(name)).args(arguments);
+        command
     }
 
     /// `ringfence wine run` with a test program, not started.
