@@ -16,7 +16,7 @@ impl Shared {
     pub(super) fn build_programs(&self) {
         let sources = root().join("wine/tests");
         for name in [
-            "direct", "echo", "faulty", "inpout", "ports", "service", "winio",
+            "direct", "echo", "faulty", "hang", "inpout", "ports", "service", "winio",
         ] {
             let mut command = Command::new(self.wine.width.compiler());
             command
@@ -101,6 +101,13 @@ impl Prefix {
         ended.stdout.replace('\r', "")
     }
 
+    /// A test program, not started.
+    pub(crate) fn command(&self, name: &str, arguments: &[&str]) -> Command {
+        let mut command = self.shared.command("wine");
+        command.arg(self.program(name)).args(arguments);
+        command
+    }
+
     /// `ringfence wine run` with a test program, not started.
     pub(crate) fn ringfence_run(&self, name: &str, arguments: &[&str]) -> Command {
         let own = program();
@@ -132,8 +139,7 @@ impl Prefix {
 
     /// Starts a test program.
     pub(crate) fn start(&self, name: &str, arguments: &[&str]) -> Program {
-        let mut command = self.shared.command("wine");
-        command.arg(self.program(name)).args(arguments);
+        let mut command = self.command(name, arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         Program {
