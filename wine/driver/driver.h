@@ -100,6 +100,7 @@ struct names {
 /* Makes in Wine's namespace what the micro-VM has, and removes what it has not. `*version`: the count of changes. */
 NTSTATUS names_update(struct names *names, DRIVER_OBJECT *driver, struct rf_channel *channel, uint64_t *version,
                       NTSTATUS *not_made);
+void names_remove_links(struct names *names);
 void names_remove(struct names *names);
 /* The name of a device that names_update has made: in the guest it has the same. */
 static inline const WCHAR *name_of_device(const DEVICE_OBJECT *device)
@@ -172,6 +173,7 @@ NTSTATUS dispatch_transfer(DEVICE_OBJECT *device, IRP *irp);
 
 /* ports.c */
 void ports_create(DRIVER_OBJECT *driver);
+void ports_remove_link(void);
 void ports_remove(void);
 bool ports_is(const DEVICE_OBJECT *device);
 NTSTATUS ports_dispatch(IRP *irp);

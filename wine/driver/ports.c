@@ -37,12 +37,19 @@ void ports_create(DRIVER_OBJECT *driver)
     }
 }
 
-void ports_remove(void)
+void ports_remove_link(void)
 {
     if (ports_device != NULL) {
         UNICODE_STRING link;
         RtlInitUnicodeString(&link, link_name);
         IoDeleteSymbolicLink(&link);
+    }
+}
+
+void ports_remove(void)
+{
+    ports_remove_link();
+    if (ports_device != NULL) {
         IoDeleteDevice(ports_device);
         ports_device = NULL;
     }
