@@ -62,6 +62,10 @@ static void hang(void)
     step();
     say(is_under_way(&state) ? "under way" : "over");
     printf("ended: error %lu\n", end(device, &state));
+    ResetEvent(state.hEvent);
+    BOOL is_ok = DeviceIoControl(device, FAULTY_NOTHING, NULL, 0, NULL, 0, NULL, &state);
+    DWORD error = is_ok ? 0 : GetLastError();
+    printf("next: error %lu\n", error == ERROR_IO_PENDING ? end(device, &state) : error);
 }
 
 /* Opens it while it hangs; the service of faulty.sys is the one that was started first. */

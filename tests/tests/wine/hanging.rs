@@ -46,9 +46,10 @@ fn other_drivers_answer_meanwhile(prefix: &Prefix) {
         go_on(program, "under way");
     }
     // ERROR_SEM_TIMEOUT.
-    for program in [hang, early, late] {
+    for program in [&hang, &early, &late] {
         assert_eq!(program.line(), "ended: error 121");
     }
+    assert_eq!(hang.line(), "next: error 121");
 }
 
 fn what_waits_for_it_can_be_cancelled(prefix: &Prefix) {
@@ -74,6 +75,8 @@ fn its_service_can_be_stopped(prefix: &Prefix) {
     assert_eq!(late.line(), "ended: error 1617");
     go_on(&mut hang, "over");
     assert_eq!(hang.line(), "ended: error 1617");
+    // ERROR_ACCESS_DENIED: its device is deleted.
+    assert_eq!(hang.line(), "next: error 5");
     assert_eq!(prefix.service("start", "faulty"), 0);
     let mut again = Steps::start(prefix.command("hang", &["early"]));
     assert_eq!(again.line(), "ready");
