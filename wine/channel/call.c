@@ -20,21 +20,6 @@ uint32_t rf_port_out(struct rf_channel *channel, uint32_t process, uint16_t port
     return rf_call(channel, &request);
 }
 
-uint32_t rf_share(struct rf_channel *channel, uint32_t process, uint8_t token[RF_TOKEN_BYTES])
-{
-    struct rf_request request = {
-        .opcode = RF_OP_SHARE,
-        .process = process,
-        .output = token,
-        .output_bytes = RF_TOKEN_BYTES,
-    };
-    uint32_t status = rf_call(channel, &request);
-    if (status == 0 && request.output_written != RF_TOKEN_BYTES) {
-        return RF_STATUS_INVALID_PARAMETER;
-    }
-    return status;
-}
-
 uint32_t rf_join(struct rf_channel *channel, const uint8_t token[RF_TOKEN_BYTES], uint32_t *process)
 {
     struct rf_request request = {.opcode = RF_OP_JOIN, .input = token, .input_bytes = RF_TOKEN_BYTES};

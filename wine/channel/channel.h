@@ -98,9 +98,7 @@ void rf_run(struct rf_channel *channel);
 uint32_t rf_port_in(struct rf_channel *channel, uint32_t process, uint16_t port, uint32_t width, uint32_t *value);
 uint32_t rf_port_out(struct rf_channel *channel, uint32_t process, uint16_t port, uint32_t width, uint32_t value);
 #define RF_TOKEN_BYTES 16
-/* A token with which another connection may use a process of this one's. */
-uint32_t rf_share(struct rf_channel *channel, uint32_t process, uint8_t token[RF_TOKEN_BYTES]);
-/* The process of a token, for use in requests on this connection. */
+/* The process of a token (RF_OP_SHARE), for use in requests on this connection. */
 uint32_t rf_join(struct rf_channel *channel, const uint8_t token[RF_TOKEN_BYTES], uint32_t *process);
 
 #endif

@@ -19,29 +19,6 @@ bool direct_is(const IRP *irp)
     return different == 0;
 }
 
-static NTSTATUS fill(const struct file *file, struct rf_direct *direct)
-{
-    NTSTATUS status;
-    /* A handle that was inherited is a file of the process that has opened it; who asks has a share of his own, if he is
-     * known. */
-    struct process *owner = process_of_guest(file->guest);
-    struct process *caller = process_current(false, &status);
-    if (owner == NULL) {
-        return STATUS_NOT_SUPPORTED;
-    }
-    uint32_t lanes = caller == NULL ? 1 : process_lanes(caller);
-    if (lanes == 0 || process_share(owner) != STATUS_SUCCESS) {
-        return STATUS_NOT_SUPPORTED;
-    }
-    rf_zero(direct, sizeof *direct);
-    direct->version = RF_DIRECT_VERSION;
-    direct->lanes = lanes;
-    direct->handle = file->handle;
-    rf_copy(direct->socket, rf.config.socket, sizeof rf.config.socket);
-    rf_copy(direct->token, owner->token, sizeof direct->token);
-    return STATUS_SUCCESS;
-}
-
 NTSTATUS direct_dispatch(IRP *irp)
 {
     const FILE_OBJECT *object = IoGetCurrentIrpStackLocation(irp)->FileObject;
@@ -51,10 +28,25 @@ NTSTATUS direct_dispatch(IRP *irp)
     }
     rf_acquire(&rf.lock);
     uint32_t state = file->state;
+    uint32_t guest = file->guest;
+    uint64_t handle = file->handle;
     rf_unlock(&rf.lock);
     if (state == STATE_OPENING) {
         return irp_complete(irp, STATUS_RETRY, 0);
     }
-    NTSTATUS status = state == STATE_OPENED ? fill(file, irp->AssociatedIrp.SystemBuffer) : STATUS_NOT_SUPPORTED;
-    return irp_complete(irp, status, NT_SUCCESS(status) ? sizeof(struct rf_direct) : 0);
+    uint32_t lanes = state == STATE_OPENED ? process_lanes() : 0;
+    struct rf_direct *direct = irp->AssociatedIrp.SystemBuffer;
+    struct work *work = lanes == 0 ? NULL : work_for_token(irp, direct->token, sizeof *direct);
+    if (work == NULL) {
+        return irp_complete(irp, STATUS_NOT_SUPPORTED, 0);
+    }
+    rf_zero(direct, sizeof *direct);
+    direct->version = RF_DIRECT_VERSION;
+    direct->lanes = lanes;
+    direct->handle = handle;
+    rf_copy(direct->socket, rf.config.socket, sizeof rf.config.socket);
+    work_begin(work);
+    /* A handle that was inherited is a file of the process that has opened it. */
+    work_send(work, guest, 0);
+    return STATUS_PENDING;
 }

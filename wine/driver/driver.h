@@ -13,11 +13,13 @@
  * | names.c | the driver's devices and symbolic links, made in Wine's namespace |
  * | process.c | Wine's processes as processes of the guest |
  * | file.c | IRP_MJ_CREATE and IRP_MJ_CLOSE |
- * | transfer.c | all other IRPs |
+ * | transfer.c | IRPs that move data |
+ * | work.c | what IRPs come to: waiting, cancelling, completing |
  * | ports.c | the device by which a process gets to its ports |
  * | direct.c | how a program gets to the driver without us |
  *
- * Threads: Wine's main loop calls the dispatch routines, one at a time. The pump waits for the micro-VM and completes IRPs.
+ * Threads: Wine's main loop calls the dispatch routines, one at a time, for all services; nothing there waits for a driver.
+ * The pump waits for the micro-VM and completes IRPs.
  * The keeper does everything else: it starts the micro-VM, keeps names and processes, and cleans up.
  */
 #ifndef RINGFENCE_DRIVER_H
@@ -112,6 +114,7 @@ struct names {
 /* Makes in Wine's namespace what the micro-VM has, and removes what it has not. `*version`: the count of changes. */
 NTSTATUS names_update(struct names *names, DRIVER_OBJECT *driver, struct rf_channel *channel, uint64_t *version,
                       NTSTATUS *not_made);
+void names_remove_links(struct names *names);
 void names_remove(struct names *names);
 /* The name of a device that names_update has made: in the guest it has the same. */
 static inline const WCHAR *name_of_device(const DEVICE_OBJECT *device)
@@ -119,39 +122,50 @@ static inline const WCHAR *name_of_device(const DEVICE_OBJECT *device)
     return device->DeviceExtension;
 }
 
-/* process.c */
-struct process {
-    HANDLE pid;
-    HANDLE handle; /* signalled when it ends */
-    uint32_t guest; /* its id in the guest */
-    uint8_t token[RF_TOKEN_BYTES];
-    bool has_token;
-    uint32_t lanes; /* connections for requests that it was granted */
+/* work.c: a request to the micro-VM for an IRP */
+struct work {
+    struct rf_request request;
+    IRP *irp;
+    uint32_t answer_bytes; /* with the token in them */
+    struct waiting *waits_among;
+    struct work *next;
+    /* The completion and the cancel routine meet: the second one completes the IRP. */
+    uint32_t met;
 };
-/* The calling process in the guest; made if `is_wanted`. Null and `*status` if there is none. */
-struct process *process_current(bool is_wanted, NTSTATUS *status);
-/* The process that has the guest's process of that id; null if there is none. */
-struct process *process_of_guest(uint32_t guest);
-/* Sees to it that the process has its token. */
-NTSTATUS process_share(struct process *process);
-/* How many connections for requests the process may have: as many as it was granted before, or a share of what is left. */
-uint32_t process_lanes(struct process *process);
+/* What waits before it is sent, oldest first. The lock guards it. */
+struct waiting {
+    struct work *first;
+    struct work *last;
+};
+/* Null: there is no memory. */
+struct work *work_make(IRP *irp);
+/* One that asks for a process' token, which is part of an answer of so many bytes. */
+struct work *work_for_token(IRP *irp, uint8_t token[RF_TOKEN_BYTES], uint32_t answer_bytes);
+/* Its IRP is pending, and can be cancelled; the work then is sent, waits, or fails. */
+void work_begin(struct work *work);
+void work_send(struct work *work, uint32_t guest, uint64_t handle);
+void work_fail(struct work *work, NTSTATUS status);
+/* The lock is held. */
+void work_wait(struct work *work, struct waiting *waiting);
+/* Takes all that waits; a list. The lock is held. */
+struct work *waiting_take(struct waiting *waiting);
+/* Sends the works of a list, or fails them. */
+void work_resume(struct work *first, NTSTATUS status, uint32_t guest, uint64_t handle);
+/* The NTSTATUS that programs get for one of the channel. */
+NTSTATUS status_for_programs(uint32_t status);
+NTSTATUS irp_complete(IRP *irp, NTSTATUS status, ULONG_PTR information);
+
+/* process.c */
+/* Sends a work as one of the calling process, now or when that is a process of the guest, which it becomes if `is_wanted`. */
+void process_send(struct work *work, bool is_wanted);
+/* How many connections for requests the calling process may have: as many as it was granted before, or a share of what is
+ * left; one if it has opened nothing. */
+uint32_t process_lanes(void);
 /* Adds the handles to wait for; returns how many there are. */
 ULONG processes_handles(HANDLE *handles);
 /* A process has ended. */
 void process_ended(HANDLE handle);
 void processes_forget(void);
-
-/* A request to the micro-VM for an IRP, or for none. */
-struct work {
-    struct rf_request request;
-    IRP *irp;
-    struct file *file;
-    struct work *next;
-    /* The completion and the cancel routine meet: the second one completes the IRP. */
-    uint32_t met;
-    bool is_waiting; /* for its file to be opened */
-};
 
 /* file.c: an open file, in FILE_OBJECT.FsContext */
 struct file {
@@ -160,9 +174,7 @@ struct file {
     uint32_t state; /* enum file_state */
     NTSTATUS status; /* of the open */
     bool is_synchronous; /* opened with FILE_SYNCHRONOUS_IO_NONALERT */
-    /* What came before the open was done, oldest first. */
-    struct work *first;
-    struct work *last;
+    struct waiting waiting; /* what came before the open was done */
     struct file *next;
 };
 enum file_state { STATE_OPENING, STATE_OPENED, STATE_FAILED, STATE_GONE };
@@ -172,16 +184,10 @@ void files_forget(void);
 
 /* transfer.c */
 NTSTATUS dispatch_transfer(DEVICE_OBJECT *device, IRP *irp);
-/* Sends a work whose request is filled in, now or when its file is open; STATUS_PENDING. */
-NTSTATUS work_send(struct work *work);
-/* Sends what has waited for its file, or completes it with the file's status. The lock is not held. */
-void work_resume(struct work *first, NTSTATUS status);
-/* The NTSTATUS that programs get for one of the channel. */
-NTSTATUS status_for_programs(uint32_t status);
-NTSTATUS irp_complete(IRP *irp, NTSTATUS status, ULONG_PTR information);
 
 /* ports.c */
 void ports_create(DRIVER_OBJECT *driver);
+void ports_remove_link(void);
 void ports_remove(void);
 bool ports_is(const DEVICE_OBJECT *device);
 NTSTATUS ports_dispatch(IRP *irp);

@@ -45,7 +45,7 @@ static void watch_begin(struct watch *watch, uint64_t version)
 }
 
 /* Works until the service is stopped or the micro-VM is gone. */
-static void keep(struct names *names, HANDLE pump_thread)
+static void keep(struct names *names)
 {
     static struct watch watch;
     uint64_t version = 0;
@@ -76,13 +76,10 @@ static void keep(struct names *names, HANDLE pump_thread)
             }
         }
     }
-    if (!rf.is_stopping) {
-        /* Requests under way end before their devices do: Wine would end them with STATUS_FILE_DELETED. From now on there
-         * is nothing to open. */
-        wait_for(pump_thread);
-        names_remove(names);
-        ports_remove();
-    }
+    /* The micro-VM is gone, or is about to be: from now on there is nothing to open. What is open is told why until the service is
+     * stopped; Wine would say STATUS_FILE_DELETED for a device that is deleted. */
+    names_remove_links(names);
+    ports_remove_link();
 }
 
 static VOID NTAPI keeper_main(void *context)
@@ -103,7 +100,7 @@ static VOID NTAPI keeper_main(void *context)
         event_set(is_ready);
         return;
     }
-    keep(&names, pump_thread);
+    keep(&names);
     if (rf_end_status(rf.channel) != 0) {
         vm_ended(&vm);
     }

@@ -5,11 +5,10 @@
 
 static struct file *files;
 
-/* An open or a close on its way: it has no IRP of its own that could be cancelled. */
+/* An open on its way. Wine has no way to cancel it. */
 struct open {
-    struct rf_request request;
+    struct work work;
     struct file *file;
-    IRP *irp;
     WCHAR name[300];
 };
 
@@ -43,6 +42,7 @@ static void forget(struct file *file)
     heap_free(file);
 }
 
+/* The driver has answered, or nobody will. */
 static void opened(struct rf_request *request)
 {
     struct open *open = request->context;
@@ -52,28 +52,29 @@ static void opened(struct rf_request *request)
     if (!is_open) {
         log_line("%w is not opened: status %x", open->name, (uint32_t)status);
     }
-    rf_acquire(&rf.lock);
-    bool is_gone = file->state == STATE_GONE;
-    uint32_t guest = file->guest;
-    struct work *waiting = file->first;
-    for (struct work *work = waiting; work != NULL; work = work->next) {
-        work->is_waiting = false;
-    }
-    file->first = file->last = NULL;
-    file->handle = request->value;
-    file->status = status;
-    if (is_gone) {
-        forget(file);
-    } else {
-        file->state = is_open ? STATE_OPENED : STATE_FAILED;
-    }
-    rf_unlock(&rf.lock);
+    bool is_gone, is_over;
+    do {
+        rf_acquire(&rf.lock);
+        struct work *waiting = waiting_take(&file->waiting);
+        is_gone = file->state == STATE_GONE;
+        is_over = waiting == NULL;
+        file->guest = request->process;
+        file->handle = request->value;
+        file->status = status;
+        if (is_over && is_gone) {
+            forget(file);
+        } else if (is_over) {
+            file->state = is_open ? STATE_OPENED : STATE_FAILED;
+        }
+        rf_unlock(&rf.lock);
+        /* What waited on a handle that is closed meanwhile ends as the driver's cleanup would have ended it. */
+        work_resume(waiting, !is_open ? status : is_gone ? STATUS_CANCELLED : STATUS_SUCCESS, request->process,
+                    request->value);
+    } while (!is_over);
     if (is_gone && is_open) {
-        send_close(guest, request->value);
+        send_close(request->process, request->value);
     }
-    /* What waited on a handle that is closed meanwhile ends as the driver's cleanup would have ended it. */
-    work_resume(waiting, !is_open ? status : is_gone ? STATUS_CANCELLED : STATUS_SUCCESS);
-    IRP *irp = open->irp;
+    IRP *irp = open->work.irp;
     ULONG_PTR information = (ULONG_PTR)request->information;
     heap_free(open);
     irp_complete(irp, status, information);
@@ -86,8 +87,8 @@ static void set_name(struct open *open, const WCHAR *name)
         open->name[length] = name[length];
         length++;
     }
-    open->request.input = open->name;
-    open->request.input_bytes = (uint32_t)(length * sizeof(WCHAR));
+    open->work.request.input = open->name;
+    open->work.request.input_bytes = (uint32_t)(length * sizeof(WCHAR));
 }
 
 NTSTATUS dispatch_create(DEVICE_OBJECT *device, IRP *irp)
@@ -103,30 +104,21 @@ NTSTATUS dispatch_create(DEVICE_OBJECT *device, IRP *irp)
         heap_free(open);
         return irp_complete(irp, STATUS_INSUFFICIENT_RESOURCES, 0);
     }
-    NTSTATUS status;
-    const struct process *process = process_current(true, &status);
+    file->state = STATE_OPENING;
+    file->is_synchronous = (stack->Parameters.Create.Options & FILE_SYNCHRONOUS_IO_NONALERT) != 0;
     stack->FileObject->FsContext = file;
     rf_acquire(&rf.lock);
     file->next = files;
     files = file;
-    file->state = process == NULL ? STATE_FAILED : STATE_OPENING;
-    file->status = status;
-    file->guest = process == NULL ? 0 : process->guest;
-    file->is_synchronous = (stack->Parameters.Create.Options & FILE_SYNCHRONOUS_IO_NONALERT) != 0;
     rf_unlock(&rf.lock);
-    if (process == NULL) {
-        heap_free(open);
-        return irp_complete(irp, status, 0);
-    }
     set_name(open, name_of_device(device));
     open->file = file;
-    open->irp = irp;
-    open->request.opcode = RF_OP_OPEN;
-    open->request.process = file->guest;
-    open->request.complete = opened;
-    open->request.context = open;
+    open->work.irp = irp;
+    open->work.request.opcode = RF_OP_OPEN;
+    open->work.request.complete = opened;
+    open->work.request.context = open;
     IoMarkIrpPending(irp);
-    rf_submit(rf.channel, &open->request);
+    process_send(&open->work, true);
     return STATUS_PENDING;
 }
 

@@ -213,11 +213,16 @@ NTSTATUS names_update(struct names *names, DRIVER_OBJECT *driver, struct rf_chan
     return STATUS_SUCCESS;
 }
 
-void names_remove(struct names *names)
+void names_remove_links(struct names *names)
 {
     for (struct name *name = names->first; name != NULL; name = name->next) {
         name->is_there = false;
     }
     sweep(names, true);
+}
+
+void names_remove(struct names *names)
+{
+    names_remove_links(names);
     sweep(names, false);
 }

@@ -37,12 +37,19 @@ void ports_create(DRIVER_OBJECT *driver)
     }
 }
 
-void ports_remove(void)
+void ports_remove_link(void)
 {
     if (ports_device != NULL) {
         UNICODE_STRING link;
         RtlInitUnicodeString(&link, link_name);
         IoDeleteSymbolicLink(&link);
+    }
+}
+
+void ports_remove(void)
+{
+    ports_remove_link();
+    if (ports_device != NULL) {
         IoDeleteDevice(ports_device);
         ports_device = NULL;
     }
@@ -51,24 +58,6 @@ void ports_remove(void)
 bool ports_is(const DEVICE_OBJECT *device)
 {
     return device == ports_device;
-}
-
-static NTSTATUS fill(struct rf_ports *ports)
-{
-    NTSTATUS status;
-    struct process *process = process_current(false, &status);
-    if (process == NULL) {
-        return status;
-    }
-    status = process_share(process);
-    if (status != STATUS_SUCCESS) {
-        return status;
-    }
-    rf_zero(ports, sizeof *ports);
-    ports->version = RF_PORTS_VERSION;
-    rf_copy(ports->socket, rf.config.socket, sizeof rf.config.socket);
-    rf_copy(ports->token, process->token, sizeof ports->token);
-    return STATUS_SUCCESS;
 }
 
 NTSTATUS ports_dispatch(IRP *irp)
@@ -81,6 +70,15 @@ NTSTATUS ports_dispatch(IRP *irp)
     if (stack->Parameters.DeviceIoControl.OutputBufferLength < sizeof(struct rf_ports)) {
         return irp_complete(irp, STATUS_BUFFER_TOO_SMALL, 0);
     }
-    NTSTATUS status = fill(irp->AssociatedIrp.SystemBuffer);
-    return irp_complete(irp, status, NT_SUCCESS(status) ? sizeof(struct rf_ports) : 0);
+    struct rf_ports *ports = irp->AssociatedIrp.SystemBuffer;
+    struct work *work = work_for_token(irp, ports->token, sizeof *ports);
+    if (work == NULL) {
+        return irp_complete(irp, STATUS_INSUFFICIENT_RESOURCES, 0);
+    }
+    rf_zero(ports, sizeof *ports);
+    ports->version = RF_PORTS_VERSION;
+    rf_copy(ports->socket, rf.config.socket, sizeof rf.config.socket);
+    work_begin(work);
+    process_send(work, false);
+    return STATUS_PENDING;
 }

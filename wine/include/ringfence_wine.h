@@ -31,7 +31,8 @@ _Static_assert(sizeof(struct rf_ports) == 136, "the same for 32-bit and 64-bit p
 
 /* CTL_CODE(FILE_DEVICE_UNKNOWN, 0x9A1, METHOD_BUFFERED, FILE_ANY_ACCESS), for a handle of a driver's device. Input:
  * RF_DIRECT_MAGIC; output: struct rf_direct, no more and no less: anything else is a request for the driver.
- * STATUS_NOT_SUPPORTED: requests of that handle go through winedevice. STATUS_RETRY: the driver has not answered the open yet. */
+ * STATUS_RETRY: the driver has not answered the open yet. STATUS_NOT_SUPPORTED, or any other: requests of that handle go through
+ * winedevice. */
 #define RF_IOCTL_DIRECT 0x00222684u
 #define RF_DIRECT_MAGIC                                                                                  \
     {0x52, 0x46, 0xC3, 0x1D, 0x5A, 0x07, 0x4E, 0x99, 0xB6, 0x2F, 0x81, 0x64, 0xE0, 0xD8, 0x3B, 0x77}

@@ -1,4 +1,5 @@
-/* A driver that crashes under a program: faulty.exe. */
+/* A driver that crashes under a program: faulty.exe, or faulty.exe hold, which keeps its handle while the service is started
+ * again. */
 #include "common.h"
 
 #include "../../tests/drivers/include/faulty.h"
@@ -8,7 +9,35 @@
 /* Not in mingw-w64's winerror.h. */
 #define ERROR_DRIVER_PROCESS_TERMINATED 1291
 
-int main(void)
+static DWORD request(HANDLE device, DWORD code, OVERLAPPED *state)
+{
+    DWORD written = 0;
+    ResetEvent(state->hEvent);
+    BOOL is_ok = DeviceIoControl(device, code, NULL, 0, NULL, 0, NULL, state);
+    if (!is_ok && GetLastError() == ERROR_IO_PENDING) {
+        is_ok = GetOverlappedResult(device, state, &written, TRUE);
+    }
+    return is_ok ? 0 : GetLastError();
+}
+
+/* Waits until there is nothing to open. */
+static void await_end(void)
+{
+    HANDLE device;
+    DWORD error = 0;
+    for (int tries = 0; tries < 1000; tries++) {
+        device = open_device_with("\\\\.\\faulty", FILE_FLAG_OVERLAPPED);
+        error = GetLastError();
+        if (device == INVALID_HANDLE_VALUE) {
+            break;
+        }
+        CloseHandle(device);
+        Sleep(20);
+    }
+    CHECK(device == INVALID_HANDLE_VALUE && error == ERROR_FILE_NOT_FOUND);
+}
+
+int main(int count, char **arguments)
 {
     HANDLE device = open_device_with("\\\\.\\faulty", FILE_FLAG_OVERLAPPED);
     CHECK(device != INVALID_HANDLE_VALUE);
@@ -24,15 +53,22 @@ int main(void)
     for (unsigned i = 0; i < PENDING; i++) {
         CHECK_ERROR(GetOverlappedResult(device, &lost[i], &written, TRUE), ERROR_DRIVER_PROCESS_TERMINATED);
     }
-    printf("pending requests: all ended\n");
+    say("pending requests: all ended");
     is_ok = GetOverlappedResult(device, &state, &written, TRUE);
     printf("crashing request: %s %lu\n", is_ok ? "ok" : "error", is_ok ? 0 : GetLastError());
-    /* What was opened stays open, and answers nothing any more. */
-    ResetEvent(state.hEvent);
-    is_ok = DeviceIoControl(device, FAULTY_NULL_WRITE, NULL, 0, NULL, 0, NULL, &state);
-    if (!is_ok && GetLastError() == ERROR_IO_PENDING) {
-        is_ok = GetOverlappedResult(device, &state, &written, TRUE);
+    /* What was opened stays open, and says why it answers nothing any more. */
+    await_end();
+    printf("next request: error %lu\n", request(device, FAULTY_NOTHING, &state));
+    if (count == 2 && strcmp(arguments[1], "hold") == 0) {
+        say("?");
+        await_line();
+        HANDLE again = open_device_with("\\\\.\\faulty", FILE_FLAG_OVERLAPPED);
+        CHECK(again != INVALID_HANDLE_VALUE);
+        CHECK(request(again, FAULTY_NOTHING, &state) == 0);
+        printf("handle from before: error %lu\n", request(device, FAULTY_NOTHING, &state));
+        CHECK(CloseHandle(device));
+        CHECK(request(again, FAULTY_NOTHING, &state) == 0);
+        say("as it should be");
     }
-    printf("next request: %s\n", is_ok ? "ok" : "error");
     return 0;
 }

@@ -35,7 +35,7 @@ fn assert_echo_works(prefix: &Prefix) {
 
 fn more_requests_than_fit_wait_and_are_cancelled(prefix: &Prefix) {
     set_up(prefix);
-    let mut program = Steps::start(prefix.wine_run("limits", &["many"]));
+    let mut program = Steps::start(prefix.command("limits", &["many"]));
     for _ in 0..2 {
         assert_eq!(program.line(), "pending", "{}", prefix.log());
 
@@ -58,7 +58,7 @@ fn more_requests_than_fit_wait_and_are_cancelled(prefix: &Prefix) {
 fn requests_that_wait_for_room_are_answered(prefix: &Prefix) {
     set_up(prefix);
 
-    let program = Steps::start(prefix.wine_run("limits", &["many-answered"]));
+    let program = Steps::start(prefix.command("limits", &["many-answered"]));
     assert_eq!(program.line(), "pending", "{}", prefix.log());
 
     let text = prefix.run("limits", &["release-many"]);
@@ -141,7 +141,7 @@ fn handle_of_another_process_ends_with_its_opener(prefix: &Prefix) {
     set_up(prefix);
     for scenario in ["leave-inherited", "leave-duplicated"] {
         for command in [
-            prefix.wine_run("processes", &[scenario]),
+            prefix.command("processes", &[scenario]),
             prefix.ringfence_run("processes", &[scenario]),
         ] {
             let program = Steps::start(command);
@@ -162,7 +162,7 @@ fn program_ends_with_wine_run_that_is_killed(prefix: &Prefix) {
         // As a program does that Wine alone has started.
         for command in [
             prefix.ringfence_run("echo", &["hold"]),
-            prefix.wine_run("echo", &["hold"]),
+            prefix.command("echo", &["hold"]),
         ] {
             let mut program = Steps::start(command);
             assert_eq!(program.line(), "holding", "{}", prefix.log());
@@ -185,7 +185,7 @@ fn children_of_a_killed_program_go_on(prefix: &Prefix) {
     let child = prefix.windows_path("echo");
     for command in [
         prefix.ringfence_run("ports", &["start", &child, "hold"]),
-        prefix.wine_run("ports", &["start", &child, "hold"]),
+        prefix.command("ports", &["start", &child, "hold"]),
     ] {
         let mut program = Steps::start(command);
         assert_eq!(program.line(), "holding", "{}", prefix.log());

@@ -14,6 +14,7 @@ mod harness;
 mod channel_client;
 mod commands;
 mod direct;
+mod hanging;
 mod install;
 mod intercept;
 mod limits;

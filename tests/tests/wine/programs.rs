@@ -3,6 +3,7 @@
 use integration_tests::program::{Running, command};
 
 use crate::harness::{Prefix, Width, root};
+use crate::running::Steps;
 
 prefix_tests!(
     killed_programs_leave_nothing,
@@ -15,6 +16,7 @@ prefix_tests!(
     programs_reach_the_driver_by_every_way,
     service_stops_under_a_program,
     crash_ends_requests_and_restart_heals,
+    handle_outlives_its_driver,
 );
 
 fn programs_reach_the_driver_by_every_way(prefix: &Prefix) {
@@ -88,7 +90,7 @@ fn crash_ends_requests_and_restart_heals(prefix: &Prefix) {
     // ERROR_DRIVER_PROCESS_TERMINATED.
     assert!(text.contains("pending requests: all ended"), "{text}");
     assert!(text.contains("crashing request: error 1291"), "{text}");
-    assert!(text.contains("next request: error"), "{text}");
+    assert!(text.contains("next request: error 1291"), "{text}");
     // There is nothing to open until the service is started again.
     let again = prefix.run_in(prefix.path(), "faulty", &[]);
     assert_eq!(again.code, Some(1), "{again:?}");
@@ -104,6 +106,25 @@ fn crash_ends_requests_and_restart_heals(prefix: &Prefix) {
     assert_eq!(prefix.service("start", "faulty"), 0);
     let text = prefix.run("faulty", &[]);
     assert!(text.contains("pending requests: all ended"), "{text}");
+}
+
+fn handle_outlives_its_driver(prefix: &Prefix) {
+    prefix.install("faulty", &[]);
+    prefix.keep_session();
+    assert_eq!(prefix.service("start", "faulty"), 0);
+    let mut program = Steps::start(prefix.command("faulty", &["hold"]));
+    // ERROR_DRIVER_PROCESS_TERMINATED.
+    assert_eq!(program.line(), "pending requests: all ended");
+    assert_eq!(program.line(), "crashing request: error 1291");
+    assert_eq!(program.line(), "next request: error 1291");
+
+    assert_eq!(prefix.service("stop", "faulty"), 0);
+    assert_eq!(prefix.service("start", "faulty"), 0);
+
+    program.go_on();
+    // ERROR_ACCESS_DENIED: its device is deleted.
+    assert_eq!(program.line(), "handle from before: error 5");
+    assert_eq!(program.line(), "as it should be");
 }
 
 fn service_that_cannot_start_says_why(prefix: &Prefix) {

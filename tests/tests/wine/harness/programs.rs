@@ -19,6 +19,7 @@ impl Shared {
             "direct",
             "echo",
             "faulty",
+            "hang",
             "inpout",
             "limits",
             "options",
@@ -111,8 +112,8 @@ impl Prefix {
         ended.stdout.replace('\r', "")
     }
 
-    /// Wine with a test program, not started.
-    pub(crate) fn wine_run(&self, name: &str, arguments: &[&str]) -> Command {
+    /// A test program, not started.
+    pub(crate) fn command(&self, name: &str, arguments: &[&str]) -> Command {
         let mut command = self.shared.command("wine");
         command.arg(self.program(name)).args(arguments);
         command
@@ -149,8 +150,7 @@ impl Prefix {
 
     /// Starts a test program.
     pub(crate) fn start(&self, name: &str, arguments: &[&str]) -> Program {
-        let mut command = self.shared.command("wine");
-        command.arg(self.program(name)).args(arguments);
+        let mut command = self.command(name, arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         Program {
