@@ -155,6 +155,28 @@ fn options_that_cannot_be_are_refused(prefix: &Prefix) {
         assert_eq!(first(&installed.stderr), first(&run.stderr));
         assert!(!prefix.ringfence_folder().exists(), "{options:?}");
     }
+    let policy = folder.path().join("policy.toml");
+    let rule =
+        "[[port]]\nrange = \"0x378-0x37a\"\naccess = \"rw\"\nbackend = \"lpt\"\noutput = \"-\"\n";
+    std::fs::write(&policy, rule).unwrap();
+    let policy = policy.to_str().unwrap();
+    for (arguments, place) in [
+        (
+            &["install", echo, "--policy", policy][..],
+            "the policy (line 1, `output`)",
+        ),
+        (
+            &["install", echo, "--device", "lpt:out=-"],
+            "--device (output)",
+        ),
+        (&["intercept", "on", "--policy", policy], "(line 1)"),
+    ] {
+        let ended = prefix.ringfence(&[&["wine"][..], arguments].concat());
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        assert!(ended.stderr.contains(place), "{ended:?}");
+        assert!(ended.stderr.contains("nobody reads"), "{ended:?}");
+        assert!(!prefix.ringfence_folder().exists(), "{arguments:?}");
+    }
     let help = prefix.ringfence(&["wine", "install", echo, "--device", "help"]);
     assert_eq!(help.code, Some(0), "{help:?}");
     assert!(help.stdout.contains("uart16550"), "{help:?}");

@@ -13,6 +13,10 @@ use crate::machine::processor_share::ProcessorShare;
 use crate::policy::Policy;
 use crate::session::StartError;
 
+/// What is wrong with a service's device that writes to standard output.
+pub(super) const NO_STANDARD_OUTPUT: &str =
+    "nobody reads what a service's device writes to standard output; name a file, or a command";
+
 /// What a driver finds besides what its policy allows.
 #[derive(Debug, clap::Args)]
 pub(super) struct Surroundings {
@@ -68,14 +72,19 @@ pub(super) struct Rules {
 }
 
 impl Rules {
+    /// The option that a line, and a key there, is of.
+    fn option(&self, line: usize, key: &str) -> String {
+        if line > self.lines {
+            format!("--device ({key})")
+        } else {
+            format!("the policy (line {line}, `{key}`)")
+        }
+    }
+
     /// Adds the files that they name.
     pub(super) fn add_files(&self, files: &mut NamedFiles) {
         for file in self.policy.rule_files() {
-            let option = if file.line > self.lines {
-                format!("--device ({})", file.key)
-            } else {
-                format!("the policy (line {}, `{}`)", file.line, file.key)
-            };
+            let option = self.option(file.line, file.key);
             if file.is_output {
                 files.writes(option, file.path);
             } else {
@@ -123,7 +132,7 @@ impl Surroundings {
         self.files.as_deref().map(FilesOption::parse)
     }
 
-    /// Checks everything as a run of `driver` does, as the service of that name, which is not started now.
+    /// Checks everything as a run of `driver` does, for the service of that name, which is not started now.
     ///
     /// # Errors
     /// What is wrong, in the run's words.
@@ -134,6 +143,10 @@ impl Surroundings {
         service: &str,
     ) -> Result<(), String> {
         let rules = self.rules(policy)?;
+        if let Some(line) = rules.policy.standard_output_line() {
+            let option = rules.option(line, "output");
+            return Err(format!("{option}: {NO_STANDARD_OUTPUT}"));
+        }
         let mut files = NamedFiles::default();
         files.reads("DRIVER", driver);
         for (option, path) in [

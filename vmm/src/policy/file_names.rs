@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use super::{DeviceOutput, DeviceSpec, MemoryBackend, PciRule, Policy, PortBackend, Wave};
+use super::{
+    DeviceOutput, DeviceSpec, MemoryBackend, PciRule, Policy, PortBackend, UartLink, Wave,
+};
 
 /// A file that a rule names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,8 +20,8 @@ pub(crate) struct RuleFile<'a> {
 }
 
 impl Policy {
-    /// The files that rules read or write, but for those of the machine's own devices.
-    pub(crate) fn rule_files(&self) -> Vec<RuleFile<'_>> {
+    /// What stands behind ports, and behind BARs of modelled functions; the line of each rule.
+    fn backends(&self) -> impl Iterator<Item = (usize, &PortBackend)> {
         let rules = self
             .port_rules
             .iter()
@@ -30,6 +32,18 @@ impl Policy {
             .filter_map(PciRule::model)
             .flat_map(|model| &model.bars)
             .map(|bar| (bar.place.line, &bar.backend));
+        rules.chain(bars)
+    }
+
+    /// The line of a rule whose device writes to standard output.
+    pub(crate) fn standard_output_line(&self) -> Option<usize> {
+        self.backends()
+            .find(|(_, backend)| uses_standard_output(backend))
+            .map(|(line, _)| line)
+    }
+
+    /// The files that rules read or write, but for those of the machine's own devices.
+    pub(crate) fn rule_files(&self) -> Vec<RuleFile<'_>> {
         let of_memory = self
             .memory_rules
             .iter()
@@ -42,8 +56,7 @@ impl Policy {
                 }),
                 _ => None,
             });
-        rules
-            .chain(bars)
+        self.backends()
             .filter_map(|(line, backend)| of_model(line, backend))
             .chain(of_memory)
             .collect()
@@ -70,6 +83,16 @@ fn of_model(line: usize, backend: &PortBackend) -> Option<RuleFile<'_>> {
     })
 }
 
+fn uses_standard_output(backend: &PortBackend) -> bool {
+    if let PortBackend::Device(spec) = backend
+        && let DeviceSpec::Uart(spec) = &**spec
+        && spec.link == UartLink::Stdio
+    {
+        return true;
+    }
+    backend.exclusive_output() == Some(&DeviceOutput::Stdout)
+}
+
 fn output(backend: &PortBackend) -> Option<&Path> {
     match backend.exclusive_output()? {
         DeviceOutput::File(path) => Some(path),
@@ -80,6 +103,20 @@ fn output(backend: &PortBackend) -> Option<&Path> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn devices_that_write_to_standard_output_are_found() {
+        let line = |device: &str| {
+            let policy = Policy::deny_all().with_devices(&[device.to_owned()]);
+            policy.unwrap().standard_output_line()
+        };
+        assert!(line("lpt:base=0x378,out=-").is_some());
+        assert!(line("uart16550:base=0x3f8,out=-").is_some());
+        assert!(line("uart16550:base=0x3f8,out=stdio").is_some());
+        assert_eq!(line("lpt:base=0x378,out=bytes"), None);
+        assert_eq!(line("uart16550:base=0x3f8,out=pty"), None);
+        assert_eq!(line("rtc:nvram=cmos"), None);
+    }
 
     #[test]
     fn files_of_rules_are_found() {

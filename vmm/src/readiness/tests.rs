@@ -45,7 +45,7 @@ fn sample_drivers_have_exactly_their_codes() {
     ];
     let echo: Vec<u32> = echo.into_iter().map(|(f, m)| rf(f, m)).collect();
     let mut faulty = buffered(0x800..=0x816);
-    faulty.push(rf(0x817, 3));
+    faulty.extend([rf(0x817, 3), rf(0x818, 0)]);
     for (name, expected) in [
         ("echo", echo),
         ("portio", buffered(0x800..=0x80C)),

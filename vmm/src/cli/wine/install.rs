@@ -8,7 +8,7 @@ use super::options::Options;
 use super::prefix::Prefix;
 use super::service::{self, Start};
 use super::{Failure, Where, say};
-use crate::cli::driver_options::{Limits, Surroundings};
+use crate::cli::driver_options::{Limits, NO_STANDARD_OUTPUT, Surroundings};
 use crate::error_chain;
 use crate::loader::Image;
 use crate::observe::escape::escape;
@@ -49,7 +49,13 @@ pub(super) struct Arguments {
 
 /// A policy's absolute path, if it can be read and understood now.
 pub(super) fn checked_policy(path: &Path) -> Result<PathBuf, Failure> {
-    Policy::from_path(path).map_err(|error| Failure::usage(error_chain(&error)))?;
+    let policy = Policy::from_path(path).map_err(|error| Failure::usage(error_chain(&error)))?;
+    if let Some(line) = policy.standard_output_line() {
+        return Err(Failure::usage(format!(
+            "{} (line {line}): {NO_STANDARD_OUTPUT}",
+            escape(&path.display().to_string())
+        )));
+    }
     path.canonicalize()
         .map_err(|error| Failure::file(path, &error))
 }
