@@ -17,12 +17,6 @@ prefix_tests!(
     requests_do_not_need_winedevice,
 );
 
-fn set_up(prefix: &Prefix) {
-    prefix.install("echo", &[]);
-    prefix.keep_session();
-    assert_eq!(prefix.service("start", "echo"), 0);
-}
-
 /// What a scenario prints under `ringfence wine run`.
 fn direct(prefix: &Prefix, program: &str, scenario: &str) -> String {
     let ended = run_to_end(&mut prefix.ringfence_run(program, &[scenario]), program);
@@ -57,7 +51,7 @@ fn signal(process: &str, name: &str) {
 }
 
 fn requests_do_not_need_winedevice(prefix: &Prefix) {
-    set_up(prefix);
+    prefix.start_echo();
     let mut program = Steps::start(prefix.ringfence_run("direct", &["requests"]));
     assert_eq!(program.line(), "ready", "{}", prefix.log());
     let winedevice = winedevice(prefix, "echo");
@@ -73,7 +67,7 @@ fn requests_do_not_need_winedevice(prefix: &Prefix) {
 }
 
 fn results_are_those_of_winedevice(prefix: &Prefix) {
-    set_up(prefix);
+    prefix.start_echo();
 
     let text = direct(prefix, "direct", "results");
 
@@ -84,7 +78,7 @@ fn results_are_those_of_winedevice(prefix: &Prefix) {
 }
 
 fn threads_wait_end_and_are_cancelled(prefix: &Prefix) {
-    set_up(prefix);
+    prefix.start_echo();
     for scenario in ["threads", "cancel", "close", "terminate", "suspend"] {
         let text = direct(prefix, "direct", scenario);
         assert_eq!(text, prefix.run("direct", &[scenario]), "{scenario}");
@@ -92,7 +86,7 @@ fn threads_wait_end_and_are_cancelled(prefix: &Prefix) {
 }
 
 fn handles_are_told_apart(prefix: &Prefix) {
-    set_up(prefix);
+    prefix.start_echo();
     for scenario in ["reuse", "child", "stolen"] {
         direct(prefix, "direct", scenario);
     }
@@ -100,7 +94,7 @@ fn handles_are_told_apart(prefix: &Prefix) {
 }
 
 fn service_stops_under_a_request(prefix: &Prefix) {
-    set_up(prefix);
+    prefix.start_echo();
     let program = Steps::start(prefix.ringfence_run("direct", &["hold"]));
     assert_eq!(program.line(), "holding");
 
@@ -142,7 +136,7 @@ fn channels(prefix: &Prefix, scenario: &str) -> usize {
 }
 
 fn connections_to_micro_vms_that_are_gone_are_given_back(prefix: &Prefix) {
-    set_up(prefix);
+    prefix.start_echo();
     let mut program = Steps::start(prefix.ringfence_run("direct", &["rounds"]));
     for round in 0..4 {
         assert_eq!(program.line(), "round", "{}", prefix.log());
@@ -174,7 +168,7 @@ fn driver_that_crashes_or_hangs_ends_its_requests(prefix: &Prefix) {
 }
 
 fn echo_scenarios_with_the_dll(prefix: &Prefix) {
-    set_up(prefix);
+    prefix.start_echo();
     for scenario in [
         "methods",
         "transfers",

@@ -21,12 +21,6 @@ prefix_tests!(
     device_name_that_is_taken_is_the_first_drivers,
 );
 
-fn set_up(prefix: &Prefix) {
-    prefix.install("echo", &[]);
-    prefix.keep_session();
-    assert_eq!(prefix.service("start", "echo"), 0, "{}", prefix.log());
-}
-
 fn assert_echo_works(prefix: &Prefix) {
     let text = prefix.run("echo", &["methods", "overlapped"]);
     assert!(text.contains("methods: as it should be"), "{text}");
@@ -34,7 +28,7 @@ fn assert_echo_works(prefix: &Prefix) {
 }
 
 fn more_requests_than_fit_wait_and_are_cancelled(prefix: &Prefix) {
-    set_up(prefix);
+    prefix.start_echo();
     let mut program = Steps::start(prefix.command("limits", &["many"]));
     for _ in 0..2 {
         assert_eq!(program.line(), "pending", "{}", prefix.log());
@@ -56,7 +50,7 @@ fn more_requests_than_fit_wait_and_are_cancelled(prefix: &Prefix) {
 }
 
 fn requests_that_wait_for_room_are_answered(prefix: &Prefix) {
-    set_up(prefix);
+    prefix.start_echo();
 
     let program = Steps::start(prefix.command("limits", &["many-answered"]));
     assert_eq!(program.line(), "pending", "{}", prefix.log());
@@ -71,7 +65,7 @@ fn requests_that_wait_for_room_are_answered(prefix: &Prefix) {
 }
 
 fn what_is_too_much_is_refused(prefix: &Prefix) {
-    set_up(prefix);
+    prefix.start_echo();
 
     let text = prefix.run("limits", &["sizes", "handles"]);
 
@@ -138,7 +132,7 @@ fn driver_finds_processes_by_their_ids(prefix: &Prefix) {
 }
 
 fn handle_of_another_process_ends_with_its_opener(prefix: &Prefix) {
-    set_up(prefix);
+    prefix.start_echo();
     for scenario in ["leave-inherited", "leave-duplicated"] {
         for command in [
             prefix.command("processes", &[scenario]),
@@ -157,7 +151,7 @@ fn handle_of_another_process_ends_with_its_opener(prefix: &Prefix) {
 }
 
 fn program_ends_with_wine_run_that_is_killed(prefix: &Prefix) {
-    set_up(prefix);
+    prefix.start_echo();
     for signal in [Signal::TERM, Signal::KILL] {
         // As a program does that Wine alone has started.
         for command in [
@@ -181,7 +175,7 @@ fn program_ends_with_wine_run_that_is_killed(prefix: &Prefix) {
 }
 
 fn children_of_a_killed_program_go_on(prefix: &Prefix) {
-    set_up(prefix);
+    prefix.start_echo();
     let child = prefix.windows_path("echo");
     for command in [
         prefix.ringfence_run("ports", &["start", &child, "hold"]),
@@ -202,7 +196,7 @@ fn children_of_a_killed_program_go_on(prefix: &Prefix) {
 }
 
 fn completions_are_told_by_every_way(prefix: &Prefix) {
-    set_up(prefix);
+    prefix.start_echo();
     for scenario in ["results", "completion-port", "routines", "waiting"] {
         let text = prefix.run("overlapped", &[scenario]);
         assert!(text.contains("as it should be"), "{text}");

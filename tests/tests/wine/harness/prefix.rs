@@ -230,6 +230,13 @@ impl Prefix {
         error.parse().unwrap()
     }
 
+    /// Installs the echo sample, and starts it in a session that stays.
+    pub(crate) fn start_echo(&self) {
+        self.install("echo", &[]);
+        self.keep_session();
+        assert_eq!(self.service("start", "echo"), 0, "{}", self.log());
+    }
+
     /// The log.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.ringfence_folder().join("ringfence.log")).unwrap_or_default()

@@ -1,18 +1,18 @@
 //! `ringfence wine install`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::configuration::{self, Configuration, Service, is_name};
 use super::lock::Lock;
-use super::options::Options;
+use super::options::{Options, whole};
 use super::prefix::Prefix;
 use super::service::{self, Start};
 use super::{Failure, Where, say};
-use crate::cli::driver_options::{Limits, NO_STANDARD_OUTPUT, Surroundings};
+use crate::cli::driver_options::{Limits, Surroundings};
 use crate::error_chain;
 use crate::loader::Image;
 use crate::observe::escape::escape;
-use crate::policy::{Policy, device_help};
+use crate::policy::device_help;
 use crate::session::exit_code::ExitCode;
 use crate::session::read_driver;
 
@@ -45,19 +45,6 @@ pub(super) struct Arguments {
     limits: Limits,
     #[command(flatten)]
     place: Where,
-}
-
-/// A policy's absolute path, if it can be read and understood now.
-pub(super) fn checked_policy(path: &Path) -> Result<PathBuf, Failure> {
-    let policy = Policy::from_path(path).map_err(|error| Failure::usage(error_chain(&error)))?;
-    if let Some(line) = policy.standard_output_line() {
-        return Err(Failure::usage(format!(
-            "{} (line {line}): {NO_STANDARD_OUTPUT}",
-            escape(&path.display().to_string())
-        )));
-    }
-    path.canonicalize()
-        .map_err(|error| Failure::file(path, &error))
 }
 
 /// The options that the service keeps, as far as they can be checked without a start. `name`: the service's, which the
@@ -98,7 +85,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Failure> {
         message: format!("{shown} is rejected: {}", escape(&error_chain(&error))),
     })?;
     let options = options(arguments, name)?;
-    let policy = arguments.policy.as_deref().map(checked_policy);
+    let policy = arguments.policy.as_deref().map(whole);
     let configuration = Configuration::of(&prefix);
     let _lock = Lock::of(&prefix)?;
     let longest = configuration.longest_name(&prefix);

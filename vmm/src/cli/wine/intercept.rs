@@ -3,10 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use super::configuration::{self, Configuration};
-use super::install::checked_policy;
 use super::lock::Lock;
+use super::options::whole;
 use super::prefix::Prefix;
 use super::{Failure, Where, say};
+use crate::cli::driver_options::NO_STANDARD_OUTPUT;
+use crate::error_chain;
+use crate::observe::escape::escape;
+use crate::policy::Policy;
 
 /// Where Wine keeps whether it or the prefix provides a program.
 const OVERRIDES: &str = r"HKCU\Software\Wine\DllOverrides";
@@ -37,6 +41,18 @@ pub(super) struct Arguments {
 enum State {
     On,
     Off,
+}
+
+/// A policy's absolute path, if it can be read and understood now.
+fn checked_policy(path: &Path) -> Result<PathBuf, Failure> {
+    let policy = Policy::from_path(path).map_err(|error| Failure::usage(error_chain(&error)))?;
+    if let Some(line) = policy.standard_output_line() {
+        return Err(Failure::usage(format!(
+            "{} (line {line}): {NO_STANDARD_OUTPUT}",
+            escape(&path.display().to_string())
+        )));
+    }
+    whole(path)
 }
 
 pub(super) fn main(arguments: &Arguments) -> Result<(), Failure> {

@@ -135,7 +135,8 @@ impl Options {
     }
 }
 
-fn whole(path: &Path) -> Result<PathBuf, Failure> {
+/// A path that means the same in any folder.
+pub(super) fn whole(path: &Path) -> Result<PathBuf, Failure> {
     path.canonicalize()
         .map_err(|error| Failure::file(path, &error))
 }
